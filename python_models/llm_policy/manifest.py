@@ -1,0 +1,174 @@
+"""The runtime manifest: the one file that says what an engine is, what it may cost and which tasks it does.
+
+Strict: an unknown key, a wrong type or a value out of range fails the load, and the error names the key, the
+value and what is allowed. Nothing is defaulted silently except what the fields below say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llm_policy.pricing import Price, nano_usd, nano_usd_per_token
+
+TASKS = ("generate_json", "rank_candidates", "judge")
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _whole_nano(value: float) -> float:
+    nano_usd_per_token(value)
+    return value
+
+
+UsdPerMillion = Annotated[float, Field(ge=0.0, le=1_000_000.0), AfterValidator(_whole_nano)]
+
+
+class ManifestError(ValueError):
+    """The manifest can't be used; the text lists every key that is wrong, its value and what is allowed."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Engine(_Strict):
+    """Which engine this release runs."""
+
+    hash: Sha256
+    quantisation: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
+    model: Annotated[str, Field(min_length=1, max_length=128)]
+    max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+class TokenizerInfo(_Strict):
+    """Which tokenizer-info file the engine's guided decoding reads."""
+
+    info_hash: Sha256
+
+
+class Thresholds(_Strict):
+    """What a request may take."""
+
+    max_queue_delay_us: Annotated[int, Field(ge=0)] = 2_500
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    max_tokens: Annotated[int, Field(ge=2, le=1_000_000)] = 6_000  # prompt + completion
+    max_cost_usd: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.10
+
+    @property
+    def max_cost_nano_usd(self) -> int:
+        """The cost limit of one request in nano-dollars."""
+        return nano_usd(self.max_cost_usd)
+
+
+class Prices(_Strict):
+    """What tokens cost. Both are required: an unknown price can't occur."""
+
+    input_usd_per_million: UsdPerMillion
+    output_usd_per_million: UsdPerMillion
+
+    @property
+    def per_token(self) -> Price:
+        """The same in integer nano-dollars a token."""
+        return Price(nano_usd_per_token(self.input_usd_per_million), nano_usd_per_token(self.output_usd_per_million))
+
+
+class Task(_Strict):
+    """One task's sampling, and optionally its schema and its default completion length."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)]
+    top_p: Probability | None = None
+    schema_id: Name | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class Limits(_Strict):
+    """What a client's guide may ask for, before anything tries to compile it."""
+
+    max_guide_bytes: Annotated[int, Field(ge=1, le=1 << 20)] = 65_536
+    max_depth: Annotated[int, Field(ge=1, le=256)] = 64
+
+
+class Guidance(_Strict):
+    """How guides are treated."""
+
+    unenforced_keywords: Literal["report", "reject"] = "report"
+    allow_adhoc: bool = True
+    max_compile_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
+    limits: Limits = Limits()
+
+
+class Manifest(_Strict):
+    """One release's runtime manifest (`manifest.json`)."""
+
+    engine: Engine
+    tokenizer: TokenizerInfo
+    thresholds: Thresholds = Thresholds()
+    prices: Prices
+    on_cost_breach: Literal["notify", "reject"] = "notify"
+    tasks: dict[Literal["generate_json", "rank_candidates", "judge"], Task]
+    schemas: dict[Name, Annotated[str, Field(min_length=1, max_length=256)]] = {}
+    guidance: Guidance = Guidance()
+
+    @model_validator(mode="after")
+    def _tasks_are_complete(self) -> Manifest:
+        missing = [name for name in TASKS if name not in self.tasks]
+        if missing:
+            raise ValueError(f"tasks: {', '.join(missing)} missing; all of {', '.join(TASKS)} are required")
+        for name, task in self.tasks.items():
+            if task.schema_id is not None and task.schema_id not in self.schemas:
+                known = ", ".join(sorted(self.schemas)) or "none"
+                raise ValueError(f"tasks.{name}.schema_id: {task.schema_id!r} is not in schemas (there: {known})")
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_fit(self) -> Manifest:
+        if self.thresholds.max_prompt_tokens >= self.thresholds.max_tokens:
+            raise ValueError(
+                f"thresholds.max_prompt_tokens: {self.thresholds.max_prompt_tokens} must be below "
+                f"thresholds.max_tokens {self.thresholds.max_tokens}, which counts prompt and completion"
+            )
+        return self
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """The manifest in `text`.
+
+    Raises:
+        ManifestError: one line for each key that is wrong.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ManifestError("\n".join(_describe(fault) for fault in error.errors())) from None
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """The manifest at `path` and the hash (`sha256:…`) of its bytes.
+
+    Raises:
+        ManifestError: the file is missing, unreadable or wrong.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
+    try:
+        return parse_manifest(raw), "sha256:" + hashlib.sha256(raw).hexdigest()
+    except ManifestError as error:
+        raise ManifestError(f"{path}:\n{error}") from None
+
+
+def _describe(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "manifest"
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if fault["type"] == "missing":
+        return f"{key}: required, missing"
+    given = "" if isinstance(fault["input"], dict) else f"{str(fault['input'])[:80]!r}: "
+    return f"{key}: {given}{fault['msg']}"

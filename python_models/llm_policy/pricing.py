@@ -1,0 +1,45 @@
+"""Money in integer nano-dollars, so that sums are exact and cost is additive in tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+NANO_USD_PER_USD = 1_000_000_000
+# USD per million tokens × 1000 = nano-dollars per token.
+_NANO_USD_PER_TOKEN = NANO_USD_PER_USD // 1_000_000
+
+
+def nano_usd(usd: float) -> int:
+    """`usd` in nano-dollars; the shortest decimal that prints as `usd` counts, not its binary value."""
+    return int(Decimal(repr(usd)) * NANO_USD_PER_USD)
+
+
+def nano_usd_per_token(usd_per_million: float) -> int:
+    """The price of one token in nano-dollars.
+
+    Raises:
+        ValueError: the price is no whole number of nano-dollars a token (a step of 0.001 USD per million),
+            so costs could not add up exactly.
+    """
+    exact = Decimal(repr(usd_per_million)) * _NANO_USD_PER_TOKEN
+    if exact != exact.to_integral_value():
+        raise ValueError(f"{usd_per_million} is finer than 0.001 USD per million tokens")
+    return int(exact)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What tokens cost, in nano-dollars each."""
+
+    input_nano_usd: int
+    output_nano_usd: int
+
+    def cost(self, num_prompt_tokens: int, num_completion_tokens: int) -> int:
+        """Nano-dollars for that many tokens; additive in both counts."""
+        return num_prompt_tokens * self.input_nano_usd + num_completion_tokens * self.output_nano_usd
+
+
+def usd(nano: int) -> float:
+    """Nano-dollars as dollars, for people and for the `cost_usd` tensor."""
+    return nano / NANO_USD_PER_USD

@@ -1,0 +1,92 @@
+"""What the evaluation side ("Module 6") reads: which engine, tokenizer, thresholds and schemas are in force."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from llm_policy.manifest import Manifest, ManifestError, parse_manifest, read_manifest
+from llm_policy.release import Release
+
+
+class Difference(NamedTuple):
+    """One key on which two manifests disagree; a side that lacks the key has None."""
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: ours {self.ours!r}, theirs {self.theirs!r}"
+
+
+class PromptRuntimeManager:
+    """The runtime facts of one release.
+
+    Raises:
+        ReleaseError: no such release, or its manifest is wrong.
+    """
+
+    def __init__(self, release: Release | str | os.PathLike[str]) -> None:
+        self.release = release if isinstance(release, Release) else Release.open(release)
+
+    def summary(self) -> dict[str, Any]:
+        """engine_hash, quantisation, tokenizer_info_hash, thresholds, tasks, schemas with hashes, manifest_hash.
+
+        Raises:
+            ReleaseError: a registered schema can't be read.
+        """
+        manifest = self.release.manifest
+        return {
+            "engine_hash": manifest.engine.hash,
+            "quantisation": manifest.engine.quantisation,
+            "model": manifest.engine.model,
+            "tokenizer_info_hash": manifest.tokenizer.info_hash,
+            "thresholds": manifest.thresholds.model_dump(),
+            "tasks": {name: task.model_dump(exclude_none=True) for name, task in manifest.tasks.items()},
+            "schemas": {name: self._schema_hash(name) for name in sorted(manifest.schemas)},
+            "manifest_hash": self.release.manifest_hash,
+        }
+
+    def verify(self, other: Manifest | Mapping[str, Any] | str | os.PathLike[str]) -> list[Difference]:
+        """Every difference in engine, tokenizer, thresholds and tasks between this release and `other`.
+
+        `other` is a manifest, its parsed JSON, or the path of its file; an empty list means aligned.
+
+        Raises:
+            ManifestError: `other` is no valid manifest.
+        """
+        ours, theirs = _compared(self.release.manifest), _compared(_as_manifest(other))
+        keys = sorted(ours.keys() | theirs.keys())
+        return [Difference(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+
+    def _schema_hash(self, name: str) -> str:
+        return "sha256:" + hashlib.sha256(self.release.schema_text(name).encode()).hexdigest()
+
+
+def _as_manifest(other: Manifest | Mapping[str, Any] | str | os.PathLike[str]) -> Manifest:
+    if isinstance(other, Manifest):
+        return other
+    if isinstance(other, Mapping):
+        try:
+            return parse_manifest(orjson.dumps(dict(other)))
+        except TypeError as error:
+            raise ManifestError(f"manifest: no JSON value: {error}") from None
+    return read_manifest(Path(other))[0]
+
+
+def _compared(manifest: Manifest) -> dict[str, Any]:
+    """Flat `section.key` → value of what must agree."""
+    tree = manifest.model_dump(include={"engine", "tokenizer", "thresholds", "prices", "on_cost_breach", "tasks"})
+    return dict(_leaves("", tree))
+
+
+def _leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in _leaves(f"{prefix}.{key}" if prefix else key, value)]

@@ -1,0 +1,1 @@
+"""The only package of the policy that touches Triton's Python backend."""

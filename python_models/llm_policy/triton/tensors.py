@@ -1,0 +1,118 @@
+"""Every tensor of the ensemble, once: name, Triton type, dims without the batch dimension.
+
+The vendor's names (TensorRT-LLM's Triton backend, tags 25.09-26.07) stand beside ours; this module is the
+one place where both are written. `tests/contract` compares it with every `config.pbtxt`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class TensorSpec(NamedTuple):
+    """One tensor: `dims` leaves out the batch dimension; -1 is any length."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...] = (1,)
+
+
+# What a client may send. Names and types are those of the stock TensorRT-LLM ensemble; `messages`, `task`
+# and `schema_id` are ours.
+ENSEMBLE_INPUTS = (
+    TensorSpec("text_input", "TYPE_STRING"),
+    TensorSpec("messages", "TYPE_STRING"),
+    TensorSpec("task", "TYPE_STRING"),
+    TensorSpec("schema_id", "TYPE_STRING"),
+    TensorSpec("guided_decoding_guide_type", "TYPE_STRING"),
+    TensorSpec("guided_decoding_guide", "TYPE_STRING"),
+    TensorSpec("max_tokens", "TYPE_INT32"),
+    TensorSpec("temperature", "TYPE_FP32"),
+    TensorSpec("top_k", "TYPE_INT32"),
+    TensorSpec("top_p", "TYPE_FP32"),
+    TensorSpec("repetition_penalty", "TYPE_FP32"),
+    TensorSpec("presence_penalty", "TYPE_FP32"),
+    TensorSpec("frequency_penalty", "TYPE_FP32"),
+    TensorSpec("min_tokens", "TYPE_INT32"),
+    TensorSpec("beam_width", "TYPE_INT32"),
+    TensorSpec("end_id", "TYPE_INT32"),
+    TensorSpec("pad_id", "TYPE_INT32"),
+    TensorSpec("seed", "TYPE_UINT64"),
+    TensorSpec("stop_words", "TYPE_STRING", (-1,)),
+    TensorSpec("bad_words", "TYPE_STRING", (-1,)),
+    TensorSpec("stream", "TYPE_BOOL"),
+    TensorSpec("return_log_probs", "TYPE_BOOL"),
+    TensorSpec("exclude_input_in_output", "TYPE_BOOL"),
+    TensorSpec("return_num_input_tokens", "TYPE_BOOL"),
+    TensorSpec("return_num_output_tokens", "TYPE_BOOL"),
+    TensorSpec("return_perf_metrics", "TYPE_BOOL"),
+)
+
+# What preprocess hands to the engine. Optional there: an absent tensor keeps the engine's default.
+ENGINE_INPUTS = (
+    TensorSpec("input_ids", "TYPE_INT32", (-1,)),
+    TensorSpec("input_lengths", "TYPE_INT32"),
+    TensorSpec("request_output_len", "TYPE_INT32"),
+    TensorSpec("end_id", "TYPE_INT32"),
+    TensorSpec("pad_id", "TYPE_INT32"),
+    TensorSpec("temperature", "TYPE_FP32"),
+    TensorSpec("runtime_top_k", "TYPE_INT32"),
+    TensorSpec("runtime_top_p", "TYPE_FP32"),
+    TensorSpec("repetition_penalty", "TYPE_FP32"),
+    TensorSpec("presence_penalty", "TYPE_FP32"),
+    TensorSpec("frequency_penalty", "TYPE_FP32"),
+    TensorSpec("min_tokens", "TYPE_INT32"),
+    TensorSpec("seed", "TYPE_UINT64"),
+    TensorSpec("stop_words_list", "TYPE_INT32", (2, -1)),
+    TensorSpec("bad_words_list", "TYPE_INT32", (2, -1)),
+    TensorSpec("return_log_probs", "TYPE_BOOL"),
+    TensorSpec("exclude_input_in_output", "TYPE_BOOL"),
+    TensorSpec("return_num_input_tokens", "TYPE_BOOL"),
+    TensorSpec("return_num_output_tokens", "TYPE_BOOL"),
+    TensorSpec("return_perf_metrics", "TYPE_BOOL"),
+    TensorSpec("guided_decoding_guide_type", "TYPE_STRING"),
+    TensorSpec("guided_decoding_guide", "TYPE_STRING"),
+)
+
+# What preprocess decided, for postprocess: one JSON text a row (see `steps/decision.py`).
+DECISION = TensorSpec("policy_decision", "TYPE_STRING")
+
+PREPROCESS_OUTPUTS = (*ENGINE_INPUTS, DECISION)
+
+ENGINE_OUTPUTS = (
+    TensorSpec("output_ids", "TYPE_INT32", (-1, -1)),
+    TensorSpec("sequence_length", "TYPE_INT32", (-1,)),
+    TensorSpec("cum_log_probs", "TYPE_FP32", (-1,)),
+    TensorSpec("output_log_probs", "TYPE_FP32", (-1, -1)),
+    TensorSpec("arrival_time_ns", "TYPE_INT64"),
+    TensorSpec("first_scheduled_time_ns", "TYPE_INT64"),
+    TensorSpec("first_token_time_ns", "TYPE_INT64"),
+    TensorSpec("last_token_time_ns", "TYPE_INT64"),
+    TensorSpec("num_input_tokens", "TYPE_INT32"),
+    TensorSpec("num_output_tokens", "TYPE_INT32"),
+)
+
+POSTPROCESS_INPUTS = (*ENGINE_OUTPUTS, DECISION)
+
+# What a client gets.
+ENSEMBLE_OUTPUTS = (
+    TensorSpec("text_output", "TYPE_STRING", (-1,)),
+    TensorSpec("finish_reason", "TYPE_STRING"),
+    TensorSpec("num_input_tokens", "TYPE_INT32"),
+    TensorSpec("num_output_tokens", "TYPE_INT32"),
+    TensorSpec("cost_usd", "TYPE_FP64"),
+    TensorSpec("guided", "TYPE_BOOL"),
+    TensorSpec("schema_id", "TYPE_STRING"),
+    TensorSpec("schema_valid", "TYPE_BOOL"),
+    TensorSpec("flags", "TYPE_STRING", (-1,)),
+    TensorSpec("queue_delay_us", "TYPE_INT64"),
+    TensorSpec("time_to_first_token_us", "TYPE_INT64"),
+    TensorSpec("total_time_us", "TYPE_INT64"),
+    TensorSpec("engine_hash", "TYPE_STRING"),
+    TensorSpec("cum_log_probs", "TYPE_FP32", (-1,)),
+    TensorSpec("output_log_probs", "TYPE_FP32", (-1, -1)),
+    TensorSpec("arrival_time_ns", "TYPE_INT64"),
+    TensorSpec("first_scheduled_time_ns", "TYPE_INT64"),
+    TensorSpec("first_token_time_ns", "TYPE_INT64"),
+    TensorSpec("last_token_time_ns", "TYPE_INT64"),
+)
