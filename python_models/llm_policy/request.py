@@ -1,0 +1,122 @@
+"""One row of an inference request, unpacked from the ensemble's input arrays and checked for form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_policy.errors import Code, InvalidRequest
+
+Array = npt.NDArray[Any]
+
+MAX_BATCH_ROWS = 4
+_NUMBERS = frozenset(
+    ("temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty")
+    + ("min_tokens", "seed")
+)
+_TEXTS = {"task": "task", "schema_id": "schema_id", "guided_decoding_guide_type": "guide_type"}
+_TEXTS["guided_decoding_guide"] = "guide"
+_WORDS = frozenset(("stop_words", "bad_words"))
+_INTEGERS = frozenset(("max_tokens", "end_id", "pad_id"))
+# Always on, whatever the client says: the ledger needs all three.
+_ALWAYS_ON = frozenset(("return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics"))
+
+
+@dataclass
+class Ask:
+    """What one row asks for. None means that the client did not say."""
+
+    text_input: str | None = None
+    messages: bytes | None = None
+    task: str | None = None
+    schema_id: str | None = None
+    guide_type: str | None = None
+    guide: str | None = None
+    max_tokens: int | None = None
+    end_id: int | None = None
+    pad_id: int | None = None
+    stop_words: list[str] = field(default_factory=list)
+    bad_words: list[str] = field(default_factory=list)
+    return_log_probs: bool = False
+    exclude_input_in_output: bool = True
+    sampling: dict[str, float] = field(default_factory=dict)
+
+
+def unpack(inputs: Mapping[str, Array]) -> list[Ask]:
+    """The rows of one request; every array is [rows, 1], words are [rows, n].
+
+    Raises:
+        InvalidRequest: `invalid_input`; for more than one row the text names the row.
+    """
+    if "text_input" in inputs and "messages" in inputs:
+        raise _invalid("text_input and messages were both given, exactly one is required")
+    prompt = inputs.get("text_input", inputs.get("messages"))
+    if prompt is None:
+        raise _invalid("neither text_input nor messages was given, exactly one is required")
+    num_rows = prompt.shape[0] if prompt.ndim else 0
+    if not 1 <= num_rows <= MAX_BATCH_ROWS:
+        raise _invalid(f"the batch has {num_rows} rows, allowed 1 to {MAX_BATCH_ROWS}")
+    asks = [Ask() for _ in range(num_rows)]
+    for name, array in inputs.items():
+        _check_shape(name, array, num_rows)
+        for ask, row in zip(asks, array.tolist()):
+            _set(ask, name, row)
+    return asks
+
+
+def _check_shape(name: str, array: Array, num_rows: int) -> None:
+    if array.ndim != 2 or array.shape[0] != num_rows or (name not in _WORDS and array.shape[1] != 1):
+        wanted = f"[{num_rows}, n]" if name in _WORDS else f"[{num_rows}, 1]"
+        raise _invalid(f"{name} has shape {list(array.shape)}, {wanted} is required")
+
+
+def _set(ask: Ask, name: str, row: list[Any]) -> None:
+    if name in _NUMBERS:
+        ask.sampling[name] = row[0]
+    elif name in _TEXTS:
+        setattr(ask, _TEXTS[name], _text(name, row[0]))
+    elif name in _WORDS:
+        setattr(ask, name, [_text(name, word) for word in row])
+    elif name in _INTEGERS:
+        setattr(ask, name, row[0])
+    elif name == "text_input":
+        ask.text_input = _text(name, row[0])
+    elif name == "messages":
+        ask.messages = row[0]
+    elif name not in _ALWAYS_ON:
+        _set_switch(ask, name, row[0])
+
+
+def _set_switch(ask: Ask, name: str, value: Any) -> None:
+    if name in ("return_log_probs", "exclude_input_in_output"):
+        setattr(ask, name, bool(value))
+    elif name == "stream":
+        if value:
+            raise _invalid("stream is true, but this deployment answers in one piece: only false is allowed")
+    elif name == "beam_width":
+        if value != 1:
+            raise _invalid(f"beam_width is {value}, only 1 is allowed")
+    else:
+        raise _invalid(f"{name[:64]!a} is no input of this model")
+
+
+def _text(name: str, value: Any) -> str:
+    try:
+        return value if isinstance(value, str) else bytes(value).decode()
+    except (UnicodeDecodeError, TypeError, ValueError):
+        raise _invalid(f"{name} is no valid UTF-8 text") from None
+
+
+def _invalid(detail: str) -> InvalidRequest:
+    return InvalidRequest(Code.INVALID_INPUT, detail)
+
+
+def column(values: list[Any], data_type: Any) -> Array:
+    """`values`, one a row, as an array [rows, 1]."""
+    array = np.empty((len(values), 1), data_type)
+    array[:, 0] = values
+    return array
