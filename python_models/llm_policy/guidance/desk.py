@@ -36,7 +36,7 @@ class GuideDesk:
             return False
         verdict = self._verdicts[guide.key]
         if verdict is not None:
-            raise verdict
+            raise verdict.with_traceback(None)  # the instance is kept: its traceback must not grow
         return True
 
     def prove(self, guides: list[Guide], callback: Callback) -> None:
@@ -51,6 +51,18 @@ class GuideDesk:
             raise Unavailable(
                 Code.GUIDANCE_UNAVAILABLE, f"{MAX_WAITING} requests already wait for new guides, limit {MAX_WAITING}"
             ) from None
+
+    def register(self, guides: list[Guide]) -> None:
+        """Compile `guides` now; every one must pass.
+
+        Raises:
+            PolicyError: names the registered guide that is refused and why.
+        """
+        done: queue.SimpleQueue[PolicyError | None] = queue.SimpleQueue()
+        for guide in guides:
+            self.prove([guide], done.put)
+            if (refusal := done.get()) is not None:
+                raise type(refusal)(refusal.code, f"registered schema {guide.schema_id}: {refusal.detail}")  # type: ignore[call-arg, arg-type]
 
     def close(self) -> None:
         """Stop the thread and the sandbox."""

@@ -39,7 +39,10 @@ class GuideSandbox:
         self.close()
         command = [os.environ.get(PYTHON, sys.executable), "-m", "llm_policy.guidance.worker"]
         self._child = subprocess.Popen(
-            [*command, str(self._tokenizer_info_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+            [*command, str(self._tokenizer_info_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_environment(),
         )
         self._buffer = b""
         if self._read_verdict(START_TIMEOUT_S) is None:

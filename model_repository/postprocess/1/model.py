@@ -1,0 +1,7 @@
+"""The `postprocess` model: what it does is `llm_policy.steps.postprocess`."""
+
+from llm_policy.triton.adapter import PostprocessModel
+
+
+class TritonPythonModel(PostprocessModel):
+    """Triton looks for a class of this name."""

@@ -1,0 +1,152 @@
+"""Postprocess: from the engine's tokens to an answer that is detokenized, checked, priced and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from llm_policy.guidance.validator import AnswerValidator
+from llm_policy.manifest import Manifest
+from llm_policy.pricing import usd
+from llm_policy.request import Array, column
+from llm_policy.steps.decision import Decision
+
+PASSED_ON = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
+
+
+class Detokenizer(Protocol):
+    """What postprocess needs of a tokenizer."""
+
+    def decode(self, ids: Any) -> str:
+        """The text of `ids` without control tokens."""
+
+
+class Answer(NamedTuple):
+    """One finished row."""
+
+    decision: Decision
+    text: str
+    finish_reason: str
+    num_input_tokens: int
+    num_output_tokens: int
+    cost_nano_usd: int
+    schema_valid: bool
+    flags: list[str]
+    queue_delay_us: int
+    time_to_first_token_us: int
+    total_time_us: int
+
+
+class Postprocess:
+    """The rules of one release for finished answers."""
+
+    def __init__(self, manifest: Manifest, tokenizer: Detokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._validator = AnswerValidator()
+        self._price = manifest.prices.per_token
+        self._max_cost_nano_usd = manifest.thresholds.max_cost_nano_usd
+        self._max_queue_delay_us = manifest.thresholds.max_queue_delay_us
+        self._engine_hash = manifest.engine.hash.encode()
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
+        """One answer a row of the engine's response."""
+        decisions = [Decision.from_json(raw) for raw in inputs["policy_decision"][:, 0].tolist()]
+        clocks = np.stack([inputs[name].reshape(-1) for name in PASSED_ON], axis=1).tolist()
+        counts = inputs["num_output_tokens"].reshape(-1).tolist()
+        prompts = inputs["num_input_tokens"].reshape(-1).tolist()
+        lengths = inputs["sequence_length"].reshape(len(decisions), -1)[:, 0].tolist()
+        beams = inputs["output_ids"]
+        return [
+            self._answer(decision, beams[row, 0, : lengths[row]].tolist(), prompts[row], counts[row], clocks[row])
+            for row, decision in enumerate(decisions)
+        ]
+
+    def _answer(self, decision: Decision, ids: list[int], num_in: int, num_out: int, clock: list[int]) -> Answer:
+        prompt_ids = ids[: decision.num_prompt_tokens] if decision.includes_prompt else []
+        completion = ids[len(prompt_ids) :]
+        finish_reason, kept = _finish(completion, num_out, decision)
+        completion_text = self._tokenizer.decode(kept)
+        prompt_text = self._tokenizer.decode(prompt_ids) if prompt_ids else ""
+        arrival, scheduled, first_token, last_token = clock
+        valid = bool(decision.guide_kind) and self._validator.is_valid(
+            decision.guide_kind, decision.guide_text, completion_text, complete=finish_reason == "stop"
+        )
+        cost = self._price.cost(num_in, num_out)
+        queue_delay_us = (scheduled - arrival) // 1_000
+        return Answer(
+            decision=decision,
+            text=prompt_text + completion_text,
+            finish_reason=finish_reason,
+            num_input_tokens=num_in,
+            num_output_tokens=num_out,
+            cost_nano_usd=cost,
+            schema_valid=valid,
+            flags=self._flags(decision, finish_reason, valid, cost, queue_delay_us),
+            queue_delay_us=queue_delay_us,
+            time_to_first_token_us=(first_token - arrival) // 1_000,
+            total_time_us=(last_token - arrival) // 1_000,
+        )
+
+    def _flags(self, decision: Decision, finish: str, valid: bool, cost: int, queue_delay_us: int) -> list[str]:
+        flags = []
+        if queue_delay_us > self._max_queue_delay_us:
+            flags.append("queue_delay_breach")
+        if cost > self._max_cost_nano_usd:
+            flags.append("cost_breach")
+        if finish == "length":
+            flags.append("truncated")
+        elif decision.guide_kind and not valid:
+            flags.append("schema_violation")
+        return flags
+
+    def pack(self, answers: list[Answer], inputs: Mapping[str, Array], wanted: set[str]) -> dict[str, Array]:
+        """The ensemble's outputs that `wanted` names."""
+        tensors = {name: build(answers) for name, build in _COLUMNS.items() if name in wanted}
+        if "engine_hash" in wanted:
+            tensors["engine_hash"] = column([self._engine_hash] * len(answers), np.object_)
+        if "flags" in wanted:
+            tensors["flags"] = _pad_texts([answer.flags for answer in answers])
+        for name in PASSED_ON:
+            if name in wanted:
+                tensors[name] = inputs[name]
+        if any(answer.decision.returns_log_probs for answer in answers):
+            tensors.update({n: inputs[n] for n in ("cum_log_probs", "output_log_probs") if n in wanted and n in inputs})
+        return tensors
+
+
+_COLUMNS = {
+    "text_output": lambda answers: column([a.text.encode() for a in answers], np.object_),
+    "finish_reason": lambda answers: column([a.finish_reason.encode() for a in answers], np.object_),
+    "num_input_tokens": lambda answers: column([a.num_input_tokens for a in answers], np.int32),
+    "num_output_tokens": lambda answers: column([a.num_output_tokens for a in answers], np.int32),
+    "cost_usd": lambda answers: column([usd(a.cost_nano_usd) for a in answers], np.float64),
+    "guided": lambda answers: column([bool(a.decision.guide_kind) for a in answers], np.bool_),
+    "schema_id": lambda answers: column([a.decision.schema_id.encode() for a in answers], np.object_),
+    "schema_valid": lambda answers: column([a.schema_valid for a in answers], np.bool_),
+    "queue_delay_us": lambda answers: column([a.queue_delay_us for a in answers], np.int64),
+    "time_to_first_token_us": lambda answers: column([a.time_to_first_token_us for a in answers], np.int64),
+    "total_time_us": lambda answers: column([a.total_time_us for a in answers], np.int64),
+}
+
+
+def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -> tuple[str, list[int]]:
+    """Why the engine stopped, and the completion's ids without what stopped it."""
+    if completion and completion[-1] == decision.end_id:
+        return "stop", completion[:-1]
+    for word in decision.stop_words:
+        if completion[-len(word) :] == word:
+            return "stop", completion[: -len(word)]
+    if num_output_tokens >= decision.max_completion_tokens:
+        return "length", completion
+    return "cancelled", completion
+
+
+def _pad_texts(rows: list[list[str]]) -> Array:
+    """Texts as one array [rows, most]; short rows are filled up with empty texts."""
+    most = max(map(len, rows))
+    padded = np.full((len(rows), most), b"", np.object_)
+    for row, texts in enumerate(rows):
+        padded[row, : len(texts)] = [text.encode() for text in texts]
+    return padded

@@ -1,0 +1,230 @@
+"""Preprocess: from what a client sent to what the engine gets, or to one declared refusal.
+
+header gate → unpack → task and sampling → prompt → token budget → cost → guide → tensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from llm_policy.budget import Budget
+from llm_policy.errors import Code, InvalidRequest, PolicyError
+from llm_policy.guidance.guide import Guide, GuideResolver
+from llm_policy.headers import HeaderGate, Headers
+from llm_policy.manifest import TASKS, Manifest, Task
+from llm_policy.request import Array, Ask, column, unpack
+from llm_policy.sampling import Sampling, choose_sampling
+from llm_policy.steps.decision import Decision
+from llm_policy.words import pack_words, pack_words_rows
+
+Ids = npt.NDArray[np.int32]
+
+
+class PromptEncoder(Protocol):
+    """What preprocess needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids a client may name."""
+
+    @property
+    def eos_id(self) -> int:
+        """What ends an answer."""
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a batch."""
+
+    def encode_text(self, text: str) -> Ids:
+        """User text; no control token is ever recognised in it."""
+
+    def encode_chat(self, messages: bytes) -> Ids:
+        """A JSON array of messages through the chat template."""
+
+    def min_tokens_of(self, num_bytes: int) -> int:
+        """A lower bound on the tokens of a text of that many bytes."""
+
+
+class Row(NamedTuple):
+    """One admitted row on its way to the engine."""
+
+    ask: Ask
+    input_ids: Ids
+    sampling: Sampling
+    guide: Guide | None
+    bad_words: list[list[int]]
+    decision: Decision
+
+
+class Preprocess:
+    """The rules of one release. `run` has no side effects and never waits."""
+
+    def __init__(self, manifest: Manifest, tokenizer: PromptEncoder, guides: GuideResolver) -> None:
+        self._gate = HeaderGate(manifest.engine.hash, manifest.engine.quantisation)
+        self._tasks: dict[str, Task] = {name: task for name, task in manifest.tasks.items()}
+        self._tokenizer = tokenizer
+        self._guides = guides
+        self._budget = Budget(manifest)
+
+    def run(self, inputs: Mapping[str, Array], parameters_json: str, request_id: str = "") -> list[Row]:
+        """The admitted rows of one request.
+
+        Raises:
+            PolicyError: the request is refused; with several rows the text names the row at fault.
+        """
+        headers = self._gate.check(parameters_json)
+        headers = headers if headers.request_id else headers._replace(request_id=request_id)
+        asks = unpack(inputs)
+        if len(asks) == 1:
+            return [self._row(asks[0], headers)]
+        return [self._numbered_row(number, ask, headers) for number, ask in enumerate(asks)]
+
+    def _numbered_row(self, number: int, ask: Ask, headers: Headers) -> Row:
+        try:
+            return self._row(ask, headers)
+        except PolicyError as error:
+            raise type(error)(error.code, f"{error.detail} (row {number})") from None  # type: ignore[call-arg, arg-type]
+
+    def _row(self, ask: Ask, headers: Headers) -> Row:
+        task = self._task(ask.task)
+        sampling = choose_sampling(task, ask.sampling)
+        guide = self._guides.resolve(ask.schema_id, ask.guide_type, ask.guide, task.schema_id if task else None)
+        input_ids = self._encode(ask)
+        num_prompt_tokens = len(input_ids)
+        self._budget.check_prompt(num_prompt_tokens)
+        limit = self._budget.completion_limit(num_prompt_tokens, ask.max_tokens, task)
+        if sampling.min_tokens is not None and sampling.min_tokens > limit:
+            raise _invalid(f"min_tokens is {sampling.min_tokens}, more than the {limit} completion tokens allowed")
+        decision = Decision(
+            request_id=headers.request_id,
+            tenant=headers.tenant,
+            task=ask.task or "",
+            schema_id=guide.schema_id if guide else "",
+            guide_kind=guide.kind if guide else "",
+            guide_text=guide.text if guide else "",
+            num_prompt_tokens=num_prompt_tokens,
+            max_completion_tokens=limit,
+            projected_nano_usd=self._budget.project_cost(num_prompt_tokens, limit),
+            end_id=self._token_id("end_id", ask.end_id, self._tokenizer.eos_id),
+            stop_words=self._encode_words("stop_words", ask.stop_words),
+            includes_prompt=not ask.exclude_input_in_output,
+            returns_log_probs=ask.return_log_probs,
+        )
+        return Row(ask, input_ids, sampling, guide, self._encode_words("bad_words", ask.bad_words), decision)
+
+    def _task(self, name: str | None) -> Task | None:
+        if name is None:
+            return None
+        task = self._tasks.get(name)
+        if task is None:
+            raise InvalidRequest(Code.UNKNOWN_TASK, f"task is not one of {', '.join(TASKS)}")
+        return task
+
+    def _encode(self, ask: Ask) -> Ids:
+        if ask.messages is not None:
+            self._budget.check_prompt(self._tokenizer.min_tokens_of(len(ask.messages) // 6), at_least=True)
+            return self._tokenizer.encode_chat(ask.messages)
+        text = ask.text_input or ""
+        if not text:
+            raise _invalid("text_input is empty, at least 1 character is required")
+        self._budget.check_prompt(self._tokenizer.min_tokens_of(len(text.encode())), at_least=True)
+        return self._tokenizer.encode_text(text)
+
+    def _token_id(self, name: str, given: int | None, default: int) -> int:
+        if given is None:
+            return default
+        if not 0 <= given < self._tokenizer.vocab_size:
+            raise _invalid(f"{name} is {given}, allowed 0 to {self._tokenizer.vocab_size - 1}")
+        return given
+
+    def _encode_words(self, name: str, words: list[str]) -> list[list[int]]:
+        if not words:
+            return []
+        encoded = [self._tokenizer.encode_text(word).tolist() if word else [] for word in words]
+        pack_words(encoded, name)  # refuses what the engine's form can't hold
+        return encoded
+
+    def pack(self, rows: list[Row]) -> dict[str, Array]:
+        """The engine's tensors for `rows`, plus one decision a row. Absent means the engine's default."""
+        count = len(rows)
+        decisions = [row.decision for row in rows]
+        pads = [self._token_id("pad_id", row.ask.pad_id, self._tokenizer.pad_id) for row in rows]
+        switch = _SWITCHES[count]
+        tensors: dict[str, Array] = {
+            "input_ids": _pad([row.input_ids for row in rows], pads),
+            "input_lengths": column([d.num_prompt_tokens for d in decisions], np.int32),
+            "request_output_len": column([d.max_completion_tokens for d in decisions], np.int32),
+            "end_id": column([d.end_id for d in decisions], np.int32),
+            "pad_id": column(pads, np.int32),
+            "return_num_input_tokens": switch,
+            "return_num_output_tokens": switch,
+            "return_perf_metrics": switch,
+            "exclude_input_in_output": column([not d.includes_prompt for d in decisions], np.bool_),
+            "policy_decision": column([d.to_json() for d in decisions], np.object_),
+        }
+        _pack_sampling(tensors, [row.sampling for row in rows])
+        _pack_words(tensors, "stop_words_list", [d.stop_words for d in decisions])
+        _pack_words(tensors, "bad_words_list", [row.bad_words for row in rows])
+        if any(d.returns_log_probs for d in decisions):
+            tensors["return_log_probs"] = column([d.returns_log_probs for d in decisions], np.bool_)
+        if any(row.guide for row in rows):
+            _pack_guides(tensors, [row.guide for row in rows])
+        return tensors
+
+
+_SWITCHES = {count: np.ones((count, 1), np.bool_) for count in range(1, 5)}
+_OPTIONAL_SAMPLING = (
+    # input, data type, what the engine does without it
+    ("repetition_penalty", np.float32, 1.0),
+    ("presence_penalty", np.float32, 0.0),
+    ("frequency_penalty", np.float32, 0.0),
+    ("min_tokens", np.int32, 1),
+    ("seed", np.uint64, 0),
+)
+
+
+def _pack_sampling(tensors: dict[str, Array], samplings: list[Sampling]) -> None:
+    tensors["runtime_top_k"] = column([s.top_k for s in samplings], np.int32)
+    if any(s.top_k != 1 for s in samplings):
+        tensors["temperature"] = column([s.temperature for s in samplings], np.float32)
+        tensors["runtime_top_p"] = column([s.top_p for s in samplings], np.float32)
+    for name, data_type, neutral in _OPTIONAL_SAMPLING:
+        values = [getattr(s, name) for s in samplings]
+        if values.count(None) < len(values):
+            tensors[name] = column([neutral if v is None else v for v in values], data_type)
+
+
+def _pack_words(tensors: dict[str, Array], name: str, rows: list[list[list[int]]]) -> None:
+    if any(rows):
+        tensors[name] = pack_words_rows(rows)
+
+
+def _pack_guides(tensors: dict[str, Array], guides: list[Guide | None]) -> None:
+    """An unguided row among guided ones gets an empty type, which the engine reads as no guide."""
+    tensors["guided_decoding_guide_type"] = column([g.engine_type.encode() if g else b"" for g in guides], np.object_)
+    tensors["guided_decoding_guide"] = column([g.engine_text.encode() if g else b"" for g in guides], np.object_)
+
+
+def _pad(prompts: list[Ids], pads: list[int]) -> Ids:
+    """Prompts of different lengths as one array [rows, longest]."""
+    if len(prompts) == 1:
+        return prompts[0].reshape(1, -1)
+    longest = max(len(ids) for ids in prompts)
+    padded = np.empty((len(prompts), longest), np.int32)
+    for row, ids in enumerate(prompts):
+        padded[row, : len(ids)] = ids
+        padded[row, len(ids) :] = pads[row]
+    return padded
+
+
+def _invalid(detail: str) -> InvalidRequest:
+    return InvalidRequest(Code.INVALID_INPUT, detail)
+
+
+def unproven(rows: list[Row], is_proven: Any) -> list[Guide]:
+    """The guides of `rows` that nobody has compiled yet; raises what `is_proven` raises."""
+    return [row.guide for row in rows if row.guide is not None and not is_proven(row.guide)]

@@ -1,0 +1,157 @@
+"""Between Triton's Python backend and the steps: tensors in, tensors out, one declared error per refused request.
+
+One exception that leaves `execute` would fail every request of its batch and show the client file paths; here every
+fault is caught at its own request. Nothing in this module decides anything about a request.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import triton_python_backend_utils as pb_utils
+
+from llm_policy.errors import InternalFault, InvalidRequest, PolicyError, Unavailable
+from llm_policy.guidance.desk import GuideDesk
+from llm_policy.guidance.guide import GuideResolver
+from llm_policy.guidance.sandbox import GuideSandbox
+from llm_policy.release import Release
+from llm_policy.request import Array
+from llm_policy.steps.postprocess import Postprocess
+from llm_policy.steps.preprocess import Preprocess, Row, unproven
+from llm_policy.tokenizer import Tokenizer
+
+RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
+DEFAULT_RELEASE_DIR = "artifacts/current"
+
+
+class PreprocessModel:
+    """The `preprocess` model.
+
+    Requests whose guides are known answer from `execute`; the others are answered from the desk's one thread, so a
+    new guide's compile holds up nobody else.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the release; whatever is wrong with it keeps the model from loading and says why."""
+        release = _open_release()
+        manifest = release.manifest
+        resolver = GuideResolver(
+            manifest.guidance, {name: release.schema_text(name) for name in sorted(manifest.schemas)}
+        )
+        self._step = Preprocess(manifest, Tokenizer.load(release.tokenizer_dir), resolver)
+        sandbox = GuideSandbox(release.tokenizer_info_path, manifest.guidance.max_compile_ms)
+        self._desk = GuideDesk(sandbox)
+        self._desk.register(list(resolver.registered.values()))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request, or None for those that wait at the desk."""
+        return [_guard(self._answer, request) for request in requests]
+
+    def finalize(self) -> None:
+        """Stop the desk and its sandbox."""
+        self._desk.close()
+
+    def _answer(self, request: Any) -> Any:
+        rows = self._step.run(_arrays(request), request.parameters(), request.request_id())
+        if guides := unproven(rows, self._desk.is_proven):
+            sender = request.get_response_sender()
+            self._desk.prove(guides, lambda refusal: self._answer_late(sender, rows, refusal))
+            return None
+        return self._pack(rows)
+
+    def _answer_late(self, sender: Any, rows: list[Row], refusal: PolicyError | None) -> None:
+        response = _refuse(refusal) if refusal is not None else _guard(self._pack, rows)
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _pack(self, rows: list[Row]) -> Any:
+        return _response(self._step.pack(rows))
+
+
+class PostprocessModel:
+    """The `postprocess` model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the release; whatever is wrong with it keeps the model from loading and says why."""
+        release = _open_release()
+        self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response a request."""
+        return [_guard(self._answer, request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        inputs = _arrays(request)
+        answers = self._step.run(inputs)
+        for answer in answers:
+            if answer.decision.schema_id:
+                pb_utils.Logger.log_info(_log_line(answer))
+        return _response(self._step.pack(answers, inputs, set(request.requested_output_names())))
+
+
+def _open_release() -> Release:
+    return Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR)).verify_files()
+
+
+def _arrays(request: Any) -> dict[str, Array]:
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def _response(tensors: Mapping[str, Array]) -> Any:
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+
+
+def _guard(answer: Callable[[Any], Any], subject: Any) -> Any:
+    """`answer(subject)`, or the response that says why not; nothing but a process exit gets through."""
+    try:
+        return answer(subject)
+    except PolicyError as error:
+        return _refuse(error)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in a native library is no Exception
+        return _refuse(_internal_fault(error))
+
+
+def _refuse(error: PolicyError) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), _status(error)))
+
+
+def _status(error: PolicyError) -> int:
+    # pb_utils fills in TritonError only after this module is imported: no table at module level.
+    if isinstance(error, InvalidRequest):
+        return int(pb_utils.TritonError.INVALID_ARG)
+    if isinstance(error, Unavailable):
+        return int(pb_utils.TritonError.UNAVAILABLE)
+    return int(pb_utils.TritonError.INTERNAL)
+
+
+def _internal_fault(error: BaseException) -> InternalFault:
+    """Log where an unexpected fault happened, without its text: that may quote a prompt."""
+    reference = uuid.uuid4().hex[:12]
+    where = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        where.append(f"{Path(code.co_filename).stem}.{code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    line = {"event": "internal_fault", "reference": reference, "error": type(error).__name__, "at": where}
+    pb_utils.Logger.log_error(orjson.dumps(line).decode())
+    return InternalFault(reference)
+
+
+def _log_line(answer: Any) -> str:
+    decision = answer.decision
+    line = {
+        "event": "guided_call",
+        "request_id": decision.request_id,
+        "task": decision.task,
+        "schema_id": decision.schema_id,
+        "schema_valid": answer.schema_valid,
+        "finish_reason": answer.finish_reason,
+    }
+    return orjson.dumps(line).decode()

@@ -1,0 +1,51 @@
+"""Laws of the header gate."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_policy.errors import InvalidRequest
+from llm_policy.headers import HeaderGate
+
+ENGINE = "sha256:" + "a" * 64
+GATE = HeaderGate(ENGINE, "w4a8")
+NAMES = st.sampled_from(["X-Engine-Hash", "X-Quantisation", "X-Tenant", "X-Request-Id", "other"])
+VALUES = st.sampled_from([ENGINE, "w4a8", "fp16", "", "x" * 200]) | st.text(max_size=8) | st.integers() | st.none()
+PAIRS = st.lists(st.tuples(NAMES, VALUES), max_size=6)
+
+
+def as_json(pairs):
+    return "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs) + "}"
+
+
+def verdict(pairs):
+    try:
+        return GATE.check(as_json(pairs))
+    except InvalidRequest as error:
+        return str(error)
+
+
+def passes(pairs):
+    return not isinstance(verdict(pairs), str)
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_order_never_changes_whether_a_request_passes(pairs, random):
+    shuffled = list(pairs)
+    random.shuffle(shuffled)
+    assert passes(pairs) == passes(shuffled)
+
+
+@given(PAIRS, st.randoms(use_true_random=False))
+def test_case_never_changes_the_verdict(pairs, random):
+    recased = [("".join(random.choice((c.lower(), c.upper())) for c in name), value) for name, value in pairs]
+    assert verdict(pairs) == verdict(recased)
+
+
+@given(PAIRS)
+def test_nothing_passes_without_both_right_headers(pairs):
+    if passes(pairs):
+        given_values = dict(pairs)
+        assert given_values["X-Engine-Hash"] == ENGINE
+        assert given_values["X-Quantisation"] == "w4a8"
