@@ -1,0 +1,86 @@
+"""NVIDIA's perf_analyzer: found, run once, its report read."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+BINARY = "PERF_ANALYZER"
+# A script that prints the path of a working perf_analyzer, for systems whose C library is too old for the wheel.
+SETUP = "PERF_ANALYZER_SETUP"
+_DEFAULT_SETUP = Path("..") / "shared" / "dev" / "perf_analyzer_setup"
+
+
+class PerfAnalyzerError(RuntimeError):
+    """perf_analyzer is not there, or did not measure; the text says what to do."""
+
+
+class Measurement(NamedTuple):
+    """One run: latencies in microseconds, as a client sees them."""
+
+    requests_per_s: float
+    p50_us: float
+    p95_us: float
+    p99_us: float
+
+
+def find_perf_analyzer() -> str:
+    """The path of a working perf_analyzer: `$PERF_ANALYZER`, on PATH, or what `$PERF_ANALYZER_SETUP` prints.
+
+    Raises:
+        PerfAnalyzerError: there is none.
+    """
+    if named := os.environ.get(BINARY) or shutil.which("perf_analyzer"):
+        return named
+    setup = Path(os.environ.get(SETUP, _DEFAULT_SETUP))
+    if setup.is_file():
+        found = subprocess.run([str(setup)], check=False, capture_output=True, text=True).stdout.split()
+        if found:
+            return found[-1]
+    raise PerfAnalyzerError(
+        f"perf_analyzer was not found: `pip install perf-analyzer` (glibc 2.38 or later) or set {BINARY} to its path"
+    )
+
+
+class PerfAnalyzer:
+    """Runs one perf_analyzer against one server over gRPC."""
+
+    def __init__(self, binary: str, grpc_url: str, headers: Mapping[str, str]) -> None:
+        # gRPC metadata keys must be lower case.
+        pairs = [f"{name.lower()}:{value}" for name, value in headers.items()]
+        self._command = [binary, "-i", "grpc", "-u", grpc_url, *(part for pair in pairs for part in ("-H", pair))]
+
+    def measure(self, model: str, inputs: Mapping[str, Any], concurrency: int, num_requests: int) -> Measurement:
+        """Send `num_requests` copies of `inputs` (tensor name → values) with `concurrency` under way at a time.
+
+        Raises:
+            PerfAnalyzerError: a request failed, or nothing was measured.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            data, report = Path(directory, "inputs.json"), Path(directory, "report.csv")
+            data.write_bytes(orjson.dumps({"data": [inputs]}))
+            done = subprocess.run(
+                [*self._command, "-m", model, "--input-data", str(data), "-f", str(report)]
+                + ["--concurrency-range", str(concurrency), "--request-count", str(num_requests)],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode or not report.exists():
+                raise PerfAnalyzerError(f"perf_analyzer on {model} failed:\n{(done.stdout + done.stderr)[-2_000:]}")
+            return _read_report(report)
+
+
+def _read_report(path: Path) -> Measurement:
+    with path.open(newline="") as file:
+        row = next(csv.DictReader(file))
+    latencies = (float(row[f"p{percentile} latency"]) for percentile in (50, 95, 99))
+    return Measurement(float(row["Inferences/Second"]), *latencies)
