@@ -1,0 +1,118 @@
+"""From the engine's tokens to an answer."""
+
+import numpy as np
+import pytest
+
+from llm_policy.steps.decision import Decision
+from llm_policy.steps.postprocess import Postprocess
+from tests.manifests import ENGINE_HASH, manifest
+
+END = 1
+SCHEMA = '{"type":"object"}'
+
+
+class Letters:
+    """A tokenizer whose token n is the character n."""
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+STEP = Postprocess(manifest(), Letters())
+DECISION = Decision("r-1", "", "judge", "", "", "", 3, 10, 0, END, [], False, False)
+
+
+def engine_output(text, *, end=True, decision=DECISION, queue_delay_ns=0, num_input_tokens=3):
+    ids = [ord(c) for c in text] + ([END] if end else [])
+    clocks = {
+        "arrival_time_ns": 1_000_000,
+        "first_scheduled_time_ns": 1_000_000 + queue_delay_ns,
+        "first_token_time_ns": 6_000_000,
+        "last_token_time_ns": 9_000_000,
+    }
+    prompt = num_input_tokens if decision.includes_prompt else 0
+    return {
+        "output_ids": np.array([[ids]], np.int32),
+        "sequence_length": np.array([[len(ids)]], np.int32),
+        "num_input_tokens": np.array([[num_input_tokens]], np.int32),
+        "num_output_tokens": np.array([[len(ids) - prompt]], np.int32),
+        "policy_decision": np.array([[decision.to_json()]], np.object_),
+        **{name: np.array([[value]], np.int64) for name, value in clocks.items()},
+    }
+
+
+def answer(text, **changes):
+    (only,) = STEP.run(engine_output(text, **changes))
+    return only
+
+
+def test_an_answer_that_ends_with_end_id_stopped():
+    assert answer("hi").finish_reason == "stop"
+
+
+def test_the_end_token_is_no_text():
+    assert answer("hi").text == "hi"
+
+
+def test_a_stop_word_is_cut_off_the_text():
+    decision = DECISION._replace(stop_words=[[ord("!"), ord("?")]])
+    stopped = answer("hi!?", end=False, decision=decision)
+    assert (stopped.finish_reason, stopped.text) == ("stop", "hi")
+
+
+def test_an_answer_of_all_allowed_tokens_is_truncated():
+    cut = answer("0123456789", end=False)
+    assert (cut.finish_reason, cut.flags) == ("length", ["truncated"])
+
+
+def test_an_answer_cut_short_without_an_end_was_cancelled():
+    assert answer("hi", end=False).finish_reason == "cancelled"
+
+
+def test_cost_counts_prompt_and_completion_in_nano_dollars():
+    assert answer("hi").cost_nano_usd == 3 * 100 + 3 * 300
+
+
+def test_clocks_become_microseconds():
+    timed = answer("hi", queue_delay_ns=2_500_999)
+    assert (timed.queue_delay_us, timed.time_to_first_token_us, timed.total_time_us) == (2_500, 5_000, 8_000)
+
+
+def test_a_queue_delay_at_the_threshold_is_no_breach():
+    assert answer("hi", queue_delay_ns=2_500_000).flags == []
+
+
+def test_a_queue_delay_over_the_threshold_is_flagged():
+    assert answer("hi", queue_delay_ns=2_501_000).flags == ["queue_delay_breach"]
+
+
+def test_a_cost_over_the_threshold_is_flagged():
+    costly = Postprocess(manifest(thresholds={"max_cost_usd": 0.000001}), Letters())
+    (flagged,) = costly.run(engine_output("hi"))
+    assert flagged.flags == ["cost_breach"]
+
+
+@pytest.mark.parametrize(("text", "valid", "flags"), [("{}", True, []), ("[]", False, ["schema_violation"])])
+def test_a_guided_answer_is_held_against_the_clients_schema(text, valid, flags):
+    guided = DECISION._replace(schema_id="order", guide_kind="json_schema", guide_text=SCHEMA)
+    judged = answer(text, decision=guided)
+    assert (judged.schema_valid, judged.flags) == (valid, flags)
+
+
+def test_truncated_json_is_truncated_and_never_valid():
+    guided = DECISION._replace(guide_kind="json_schema", guide_text=SCHEMA, max_completion_tokens=2)
+    cut = answer("{}", end=False, decision=guided)
+    assert (cut.schema_valid, cut.flags) == (False, ["truncated"])
+
+
+def test_a_client_that_wants_its_prompt_back_gets_it_before_the_answer():
+    echoed = answer("ab{}", decision=DECISION._replace(includes_prompt=True, num_prompt_tokens=2), num_input_tokens=2)
+    assert (echoed.text, echoed.num_output_tokens) == ("ab{}", 3)
+
+
+def test_only_the_outputs_that_are_asked_for_are_built():
+    inputs = engine_output("hi")
+    tensors = STEP.pack(STEP.run(inputs), inputs, {"text_output", "engine_hash", "flags"})
+    assert set(tensors) == {"text_output", "engine_hash", "flags"}
+    assert tensors["engine_hash"].tolist() == [[ENGINE_HASH.encode()]]
+    assert tensors["flags"].shape == (1, 0)
