@@ -1,0 +1,124 @@
+"""The embedded release's engine: a small Qwen3ForCausalLM with random weights, written without torch.
+
+Weights are drawn evenly from an interval by a generator whose stream is frozen, and rounded to bfloat16 by integer
+arithmetic, so that one seed gives the same bytes on every machine and with every library version.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE = 128, 4, 4, 2, 32, 384
+
+# Standard deviations and norm weights, chosen so that the answer depends on the whole prompt and not only on the last
+# token: the layers outweigh the embedding in the residual stream, and attention is sharp. An engine that mixes up
+# requests or loses its cache then says something else.
+_EMBEDDING_STD = 0.18
+_LAYER_STD = 0.10
+_ATTENTION_NORM = 1.75
+# Control tokens hardly ever win, except the one that ends an answer: about once in a hundred tokens.
+_CONTROL_SCALE = 0.05
+_EOS_SCALE = 1.5
+
+BFloat16 = npt.NDArray[np.uint16]
+
+
+def write_engine(directory: Path, vocab_size: int, max_positions: int, added_ids: dict[str, int], seed: int) -> None:
+    """Write config.json, generation_config.json and model.safetensors to `directory`.
+
+    `added_ids` are the added tokens' ids; `<|im_end|>` and `<|endoftext|>` must be among them.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    eos, pad = added_ids["<|im_end|>"], added_ids["<|endoftext|>"]
+    _write_json(directory / "config.json", _config(vocab_size, max_positions, eos, pad))
+    _write_json(directory / "generation_config.json", {"bos_token_id": pad, "eos_token_id": eos, "pad_token_id": pad})
+    scales = np.ones(vocab_size, np.float32)
+    scales[list(added_ids.values())] = _CONTROL_SCALE
+    scales[eos] = _EOS_SCALE
+    tensors = {name: _to_bfloat16(values) for name, values in _weights(scales, seed)}
+    (directory / "model.safetensors").write_bytes(_safetensors(tensors))
+
+
+def _weights(embedding_scales: npt.NDArray[np.float32], seed: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    random = np.random.RandomState(seed)  # noqa: NPY002 - its stream is frozen, that of Generator is not
+
+    def draw(std: float, *shape: int) -> npt.NDArray[np.float32]:
+        return ((random.random_sample(shape) * 2.0 - 1.0) * (std * 3.0**0.5)).astype(np.float32)
+
+    ones, attention = np.ones(HIDDEN, np.float32), np.full(HEAD_DIM, _ATTENTION_NORM, np.float32)
+    yield "model.embed_tokens.weight", draw(_EMBEDDING_STD, len(embedding_scales), HIDDEN) * embedding_scales[:, None]
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}."
+        yield prefix + "input_layernorm.weight", ones
+        yield prefix + "self_attn.q_proj.weight", draw(_LAYER_STD, HEADS * HEAD_DIM, HIDDEN)
+        yield prefix + "self_attn.k_proj.weight", draw(_LAYER_STD, KV_HEADS * HEAD_DIM, HIDDEN)
+        yield prefix + "self_attn.v_proj.weight", draw(_LAYER_STD, KV_HEADS * HEAD_DIM, HIDDEN)
+        yield prefix + "self_attn.o_proj.weight", draw(_LAYER_STD, HIDDEN, HEADS * HEAD_DIM)
+        yield prefix + "self_attn.q_norm.weight", attention
+        yield prefix + "self_attn.k_norm.weight", attention
+        yield prefix + "post_attention_layernorm.weight", ones
+        yield prefix + "mlp.gate_proj.weight", draw(_LAYER_STD, INTERMEDIATE, HIDDEN)
+        yield prefix + "mlp.up_proj.weight", draw(_LAYER_STD, INTERMEDIATE, HIDDEN)
+        yield prefix + "mlp.down_proj.weight", draw(_LAYER_STD, HIDDEN, INTERMEDIATE)
+    yield "model.norm.weight", ones
+
+
+def _to_bfloat16(values: npt.NDArray[np.float32]) -> BFloat16:
+    """The upper half of each float32, rounded to nearest even."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+
+
+def _safetensors(tensors: dict[str, BFloat16]) -> bytes:
+    """The safetensors file: length of the header, header padded to eight bytes, then the tensors' bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, values in tensors.items():
+        end = offset + values.nbytes
+        header[name] = {"dtype": "BF16", "shape": values.shape, "data_offsets": [offset, end]}
+        offset = end
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return struct.pack("<Q", len(head)) + head + b"".join(values.tobytes() for values in tensors.values())
+
+
+def _config(vocab_size: int, max_positions: int, eos: int, pad: int) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": pad,
+        "eos_token_id": eos,
+        "head_dim": HEAD_DIM,
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "initializer_range": 0.02,
+        "intermediate_size": INTERMEDIATE,
+        "max_position_embeddings": max_positions,
+        "max_window_layers": LAYERS,
+        "model_type": "qwen3",
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "num_key_value_heads": KV_HEADS,
+        "pad_token_id": pad,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": vocab_size,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_bytes((json.dumps(value, indent=2) + "\n").encode())
