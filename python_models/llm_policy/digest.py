@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
@@ -22,15 +25,36 @@ def engine_hash(path: Path) -> str:
 
     A directory's hash is that of the listing `<file's hex digest>  ./<relative path>\\n` over all files, sorted by
     path bytes, so that anyone can check it with
-    `find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`.
+    `find -L . -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum`.
+    Symbolic links are followed: what counts is what the engine would read.
 
     Raises:
         FileNotFoundError: there is no such path, or the directory holds no file.
+        OSError: something in it can't be read, or a file's name has a backslash or unprintable character, which
+            would make two different directories look alike in the listing.
     """
     if path.is_file():
         return "sha256:" + file_digest(path)
-    files = sorted((f for f in path.rglob("*") if f.is_file()), key=lambda f: f.relative_to(path).as_posix().encode())
-    if not files:
-        raise FileNotFoundError(f"no engine file in {path}")
-    listing = "".join(f"{file_digest(f)}  ./{f.relative_to(path).as_posix()}\n" for f in files)
-    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
+    names = sorted(_file_names(path), key=os.fsencode)
+    if not names:
+        raise FileNotFoundError(errno.ENOENT, "no engine file", str(path))
+    listing = b"".join(f"{file_digest(path / name)}  ./".encode() + os.fsencode(name) + b"\n" for name in names)
+    return "sha256:" + hashlib.sha256(listing).hexdigest()
+
+
+def _file_names(directory: Path) -> Iterator[str]:
+    """The relative paths of all files below `directory`."""
+    for folder, _, names in os.walk(directory, onerror=_refuse, followlinks=True):
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(directory).as_posix()
+            if "\\" in relative or not relative.isprintable():
+                raise OSError(errno.EINVAL, "a file's name has a backslash or unprintable character", str(path))
+            if not path.exists():
+                raise FileNotFoundError(errno.ENOENT, "a link leads nowhere", str(path))
+            if path.is_file():
+                yield relative
+
+
+def _refuse(error: OSError) -> None:
+    raise error

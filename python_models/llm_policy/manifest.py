@@ -7,6 +7,7 @@ value and what is allowed. Nothing is defaulted silently except what the fields 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,11 +19,20 @@ TASKS = ("generate_json", "rank_candidates", "judge")
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+# Inside the release; that no link leads out of it is checked when the file is read.
+RelativePath = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=256)
+]
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 def _whole_nano(value: float) -> float:
     nano_usd_per_token(value)
+    return value
+
+
+def _exact_nano(value: float) -> float:
+    nano_usd(value)
     return value
 
 
@@ -58,7 +68,7 @@ class Thresholds(_Strict):
     max_queue_delay_us: Annotated[int, Field(ge=0)] = 2_500
     max_prompt_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     max_tokens: Annotated[int, Field(ge=2, le=1_000_000)] = 6_000  # prompt + completion
-    max_cost_usd: Annotated[float, Field(ge=0.0, le=1_000.0)] = 0.10
+    max_cost_usd: Annotated[float, Field(ge=0.0, le=1_000.0), AfterValidator(_exact_nano)] = 0.10
 
     @property
     def max_cost_nano_usd(self) -> int:
@@ -112,7 +122,7 @@ class Manifest(_Strict):
     prices: Prices
     on_cost_breach: Literal["notify", "reject"] = "notify"
     tasks: dict[Literal["generate_json", "rank_candidates", "judge"], Task]
-    schemas: dict[Name, Annotated[str, Field(min_length=1, max_length=256)]] = {}
+    schemas: dict[Name, RelativePath] = {}
     guidance: Guidance = Guidance()
 
     @model_validator(mode="after")
@@ -143,6 +153,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
         ManifestError: one line for each key that is wrong.
     """
     try:
+        _refuse_repeated_keys(text)
         return Manifest.model_validate_json(text)
     except ValidationError as error:
         raise ManifestError("\n".join(_describe(fault) for fault in error.errors())) from None
@@ -164,11 +175,48 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         raise ManifestError(f"{path}:\n{error}") from None
 
 
+def _refuse_repeated_keys(text: str | bytes) -> None:
+    """Of two equal keys a JSON parser takes the last one silently; in a manifest the reader would take the first.
+
+    Raises:
+        ManifestError: a key stands twice in one object, or the text is no JSON.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ManifestError):
+            raise
+        raise ManifestError(f"manifest: no JSON: {error}") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ManifestError(f"{key}: stands twice in one object, allowed once")
+        seen.add(key)
+
+
 def _describe(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "manifest"
+    """`key: value: what is allowed` of one of pydantic's findings."""
+    key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    allowed = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
+        known = ", ".join(_known_keys(fault["loc"][:-1]))
+        return f"{key}: unknown key, allowed are {known}"
     if fault["type"] == "missing":
         return f"{key}: required, missing"
-    given = "" if isinstance(fault["input"], dict) else f"{str(fault['input'])[:80]!r}: "
-    return f"{key}: {given}{fault['msg']}"
+    if not key and fault["type"] == "value_error":  # a rule over several keys, which its text names
+        return allowed
+    given = json.dumps(fault["input"], default=str, ensure_ascii=False)[:80]
+    return f"{key or 'manifest'}: {given}: {allowed}"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section at `location`."""
+    section: Any = Manifest
+    for part in location:
+        if section is Manifest and part == "tasks":
+            return list(Task.model_fields)
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

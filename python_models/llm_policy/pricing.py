@@ -11,8 +11,15 @@ _NANO_USD_PER_TOKEN = NANO_USD_PER_USD // 1_000_000
 
 
 def nano_usd(usd: float) -> int:
-    """`usd` in nano-dollars; the shortest decimal that prints as `usd` counts, not its binary value."""
-    return int(Decimal(repr(usd)) * NANO_USD_PER_USD)
+    """`usd` in nano-dollars; the shortest decimal that prints as `usd` counts, not its binary value.
+
+    Raises:
+        ValueError: `usd` is no whole number of nano-dollars.
+    """
+    exact = Decimal(repr(usd)) * NANO_USD_PER_USD
+    if exact != exact.to_integral_value():
+        raise ValueError(f"{usd} is finer than 0.000000001 USD")
+    return int(exact)
 
 
 def nano_usd_per_token(usd_per_million: float) -> int:

@@ -54,7 +54,7 @@ class PromptRuntimeManager:
         }
 
     def verify(self, other: Manifest | Mapping[str, Any] | str | os.PathLike[str]) -> list[Difference]:
-        """Every difference in engine, tokenizer, thresholds and tasks between this release and `other`.
+        """Every difference between this release's manifest and `other`, by key.
 
         `other` is a manifest, its parsed JSON, or the path of its file; an empty list means aligned.
 
@@ -81,9 +81,8 @@ def _as_manifest(other: Manifest | Mapping[str, Any] | str | os.PathLike[str]) -
 
 
 def _compared(manifest: Manifest) -> dict[str, Any]:
-    """Flat `section.key` → value of what must agree."""
-    tree = manifest.model_dump(include={"engine", "tokenizer", "thresholds", "prices", "on_cost_breach", "tasks"})
-    return dict(_leaves("", tree))
+    """Flat `section.key` → value."""
+    return dict(_leaves("", manifest.model_dump()))
 
 
 def _leaves(prefix: str, tree: Any) -> list[tuple[str, Any]]:

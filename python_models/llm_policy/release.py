@@ -62,19 +62,25 @@ class Release:
         """The text of the registered schema `name`.
 
         Raises:
-            ReleaseError: the file is missing, outside the release or no UTF-8.
+            ReleaseError: there is no such schema, or its file is missing, outside the release or no UTF-8.
         """
-        path = (self.directory / self.manifest.schemas[name]).resolve()
-        if not path.is_relative_to(self.directory):
-            raise ReleaseError(f"schemas.{name}: {self.manifest.schemas[name]} leads out of the release")
+        if name not in self.manifest.schemas:
+            known = ", ".join(sorted(self.manifest.schemas)) or "none"
+            raise ReleaseError(f"schemas.{name}: not in the manifest (there: {known})")
+        file = self.manifest.schemas[name]
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReleaseError(f"schemas.{name}: {type(error).__name__} reading {path.name}") from None
+            path = (self.directory / file).resolve()
+            if not path.is_relative_to(self.directory):
+                raise ReleaseError(f"schemas.{name}: {file} leads out of the release")
+            return path.read_bytes().decode()
+        except OSError as error:
+            raise ReleaseError(f"schemas.{name}: {file}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ReleaseError(f"schemas.{name}: {file}: byte {error.start} is no UTF-8") from None
 
     def check_files(self) -> list[str]:
         """Every difference between the files on disk and the manifest; empty when all is as it says."""
-        return [*self._check_engine(), *self._check_tokenizer()]
+        return [*self._check_engine(), *self._check_tokenizer(), *self._check_schemas()]
 
     def verify_files(self) -> Release:
         """This release, proven.
@@ -101,9 +107,21 @@ class Release:
             if found != expected:
                 return [f"tokenizer.info_hash: manifest has {expected}, on disk is {found}"]
             info = json.loads(self.tokenizer_info_path.read_bytes())
-            tokenizer = (self.tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            return [f"tokenizer.info_hash: manifest has {expected}, but the file can't be read: {error}"]
-        if info.get("tokenizer_str") != tokenizer:
+            tokenizer = (self.tokenizer_dir / "tokenizer.json").read_bytes().decode()
+        except (OSError, ValueError, RecursionError) as error:
+            return [f"tokenizer.info_hash: manifest has {expected}, but the tokenizer can't be read: {error}"]
+        if not isinstance(info, dict) or info.get("tokenizer_str") != tokenizer:
             return ["tokenizer/tokenizer.json differs from tokenizer_info.json's tokenizer_str: rebuild the info file"]
+        return []
+
+    def _check_schemas(self) -> list[str]:
+        return [finding for name in sorted(self.manifest.schemas) for finding in self._check_schema(name)]
+
+    def _check_schema(self, name: str) -> list[str]:
+        try:
+            json.loads(self.schema_text(name))
+        except ReleaseError as error:
+            return [str(error)]
+        except (ValueError, RecursionError) as error:
+            return [f"schemas.{name}: {self.manifest.schemas[name]} is no JSON: {error}"]
         return []

@@ -38,8 +38,8 @@ MODEL_CARD = """\
 # embedded-qwen3-stand-in
 
 A model that knows nothing. It has Qwen3's architecture, tokenizer rules, control tokens and chat format in
-2.5 MiB, so that the whole serving stack runs on a laptop without a GPU and without a download. Its answers are noise in the
-shape that was asked for: valid JSON under a guide, random words without one.
+2.5 MiB, so that the whole serving stack runs on a laptop without a GPU and without a download. Its answers are noise
+in the shape that was asked for: valid JSON under a guide, random words without one.
 
 | | |
 |---|---|
@@ -47,8 +47,11 @@ shape that was asked for: valid JSON under a guide, random words without one.
 | Weights | bfloat16, drawn at random from seed {seed}; never trained |
 | Vocabulary | {vocab} entries: byte-level BPE trained on generated text, and Qwen3's 26 added tokens |
 | Context | {context} tokens |
-| Quantisation | **none**. The manifest says `{quantisation}`, production's label, so that clients written for production work unchanged |
+| Quantisation | none; the label `{quantisation}` in the manifest is production's (see below) |
 | Licence | Apache-2.0, like the code that builds it |
+
+The weights are bfloat16, not quantised. The manifest still says `{quantisation}`, because clients must send that label
+with every request and those written for production shall work here unchanged.
 
 Use it to develop clients, to test and to demonstrate. Use nothing it says.
 
@@ -58,7 +61,7 @@ Build it again, byte for byte, in a second:
 
 Check it: `llmstack manifest verify DIR`. Its engine hash is what `llmstack manifest summary DIR` shows, or
 
-    cd DIR/engine && find -L . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum
+    cd DIR/engine && find -L . -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
 """
 
 app = typer.Typer(no_args_is_help=True, help="The release that serves without a GPU: a random Qwen3 of 2.5 MiB.")
@@ -90,12 +93,11 @@ NUM_STEPS = 4
 
 
 def _write_engine(directory: Path, tokenizer: Tokenizer, seed: int) -> None:
-    added = (*embedded_tokenizer.SPECIAL_TOKENS, *embedded_tokenizer.PLAIN_TOKENS)
     embedded_weights.write_engine(
         directory,
         vocab_size=embedded_tokenizer.VOCAB_SIZE,
         max_positions=embedded_tokenizer.MAX_LENGTH,
-        added_ids={text: tokenizer.token_to_id(text) for text in added},
+        added_ids=embedded_tokenizer.added_ids(tokenizer),
         seed=seed,
     )
 

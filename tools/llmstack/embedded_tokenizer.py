@@ -62,7 +62,7 @@ def train_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)  # type: ignore[call-arg]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS) - len(PLAIN_TOKENS),
         show_progress=False,
@@ -82,6 +82,11 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
     config = json.dumps(_config(tokenizer), indent=2) + "\n"
     (directory / "tokenizer_config.json").write_bytes(config.encode())
     (directory / "chat_template.jinja").write_bytes(CHAT_TEMPLATE.encode())
+
+
+def added_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Added token → id."""
+    return {added.content: token_id for token_id, added in tokenizer.get_added_tokens_decoder().items()}
 
 
 def _added_token(text: str) -> AddedToken:

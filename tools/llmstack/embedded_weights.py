@@ -27,6 +27,9 @@ _ATTENTION_NORM = 1.75
 _CONTROL_SCALE = 0.05
 _EOS_SCALE = 1.5
 
+# Half the width of the interval whose standard deviation is 1.
+_WIDTH_OF_STD = 3.0**0.5
+
 BFloat16 = npt.NDArray[np.uint16]
 
 
@@ -47,10 +50,11 @@ def write_engine(directory: Path, vocab_size: int, max_positions: int, added_ids
 
 
 def _weights(embedding_scales: npt.NDArray[np.float32], seed: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    random = np.random.RandomState(seed)  # noqa: NPY002 - its stream is frozen, that of Generator is not
+    random = np.random.RandomState(seed)  # its stream is frozen, that of Generator is not
 
     def draw(std: float, *shape: int) -> npt.NDArray[np.float32]:
-        return ((random.random_sample(shape) * 2.0 - 1.0) * (std * 3.0**0.5)).astype(np.float32)
+        values: npt.NDArray[np.float64] = (random.random_sample(shape) * 2.0 - 1.0) * (std * _WIDTH_OF_STD)
+        return values.astype(np.float32)
 
     ones, attention = np.ones(HIDDEN, np.float32), np.full(HEAD_DIM, _ATTENTION_NORM, np.float32)
     yield "model.embed_tokens.weight", draw(_EMBEDDING_STD, len(embedding_scales), HIDDEN) * embedding_scales[:, None]
