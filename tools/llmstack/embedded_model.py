@@ -151,7 +151,8 @@ def _make_room(output: Path, force: bool) -> None:
 
 
 def _build_with_progress(output: Path, seed: int) -> Release:
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("starting", total=NUM_STEPS + 1)
 
         def report(step: str) -> None:

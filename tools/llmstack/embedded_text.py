@@ -149,8 +149,8 @@ _SNIPPETS = (
 )
 
 _ELSEWHERE = (
-    "Die Bestellung wurde gestern verschickt; bitte prüfen Sie die Rechnung und die Größe der Straße. Müller, schön.",
-    "La commande est arrivée hier à l'hôtel, mais le paquet était cassé. Ça, c'est très gênant: où est le reçu, garçon?",
+    "Die Bestellung wurde gestern verschickt; bitte prüfen Sie die Rechnung und die Größe der Straße. Schön!",
+    "La commande est arrivée hier à l'hôtel, mais le paquet était cassé. Ça, c'est très gênant: où est le reçu?",
     "El pedido llegó mañana por la tarde; ¿dónde está la factura del señor Núñez? ¡Qué rápido, corazón y acción!",
     "Заказ доставлен вчера. Спасибо за помощь, всё хорошо. Сколько стоит этот товар?",
     "订单已经发货,请确认收货地址。客户的问题已解决,谢谢您的帮助。",

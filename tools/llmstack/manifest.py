@@ -171,8 +171,9 @@ def _write_manifest(directory: Path, settings: Mapping[str, Any], force: bool) -
     if path.exists() and not force:
         fail(f"{path} exists", "add --force to replace it: clients that send the old engine hash are refused then")
     try:
-        manifest = describe_release(directory, settings)
-        changes = PromptRuntimeManager(directory).verify(manifest) if path.exists() else []
+        with Console(stderr=True).status("hashing the engine"):
+            manifest = describe_release(directory, settings)
+        changes = _changes(directory, manifest)
         path.write_bytes(manifest_bytes(manifest))
     except ManifestError as error:
         fail(f"the manifest would be wrong:\n{error}", "correct the options above; `--help` says what each one is")
@@ -183,6 +184,14 @@ def _write_manifest(directory: Path, settings: Mapping[str, Any], force: bool) -
     if changes:
         Console().print(_differences_table("What changes", ("before", "now"), changes))
     typer.echo(f"{path}: engine {manifest.engine.hash}, {len(manifest.schemas)} schemas")
+
+
+def _changes(directory: Path, manifest: Manifest) -> list[Difference]:
+    """How `manifest` differs from the one there; nothing where there is none that can be read."""
+    try:
+        return PromptRuntimeManager(directory).verify(manifest)
+    except ReleaseError:
+        return []
 
 
 @app.command()
@@ -201,8 +210,9 @@ def verify(
     Example: llmstack manifest verify artifacts/current --against ../evaluation/manifest.json
     """
     runtime = _runtime(release_dir)
-    findings = runtime.release.check_files()
     compared = {str(path): _compare(runtime, path) for path in against or []}
+    with Console(stderr=True).status("hashing the engine"):
+        findings = runtime.release.check_files()
     if as_json:
         print_json(_verdict(runtime, findings, compared))
     else:
@@ -257,7 +267,8 @@ def _print_verdict(
 
 
 def _differences_table(title: str, sides: tuple[str, str], differences: list[Difference]) -> Table:
-    table = Table(*(Column(head, overflow="fold") for head in ("key", *sides)), title=title, title_justify="left")
+    columns = [Column("key", no_wrap=True), *(Column(side, overflow="fold") for side in sides)]
+    table = Table(*columns, title=title, title_justify="left")
     for key, ours, theirs in differences:
         table.add_row(key, _cell(ours), _cell(theirs))
     return table
