@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,7 @@ def unpack(inputs: Mapping[str, Array]) -> list[Ask]:
     asks = [Ask() for _ in range(num_rows)]
     for name, array in inputs.items():
         _check_shape(name, array, num_rows)
-        for ask, row in zip(asks, array.tolist()):
+        for ask, row in zip(asks, array.tolist(), strict=True):
             _set(ask, name, row)
     return asks
 
@@ -115,8 +115,14 @@ def _invalid(detail: str) -> InvalidRequest:
     return InvalidRequest(Code.INVALID_INPUT, detail)
 
 
-def column(values: list[Any], data_type: Any) -> Array:
-    """`values`, one a row, as an array [rows, 1]."""
-    array = np.empty((len(values), 1), data_type)
-    array[:, 0] = values
-    return array
+class Column(NamedTuple):
+    """One value a row, on its way to a tensor [rows, 1]; hashable, so that a tensor of the same values can be reused."""
+
+    values: tuple[Any, ...]
+    data_type: Any
+
+    def array(self) -> Array:
+        """The values as an array [rows, 1]."""
+        array = np.empty((len(self.values), 1), self.data_type)
+        array[:, 0] = self.values
+        return array

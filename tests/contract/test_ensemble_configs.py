@@ -22,7 +22,7 @@ def offered(specs):
 TABLE = {
     "ensemble": (tensors.ENSEMBLE_INPUTS, tensors.ENSEMBLE_OUTPUTS),
     "preprocess": (tensors.ENSEMBLE_INPUTS, tensors.PREPROCESS_OUTPUTS),
-    "postprocess": (tensors.POSTPROCESS_INPUTS, tensors.ENSEMBLE_OUTPUTS),
+    "postprocess": (tensors.POSTPROCESS_INPUTS, tensors.POSTPROCESS_OUTPUTS),
 }
 
 

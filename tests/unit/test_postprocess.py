@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llm_policy.steps.decision import Decision
+from llm_policy.steps.decision import Decision, pack_decisions
 from llm_policy.steps.postprocess import Postprocess
 from tests.manifests import ENGINE_HASH, manifest
 
@@ -36,7 +36,7 @@ def engine_output(text, *, end=True, decision=DECISION, queue_delay_ns=0, num_in
         "sequence_length": np.array([[len(ids)]], np.int32),
         "num_input_tokens": np.array([[num_input_tokens]], np.int32),
         "num_output_tokens": np.array([[len(ids) - prompt]], np.int32),
-        "policy_decision": np.array([[decision.to_json()]], np.object_),
+        "policy_decision": pack_decisions([decision]),
         **{name: np.array([[value]], np.int64) for name, value in clocks.items()},
     }
 
@@ -112,7 +112,7 @@ def test_a_client_that_wants_its_prompt_back_gets_it_before_the_answer():
 
 def test_only_the_outputs_that_are_asked_for_are_built():
     inputs = engine_output("hi")
-    tensors = STEP.pack(STEP.run(inputs), inputs, {"text_output", "engine_hash", "flags"})
+    tensors = STEP.pack(STEP.run(inputs), {"text_output", "engine_hash", "flags"})
     assert set(tensors) == {"text_output", "engine_hash", "flags"}
-    assert tensors["engine_hash"].tolist() == [[ENGINE_HASH.encode()]]
+    assert tensors["engine_hash"].array().tolist() == [[ENGINE_HASH.encode()]]
     assert tensors["flags"].shape == (1, 0)

@@ -1,9 +1,15 @@
-"""What preprocess decided about one row, handed to postprocess as one JSON text in the `policy_decision` tensor."""
+"""What preprocess decided about one row, handed to postprocess as JSON in the `policy_decision` tensor.
+
+The tensor is UINT8 [rows, bytes], short rows filled up with blanks: a STRING tensor would be written and read by
+Python loops in Triton's utilities.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 
@@ -24,11 +30,14 @@ class Decision(NamedTuple):
     includes_prompt: bool
     returns_log_probs: bool
 
-    def to_json(self) -> bytes:
-        """This decision as bytes for the tensor."""
-        return orjson.dumps(tuple(self))
 
-    @classmethod
-    def from_json(cls, raw: bytes) -> Decision:
-        """The decision in `raw`."""
-        return cls(*orjson.loads(raw))
+def pack_decisions(decisions: list[Decision]) -> npt.NDArray[np.uint8]:
+    """The tensor of `decisions`, one a row."""
+    texts = [orjson.dumps(tuple(decision)) for decision in decisions]
+    width = max(map(len, texts))
+    return np.frombuffer(b"".join(text.ljust(width) for text in texts), np.uint8).reshape(len(texts), width)
+
+
+def unpack_decisions(array: npt.NDArray[np.uint8]) -> list[Decision]:
+    """The decisions in the tensor."""
+    return [Decision(*orjson.loads(row.tobytes())) for row in array]

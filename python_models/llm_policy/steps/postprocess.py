@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from llm_policy.guidance.validator import AnswerValidator
 from llm_policy.manifest import Manifest
 from llm_policy.pricing import usd
-from llm_policy.request import Array, column
-from llm_policy.steps.decision import Decision
+from llm_policy.request import Array, Column
+from llm_policy.steps.decision import Decision, unpack_decisions
 
-PASSED_ON = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
+CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
 class Detokenizer(Protocol):
@@ -29,7 +29,6 @@ class Answer(NamedTuple):
     decision: Decision
     text: str
     finish_reason: str
-    num_input_tokens: int
     num_output_tokens: int
     cost_nano_usd: int
     schema_valid: bool
@@ -52,18 +51,17 @@ class Postprocess:
 
     def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
         """One answer a row of the engine's response."""
-        decisions = [Decision.from_json(raw) for raw in inputs["policy_decision"][:, 0].tolist()]
-        clocks = np.stack([inputs[name].reshape(-1) for name in PASSED_ON], axis=1).tolist()
+        decisions = unpack_decisions(inputs["policy_decision"])
+        clocks = list(zip(*(inputs[name].reshape(-1).tolist() for name in CLOCKS), strict=True))
         counts = inputs["num_output_tokens"].reshape(-1).tolist()
-        prompts = inputs["num_input_tokens"].reshape(-1).tolist()
         lengths = inputs["sequence_length"].reshape(len(decisions), -1)[:, 0].tolist()
         beams = inputs["output_ids"]
         return [
-            self._answer(decision, beams[row, 0, : lengths[row]].tolist(), prompts[row], counts[row], clocks[row])
+            self._answer(decision, beams[row, 0, : lengths[row]].tolist(), counts[row], clocks[row])
             for row, decision in enumerate(decisions)
         ]
 
-    def _answer(self, decision: Decision, ids: list[int], num_in: int, num_out: int, clock: list[int]) -> Answer:
+    def _answer(self, decision: Decision, ids: list[int], num_out: int, clock: tuple[int, ...]) -> Answer:
         prompt_ids = ids[: decision.num_prompt_tokens] if decision.includes_prompt else []
         completion = ids[len(prompt_ids) :]
         finish_reason, kept = _finish(completion, num_out, decision)
@@ -73,13 +71,12 @@ class Postprocess:
         valid = bool(decision.guide_kind) and self._validator.is_valid(
             decision.guide_kind, decision.guide_text, completion_text, complete=finish_reason == "stop"
         )
-        cost = self._price.cost(num_in, num_out)
+        cost = self._price.cost(decision.num_prompt_tokens, num_out)
         queue_delay_us = (scheduled - arrival) // 1_000
         return Answer(
             decision=decision,
             text=prompt_text + completion_text,
             finish_reason=finish_reason,
-            num_input_tokens=num_in,
             num_output_tokens=num_out,
             cost_nano_usd=cost,
             schema_valid=valid,
@@ -101,34 +98,31 @@ class Postprocess:
             flags.append("schema_violation")
         return flags
 
-    def pack(self, answers: list[Answer], inputs: Mapping[str, Array], wanted: set[str]) -> dict[str, Array]:
-        """The ensemble's outputs that `wanted` names."""
-        tensors = {name: build(answers) for name, build in _COLUMNS.items() if name in wanted}
+    def pack(self, answers: list[Answer], wanted: set[str]) -> dict[str, Array | Column]:
+        """The outputs that `wanted` names."""
+        tensors: dict[str, Array | Column] = {
+            name: Column(tuple(map(value_of, answers)), data_type)
+            for name, data_type, value_of in _COLUMNS
+            if name in wanted
+        }
         if "engine_hash" in wanted:
-            tensors["engine_hash"] = column([self._engine_hash] * len(answers), np.object_)
+            tensors["engine_hash"] = Column((self._engine_hash,) * len(answers), np.object_)
         if "flags" in wanted:
             tensors["flags"] = _pad_texts([answer.flags for answer in answers])
-        for name in PASSED_ON:
-            if name in wanted:
-                tensors[name] = inputs[name]
-        if any(answer.decision.returns_log_probs for answer in answers):
-            tensors.update({n: inputs[n] for n in ("cum_log_probs", "output_log_probs") if n in wanted and n in inputs})
         return tensors
 
 
-_COLUMNS = {
-    "text_output": lambda answers: column([a.text.encode() for a in answers], np.object_),
-    "finish_reason": lambda answers: column([a.finish_reason.encode() for a in answers], np.object_),
-    "num_input_tokens": lambda answers: column([a.num_input_tokens for a in answers], np.int32),
-    "num_output_tokens": lambda answers: column([a.num_output_tokens for a in answers], np.int32),
-    "cost_usd": lambda answers: column([usd(a.cost_nano_usd) for a in answers], np.float64),
-    "guided": lambda answers: column([bool(a.decision.guide_kind) for a in answers], np.bool_),
-    "schema_id": lambda answers: column([a.decision.schema_id.encode() for a in answers], np.object_),
-    "schema_valid": lambda answers: column([a.schema_valid for a in answers], np.bool_),
-    "queue_delay_us": lambda answers: column([a.queue_delay_us for a in answers], np.int64),
-    "time_to_first_token_us": lambda answers: column([a.time_to_first_token_us for a in answers], np.int64),
-    "total_time_us": lambda answers: column([a.total_time_us for a in answers], np.int64),
-}
+_COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (
+    ("text_output", np.object_, lambda answer: answer.text.encode()),
+    ("finish_reason", np.object_, lambda answer: answer.finish_reason.encode()),
+    ("cost_usd", np.float64, lambda answer: usd(answer.cost_nano_usd)),
+    ("guided", np.bool_, lambda answer: bool(answer.decision.guide_kind)),
+    ("schema_id", np.object_, lambda answer: answer.decision.schema_id.encode()),
+    ("schema_valid", np.bool_, lambda answer: answer.schema_valid),
+    ("queue_delay_us", np.int64, lambda answer: answer.queue_delay_us),
+    ("time_to_first_token_us", np.int64, lambda answer: answer.time_to_first_token_us),
+    ("total_time_us", np.int64, lambda answer: answer.total_time_us),
+)
 
 
 def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -> tuple[str, list[int]]:
@@ -143,9 +137,11 @@ def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -
     return "cancelled", completion
 
 
-def _pad_texts(rows: list[list[str]]) -> Array:
+def _pad_texts(rows: list[list[str]]) -> Array | Column:
     """Texts as one array [rows, most]; short rows are filled up with empty texts."""
     most = max(map(len, rows))
+    if most == 1:
+        return Column(tuple(texts[0].encode() if texts else b"" for texts in rows), np.object_)
     padded = np.full((len(rows), most), b"", np.object_)
     for row, texts in enumerate(rows):
         padded[row, : len(texts)] = [text.encode() for text in texts]

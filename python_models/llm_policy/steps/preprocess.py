@@ -16,9 +16,9 @@ from llm_policy.errors import Code, InvalidRequest, PolicyError
 from llm_policy.guidance.guide import Guide, GuideResolver
 from llm_policy.headers import HeaderGate, Headers
 from llm_policy.manifest import TASKS, Manifest, Task
-from llm_policy.request import Array, Ask, column, unpack
+from llm_policy.request import Array, Ask, Column, unpack
 from llm_policy.sampling import Sampling, choose_sampling
-from llm_policy.steps.decision import Decision
+from llm_policy.steps.decision import Decision, pack_decisions
 from llm_policy.words import pack_words, pack_words_rows
 
 Ids = npt.NDArray[np.int32]
@@ -65,7 +65,7 @@ class Preprocess:
 
     def __init__(self, manifest: Manifest, tokenizer: PromptEncoder, guides: GuideResolver) -> None:
         self._gate = HeaderGate(manifest.engine.hash, manifest.engine.quantisation)
-        self._tasks: dict[str, Task] = {name: task for name, task in manifest.tasks.items()}
+        self._tasks: dict[str, Task] = dict(manifest.tasks.items())
         self._tokenizer = tokenizer
         self._guides = guides
         self._budget = Budget(manifest)
@@ -148,35 +148,33 @@ class Preprocess:
         pack_words(encoded, name)  # refuses what the engine's form can't hold
         return encoded
 
-    def pack(self, rows: list[Row]) -> dict[str, Array]:
+    def pack(self, rows: list[Row]) -> dict[str, Array | Column]:
         """The engine's tensors for `rows`, plus one decision a row. Absent means the engine's default."""
-        count = len(rows)
         decisions = [row.decision for row in rows]
         pads = [self._token_id("pad_id", row.ask.pad_id, self._tokenizer.pad_id) for row in rows]
-        switch = _SWITCHES[count]
-        tensors: dict[str, Array] = {
+        switch = Column((True,) * len(rows), np.bool_)
+        tensors: dict[str, Array | Column] = {
             "input_ids": _pad([row.input_ids for row in rows], pads),
-            "input_lengths": column([d.num_prompt_tokens for d in decisions], np.int32),
-            "request_output_len": column([d.max_completion_tokens for d in decisions], np.int32),
-            "end_id": column([d.end_id for d in decisions], np.int32),
-            "pad_id": column(pads, np.int32),
+            "input_lengths": Column(tuple(d.num_prompt_tokens for d in decisions), np.int32),
+            "request_output_len": Column(tuple(d.max_completion_tokens for d in decisions), np.int32),
+            "end_id": Column(tuple(d.end_id for d in decisions), np.int32),
+            "pad_id": Column(tuple(pads), np.int32),
             "return_num_input_tokens": switch,
             "return_num_output_tokens": switch,
             "return_perf_metrics": switch,
-            "exclude_input_in_output": column([not d.includes_prompt for d in decisions], np.bool_),
-            "policy_decision": column([d.to_json() for d in decisions], np.object_),
+            "exclude_input_in_output": Column(tuple(not d.includes_prompt for d in decisions), np.bool_),
+            "policy_decision": pack_decisions(decisions),
         }
         _pack_sampling(tensors, [row.sampling for row in rows])
         _pack_words(tensors, "stop_words_list", [d.stop_words for d in decisions])
         _pack_words(tensors, "bad_words_list", [row.bad_words for row in rows])
         if any(d.returns_log_probs for d in decisions):
-            tensors["return_log_probs"] = column([d.returns_log_probs for d in decisions], np.bool_)
+            tensors["return_log_probs"] = Column(tuple(d.returns_log_probs for d in decisions), np.bool_)
         if any(row.guide for row in rows):
             _pack_guides(tensors, [row.guide for row in rows])
         return tensors
 
 
-_SWITCHES = {count: np.ones((count, 1), np.bool_) for count in range(1, 5)}
 _OPTIONAL_SAMPLING = (
     # input, data type, what the engine does without it
     ("repetition_penalty", np.float32, 1.0),
@@ -187,26 +185,28 @@ _OPTIONAL_SAMPLING = (
 )
 
 
-def _pack_sampling(tensors: dict[str, Array], samplings: list[Sampling]) -> None:
-    tensors["runtime_top_k"] = column([s.top_k for s in samplings], np.int32)
+def _pack_sampling(tensors: dict[str, Array | Column], samplings: list[Sampling]) -> None:
+    tensors["runtime_top_k"] = Column(tuple(s.top_k for s in samplings), np.int32)
     if any(s.top_k != 1 for s in samplings):
-        tensors["temperature"] = column([s.temperature for s in samplings], np.float32)
-        tensors["runtime_top_p"] = column([s.top_p for s in samplings], np.float32)
+        tensors["temperature"] = Column(tuple(s.temperature for s in samplings), np.float32)
+        tensors["runtime_top_p"] = Column(tuple(s.top_p for s in samplings), np.float32)
     for name, data_type, neutral in _OPTIONAL_SAMPLING:
         values = [getattr(s, name) for s in samplings]
         if values.count(None) < len(values):
-            tensors[name] = column([neutral if v is None else v for v in values], data_type)
+            tensors[name] = Column(tuple(neutral if v is None else v for v in values), data_type)
 
 
-def _pack_words(tensors: dict[str, Array], name: str, rows: list[list[list[int]]]) -> None:
+def _pack_words(tensors: dict[str, Array | Column], name: str, rows: list[list[list[int]]]) -> None:
     if any(rows):
         tensors[name] = pack_words_rows(rows)
 
 
-def _pack_guides(tensors: dict[str, Array], guides: list[Guide | None]) -> None:
+def _pack_guides(tensors: dict[str, Array | Column], guides: list[Guide | None]) -> None:
     """An unguided row among guided ones gets an empty type, which the engine reads as no guide."""
-    tensors["guided_decoding_guide_type"] = column([g.engine_type.encode() if g else b"" for g in guides], np.object_)
-    tensors["guided_decoding_guide"] = column([g.engine_text.encode() if g else b"" for g in guides], np.object_)
+    types = tuple(g.engine_type.encode() if g else b"" for g in guides)
+    texts = tuple(g.engine_text.encode() if g else b"" for g in guides)
+    tensors["guided_decoding_guide_type"] = Column(types, np.object_)
+    tensors["guided_decoding_guide"] = Column(texts, np.object_)
 
 
 def _pad(prompts: list[Ids], pads: list[int]) -> Ids:

@@ -20,13 +20,18 @@ from llm_policy.guidance.desk import GuideDesk
 from llm_policy.guidance.guide import GuideResolver
 from llm_policy.guidance.sandbox import GuideSandbox
 from llm_policy.release import Release
-from llm_policy.request import Array
+from llm_policy.request import Array, Column
 from llm_policy.steps.postprocess import Postprocess
 from llm_policy.steps.preprocess import Preprocess, Row, unproven
 from llm_policy.tokenizer import Tokenizer
+from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
 DEFAULT_RELEASE_DIR = "artifacts/current"
+# Values that differ from request to request: keeping their tensors would only push out those that repeat.
+NEVER_REPEATS = frozenset(
+    ("input_ids", "policy_decision", "text_output", "queue_delay_us", "time_to_first_token_us", "total_time_us")
+)
 
 
 class PreprocessModel:
@@ -45,6 +50,7 @@ class PreprocessModel:
         )
         self._step = Preprocess(manifest, Tokenizer.load(release.tokenizer_dir), resolver)
         sandbox = GuideSandbox(release.tokenizer_info_path, manifest.guidance.max_compile_ms)
+        self._cache = TensorCache()
         self._desk = GuideDesk(sandbox)
         self._desk.register(list(resolver.registered.values()))
 
@@ -69,7 +75,7 @@ class PreprocessModel:
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _pack(self, rows: list[Row]) -> Any:
-        return _response(self._step.pack(rows))
+        return _response(_tensors(self._cache, self._step.pack(rows)))
 
 
 class PostprocessModel:
@@ -79,18 +85,18 @@ class PostprocessModel:
         """Load the release; whatever is wrong with it keeps the model from loading and says why."""
         release = _open_release()
         self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
+        self._cache = TensorCache()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request."""
         return [_guard(self._answer, request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        inputs = _arrays(request)
-        answers = self._step.run(inputs)
+        answers = self._step.run(_arrays(request))
         for answer in answers:
             if answer.decision.schema_id:
                 pb_utils.Logger.log_info(_log_line(answer))
-        return _response(self._step.pack(answers, inputs, set(request.requested_output_names())))
+        return _response(_tensors(self._cache, self._step.pack(answers, set(request.requested_output_names()))))
 
 
 def _open_release() -> Release:
@@ -101,8 +107,15 @@ def _arrays(request: Any) -> dict[str, Array]:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def _response(tensors: Mapping[str, Array]) -> Any:
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+def _tensors(cache: TensorCache, columns: Mapping[str, Array | Column]) -> list[Any]:
+    return [
+        new_tensor(name, values) if name in NEVER_REPEATS else cache.tensor(name, values)
+        for name, values in columns.items()
+    ]
+
+
+def _response(tensors: list[Any]) -> Any:
+    return pb_utils.InferenceResponse(tensors)
 
 
 def _guard(answer: Callable[[Any], Any], subject: Any) -> Any:

@@ -74,8 +74,8 @@ ENGINE_INPUTS = (
     TensorSpec("guided_decoding_guide", "TYPE_STRING"),
 )
 
-# What preprocess decided, for postprocess: one JSON text a row (see `steps/decision.py`).
-DECISION = TensorSpec("policy_decision", "TYPE_STRING")
+# What preprocess decided, for postprocess (see `steps/decision.py`).
+DECISION = TensorSpec("policy_decision", "TYPE_UINT8", (-1,))
 
 PREPROCESS_OUTPUTS = (*ENGINE_INPUTS, DECISION)
 
@@ -92,14 +92,15 @@ ENGINE_OUTPUTS = (
     TensorSpec("num_output_tokens", "TYPE_INT32"),
 )
 
-POSTPROCESS_INPUTS = (*ENGINE_OUTPUTS, DECISION)
+# Postprocess needs neither log-probabilities nor the engine's count of what it was given.
+POSTPROCESS_INPUTS = (
+    *(spec for spec in ENGINE_OUTPUTS if spec.name not in ("cum_log_probs", "output_log_probs", "num_input_tokens")),
+    DECISION,
+)
 
-# What a client gets.
-ENSEMBLE_OUTPUTS = (
+POSTPROCESS_OUTPUTS = (
     TensorSpec("text_output", "TYPE_STRING", (-1,)),
     TensorSpec("finish_reason", "TYPE_STRING"),
-    TensorSpec("num_input_tokens", "TYPE_INT32"),
-    TensorSpec("num_output_tokens", "TYPE_INT32"),
     TensorSpec("cost_usd", "TYPE_FP64"),
     TensorSpec("guided", "TYPE_BOOL"),
     TensorSpec("schema_id", "TYPE_STRING"),
@@ -109,10 +110,10 @@ ENSEMBLE_OUTPUTS = (
     TensorSpec("time_to_first_token_us", "TYPE_INT64"),
     TensorSpec("total_time_us", "TYPE_INT64"),
     TensorSpec("engine_hash", "TYPE_STRING"),
-    TensorSpec("cum_log_probs", "TYPE_FP32", (-1,)),
-    TensorSpec("output_log_probs", "TYPE_FP32", (-1, -1)),
-    TensorSpec("arrival_time_ns", "TYPE_INT64"),
-    TensorSpec("first_scheduled_time_ns", "TYPE_INT64"),
-    TensorSpec("first_token_time_ns", "TYPE_INT64"),
-    TensorSpec("last_token_time_ns", "TYPE_INT64"),
+)
+
+# What a client gets: postprocess's answer, and what the engine reports of itself, unchanged and uncopied.
+ENSEMBLE_OUTPUTS = (
+    *POSTPROCESS_OUTPUTS,
+    *(spec for spec in ENGINE_OUTPUTS if spec.name not in ("output_ids", "sequence_length")),
 )
