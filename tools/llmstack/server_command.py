@@ -1,0 +1,89 @@
+"""The command line and the environment of one `tritonserver`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from llm_policy.guidance.sandbox import PYTHON
+from llm_policy.headers import ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
+from llmstack.paths import SOURCE_ROOT
+from llmstack.ports import Ports
+from llmstack.server_binary import ServerBinary
+
+# Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
+FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID)
+
+# Whoever may use these can load a model, read another process's memory region, or write files on this machine.
+ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")
+ADMIN_KEY_HEADER = "x-llmstack-admin-key"
+# Triton looks for a restricted gRPC API's key under this prefix in the metadata.
+GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
+
+# The engine that `--engine` names → the model configuration that selects it; None is config.pbtxt itself.
+ENGINE_CONFIGS = {"embedded": "embedded", "echo": "echo", "tensorrtllm": None}
+
+
+def header_pattern(names: Iterable[str] = FORWARDED_HEADERS) -> str:
+    """An RE2 pattern for these header names, whole and in any case."""
+    return f"(?i)^({'|'.join(names).lower()})$"
+
+
+def network_flags(host: str, ports: Ports) -> list[str]:
+    """Where the server listens and which headers it hands on."""
+    pattern = header_pattern()
+    return [
+        *(f"--{protocol}-address={host}" for protocol in ("http", "grpc", "metrics")),
+        *(f"--{protocol}-port={port}" for protocol, port in ports._asdict().items()),
+        f"--http-header-forward-pattern={pattern}",
+        f"--grpc-header-forward-pattern={pattern}",
+    ]
+
+
+def admin_flags(key: str) -> list[str]:
+    """The administrative APIs answer only to who shows `key`.
+
+    tritonserver takes the key from its command line and nowhere else, so every user of this machine can see it in
+    `ps`. It keeps clients on the network out, not local users.
+    """
+    restriction = f"{','.join(ADMIN_APIS)}:{ADMIN_KEY_HEADER}={key}"
+    return [f"--http-restricted-api={restriction}", f"--grpc-restricted-protocol={restriction}"]
+
+
+def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:
+    """Which models the server loads, and with which engine."""
+    config = ENGINE_CONFIGS[engine]
+    return [
+        *(f"--model-repository={repository}" for repository in repositories),
+        f"--backend-directory={backends}",
+        *([f"--model-config-name={config}"] if config else []),
+    ]
+
+
+def server_environment(
+    binary: ServerBinary, release_dir: Path, state_dir: Path, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """`environment` and what the server, its Python stubs and their children need.
+
+    A stub embeds Python and has to find this virtual environment. The PyPI server's stubs for 3.11 and later start it
+    isolated: PYTHONPATH and `sys.executable` mean nothing to them, but Python still looks for `python3` on PATH and
+    follows the pyvenv.cfg beside it. The stub for 3.10 and the image's read PYTHONPATH, and no .pth file from there,
+    so the source root is named too.
+    """
+    packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    return {
+        **environment,
+        "PATH": _joined(Path(sys.executable).parent, environment.get("PATH", os.defpath)),
+        "LD_LIBRARY_PATH": _joined(*binary.library_dirs, environment.get("LD_LIBRARY_PATH")),
+        "PYTHONPATH": _joined(*packages, SOURCE_ROOT, environment.get("PYTHONPATH")),
+        "LLMSTACK_RELEASE_DIR": str(release_dir),
+        "LLMSTACK_STATE_DIR": str(state_dir),
+        PYTHON: sys.executable,
+    }
+
+
+def _joined(*paths: Path | str | None) -> str:
+    return os.pathsep.join(dict.fromkeys(str(path) for path in paths if path))
