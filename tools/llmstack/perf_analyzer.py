@@ -18,6 +18,9 @@ BINARY = "PERF_ANALYZER"
 SETUP = "PERF_ANALYZER_SETUP"
 _DEFAULT_SETUP = Path("..") / "shared" / "dev" / "perf_analyzer_setup"
 
+# It always takes three windows and averages them; never more, however much they differ (in percent).
+_THREE_WINDOWS = ("--measurement-mode", "time_windows", "--max-trials", "3", "--stability-percentage", "999")
+
 
 class PerfAnalyzerError(RuntimeError):
     """perf_analyzer is not there, or did not measure; the text says what to do."""
@@ -58,8 +61,8 @@ class PerfAnalyzer:
         pairs = [f"{name.lower()}:{value}" for name, value in headers.items()]
         self._command = [binary, "-i", "grpc", "-u", grpc_url, *(part for pair in pairs for part in ("-H", pair))]
 
-    def measure(self, model: str, inputs: Mapping[str, Any], concurrency: int, num_requests: int) -> Measurement:
-        """Send `num_requests` copies of `inputs` (tensor name → values) with `concurrency` under way at a time.
+    def measure(self, model: str, inputs: Mapping[str, Any], concurrency: int, window_ms: int) -> Measurement:
+        """Send copies of `inputs` (tensor name → values), `concurrency` at a time, for three windows of `window_ms`.
 
         Raises:
             PerfAnalyzerError: a request failed, or nothing was measured.
@@ -69,7 +72,7 @@ class PerfAnalyzer:
             data.write_bytes(orjson.dumps({"data": [inputs]}))
             done = subprocess.run(
                 [*self._command, "-m", model, "--input-data", str(data), "-f", str(report)]
-                + ["--concurrency-range", str(concurrency), "--request-count", str(num_requests)],
+                + ["--concurrency-range", str(concurrency), "--measurement-interval", str(window_ms), *_THREE_WINDOWS],
                 check=False,
                 capture_output=True,
                 text=True,

@@ -21,9 +21,10 @@ from llm_policy.guidance.guide import GuideResolver
 from llm_policy.guidance.sandbox import GuideSandbox
 from llm_policy.release import Release
 from llm_policy.request import Array, Column
-from llm_policy.steps.postprocess import Postprocess
+from llm_policy.steps.postprocess import Answer, Postprocess
 from llm_policy.steps.preprocess import Preprocess, Row, unproven
 from llm_policy.tokenizer import Tokenizer
+from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
@@ -86,16 +87,19 @@ class PostprocessModel:
         release = _open_release()
         self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
         self._cache = TensorCache()
+        self._log = RequestLog()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request."""
-        return [_guard(self._answer, request) for request in requests]
+        responses = [_guard(self._answer, request) for request in requests]
+        self._log.flush()
+        return responses
 
     def _answer(self, request: Any) -> Any:
         answers = self._step.run(_arrays(request))
         for answer in answers:
             if answer.decision.schema_id:
-                pb_utils.Logger.log_info(_log_line(answer))
+                self._log.add(_guided_call(answer))
         return _response(_tensors(self._cache, self._step.pack(answers, set(request.requested_output_names()))))
 
 
@@ -157,9 +161,9 @@ def _internal_fault(error: BaseException) -> InternalFault:
     return InternalFault(reference)
 
 
-def _log_line(answer: Any) -> str:
+def _guided_call(answer: Answer) -> dict[str, Any]:
     decision = answer.decision
-    line = {
+    return {
         "event": "guided_call",
         "request_id": decision.request_id,
         "task": decision.task,
@@ -167,4 +171,3 @@ def _log_line(answer: Any) -> str:
         "schema_valid": answer.schema_valid,
         "finish_reason": answer.finish_reason,
     }
-    return orjson.dumps(line).decode()

@@ -1,0 +1,31 @@
+"""One JSON line a call in the server's log.
+
+Lines are collected and written once for all requests of a batch, straight to the stub's standard output, which is the
+server's. Triton's own logger costs a round trip between stub and server for each line: a quarter of the throughput.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import orjson
+
+_STDOUT = 1
+
+
+class RequestLog:
+    """The lines of the batch in hand. They hold ids and verdicts, never prompt text."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keep one line until the batch is done."""
+        self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        if self._lines:
+            os.write(_STDOUT, b"".join(self._lines))
+            self._lines.clear()
