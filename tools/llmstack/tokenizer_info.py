@@ -87,13 +87,18 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _tokens_by_id(tokenizer: dict[str, Any]) -> dict[int, str]:
-    model = tokenizer.get("model") or {}
-    vocab = model.get("vocab")
+    model = tokenizer.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict) or not vocab:
         raise TokenizerInfoError(
-            f"tokenizer.json: model.vocab: an object of token → id is needed (model.type is {model.get('type')!r})"
+            "tokenizer.json: model.vocab: an object of token → id is needed, as byte-level BPE models have it"
         )
-    pairs = [*vocab.items(), *((added["content"], added["id"]) for added in tokenizer.get("added_tokens") or [])]
+    try:
+        pairs = [*vocab.items(), *((added["content"], added["id"]) for added in tokenizer.get("added_tokens") or [])]
+    except (KeyError, TypeError):
+        raise TokenizerInfoError(
+            "tokenizer.json: added_tokens: a list of objects with content and id is needed"
+        ) from None
     tokens: dict[int, str] = {}
     ids: dict[str, int] = {}
     for token, token_id in pairs:

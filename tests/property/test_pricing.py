@@ -1,0 +1,51 @@
+"""Laws of money: cost is an integer ≥ 0, additive in tokens, and no rounding is hidden anywhere."""
+
+from fractions import Fraction
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_policy.pricing import Price, nano_usd, nano_usd_per_token
+
+COUNTS = st.integers(0, 1_000_000)
+# Every price that a manifest may hold, as it is written there.
+PRICES = st.integers(0, 10**9).map(lambda thousandths: float(f"{thousandths // 1000}.{thousandths % 1000:03d}"))
+PRICE = st.builds(Price, PRICES.map(nano_usd_per_token), PRICES.map(nano_usd_per_token))
+
+
+@settings(derandomize=True)
+@given(PRICE, COUNTS, COUNTS)
+def test_cost_is_an_integer_and_never_negative(price, prompt, completion):
+    cost = price.cost(prompt, completion)
+    assert type(cost) is int
+    assert cost >= 0
+
+
+@settings(derandomize=True)
+@given(PRICE, COUNTS, COUNTS, COUNTS, COUNTS)
+def test_cost_is_additive_in_tokens(price, prompt, completion, more_prompt, more_completion):
+    together = price.cost(prompt + more_prompt, completion + more_completion)
+    assert together == price.cost(prompt, completion) + price.cost(more_prompt, more_completion)
+
+
+@settings(derandomize=True)
+@given(PRICES, COUNTS)
+def test_a_million_tokens_cost_the_price_exactly(usd_per_million, count):
+    exact = Fraction(repr(usd_per_million)) * count / 1_000_000
+    assert Fraction(Price(nano_usd_per_token(usd_per_million), 0).cost(count, 0), 10**9) == exact
+
+
+@settings(derandomize=True)
+@given(st.integers(0, 10**12))
+def test_dollars_written_with_nine_decimals_come_back_exactly(nano):
+    assert nano_usd(float(f"{nano // 10**9}.{nano % 10**9:09d}")) == nano
+
+
+@settings(derandomize=True)
+@given(st.floats(0, 1_000_000))
+def test_any_price_is_taken_exactly_or_refused(usd_per_million):
+    try:
+        nano = nano_usd_per_token(usd_per_million)
+    except ValueError:
+        return
+    assert Fraction(repr(usd_per_million)) * 1_000 == nano

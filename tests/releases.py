@@ -1,0 +1,45 @@
+"""A release of a few bytes, whole and true to its manifest, for tests to break."""
+
+import json
+from pathlib import Path
+
+from llm_policy.release import Release
+from llmstack.manifest import describe_release, manifest_bytes
+from llmstack.tokenizer_info import build_info, info_bytes
+from tests.manifests import manifest_tree
+
+TOKENIZER = {
+    "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
+    "added_tokens": [{"id": 3, "content": "<|end|>", "special": True}],
+}
+SCHEMAS = {"verdict": {"enum": ["pass", "fail"]}, "label": {"enum": ["A", "B"]}}
+
+
+def write_tokenizer(directory: Path, tokenizer=None, **configs) -> Path:
+    """A tokenizer directory; `configs` are its other files' contents by stem."""
+    directory.mkdir(parents=True, exist_ok=True)
+    configs = configs or {"tokenizer_config": {"eos_token": "<|end|>"}}
+    for name, content in {"tokenizer": tokenizer or TOKENIZER, **configs}.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
+    return directory
+
+
+def write_release(directory: Path, **changes) -> Release:
+    """A release whose manifest is the tests' one with `changes`."""
+    (directory / "engine").mkdir(parents=True)
+    (directory / "engine" / "rank0.engine").write_bytes(b"engine")
+    (directory / "engine" / "config.json").write_text("{}")
+    write_tokenizer(directory / "tokenizer")
+    (directory / "tokenizer_info.json").write_bytes(info_bytes(build_info(directory / "tokenizer")))
+    (directory / "schemas").mkdir()
+    for name, schema in SCHEMAS.items():
+        (directory / "schemas" / f"{name}.json").write_text(json.dumps(schema))
+    settings = manifest_tree(engine={"quantisation": "w4a8", "model": "Qwen3-32B"}, **changes)
+    (directory / "manifest.json").write_bytes(manifest_bytes(describe_release(directory, settings)))
+    return Release.open(directory)
+
+
+def change_manifest(directory: Path, **changes) -> None:
+    """Replace sections of a release's manifest.json."""
+    path = directory / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -1,0 +1,236 @@
+"""The embedded release: the same bytes from one seed, Qwen3's rules, and schemas that a random model can answer."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from llm_policy.release import Release
+from llmstack.embedded_model import app, build_release
+from llmstack.embedded_schemas import SCHEMAS
+from llmstack.embedded_tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
+from llmstack.tokenizer_info import check_info
+
+COMMITTED = Path(__file__).parents[2] / "artifacts" / "releases" / "embedded"
+MAX_ANSWER_TOKENS = 120
+TEXTS = (
+    "Order 12, please: ship it to Ada's house in Lisbon.",
+    "  spaces   and\ttabs\r\n\r\nlines \n",
+    "订单 🙂 Größe à la carte ½ e\u0301 \u200d\x00\x7f",
+    '{"a": [1, 2.50, null, true], "b": "\\u00e9"}',
+    "they'LL don't we've 12345 __init__ <p class=\"x\">",
+)
+
+
+def files(directory):
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return build_release(tmp_path_factory.mktemp("embedded"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(release):
+    return Tokenizer.from_file(str(release.tokenizer_dir / "tokenizer.json"))
+
+
+def test_the_same_seed_gives_the_same_bytes(release, tmp_path):
+    assert files(build_release(tmp_path, seed=0).directory) == files(release.directory)
+
+
+def test_the_committed_release_is_what_the_command_builds(release):
+    assert files(COMMITTED) == files(release.directory)
+
+
+def test_current_is_a_relative_link_to_a_release():
+    current = COMMITTED.parents[1] / "current"
+    assert not current.readlink().is_absolute()
+    assert Release.open(current).check_files() == []
+
+
+def test_another_seed_gives_another_engine_with_the_same_tokenizer(release, tmp_path):
+    other = build_release(tmp_path, seed=1)
+    assert other.manifest.engine.hash != release.manifest.engine.hash
+    assert other.manifest.tokenizer == release.manifest.tokenizer
+
+
+def test_every_task_names_a_registered_schema_and_a_completion_length(release):
+    for task in release.manifest.tasks.values():
+        assert task.schema_id in SCHEMAS
+        assert task.max_tokens >= MAX_ANSWER_TOKENS
+
+
+def test_the_model_card_says_that_the_label_is_not_the_weights(release):
+    card = (release.directory / "README.md").read_text()
+    assert "bfloat16, not quantised" in card
+    assert "w4a8" in card
+
+
+def test_the_release_stays_small(release):
+    assert sum(map(len, files(release.directory).values())) < 4 * 2**20
+
+
+def test_the_tokenizer_info_is_that_of_the_tokenizer(release):
+    assert check_info(release.tokenizer_info_path, release.tokenizer_dir) == []
+
+
+def test_the_vocabulary_is_full_and_ends_with_qwens_added_tokens(tokenizer):
+    vocab = tokenizer.get_vocab()
+    assert sorted(vocab.values()) == list(range(VOCAB_SIZE))
+    added = (*SPECIAL_TOKENS, *PLAIN_TOKENS)
+    assert [vocab[text] for text in added] == list(range(VOCAB_SIZE - len(added), VOCAB_SIZE))
+
+
+def test_control_tokens_are_special_and_thinking_marks_are_plain(tokenizer):
+    special = {added.content: added.special for added in tokenizer.get_added_tokens_decoder().values()}
+    assert special["<|im_end|>"]
+    assert not special["<think>"]
+    assert not special["<tool_call>"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_survives_encoding_in_its_composed_form(tokenizer, text):
+    composed = text.replace("e\u0301", "\u00e9")
+    assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == composed
+
+
+def test_every_byte_has_a_token(tokenizer):
+    text = "".join(map(chr, range(256))) + "\U0001f9ff\uffff"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_prose_takes_a_token_for_some_letters_not_for_each(tokenizer):
+    assert len(tokenizer.encode(TEXTS[0]).ids) < len(TEXTS[0]) / 2
+
+
+def test_digits_stand_alone_as_in_qwens_vocabulary(tokenizer):
+    assert len(tokenizer.encode("2026").ids) == 4
+
+
+def test_build_refuses_a_directory_with_something_in_it(tmp_path):
+    (tmp_path / "keep").touch()
+    runner = CliRunner()
+    assert "add --force" in runner.invoke(app, ["--output", str(tmp_path)]).stderr
+    assert "holds no release" in runner.invoke(app, ["--output", str(tmp_path), "--force"]).stderr
+    assert (tmp_path / "keep").exists()
+
+
+def test_a_forced_build_replaces_a_release_and_leaves_nothing_old(release, tmp_path):
+    build_release(tmp_path, seed=1)
+    (tmp_path / "engine" / "old.bin").touch()
+    built = CliRunner().invoke(app, ["--output", str(tmp_path), "--force"])
+    assert built.exit_code == 0, built.output
+    assert release.manifest.engine.hash in built.stdout
+    assert files(tmp_path) == files(release.directory)
+
+
+# From here on with the libraries that the engine brings: transformers, torch and XGrammar.
+
+
+def test_transformers_reads_the_tokenizer_the_same_way(release, tokenizer):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(release.tokenizer_dir))
+    assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    for text in TEXTS:
+        assert theirs.encode(text) == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [
+        ({}, "<|im_start|>assistant\n"),
+        ({"enable_thinking": True}, "<|im_start|>assistant\n"),
+        ({"enable_thinking": False}, "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        ({"add_generation_prompt": False}, ""),
+    ],
+)
+def test_the_chat_template_renders_qwen3s_format(release, options, ending):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(release.tokenizer_dir))
+    assert theirs.chat_template == CHAT_TEMPLATE
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHello"},
+        {"role": "user", "content": "Bye"},
+    ]
+    rendered = theirs.apply_chat_template(messages, tokenize=False, **{"add_generation_prompt": True, **options})
+    assert rendered == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n" + ending
+    )
+
+
+@pytest.fixture(scope="module")
+def model(release):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+        str(release.engine_path), dtype="auto", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert type(loaded).__name__ == "Qwen3ForCausalLM"
+    assert loaded.dtype == torch.bfloat16
+    return loaded.float()
+
+
+def test_the_model_ends_answers_with_the_tokenizers_eos(model, tokenizer):
+    assert model.generation_config.eos_token_id == tokenizer.token_to_id("<|im_end|>")
+    assert model.config.vocab_size == VOCAB_SIZE
+
+
+def test_the_model_holds_the_largest_budget(model, release):
+    assert model.config.max_position_embeddings >= release.manifest.thresholds.max_tokens
+
+
+def test_the_answer_depends_on_the_first_token_of_a_long_prompt(model):
+    import torch
+
+    prompts = torch.arange(1, 65).repeat(8, 1)
+    prompts[:, 0] = torch.arange(100, 108)
+    with torch.no_grad():
+        next_tokens = model(prompts).logits[:, -1].argmax(-1)
+    assert len(set(next_tokens.tolist())) > 1
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_any_answer_under_a_registered_schema_is_short_and_valid(release, name):
+    xgrammar = pytest.importorskip("xgrammar")
+    jsonschema_rs = pytest.importorskip("jsonschema_rs")
+    info = json.loads(release.tokenizer_info_path.read_bytes())
+    tokens = xgrammar.TokenizerInfo(
+        info["encoded_vocab"], xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=info["stop_token_ids"]
+    )
+    schema = release.schema_text(name)
+    grammar = xgrammar.GrammarCompiler(tokens, max_threads=1).compile_json_schema(schema, any_whitespace=False)
+    validator = jsonschema_rs.validator_for(json.loads(schema))
+    choice, vocab = random.Random(0), tokens.decoded_vocab
+    for _ in range(60):
+        answer = _walk(xgrammar, grammar, vocab, choice)
+        assert len(answer) <= MAX_ANSWER_TOKENS
+        text = b"".join(vocab[token_id] for token_id in answer[:-1])
+        assert validator.is_valid(json.loads(text)), text
+
+
+def _walk(xgrammar, grammar, vocab, choice):
+    """Tokens of one answer that the grammar allows, half of the time the shortest ones: the worst case."""
+    shortest = choice.random() < 0.5
+    matcher = xgrammar.GrammarMatcher(grammar)
+    bitmask = xgrammar.allocate_token_bitmask(1, len(vocab))
+    answer = []
+    while not matcher.is_terminated():
+        assert len(answer) <= MAX_ANSWER_TOKENS
+        matcher.fill_next_token_bitmask(bitmask)
+        words = bitmask[0].tolist()
+        allowed = [32 * i + bit for i, word in enumerate(words) if word for bit in range(32) if word >> bit & 1]
+        if shortest:
+            least = min(len(vocab[token_id]) for token_id in allowed)
+            allowed = [token_id for token_id in allowed if len(vocab[token_id]) == least]
+        answer.append(choice.choice(allowed))
+        assert matcher.accept_token(answer[-1])
+    return answer

@@ -1,0 +1,139 @@
+"""A release is what its manifest says, or the difference is named."""
+
+import json
+import shutil
+
+import pytest
+
+from llm_policy.release import Release, ReleaseError
+from tests.releases import change_manifest, write_release
+
+
+@pytest.fixture
+def directory(tmp_path):
+    write_release(tmp_path / "release")
+    return tmp_path / "release"
+
+
+def findings(directory):
+    return Release.open(directory).check_files()
+
+
+def test_an_untouched_release_has_no_findings(directory):
+    assert findings(directory) == []
+    assert Release.open(directory).verify_files().directory == directory
+
+
+def test_a_link_to_a_release_opens_what_it_points_to(directory, tmp_path):
+    (tmp_path / "current").symlink_to("release")
+    assert Release.open(tmp_path / "current").directory == directory
+
+
+@pytest.mark.parametrize("change", ["content", "added", "removed"])
+def test_a_changed_engine_is_found_and_both_hashes_are_named(directory, change):
+    manifest_hash = Release.open(directory).manifest.engine.hash
+    file = directory / "engine" / ("new.engine" if change == "added" else "rank0.engine")
+    file.unlink() if change == "removed" else file.write_bytes(b"changed")
+    (finding,) = findings(directory)
+    assert finding.startswith(f"engine.hash: manifest has {manifest_hash}, on disk is sha256:")
+
+
+def test_a_missing_engine_is_found(directory):
+    shutil.rmtree(directory / "engine")
+    (finding,) = findings(directory)
+    assert finding.startswith("engine.hash: manifest has sha256:")
+    assert "can't be read" in finding
+
+
+def test_an_engine_plan_goes_before_the_engine_directory(directory):
+    (directory / "engine.plan").write_bytes(b"plan")
+    assert Release.open(directory).engine_path == directory / "engine.plan"
+    assert findings(directory)[0].startswith("engine.hash: ")
+
+
+def test_a_changed_tokenizer_info_is_found_and_both_hashes_are_named(directory):
+    manifest_hash = Release.open(directory).manifest.tokenizer.info_hash
+    with (directory / "tokenizer_info.json").open("a") as file:
+        file.write(" ")
+    (finding,) = findings(directory)
+    assert finding.startswith(f"tokenizer.info_hash: manifest has {manifest_hash}, on disk is sha256:")
+
+
+@pytest.mark.parametrize("change", [lambda text: text + "\n", lambda text: text.replace("[[", "[ [")])
+def test_a_changed_tokenizer_is_found_and_named(directory, change):
+    path = directory / "tokenizer" / "tokenizer.json"
+    path.write_text(change(path.read_text()))
+    (finding,) = findings(directory)
+    assert finding.startswith("tokenizer/tokenizer.json differs from tokenizer_info.json's tokenizer_str")
+
+
+@pytest.mark.parametrize("file", ["tokenizer_info.json", "tokenizer/tokenizer.json"])
+def test_a_missing_tokenizer_file_is_found_and_named(directory, file):
+    (directory / file).unlink()
+    (finding,) = findings(directory)
+    assert finding.startswith("tokenizer.info_hash: ")
+    assert file in finding
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(None, "No such file or directory"), (b"{", "is no JSON"), (b'"\xff"', "byte 1 is no UTF-8")],
+)
+def test_a_schema_that_cant_be_read_is_found_and_named(directory, content, text):
+    path = directory / "schemas" / "verdict.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    (finding,) = findings(directory)
+    assert finding.startswith("schemas.verdict: schemas/verdict.json")
+    assert text in finding
+
+
+def test_a_schema_that_a_link_leads_out_of_the_release_is_refused(directory, tmp_path):
+    (tmp_path / "secret.json").write_text("{}")
+    (directory / "schemas" / "verdict.json").unlink()
+    (directory / "schemas" / "verdict.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(ReleaseError, match=r"^schemas\.verdict: schemas/verdict\.json leads out of the release$"):
+        Release.open(directory).schema_text("verdict")
+    assert findings(directory) == ["schemas.verdict: schemas/verdict.json leads out of the release"]
+
+
+def test_a_manifest_whose_schema_path_leaves_the_release_is_refused(directory):
+    change_manifest(directory, schemas={"verdict": "../secret.json"})
+    with pytest.raises(ReleaseError, match=r'schemas\.verdict: "\.\./secret\.json": '):
+        Release.open(directory)
+
+
+def test_an_unknown_schema_is_refused_with_those_there_are(directory):
+    with pytest.raises(ReleaseError, match=r"^schemas\.nope: not in the manifest \(there: label, verdict\)$"):
+        Release.open(directory).schema_text("nope")
+
+
+def test_every_finding_is_listed_at_once(directory):
+    (directory / "engine" / "rank0.engine").write_bytes(b"changed")
+    (directory / "tokenizer_info.json").write_text("{}")
+    (directory / "schemas" / "label.json").unlink()
+    with pytest.raises(ReleaseError) as caught:
+        Release.open(directory).verify_files()
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "engine.hash",
+        "tokenizer.info_hash",
+        "schemas.label",
+    ]
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ReleaseError, match=r"no release at .*nowhere"):
+        Release.open(tmp_path / "nowhere")
+
+
+def test_a_directory_without_a_manifest_is_named(tmp_path):
+    with pytest.raises(ReleaseError, match=r"manifest\.json: No such file or directory"):
+        Release.open(tmp_path)
+
+
+def test_the_manifest_hash_is_that_of_the_files_bytes(directory):
+    before = Release.open(directory)
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))  # the same manifest, spaced differently
+    after = Release.open(directory)
+    assert after.manifest == before.manifest
+    assert after.manifest_hash != before.manifest_hash
