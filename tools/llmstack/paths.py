@@ -16,8 +16,5 @@ DEFAULT_RELEASE_DIR = PROJECT_ROOT / "artifacts" / "current"
 # What the server's Python stubs need on their path to import `llm_policy` and `portable_engine`.
 SOURCE_ROOT = Path(llm_policy.__file__).resolve().parents[1]
 
-
-def default_state_dir() -> Path:
-    """The user's own state directory (XDG): it outlives a reboot, unlike /tmp."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "llmstack"
+# The user's own (XDG): it outlives a reboot, unlike /tmp.
+DEFAULT_STATE_DIR = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llmstack"

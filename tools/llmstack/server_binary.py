@@ -1,4 +1,4 @@
-"""The `tritonserver` program: NVIDIA's image has it in /opt/tritonserver, the PyPI package `nvidia-pytriton` has one too.
+"""The `tritonserver` program: in NVIDIA's image under /opt/tritonserver, else in the PyPI package `nvidia-pytriton`.
 
 The PyPI package needs help that the image doesn't: its Python backend and the stub for each Python version lie apart,
 so one directory must join them, and neither its libraries nor libpython are where the loader looks.
@@ -29,6 +29,18 @@ class ServerBinary:
     backends: Path
     stub: Path | None = None
     library_dirs: tuple[Path, ...] = ()
+
+    def check_backend(self, name: str) -> None:
+        """Nothing, when this server has the backend `name`.
+
+        Raises:
+            ServerStartError: it hasn't.
+        """
+        if not (self.backends / name).is_dir():
+            raise ServerStartError(
+                f"this tritonserver has no {name} backend in {self.backends}",
+                "run in NVIDIA's image that has it (tags end in -trtllm-python-py3), or choose another --engine",
+            )
 
     def lay_out_backends(self, directory: Path) -> Path:
         """The directory for `--backend-directory`; made in `directory` of links where the server has none.

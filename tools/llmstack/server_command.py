@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_policy.guidance.sandbox import PYTHON
 from llm_policy.headers import ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
@@ -23,8 +24,19 @@ ADMIN_KEY_HEADER = "x-llmstack-admin-key"
 # Triton looks for a restricted gRPC API's key under this prefix in the metadata.
 GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
-# The engine that `--engine` names → the model configuration that selects it; None is config.pbtxt itself.
-ENGINE_CONFIGS = {"embedded": "embedded", "echo": "echo", "tensorrtllm": None}
+
+class Engine(NamedTuple):
+    """What stands behind the `tensorrt_llm` model: a configuration of it (None is config.pbtxt), and its backend."""
+
+    config: str | None
+    backend: str
+
+
+ENGINES = {
+    "embedded": Engine("embedded", "python"),
+    "echo": Engine("echo", "python"),
+    "tensorrtllm": Engine(None, "tensorrtllm"),
+}
 
 
 def header_pattern(names: Iterable[str] = FORWARDED_HEADERS) -> str:
@@ -55,7 +67,7 @@ def admin_flags(key: str) -> list[str]:
 
 def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:
     """Which models the server loads, and with which engine."""
-    config = ENGINE_CONFIGS[engine]
+    config = ENGINES[engine].config
     return [
         *(f"--model-repository={repository}" for repository in repositories),
         f"--backend-directory={backends}",

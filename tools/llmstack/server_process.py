@@ -20,7 +20,7 @@ from llmstack import leash
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.ports import FREE_PORTS, Ports
 from llmstack.server_binary import ServerBinary, find_server_binary
-from llmstack.server_command import admin_flags, model_flags, network_flags, server_environment
+from llmstack.server_command import ENGINES, admin_flags, model_flags, network_flags, server_environment
 from llmstack.server_error import ServerStartError
 from llmstack.server_log import failure_reasons
 
@@ -107,9 +107,10 @@ class TritonServer:
         Call from a thread that lives as long as the server: the server ends with it.
 
         Raises:
-            ServerStartError: no server binary, or a port is taken.
+            ServerStartError: no server binary, none with this engine's backend, or a port is taken.
         """
         binary = self.binary or find_server_binary()
+        binary.check_backend(ENGINES[self.engine].backend)
         self.ports = self.ports.choose(self.host)
         state_dir = self._make_state_dir()
         command = self._command(binary, binary.lay_out_backends(state_dir))
@@ -147,10 +148,10 @@ class TritonServer:
 
     def stop(self) -> None:
         """End the server and everything that it started; requests under way get `exit_timeout_s`."""
-        if self._process is not None:
-            _end(self._process, self.exit_timeout_s + _KILL_AFTER_S)
-            self._process = None
-        self._cleanup.close()
+        with self._cleanup.pop_all():
+            if self._process is not None:
+                _end(self._process, self.exit_timeout_s + _KILL_AFTER_S)
+                self._process = None
 
     @property
     def _next_step(self) -> str:

@@ -1,0 +1,279 @@
+"""`llmstack serve` and the server that it starts, with a model that only says what reached it."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.server_command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
+from llmstack.server_error import ServerStartError
+from llmstack.server_process import LOG_NAME, TritonServer
+
+PARROT = Path(__file__).parent / "parrot"
+FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+
+# One worker starts them one after the other.
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("echo-server")]
+
+
+@pytest.fixture(scope="module")
+def parrot() -> Iterator[TritonServer]:
+    with TritonServer(model_repository=PARROT) as live:
+        yield live
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `llmstack serve` with these arguments; whatever still runs at the end is killed."""
+    with contextlib.ExitStack() as started:
+
+        def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+            command = [sys.executable, "-m", "llmstack", "serve", "--model-repository", str(PARROT)]
+            process = subprocess.Popen(
+                [*command, "--state-dir", str(tmp_path / "state"), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environment},
+            )
+            started.callback(process.communicate)
+            started.callback(process.kill)
+            return process
+
+        yield start
+
+
+def read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What is printed up to "ready", by name."""
+    rows = {}
+    for line in process.stdout:
+        if line.startswith("ready"):
+            return rows
+        if len(words := line.split(maxsplit=1)) == 2:
+            rows[words[0]] = words[1].strip()
+    raise AssertionError(process.stderr.read())
+
+
+def family_of(state_dir: Path) -> list[int]:
+    """The processes that were started with this state directory, zombies not counted."""
+    pids = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(state_dir).encode() in (process / "cmdline").read_bytes():
+                pids.append(int(process.name))
+    return pids
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+def ask_http(server: TritonServer, headers: dict[str, str]) -> dict:
+    tensor = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["hello"]}
+    url = f"{server.http_url}/v2/models/ensemble/infer"
+    reply = httpx.post(url, json={"inputs": [tensor]}, headers=headers, timeout=60)
+    return json.loads(reply.json()["outputs"][0]["data"][0])
+
+
+def ask_grpc(server: TritonServer, headers: dict[str, str]) -> dict:
+    tensor = triton_grpc.InferInput("text_input", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b"hello"]], np.object_))
+    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+        result = client.infer("ensemble", [tensor], headers={name.lower(): value for name, value in headers.items()})
+    return json.loads(result.as_numpy("text_output").item())
+
+
+@pytest.mark.parametrize("ask", [ask_http, ask_grpc])
+def test_our_headers_reach_the_models_and_no_others_do(parrot, ask):
+    ours = {"X-ENGINE-hash": "a", "x-quantisation": "b", "X-Tenant": "c", "X-Request-ID": "d"}
+    others = {"X-Engine-Hash-2": "e", "My-X-Tenant": "f", "Authorization": "g", "Triton-Enable": "h"}
+    seen = ask(parrot, {**ours, **others})["parameters"]
+    assert {name.lower(): value for name, value in seen.items()} == {n.lower(): v for n, v in ours.items()}
+
+
+def test_the_stubs_run_in_this_environment_and_find_the_release(parrot):
+    seen = ask_http(parrot, {})
+    assert seen["prefix"] == sys.prefix
+    assert seen["environment"]["LLMSTACK_PYTHON"] == sys.executable
+    assert seen["environment"]["LLMSTACK_RELEASE_DIR"] == str(DEFAULT_RELEASE_DIR.resolve())
+    assert seen["environment"]["LLMSTACK_STATE_DIR"] == str(parrot.state_dir)
+
+
+def test_nothing_makes_a_stub_import_torch(parrot):
+    assert ask_http(parrot, {})["torch"] is False
+
+
+HTTP_ADMIN = [
+    ("POST", "repository/index"),
+    ("POST", "repository/models/ensemble/load"),
+    ("POST", "repository/models/ensemble/unload"),
+    ("GET", "trace/setting"),
+    ("POST", "trace/setting"),
+    ("GET", "models/ensemble/trace/setting"),
+    ("POST", "models/ensemble/trace/setting"),
+    ("GET", "logging"),
+    ("POST", "logging"),
+    ("GET", "systemsharedmemory/status"),
+    ("POST", "systemsharedmemory/region/r/register"),
+    ("POST", "systemsharedmemory/unregister"),
+    ("GET", "cudasharedmemory/status"),
+    ("POST", "cudasharedmemory/region/r/register"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), HTTP_ADMIN)
+def test_an_administrative_http_api_needs_the_key(parrot, method, path):
+    url = f"{parrot.http_url}/v2/{path}"
+    for headers in ({}, {ADMIN_KEY_HEADER: "wrong"}):
+        assert httpx.request(method, url, content=b"{}", headers=headers).status_code == 403
+
+
+def test_the_key_opens_the_http_apis(parrot):
+    reply = httpx.get(f"{parrot.http_url}/v2/logging", headers={ADMIN_KEY_HEADER: parrot.admin_key})
+    assert reply.status_code == 200
+
+
+GRPC_ADMIN = [
+    "get_model_repository_index",
+    "get_trace_settings",
+    "get_log_settings",
+    "get_system_shared_memory_status",
+    "get_cuda_shared_memory_status",
+]
+
+
+@pytest.mark.parametrize("call", GRPC_ADMIN)
+def test_an_administrative_grpc_api_needs_the_key(parrot, call):
+    with triton_grpc.InferenceServerClient(parrot.grpc_url) as client:
+        with pytest.raises(triton_grpc.InferenceServerException, match="restricted"):
+            getattr(client, call)()
+        getattr(client, call)(headers={GRPC_ADMIN_KEY_METADATA: parrot.admin_key})
+
+
+def test_health_metadata_and_statistics_need_no_key(parrot):
+    for path in ("health/ready", "health/live", "", "models/ensemble", "models/ensemble/stats"):
+        assert httpx.get(f"{parrot.http_url}/v2/{path}".rstrip("/")).status_code == 200
+
+
+def test_metrics_are_where_the_server_says(parrot):
+    assert "nv_inference_request_success" in httpx.get(parrot.metrics_url).text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_and_all_its_children(serve, tmp_path, number):
+    process = serve(*FREE)
+    urls = read_urls(process)
+    assert httpx.get(urls["Metrics"]).status_code == 200
+    assert len(family_of(tmp_path)) >= 3  # the command, the server, a stub
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    assert "stopped" in process.stdout.read()
+    assert family_of(tmp_path) == []
+    assert (tmp_path / "state" / LOG_NAME).stat().st_size > 0
+
+
+def test_a_signal_while_models_load_ends_it_too(serve, tmp_path):
+    process = serve(*FREE)
+    assert wait_until(lambda: len(family_of(tmp_path)) >= 2)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert family_of(tmp_path) == []
+
+
+def test_the_server_ends_when_its_parent_is_killed(serve, tmp_path):
+    process = serve(*FREE)
+    read_urls(process)
+    process.kill()
+    assert wait_until(lambda: family_of(tmp_path) == [])
+
+
+def test_a_server_that_ends_by_itself_ends_the_command(serve, tmp_path):
+    process = serve(*FREE)
+    read_urls(process)
+    servers = [pid for pid in family_of(tmp_path) if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver"]
+    os.kill(servers[0], signal.SIGKILL)
+    assert process.wait(60) == 1
+    assert "ended by itself" in process.stderr.read()
+    assert wait_until(lambda: family_of(tmp_path) == [])
+
+
+def test_a_taken_port_is_named(serve):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = serve(*FREE[2:], LLMSTACK_HTTP_PORT=port)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"--http-port {port}" in errors
+    assert "LLMSTACK_HTTP_PORT" in errors
+
+
+def test_a_missing_release_is_named(serve):
+    process = serve("--release", "/nowhere/at/all")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "no release at /nowhere/at/all" in errors
+
+
+def test_a_changed_file_of_the_release_is_refused_before_anything_starts(serve, tmp_path):
+    release = shutil.copytree(DEFAULT_RELEASE_DIR, tmp_path / "release")
+    (release / "engine" / "config.json").write_text("{}")
+    (release / "tokenizer_info.json").write_text("{}")
+    process = serve("--release", str(release))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "engine.hash: manifest has sha256:" in errors
+    assert "tokenizer.info_hash: manifest has sha256:" in errors
+    assert not (tmp_path / "state" / LOG_NAME).exists()
+
+
+def test_a_model_that_refuses_to_load_says_why_on_the_console(serve):
+    process = serve(*FREE, PARROT_REFUSAL="engine.hash: on disk is another")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "failed to load 'ensemble'" in errors
+    assert errors.count("engine.hash: on disk is another") == 1
+    assert LOG_NAME in errors
+    assert not re.search(r"Traceback|model\.py|CUDA|DCGM|NVML", errors)
+
+
+def test_an_admin_key_from_a_file_opens_the_apis_and_is_not_printed(serve, tmp_path):
+    key = "k" * 40
+    (tmp_path / "key").write_text(key + "\n")
+    process = serve(*FREE, LLMSTACK_ADMIN_KEY_FILE=str(tmp_path / "key"))
+    urls = read_urls(process)
+    url = urls["HTTP"].replace("models/ensemble/infer", "logging")
+    assert httpx.get(url).status_code == 403
+    assert httpx.get(url, headers={ADMIN_KEY_HEADER: key}).status_code == 200
+    assert key not in str(urls)
+    assert key not in (tmp_path / "state" / LOG_NAME).read_text()
+
+
+def test_the_log_is_shown_when_asked_for_without_the_complaints_of_a_missing_gpu(serve):
+    process = serve(*FREE, "--verbose")
+    read_urls(process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert "Waiting for in-flight requests" in output
+    assert "DCGM" not in output
+
+
+def test_an_engine_without_its_backend_is_refused():
+    with pytest.raises(ServerStartError, match="no tensorrtllm backend"), TritonServer(engine="tensorrtllm"):
+        pass

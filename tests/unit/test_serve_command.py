@@ -1,0 +1,68 @@
+"""What tritonserver is told: flags, header pattern and environment."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmstack.admin_key import random_admin_key, read_admin_key
+from llmstack.server_binary import ServerBinary
+from llmstack.server_command import admin_flags, header_pattern, model_flags, server_environment
+from llmstack.server_error import ServerStartError
+
+BINARY = ServerBinary(Path("/t/tritonserver"), Path("/t/backends"), library_dirs=(Path("/t/libs"),))
+
+
+@pytest.mark.parametrize("name", ["X-Engine-Hash", "x-engine-hash", "X-QUANTISATION", "x-tenant", "X-Request-ID"])
+def test_our_headers_are_forwarded_in_any_case(name):
+    assert re.search(header_pattern(), name)
+
+
+@pytest.mark.parametrize("name", ["X-Engine-Hash-2", "my-x-tenant", "triton_final_response", "authorization", ""])
+def test_no_other_header_is(name):
+    assert not re.search(header_pattern(), name)
+
+
+@pytest.mark.parametrize(("engine", "config"), [("embedded", "embedded"), ("echo", "echo"), ("tensorrtllm", None)])
+def test_an_engine_is_a_configuration_of_the_model(engine, config):
+    flags = model_flags([Path("/m")], Path("/b"), engine)
+    assert flags[:2] == ["--model-repository=/m", "--backend-directory=/b"]
+    assert flags[2:] == ([f"--model-config-name={config}"] if config else [])
+
+
+def test_both_protocols_restrict_the_same_apis():
+    assert {flag.split("=", 1)[1] for flag in admin_flags("k")} == {
+        "model-repository,shared-memory,trace,logging:x-llmstack-admin-key=k"
+    }
+
+
+def test_the_environment_leads_to_this_python_and_keeps_what_was_there():
+    given = {"PATH": "/usr/bin", "OMP_NUM_THREADS": "3", "LD_LIBRARY_PATH": "/mine"}
+    environment = server_environment(BINARY, Path("/r"), Path("/s"), given)
+    assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
+    assert environment["LD_LIBRARY_PATH"] == "/t/libs:/mine"
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["LLMSTACK_PYTHON"] == sys.executable
+    assert (environment["LLMSTACK_RELEASE_DIR"], environment["LLMSTACK_STATE_DIR"]) == ("/r", "/s")
+
+
+def test_an_admin_key_is_read_without_its_line_end(tmp_path):
+    key = random_admin_key()
+    (tmp_path / "key").write_text(key + "\n")
+    assert read_admin_key(tmp_path / "key") == key
+
+
+@pytest.mark.parametrize("text", ["", "short", "k" * 300, "sixteen letters and blanks", "ключ" * 8])
+def test_an_unusable_admin_key_is_refused_and_not_quoted(tmp_path, text):
+    (tmp_path / "key").write_text(text, encoding="utf-8")
+    with pytest.raises(ServerStartError) as refusal:
+        read_admin_key(tmp_path / "key")
+    assert not text or text not in str(refusal.value)
+    assert "openssl rand" in refusal.value.next_step
+
+
+def test_a_missing_admin_key_file_is_named(tmp_path):
+    with pytest.raises(ServerStartError, match="nowhere"):
+        read_admin_key(tmp_path / "nowhere")
