@@ -103,12 +103,21 @@ def test_a_schemas_path_stays_in_the_release(file):
 
 @pytest.mark.parametrize(
     "path",
-    """
-    engine engine.hash engine.quantisation engine.model tokenizer tokenizer.info_hash prices
-    prices.input_usd_per_million prices.output_usd_per_million tasks tasks.judge.temperature
-    """.split(),
+    ["engine", "engine.hash", "engine.quantisation", "engine.model", "tokenizer", "tokenizer.info_hash"],
 )
-def test_a_missing_key_is_named(path):
+def test_a_missing_key_of_engine_or_tokenizer_is_named(path):
+    check_missing(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["prices", "prices.input_usd_per_million", "prices.output_usd_per_million", "tasks", "tasks.judge.temperature"],
+)
+def test_a_missing_price_or_task_is_named(path):
+    check_missing(path)
+
+
+def check_missing(path):
     tree = manifest_tree()
     *sections, key = path.split(".")
     section = tree

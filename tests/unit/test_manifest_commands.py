@@ -99,6 +99,14 @@ def test_build_says_how_to_get_what_is_missing(directory, missing):
     assert "llmstack tokenizer-info build" in refused.stderr
 
 
+def test_build_refuses_a_tokenizer_info_of_another_tokenizer(directory):
+    path = directory / "tokenizer_info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stop_token_ids": [0]}))
+    refused = invoke("build", directory, *NEEDED, "--force")
+    assert refused.exit_code == 2
+    assert "stop_token_ids: file has [0], tokenizer has [3] (1 of 1)" in refused.stderr
+
+
 def test_verify_passes_a_true_release(directory):
     assert invoke("verify", directory, "--against", directory).exit_code == 0
 

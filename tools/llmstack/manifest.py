@@ -15,9 +15,10 @@ from llm_policy.digest import engine_hash, file_digest
 from llm_policy.manifest import TASKS, Manifest, ManifestError, parse_manifest
 from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
 from llm_policy.release import ReleaseError
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.terminal import DIFFERENT, fail, print_json
+from llmstack.tokenizer_info import TokenizerInfoError, check_info
 
-DEFAULT_RELEASE_DIR = Path("artifacts/current")
 TASK_SAMPLING: dict[str, dict[str, Any]] = {
     "generate_json": {"temperature": 0.0},
     "rank_candidates": {"temperature": 0.0},
@@ -171,6 +172,7 @@ def _write_manifest(directory: Path, settings: Mapping[str, Any], force: bool) -
     if path.exists() and not force:
         fail(f"{path} exists", "add --force to replace it: clients that send the old engine hash are refused then")
     try:
+        _check_tokenizer_info(directory)
         with Console(stderr=True).status("hashing the engine"):
             manifest = describe_release(directory, settings)
         changes = _changes(directory, manifest)
@@ -184,6 +186,21 @@ def _write_manifest(directory: Path, settings: Mapping[str, Any], force: bool) -
     if changes:
         Console().print(_differences_table("What changes", ("before", "now"), changes))
     typer.echo(f"{path}: engine {manifest.engine.hash}, {len(manifest.schemas)} schemas")
+
+
+def _check_tokenizer_info(directory: Path) -> None:
+    """The info file is the tokenizer's: a manifest must not vouch for one that shifts or misses tokens.
+
+    Raises:
+        ReleaseError: it isn't, or one of them can't be read.
+    """
+    path = directory / "tokenizer_info.json"
+    try:
+        differences = check_info(path, directory / "tokenizer")
+    except TokenizerInfoError as error:
+        raise ReleaseError(str(error)) from None
+    if differences:
+        raise ReleaseError(f"{path} is not that of the tokenizer: {differences[0]} (1 of {len(differences)})")
 
 
 def _changes(directory: Path, manifest: Manifest) -> list[Difference]:
