@@ -137,7 +137,7 @@ def build(
     except OSError as error:
         fail(f"{output}: {error.strerror}", "give --output a directory that can be written")
     typer.echo(f"{output}: {release.manifest.engine.model}, engine {release.manifest.engine.hash}")
-    typer.echo(f"Serve it: llmstack serve --release-dir {output}")
+    typer.echo(f"Serve it: llmstack serve --release {output}")
 
 
 def _make_room(output: Path, force: bool) -> None:
