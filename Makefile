@@ -1,0 +1,65 @@
+# Needs Python 3.10, 3.11 or 3.12 with pip and venv, and make. `make` alone lists the targets.
+#
+#   PYTHON       the Python to make the environment with          make test PYTHON=python3.12
+#   TORCH_INDEX  another package index for torch (CPU wheels)      make demo TORCH_INDEX=https://…/whl/cpu
+#   ARGS         arguments for what the target runs                make serve ARGS="--engine echo --verbose"
+
+PYTHON      ?= python3
+VENV        ?= .venv
+TORCH_INDEX ?=
+ARGS        ?=
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TORCH     := torch==2.13.0
+# A server's tests share one worker, so that it is started once.
+PYTEST    := $(BIN)/pytest -n 2 --dist loadgroup
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test serve bench check format clean distclean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## Make .venv with everything pinned; a second time nothing happens
+
+# torch goes first and alone: whatever comes later then finds it there and brings no other build of it.
+$(INSTALLED): pyproject.toml requirements/constraints.txt
+	@PYTHONPATH=tools $(PYTHON) -m llmstack.check_python
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "==> installing $(TORCH) (the largest part)"
+	@$(BIN)/pip install --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@echo "==> installing the rest, with pinned versions"
+	@$(BIN)/pip install --disable-pip-version-check -c requirements/constraints.txt -e '.[engine,server,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Start the server, send every kind of request over every protocol, print what came back
+	@$(BIN)/llmstack demo $(ARGS)
+
+serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
+	@$(BIN)/llmstack serve $(ARGS)
+
+test: $(INSTALLED)  ## Run every test, those on a live server too
+	$(PYTEST) $(ARGS)
+
+bench: $(INSTALLED)  ## Measure what the policy costs; writes build/bench.json
+	@$(BIN)/llmstack bench $(ARGS)
+
+check: $(INSTALLED)  ## Lint, format, types, import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/contract/test_import_order.py
+
+format: $(INSTALLED)  ## Put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove caches and build results; .venv stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find model_repository python_models tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove .venv as well
+	rm -rf $(VENV)
