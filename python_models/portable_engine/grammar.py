@@ -1,0 +1,75 @@
+"""Guided decoding: grammars compiled beside the decode loop, and the token bitmasks they allow."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import xgrammar
+
+GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar")
+# What compiled grammars may keep; TensorRT-LLM's own cache has no bound.
+MAX_CACHE_BYTES = 256 << 20
+
+
+class GuideError(ValueError):
+    """The guide can't be used. The text never quotes it."""
+
+
+class GrammarEngine:
+    """Compiles guides for one tokenizer and masks logits.
+
+    `vocab_size` is the model's padded vocabulary: ids beyond the tokenizer's are never allowed.
+    """
+
+    def __init__(self, tokenizer_info_path: Path, vocab_size: int) -> None:
+        info = json.loads(tokenizer_info_path.read_bytes())
+        self.vocab_size = vocab_size
+        tokens = xgrammar.TokenizerInfo(
+            info["encoded_vocab"],
+            xgrammar.VocabType.BYTE_LEVEL,
+            vocab_size=vocab_size,
+            stop_token_ids=info["stop_token_ids"],
+        )
+        self._compiler = xgrammar.GrammarCompiler(tokens, max_threads=1, cache_limit_bytes=MAX_CACHE_BYTES)
+        self._pool = ThreadPoolExecutor(1, "guide-compiler")
+
+    def compile(self, guide_type: str, guide: str) -> Future[Any]:
+        """The compiled grammar, when it is ready; `GuideError` when it can't be."""
+        return self._pool.submit(self._compile, guide_type, guide)
+
+    def _compile(self, guide_type: str, guide: str) -> Any:
+        if guide_type not in GUIDE_TYPES:
+            raise GuideError(f"unknown guide type, allowed {', '.join(GUIDE_TYPES)}")
+        try:
+            if guide_type == "json":
+                return self._compiler.compile_builtin_json_grammar()
+            if guide_type == "json_schema":
+                # Compact JSON: a small model can loop on blanks for ever.
+                return self._compiler.compile_json_schema(guide, any_whitespace=False)
+            if guide_type == "regex":
+                return self._compiler.compile_regex(guide)
+            return self._compiler.compile_grammar(guide)
+        except Exception:
+            raise GuideError(f"the {guide_type} guide does not compile") from None
+
+    def matcher(self, grammar: Any, end_id: int) -> Any:
+        """One sequence's state in `grammar`; the answer ends with `end_id`."""
+        return xgrammar.GrammarMatcher(grammar, override_stop_tokens=[end_id] if end_id >= 0 else None)
+
+    def mask(self, logits: torch.Tensor, matchers: list[Any]) -> None:
+        """Rule out, in place, what each row's matcher does not allow; None is an unguided row."""
+        rows = [row for row, matcher in enumerate(matchers) if matcher is not None]
+        if not rows:
+            return
+        bitmask = xgrammar.allocate_token_bitmask(len(matchers), self.vocab_size)
+        for row in rows:
+            matchers[row].fill_next_token_bitmask(bitmask, row)
+        xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows)
+
+    def close(self) -> None:
+        """Stop the compiler's thread."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,114 @@
+"""Between the arrays of TensorRT-LLM's Triton contract and generation requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from portable_engine.sequence import GenerationRequest, SamplingParams, Sequence
+
+Array = npt.NDArray[Any]
+
+_SAMPLING = {
+    "temperature": "temperature",
+    "runtime_top_k": "top_k",
+    "runtime_top_p": "top_p",
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "min_tokens": "min_tokens",
+    "seed": "seed",
+}
+
+
+class RequestError(ValueError):
+    """The request's tensors can't be served; the text says which and why."""
+
+
+def read_requests(arrays: Mapping[str, Array], max_tokens: int) -> list[GenerationRequest]:
+    """One generation request a row; scalars arrive as [rows] or [rows, 1].
+
+    `max_tokens` is what the model can hold, prompt and completion.
+
+    Raises:
+        RequestError: more than one beam, or more tokens than fit.
+    """
+    if (beams := arrays.get("beam_width")) is not None and (beams != 1).any():
+        raise RequestError(f"beam_width is {int(beams.max())}, only 1 is supported")
+    num_rows = len(arrays["input_ids"])
+    return [_read_row(arrays, row, max_tokens) for row in range(num_rows)]
+
+
+def _read_row(arrays: Mapping[str, Array], row: int, max_tokens: int) -> GenerationRequest:
+    length, max_new_tokens = (
+        int(_scalar(arrays, "input_lengths", row, 0)),
+        int(_scalar(arrays, "request_output_len", row, 0)),
+    )
+    if not 1 <= length <= arrays["input_ids"].shape[1] or max_new_tokens < 1:
+        raise RequestError(f"input_lengths {length} and request_output_len {max_new_tokens} must both be at least 1")
+    if length + max_new_tokens > max_tokens:
+        raise RequestError(f"prompt {length} and output {max_new_tokens} tokens exceed the model's {max_tokens}")
+    return GenerationRequest(
+        prompt_token_ids=arrays["input_ids"][row, :length].tolist(),
+        max_new_tokens=max_new_tokens,
+        end_id=int(_scalar(arrays, "end_id", row, -1)),
+        sampling=SamplingParams(
+            **{field: arrays[name].reshape(-1)[row].item() for name, field in _SAMPLING.items() if name in arrays}
+        ),
+        stop_words=_words(arrays, "stop_words_list", row),
+        bad_words=_words(arrays, "bad_words_list", row),
+        guide_type=_text(arrays, "guided_decoding_guide_type", row),
+        guide=_text(arrays, "guided_decoding_guide", row),
+        return_log_probs=bool(_scalar(arrays, "return_log_probs", row, False)),
+    )
+
+
+def _scalar(arrays: Mapping[str, Array], name: str, row: int, default: Any) -> Any:
+    return arrays[name].reshape(-1)[row] if name in arrays else default
+
+
+def _text(arrays: Mapping[str, Array], name: str, row: int) -> str:
+    value = _scalar(arrays, name, row, b"")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int, ...], ...]:
+    """The words of a [2, n] list: row 0 holds their ids, row 1 each word's end, filled up with -1."""
+    if name not in arrays:
+        return ()
+    ids, ends = arrays[name][row].tolist()
+    starts = [0, *ends]
+    return tuple(tuple(ids[start:end]) for start, end in zip(starts, ends, strict=False) if end > start)
+
+
+def write_response(
+    sequences: list[Sequence], *, pad_id: int, includes_prompt: bool, returns_log_probs: bool
+) -> dict[str, Array]:
+    """The engine's outputs for the rows of one request.
+
+    As in TensorRT-LLM the token that ended a sequence (`end_id`, or the last of a stop word) is part of its output.
+    output_ids [rows, 1, tokens], sequence_length [rows, 1], clocks in nanoseconds [rows, 1].
+    """
+    rows = [(s.request.prompt_token_ids if includes_prompt else []) + s.completion_token_ids for s in sequences]
+    arrays: dict[str, Array] = {
+        "output_ids": _pad(rows, pad_id, np.int32)[:, None, :],
+        "sequence_length": np.array([[len(row)] for row in rows], np.int32),
+        "num_input_tokens": np.array([[s.num_prompt_tokens] for s in sequences], np.int32),
+        "num_output_tokens": np.array([[len(s.completion_token_ids)] for s in sequences], np.int32),
+    }
+    for clock in ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns"):
+        arrays[clock] = np.array([[getattr(s, clock)] for s in sequences], np.int64)
+    if returns_log_probs:
+        arrays["cum_log_probs"] = np.array([[sum(s.log_probs)] for s in sequences], np.float32)
+        arrays["output_log_probs"] = _pad([s.log_probs for s in sequences], 0.0, np.float32)[:, None, :]
+    return arrays
+
+
+def _pad(rows: list[list[Any]], filler: Any, data_type: Any) -> Array:
+    padded = np.full((len(rows), max(map(len, rows))), filler, data_type)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded

@@ -1,0 +1,99 @@
+"""The portable engine as a Triton model.
+
+`execute` only reads inputs, takes response senders and enqueues; the decode loop's thread polls for cancellation and
+sends. More than one thread at that would crash the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+from portable_engine.batcher import InFlightBatcher
+from portable_engine.engine_loop import EngineLoop
+from portable_engine.grammar import GrammarEngine
+from portable_engine.loader import load_model
+from portable_engine.sequence import Sequence
+from portable_engine.tensors import RequestError, read_requests, write_response
+
+RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
+DEFAULT_RELEASE_DIR = "artifacts/current"
+
+
+class PortableEngineModel:
+    """`tensorrt_llm` on PyTorch: the Hugging Face model in the release's `engine` directory."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model and start the decode loop."""
+        release = Path(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR))
+        config = json.loads(args["model_config"])
+        model = load_model(release / "engine")
+        self._max_tokens = int(model.config.max_position_embeddings)
+        self._grammars = GrammarEngine(release / "tokenizer_info.json", int(model.config.vocab_size))
+        torch.set_grad_enabled(False)
+        batcher = InFlightBatcher(model, max(1, int(config["max_batch_size"])), self._grammars.mask)
+        self._loop = EngineLoop(batcher, self._grammars, pb_utils.Logger.log_error)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """None for a request that the loop answers, or the error of one that it can't take."""
+        return [self._enqueue(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Stop the loop."""
+        self._loop.close()
+        self._grammars.close()
+
+    def _enqueue(self, request: Any) -> Any:
+        arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        try:
+            rows = read_requests(arrays, self._max_tokens)
+        except RequestError as error:
+            return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"request not understood: {type(error).__name__}")
+            return _failure("the request's tensors can't be read", pb_utils.TritonError.INVALID_ARG)
+        reply = _Reply(request, arrays)
+        self._loop.submit(rows, reply.done, reply.fail, reply.is_cancelled, reply.cancelled)
+        return None
+
+
+class _Reply:
+    """One request's way back to its client; used on the loop's thread alone."""
+
+    def __init__(self, request: Any, arrays: dict[str, Any]) -> None:
+        self._sender = request.get_response_sender()
+        self._wanted = set(request.requested_output_names())
+        self._pad_id = int(arrays["pad_id"].reshape(-1)[0]) if "pad_id" in arrays else 0
+        excluded = arrays.get("exclude_input_in_output")
+        self._includes_prompt = excluded is None or not bool(excluded.reshape(-1)[0])
+        wants_log_probs = arrays.get("return_log_probs")
+        self._returns_log_probs = wants_log_probs is not None and bool(wants_log_probs.any())
+        self.is_cancelled = self._sender.is_cancelled
+
+    def done(self, sequences: list[Sequence]) -> None:
+        arrays = write_response(
+            sequences,
+            pad_id=self._pad_id,
+            includes_prompt=self._includes_prompt,
+            returns_log_probs=self._returns_log_probs,
+        )
+        tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._wanted]
+        self._send(pb_utils.InferenceResponse(tensors))
+
+    def fail(self, reason: str) -> None:
+        self._send(_failure(reason, pb_utils.TritonError.INTERNAL))
+
+    def cancelled(self) -> None:
+        self._send(_failure("the client cancelled", pb_utils.TritonError.CANCELLED))
+
+    def _send(self, response: Any) -> None:
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _failure(text: str, status: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
