@@ -15,8 +15,10 @@ Array = npt.NDArray[Any]
 
 MAX_BATCH_ROWS = 4
 _NUMBERS = frozenset(
-    ("temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty")
-    + ("min_tokens", "seed")
+    (
+        *("temperature", "top_p", "top_k", "min_tokens", "seed"),
+        *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    )
 )
 _TEXTS = {"task": "task", "schema_id": "schema_id", "guided_decoding_guide_type": "guide_type"}
 _TEXTS["guided_decoding_guide"] = "guide"
@@ -116,7 +118,7 @@ def _invalid(detail: str) -> InvalidRequest:
 
 
 class Column(NamedTuple):
-    """One value a row, on its way to a tensor [rows, 1]; hashable, so that a tensor of the same values can be reused."""
+    """One value a row, on its way to a tensor [rows, 1]; hashable, so that its tensor can be reused."""
 
     values: tuple[Any, ...]
     data_type: Any

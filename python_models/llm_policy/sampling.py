@@ -61,13 +61,18 @@ def choose_sampling(task: Task | None, overrides: dict[str, float]) -> Sampling:
         if name in RANGES:
             RANGES[name].check(name, value)
     temperature = overrides.get("temperature", task.temperature if task else 0.0)
-    rest = {name: overrides.get(name) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")}
-    whole = {name: int(overrides[name]) if name in overrides else None for name in ("min_tokens", "seed")}
     if temperature == 0.0:
-        return Sampling(1.0, 1, 1.0, **rest, **whole)
+        return Sampling(1.0, 1, 1.0, *_rest(overrides))
     if temperature < MIN_TEMPERATURE:
         raise InvalidRequest(
             Code.INVALID_INPUT, f"temperature is {temperature:g}, allowed 0 or {MIN_TEMPERATURE:g} to 2"
         )
     top_p = overrides.get("top_p", (task.top_p if task else None) or 1.0)
-    return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, **rest, **whole)
+    return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, *_rest(overrides))
+
+
+def _rest(overrides: dict[str, float]) -> tuple[float | None, float | None, float | None, int | None, int | None]:
+    """Penalties, min_tokens and seed, in the order of `Sampling`."""
+    penalties = (overrides.get(f"{kind}_penalty") for kind in ("repetition", "presence", "frequency"))
+    whole = (int(overrides[name]) if name in overrides else None for name in ("min_tokens", "seed"))
+    return (*penalties, *whole)  # type: ignore[return-value]  # mypy counts no items of a generator

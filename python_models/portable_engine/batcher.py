@@ -115,7 +115,8 @@ class InFlightBatcher:
         ).logits
         for sequence, row in zip(sequences, positions, strict=True):
             sequence.num_cached_tokens += len(row)
-        return logits[:, -1].float()
+        last: torch.Tensor = logits[:, -1].float()
+        return last
 
     def _take(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         self._mask(logits, [sequence.matcher for sequence in sequences])

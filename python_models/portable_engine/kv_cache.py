@@ -7,7 +7,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 
-class _SlotLayer(CacheLayerMixin):
+class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types
     """One layer: keys and values [slots, kv heads, tokens, head size]; it grows by doubling."""
 
     def __init__(self, cache: SlotCache) -> None:
@@ -47,7 +47,7 @@ class _SlotLayer(CacheLayerMixin):
         return -1
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]
     """A transformers cache whose rows join and leave independently.
 
     Before each forward pass `select` says which slots the batch's rows are, and where their tokens go.

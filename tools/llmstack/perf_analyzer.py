@@ -70,13 +70,10 @@ class PerfAnalyzer:
         with tempfile.TemporaryDirectory() as directory:
             data, report = Path(directory, "inputs.json"), Path(directory, "report.csv")
             data.write_bytes(orjson.dumps({"data": [inputs]}))
-            done = subprocess.run(
-                [*self._command, "-m", model, "--input-data", str(data), "-f", str(report)]
-                + ["--concurrency-range", str(concurrency), "--measurement-interval", str(window_ms), *_THREE_WINDOWS],
-                check=False,
-                capture_output=True,
-                text=True,
-            )
+            files = ("--input-data", str(data), "-f", str(report))
+            load = ("--concurrency-range", str(concurrency), "--measurement-interval", str(window_ms))
+            command = [*self._command, "-m", model, *files, *load, *_THREE_WINDOWS]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode or not report.exists():
                 raise PerfAnalyzerError(f"perf_analyzer on {model} failed:\n{(done.stdout + done.stderr)[-2_000:]}")
             return _read_report(report)

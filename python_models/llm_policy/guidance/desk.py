@@ -62,7 +62,7 @@ class GuideDesk:
         for guide in guides:
             self.prove([guide], done.put)
             if (refusal := done.get()) is not None:
-                raise type(refusal)(refusal.code, f"registered schema {guide.schema_id}: {refusal.detail}")  # type: ignore[call-arg, arg-type]
+                raise type(refusal)(refusal.code, f"registered schema {guide.schema_id}: {refusal.detail}")
 
     def close(self) -> None:
         """Stop the thread and the sandbox."""

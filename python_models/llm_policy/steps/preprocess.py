@@ -5,7 +5,7 @@ header gate → unpack → task and sampling → prompt → token budget → cos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from llm_policy.manifest import TASKS, Manifest, Task
 from llm_policy.request import Array, Ask, Column, unpack
 from llm_policy.sampling import Sampling, choose_sampling
 from llm_policy.steps.decision import Decision, pack_decisions
-from llm_policy.words import pack_words, pack_words_rows
+from llm_policy.words import check_words, pack_words
 
 Ids = npt.NDArray[np.int32]
 
@@ -42,11 +42,11 @@ class PromptEncoder(Protocol):
     def encode_text(self, text: str) -> Ids:
         """User text; no control token is ever recognised in it."""
 
-    def encode_chat(self, messages: bytes) -> Ids:
-        """A JSON array of messages through the chat template."""
+    def encode_chat(self, messages: bytes, check_length: Callable[[str], None]) -> Ids:
+        """A JSON array of messages through the chat template; each content goes through `check_length` first."""
 
-    def min_tokens_of(self, num_bytes: int) -> int:
-        """A lower bound on the tokens of a text of that many bytes."""
+    def min_tokens_of(self, text: str) -> int:
+        """A lower bound on the tokens of `text`, cheap for any length."""
 
 
 class Row(NamedTuple):
@@ -87,7 +87,7 @@ class Preprocess:
         try:
             return self._row(ask, headers)
         except PolicyError as error:
-            raise type(error)(error.code, f"{error.detail} (row {number})") from None  # type: ignore[call-arg, arg-type]
+            raise type(error)(error.code, f"{error.detail} (row {number})") from None
 
     def _row(self, ask: Ask, headers: Headers) -> Row:
         task = self._task(ask.task)
@@ -126,13 +126,16 @@ class Preprocess:
 
     def _encode(self, ask: Ask) -> Ids:
         if ask.messages is not None:
-            self._budget.check_prompt(self._tokenizer.min_tokens_of(len(ask.messages) // 6), at_least=True)
-            return self._tokenizer.encode_chat(ask.messages)
+            return self._tokenizer.encode_chat(ask.messages, self._check_length)
         text = ask.text_input or ""
         if not text:
             raise _invalid("text_input is empty, at least 1 character is required")
-        self._budget.check_prompt(self._tokenizer.min_tokens_of(len(text.encode())), at_least=True)
+        self._check_length(text)
         return self._tokenizer.encode_text(text)
+
+    def _check_length(self, text: str) -> None:
+        """Refuse a hopelessly long text without tokenizing it."""
+        self._budget.check_prompt(self._tokenizer.min_tokens_of(text), at_least=True)
 
     def _token_id(self, name: str, given: int | None, default: int) -> int:
         if given is None:
@@ -145,7 +148,7 @@ class Preprocess:
         if not words:
             return []
         encoded = [self._tokenizer.encode_text(word).tolist() if word else [] for word in words]
-        pack_words(encoded, name)  # refuses what the engine's form can't hold
+        check_words(encoded, name)
         return encoded
 
     def pack(self, rows: list[Row]) -> dict[str, Array | Column]:
@@ -198,7 +201,7 @@ def _pack_sampling(tensors: dict[str, Array | Column], samplings: list[Sampling]
 
 def _pack_words(tensors: dict[str, Array | Column], name: str, rows: list[list[list[int]]]) -> None:
     if any(rows):
-        tensors[name] = pack_words_rows(rows)
+        tensors[name] = pack_words(rows)
 
 
 def _pack_guides(tensors: dict[str, Array | Column], guides: list[Guide | None]) -> None:

@@ -138,13 +138,13 @@ def _refuse(error: PolicyError) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), _status(error)))
 
 
-def _status(error: PolicyError) -> int:
+def _status(error: PolicyError) -> Any:
     # pb_utils fills in TritonError only after this module is imported: no table at module level.
     if isinstance(error, InvalidRequest):
-        return int(pb_utils.TritonError.INVALID_ARG)
+        return pb_utils.TritonError.INVALID_ARG
     if isinstance(error, Unavailable):
-        return int(pb_utils.TritonError.UNAVAILABLE)
-    return int(pb_utils.TritonError.INTERNAL)
+        return pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.TritonError.INTERNAL
 
 
 def _internal_fault(error: BaseException) -> InternalFault:
