@@ -1,0 +1,97 @@
+"""The demo's verdicts: each case accepts what it should and nothing else."""
+
+import json
+
+import pytest
+
+from llm_policy.release import Release
+from llm_policy.tokenizer import Tokenizer
+from llmstack.demo_case import LONG_PROMPT_TOKENS, Case, demo_cases
+from llmstack.ensemble_client import Reply
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+GOOD = {
+    "text_output": ['{"verdict": "pass"}'],
+    "schema_valid": [True],
+    "finish_reason": ["stop"],
+    "cost_usd": [2e-5],
+    "num_input_tokens": [80],
+    "num_output_tokens": [39],
+    "queue_delay_us": [0],
+}
+ANSWERED = Case("judge", {}, {})
+REFUSED = Case("unknown task", {}, {}, "unknown_task")
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return {case.name: case for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR))}
+
+
+def test_every_task_and_every_refusal_is_shown(cases):
+    answered = [name for name, case in cases.items() if not case.expected]
+    assert answered == ["generate_json", "rank_candidates", "judge"]
+    assert {case.expected for case in cases.values() if case.expected} == {
+        "missing_header",
+        "engine_hash_mismatch",
+        "quantisation_mismatch",
+        "token_budget_overrun",
+        "unknown_task",
+        "schema_invalid",
+    }
+
+
+def test_the_tasks_send_messages(cases):
+    for name in ("generate_json", "rank_candidates", "judge"):
+        assert [m["role"] for m in json.loads(cases[name].inputs["messages"])] == ["system", "user"]
+
+
+def test_the_long_prompt_is_long(cases):
+    tokenizer = Tokenizer.load(Release.open(DEFAULT_RELEASE_DIR).tokenizer_dir)
+    assert len(tokenizer.encode_text(cases["5,000-token prompt"].inputs["text_input"])) >= LONG_PROMPT_TOKENS
+
+
+def test_a_good_answer_has_no_fault():
+    assert ANSWERED.fault_of(Reply(GOOD, "200")) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_output": ["{"]},
+        {"text_output": []},
+        {"schema_valid": [False]},
+        {"finish_reason": ["length"]},
+        {"cost_usd": [0.0]},
+        {"num_input_tokens": [0]},
+        {"num_output_tokens": []},
+        {"queue_delay_us": [-1]},
+        {"queue_delay_us": []},
+    ],
+    ids=str,
+)
+def test_an_answer_with_one_wrong_output_is_a_fault(change):
+    assert ANSWERED.fault_of(Reply(GOOD | change, "200"))
+
+
+def test_a_refusal_where_an_answer_was_due_is_a_fault():
+    assert "overloaded" in ANSWERED.fault_of(Reply({}, "503", "in ensemble 'ensemble', overloaded: later"))
+
+
+@pytest.mark.parametrize("status", ["400", "INVALID_ARGUMENT"])
+@pytest.mark.parametrize("prefix", ["", "in ensemble 'ensemble', "])
+def test_the_declared_refusal_is_no_fault(status, prefix):
+    assert REFUSED.fault_of(Reply({}, status, f"{prefix}unknown_task: not one of …")) == ""
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(GOOD, "200"),
+        Reply({}, "500", "unknown_task: wrong status"),
+        Reply({}, "400", "unknown_schema: wrong code"),
+        Reply({}, "400", "Unexpected inference input"),
+    ],
+)
+def test_any_other_reply_is_a_fault(reply):
+    assert REFUSED.fault_of(reply)
