@@ -4,8 +4,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.import_graph import reach_of
+
+# The same examples every time, and no clock: these machines are noisy.
+settings.register_profile("house", derandomize=True, deadline=None)
+settings.load_profile("house")
 
 # Fixture → the group whose tests share one worker, so that under xdist each server is started once.
 SERVER_GROUPS = {"server": "embedded-server", "echo_server": "echo-server"}
@@ -23,6 +28,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if reached & _MISSING else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in SERVER_GROUPS.keys() & set(getattr(item, "fixturenames", ())):

@@ -55,6 +55,10 @@ def test_the_engine_takes_and_gives_what_the_steps_exchange(name):
     assert set(offered(engine.output)) >= {tuple(spec) for spec in tensors.ENGINE_OUTPUTS}
 
 
+def test_no_output_of_the_ensemble_has_the_name_of_an_input():
+    assert not {i.name for i in config("ensemble").input} & {o.name for o in config("ensemble").output}
+
+
 def test_the_ensemble_maps_every_tensor_of_every_step():
     steps = {step.model_name: step for step in config("ensemble").ensemble_scheduling.step}
     for model, (inputs, outputs) in {k: v for k, v in TABLE.items() if k != "ensemble"}.items():

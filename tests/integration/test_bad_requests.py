@@ -7,11 +7,6 @@ import pytest
 
 from tests.integration.client import Client
 
-CODES = (
-    "missing_header invalid_header engine_hash_mismatch quantisation_mismatch invalid_input unknown_task unknown_schema "
-    "unknown_guide_type schema_invalid schema_too_complex token_budget_overrun cost_budget_overrun"
-).split()
-
 # Request parameters instead of the right headers; None drops one.
 BAD_HEADERS = {
     "no headers at all": ({"X-Engine-Hash": None, "X-Quantisation": None}, "missing_header"),

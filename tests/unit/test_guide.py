@@ -101,5 +101,5 @@ def test_inline_guides_can_be_switched_off():
 
 
 def test_a_broken_registered_schema_fails_the_load_and_is_named():
-    with pytest.raises(InvalidRequest, match="^schema_invalid: registered schema bad: "):
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid: registered schema bad: "):
         GuideResolver(Guidance(), {"bad": json.dumps({"type": "strin"})})

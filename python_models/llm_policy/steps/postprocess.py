@@ -117,7 +117,7 @@ _COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (
     ("finish_reason", np.object_, lambda answer: answer.finish_reason.encode()),
     ("cost_usd", np.float64, lambda answer: usd(answer.cost_nano_usd)),
     ("guided", np.bool_, lambda answer: bool(answer.decision.guide_kind)),
-    ("schema_id", np.object_, lambda answer: answer.decision.schema_id.encode()),
+    ("resolved_schema_id", np.object_, lambda answer: answer.decision.schema_id.encode()),
     ("schema_valid", np.bool_, lambda answer: answer.schema_valid),
     ("queue_delay_us", np.int64, lambda answer: answer.queue_delay_us),
     ("time_to_first_token_us", np.int64, lambda answer: answer.time_to_first_token_us),

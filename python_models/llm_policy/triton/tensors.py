@@ -103,7 +103,9 @@ POSTPROCESS_OUTPUTS = (
     TensorSpec("finish_reason", "TYPE_STRING"),
     TensorSpec("cost_usd", "TYPE_FP64"),
     TensorSpec("guided", "TYPE_BOOL"),
-    TensorSpec("schema_id", "TYPE_STRING"),
+    # Not `schema_id`: an ensemble's output may not have the name of one of its inputs. Triton 2.51 loads such an
+    # ensemble and then answers with the input, or with nothing.
+    TensorSpec("resolved_schema_id", "TYPE_STRING"),
     TensorSpec("schema_valid", "TYPE_BOOL"),
     TensorSpec("flags", "TYPE_STRING", (-1,)),
     TensorSpec("queue_delay_us", "TYPE_INT64"),

@@ -13,7 +13,7 @@ ARRAYS = {
     "finish_reason": NAME,
     "cost_usd": np.array([[0.1]]),
     "guided": np.array([[False]]),
-    "schema_id": NAME,
+    "resolved_schema_id": NAME,
     "schema_valid": np.array([[False]]),
     "flags": NAME,
     "queue_delay_us": NUMBER,

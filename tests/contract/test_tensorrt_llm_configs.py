@@ -1,0 +1,116 @@
+"""The engine's configurations against TensorRT-LLM's Triton contract, written out here once more on purpose."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+DIRECTORY = Path(__file__).resolve().parents[2] / "model_repository" / "tensorrt_llm"
+CONFIGS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/echo.pbtxt")
+
+SCALAR = (1,)
+# name → (type, dims, whether Triton takes the dimension of 1 away)
+INPUTS = {
+    "input_ids": ("INT32", (-1,), False),
+    "input_lengths": ("INT32", SCALAR, True),
+    "request_output_len": ("INT32", SCALAR, True),
+    "end_id": ("INT32", SCALAR, True),
+    "pad_id": ("INT32", SCALAR, True),
+    "beam_width": ("INT32", SCALAR, True),
+    "temperature": ("FP32", SCALAR, True),
+    "runtime_top_k": ("INT32", SCALAR, True),
+    "runtime_top_p": ("FP32", SCALAR, True),
+    "repetition_penalty": ("FP32", SCALAR, True),
+    "presence_penalty": ("FP32", SCALAR, True),
+    "frequency_penalty": ("FP32", SCALAR, True),
+    "min_tokens": ("INT32", SCALAR, True),
+    "seed": ("UINT64", SCALAR, True),
+    "stop_words_list": ("INT32", (2, -1), False),
+    "bad_words_list": ("INT32", (2, -1), False),
+    "return_log_probs": ("BOOL", SCALAR, True),
+    "return_perf_metrics": ("BOOL", SCALAR, True),
+    "return_num_input_tokens": ("BOOL", SCALAR, True),
+    "return_num_output_tokens": ("BOOL", SCALAR, True),
+    "exclude_input_in_output": ("BOOL", SCALAR, True),
+    "streaming": ("BOOL", SCALAR, True),
+    "guided_decoding_guide_type": ("STRING", SCALAR, False),
+    "guided_decoding_guide": ("STRING", SCALAR, False),
+}
+OUTPUTS = {
+    "output_ids": ("INT32", (-1, -1)),
+    "sequence_length": ("INT32", (-1,)),
+    "cum_log_probs": ("FP32", (-1,)),
+    "output_log_probs": ("FP32", (-1, -1)),
+    "arrival_time_ns": ("INT64", SCALAR),
+    "first_scheduled_time_ns": ("INT64", SCALAR),
+    "first_token_time_ns": ("INT64", SCALAR),
+    "last_token_time_ns": ("INT64", SCALAR),
+    "num_input_tokens": ("INT32", SCALAR),
+    "num_output_tokens": ("INT32", SCALAR),
+}
+REQUIRED = {"input_lengths", "request_output_len"}
+# What the guide for this deployment asks of the C++ backend.
+SETTINGS = {
+    "guided_decoding_backend": "xgrammar",
+    "xgrammar_tokenizer_info_path": "/workspace/tokenizer/tokenizer_info.json",
+    "tokenizer_dir": "/workspace/tokenizer",
+    "enable_kv_cache_reuse": "true",
+    "enable_chunked_context": "true",
+    "max_queue_delay_microseconds": "3000",
+    "gpt_model_type": "inflight_fused_batching",
+}
+
+
+def config(name):
+    return text_format.Parse((DIRECTORY / name).read_text(), model_config_pb2.ModelConfig())
+
+
+def type_of(spec):
+    return model_config_pb2.DataType.Name(spec.data_type).removeprefix("TYPE_")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_input_of_the_contract_is_offered_as_it_is(name):
+    offered = {i.name: (type_of(i), tuple(i.dims), i.HasField("reshape")) for i in config(name).input}
+    assert {key: offered.get(key) for key in INPUTS} == INPUTS
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_output_of_the_contract_is_offered_as_it_is(name):
+    offered = {o.name: (type_of(o), tuple(o.dims)) for o in config(name).output}
+    assert {key: offered.get(key) for key in OUTPUTS} == OUTPUTS
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_only_lengths_are_required(name):
+    assert {i.name for i in config(name).input if not i.optional} == REQUIRED
+
+
+@pytest.mark.parametrize("name", CONFIGS[1:])
+def test_a_portable_configuration_offers_nothing_beyond_the_contract(name):
+    assert {i.name for i in config(name).input} == set(INPUTS)
+    assert {o.name for o in config(name).output} == set(OUTPUTS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_batches_hold_four_and_answers_come_in_one_piece(name):
+    assert config(name).max_batch_size == 4
+    assert not config(name).model_transaction_policy.decoupled
+
+
+def test_the_backend_is_tensorrt_llm_with_the_guides_settings():
+    engine = config("config.pbtxt")
+    assert engine.backend == "tensorrtllm"
+    assert {key: engine.parameters[key].string_value for key in SETTINGS} == SETTINGS
+    assert engine.dynamic_batching.max_queue_delay_microseconds == 3_000
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "${" not in (DIRECTORY / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(("name", "engine"), [("configs/embedded.pbtxt", "embedded"), ("configs/echo.pbtxt", "echo")])
+def test_a_portable_configuration_names_its_engine(name, engine):
+    assert config(name).backend == "python"
+    assert config(name).parameters["engine"].string_value == engine
