@@ -175,3 +175,10 @@ def test_nothing_of_a_prompt_reached_the_log(server):
     log = server.log_path.read_text(errors="replace")
     assert SECRET not in log
     assert "Traceback" not in log
+
+
+def test_a_header_of_bytes_that_are_no_text_is_refused(server):
+    good = Client(server, "http").headers
+    headers = [(name.encode(), value.encode()) for name, value in good.items()]
+    answer = Client(server, "http").send({"text_input": SECRET}, [*headers, (b"X-Tenant", b"\xff\xfe")])
+    assert_refused(answer, "invalid_header")

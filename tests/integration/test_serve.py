@@ -27,7 +27,7 @@ PARROT = Path(__file__).parent / "parrot"
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
 
 # One worker starts them one after the other.
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("echo-server")]
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("parrot")]
 
 
 @pytest.fixture(scope="module")

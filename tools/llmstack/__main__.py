@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import demo, embedded_model, manifest, serve, tokenizer_info
+from llmstack import bench, demo, embedded_model, manifest, serve, tokenizer_info
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
 app.command()(demo.demo)
+app.command()(bench.bench)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(tokenizer_info.app, name="tokenizer-info")
 app.add_typer(embedded_model.app, name="embedded-model")

@@ -32,8 +32,6 @@ CONCURRENCIES = (1, 4, 16)
 WINDOW_MS = 1_000
 _SENTENCE = "Order 4711 was placed by Ada Lovelace on 3 May and shipped to Leeds in two parcels. "
 
-app = typer.Typer()
-
 
 class Way(NamedTuple):
     """One way to reach an engine: a model and the inputs for a prompt."""
@@ -91,7 +89,6 @@ def prompt_of(tokenizer: Tokenizer, num_tokens: int) -> tuple[str, list[int]]:
     return text, [int(token) for token in tokenizer.encode_text(text)]
 
 
-@app.command()
 def bench(
     release: Annotated[Path, typer.Option(help="The release whose policy is measured.")] = DEFAULT_RELEASE_DIR,
     output: Annotated[Path, typer.Option(help="Where the rows go as JSON.")] = Path("build/bench.json"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -55,7 +54,7 @@ def demo(
     console = Console(stderr=as_json, highlight=False)
     try:
         release = open_release(release_dir)
-        rows = list(_run(release, console))
+        rows = _run(release, console)
     except ServerStartError as error:
         give_up(error)
     if as_json:
@@ -66,14 +65,21 @@ def demo(
         raise typer.Exit(FAULTY)
 
 
-def _run(release: Release, console: Console) -> Iterator[Row]:
+def send_all(server: TritonServer, release: Release, console: Console) -> list[Row]:
+    """Send every case over every protocol, and show how far it is."""
+    calls = [(protocol, case) for case in demo_cases(release) for protocol in PROTOCOLS]
+    return [
+        _row(protocol, case, PROTOCOLS[protocol](server, case.inputs, case.headers))
+        for protocol, case in track(calls, "sending", console=console, transient=True)
+    ]
+
+
+def _run(release: Release, console: Console) -> list[Row]:
     server = TritonServer(release_dir=release.directory, engine="embedded")
     try:
         server.start()
         start_visibly(server, console)
-        calls = [(protocol, case) for case in demo_cases(release) for protocol in PROTOCOLS]
-        for protocol, case in track(calls, "sending", console=console, transient=True):
-            yield _row(protocol, case, PROTOCOLS[protocol](server, case.inputs, case.headers))
+        return send_all(server, release, console)
     finally:
         server.stop()
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import triton_python_backend_utils as pb_utils
 
-from llm_policy.errors import InternalFault, InvalidRequest, PolicyError, Unavailable
+from llm_policy.errors import Code, InternalFault, InvalidRequest, PolicyError, Unavailable
 from llm_policy.guidance.desk import GuideDesk
 from llm_policy.guidance.guide import GuideResolver
 from llm_policy.guidance.sandbox import GuideSandbox
@@ -64,7 +64,7 @@ class PreprocessModel:
         self._desk.close()
 
     def _answer(self, request: Any) -> Any:
-        rows = self._step.run(_arrays(request), request.parameters(), request.request_id())
+        rows = self._step.run(_arrays(request), _parameters(request), request.request_id())
         if guides := unproven(rows, self._desk.is_proven):
             sender = request.get_response_sender()
             self._desk.prove(guides, lambda refusal: self._answer_late(sender, rows, refusal))
@@ -105,6 +105,14 @@ class PostprocessModel:
 
 def _open_release() -> Release:
     return Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR)).verify_files()
+
+
+def _parameters(request: Any) -> str:
+    """The request's parameters as JSON text, forwarded headers among them."""
+    try:
+        return str(request.parameters())
+    except UnicodeDecodeError:
+        raise InvalidRequest(Code.INVALID_HEADER, "a header holds bytes that are no printable ASCII") from None
 
 
 def _arrays(request: Any) -> dict[str, Array]:

@@ -1,0 +1,165 @@
+"""Laws of the two steps on plain arrays."""
+
+import json
+from functools import cache
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_policy.errors import Code, PolicyError
+from llm_policy.guidance.guide import GuideResolver
+from llm_policy.release import Release
+from llm_policy.request import Column
+from llm_policy.steps.decision import unpack_decisions
+from llm_policy.steps.postprocess import Postprocess
+from llm_policy.steps.preprocess import Preprocess
+from llm_policy.tokenizer import Tokenizer
+from llm_policy.triton.tensors import ENSEMBLE_INPUTS
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+FLOATS = st.floats(width=32) | st.sampled_from([0.0, 0.1, 0.9, 1.0])
+INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.integers(0, 300)
+TEXTS = st.binary(max_size=12) | st.sampled_from(
+    [
+        b"judge",
+        b"generate_json",
+        b"order",
+        b"verdict",
+        b"json",
+        b"regex",
+        b"choice",
+        b'["a"]',
+        b"{}",
+        b"",
+        b"a\0",
+        b"[ab]",
+    ]
+)
+MESSAGES = st.sampled_from(
+    [b"", b"[]", b"[", b'[{"role":"user","content":"hi"}]', b'[{"role":"x","content":1}]', b"\xff"]
+)
+VALUES = {
+    "TYPE_STRING": (TEXTS, np.object_),
+    "TYPE_INT32": (INTEGERS, np.int32),
+    "TYPE_FP32": (FLOATS, np.float32),
+    "TYPE_UINT64": (st.integers(0, 2**64 - 1), np.uint64),
+    "TYPE_BOOL": (st.booleans(), np.bool_),
+}
+
+
+@cache
+def release():
+    return Release.open(DEFAULT_RELEASE_DIR)
+
+
+@cache
+def preprocess():
+    manifest = release().manifest
+    guides = GuideResolver(manifest.guidance, {name: release().schema_text(name) for name in manifest.schemas})
+    return Preprocess(manifest, Tokenizer.load(release().tokenizer_dir), guides)
+
+
+@cache
+def postprocess():
+    return Postprocess(release().manifest, Tokenizer.load(release().tokenizer_dir))
+
+
+@cache
+def headers():
+    engine = release().manifest.engine
+    return json.dumps({"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation})
+
+
+@st.composite
+def requests(draw, num_rows=None):
+    """Arrays of the right types for some of the ensemble's inputs, with any values."""
+    rows = num_rows or draw(st.integers(1, 4))
+    inputs = {}
+    for spec in ENSEMBLE_INPUTS:
+        if spec.name != "text_input" and draw(st.integers(0, 3)):
+            continue
+        values, data_type = VALUES[spec.data_type]
+        width = draw(st.integers(0, 3)) if spec.dims == (-1,) else 1
+        cells = MESSAGES if spec.name == "messages" else values
+        flat = draw(st.lists(cells, min_size=rows * width, max_size=rows * width))
+        array = np.empty((rows, width), data_type)
+        array.reshape(-1)[:] = flat
+        inputs[spec.name] = array
+    if draw(st.booleans()):
+        inputs.pop("messages", None)
+    return inputs
+
+
+def outcome(inputs, parameters=None):
+    try:
+        return preprocess().run(inputs, parameters or headers())
+    except PolicyError as error:
+        assert isinstance(error.code, Code)
+        assert str(error).startswith(f"{error.code.value}: ")
+        return str(error)
+
+
+def arrays(tensors):
+    return {name: value.array() if isinstance(value, Column) else value for name, value in tensors.items()}
+
+
+@settings(max_examples=500)
+@given(requests())
+def test_every_request_is_admitted_or_refused_with_a_declared_code(inputs):
+    rows = outcome(inputs)
+    if not isinstance(rows, str):
+        arrays(preprocess().pack(rows))
+
+
+NAMES = st.sampled_from(["X-Engine-Hash", "x-quantisation", "X-Tenant"]) | st.text(max_size=5)
+PARAMETERS = st.dictionaries(NAMES, st.text(max_size=200) | st.integers() | st.booleans() | st.floats() | st.none())
+
+
+@given(PARAMETERS.map(json.dumps))
+def test_any_parameters_are_taken_or_refused_with_a_declared_code(parameters):
+    outcome({"text_input": np.array([[b"x"]], np.object_)}, parameters)
+
+
+@settings(max_examples=300)
+@given(requests(num_rows=1))
+def test_what_is_admitted_stays_within_the_token_budget(inputs):
+    rows = outcome(inputs)
+    if not isinstance(rows, str):
+        tensors = arrays(preprocess().pack(rows))
+        limit = release().manifest.thresholds.max_tokens
+        assert tensors["request_output_len"][0, 0] >= 1
+        assert tensors["input_lengths"][0, 0] + tensors["request_output_len"][0, 0] <= limit
+
+
+@settings(max_examples=200)
+@given(st.lists(requests(num_rows=1), min_size=2, max_size=4))
+def test_a_batch_of_n_decides_what_n_batches_of_one_decide(singles):
+    shared = set.intersection(*(set(single) for single in singles))
+    shared = {name for name in shared if len({single[name].shape for single in singles}) == 1}
+    singles = [{name: single[name] for name in single if name in shared} for single in singles]
+    alone = [outcome(single) for single in singles]
+    together = outcome({name: np.concatenate([single[name] for single in singles]) for name in singles[0]})
+    refused = [number for number, rows in enumerate(alone) if isinstance(rows, str)]
+    if refused:
+        assert isinstance(together, str)
+    else:
+        assert [row.decision for row in together] == [rows[0].decision for rows in alone]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(0, 5_000), max_size=30))
+def test_any_tokens_of_the_engine_become_an_answer(ids):
+    (row,) = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers())
+    tensors = arrays(preprocess().pack([row]))
+    clock = np.array([[7]], np.int64)
+    inputs = {
+        "output_ids": np.array([[ids]], np.int32),
+        "sequence_length": np.array([[len(ids)]], np.int32),
+        "num_output_tokens": np.array([[len(ids)]], np.int32),
+        "policy_decision": tensors["policy_decision"],
+        **{f"{name}_time_ns": clock for name in ("arrival", "first_scheduled", "first_token", "last_token")},
+    }
+    (answer,) = postprocess().run(inputs)
+    assert answer.cost_nano_usd >= 0
+    assert unpack_decisions(tensors["policy_decision"]) == [answer.decision]
