@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from llm_policy.errors import Code, InvalidRequest
@@ -18,6 +19,8 @@ QUANTISATION = "X-Quantisation"
 TENANT = "X-Tenant"
 REQUEST_ID = "X-Request-Id"
 MAX_HEADER_CHARS = 128
+MAX_KEPT_VERDICTS = 256
+MAX_KEPT_CHARS = 1_024
 
 _BY_LOWER = {name.lower(): name for name in (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID)}
 _REQUIRED = (ENGINE_HASH, QUANTISATION)
@@ -43,6 +46,8 @@ class HeaderGate:
             ENGINE_HASH: (engine_hash, Code.ENGINE_HASH_MISMATCH),
             QUANTISATION: (quantisation, Code.QUANTISATION_MISMATCH),
         }
+        # Clients repeat their headers; a refusal raises and is not kept.
+        self._check_repeated = lru_cache(MAX_KEPT_VERDICTS)(self._check)
 
     def check(self, parameters_json: str) -> Headers:
         """The headers in a request's parameters (the JSON text that `InferenceRequest.parameters()` returns).
@@ -50,6 +55,10 @@ class HeaderGate:
         Raises:
             InvalidRequest: with every header fault of the request in one text; the first one's code leads.
         """
+        is_short = len(parameters_json) <= MAX_KEPT_CHARS
+        return self._check_repeated(parameters_json) if is_short else self._check(parameters_json)
+
+    def _check(self, parameters_json: str) -> Headers:
         values: dict[str, str] = {}
         faults = [*_read(_pairs(parameters_json), values)]
         faults += self._compare(values, {fault.detail.split(" ", 1)[0] for fault in faults})

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from llm_policy.chat_template import ChatTemplate, parse_messages
+from llm_policy.chat_template import ChatTemplate, Stretch, parse_messages
 
 Ids = npt.NDArray[np.int32]
 
@@ -27,7 +27,7 @@ _MAX_NFC_SHRINK = 3
 class Backend(Protocol):
     """A tokenizer library."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Ids:
         """Ids of ordinary text; added tokens are not recognised."""
 
     def decode(self, ids: list[int]) -> str:
@@ -41,11 +41,12 @@ class FastokensBackend:
         import fastokens
 
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer_json)
+        self._ordinary = fastokens.Tokenizer.from_json_str(_without_added_tokens(tokenizer_json))
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text."""
-        ids: list[int] = self._tokenizer.encode_ordinary(text).ids
-        return ids
+    def encode(self, text: str) -> Ids:
+        """Ids of ordinary text, as one buffer: Python objects for single ids would take ten times as long."""
+        buffer, _ = self._ordinary.encode_batch_flat([text])
+        return np.frombuffer(buffer, np.int32)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -60,12 +61,11 @@ class ReferenceBackend:
         import tokenizers
 
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-        ordinary = {**json.loads(tokenizer_json), "added_tokens": [], "post_processor": None}
-        self._ordinary = tokenizers.Tokenizer.from_str(json.dumps(ordinary))
+        self._ordinary = tokenizers.Tokenizer.from_str(_without_added_tokens(tokenizer_json))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Ids:
         """Ids of ordinary text."""
-        return list(self._ordinary.encode(text, add_special_tokens=False).ids)
+        return np.array(self._ordinary.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -104,7 +104,7 @@ class Tokenizer:
 
     def encode_text(self, text: str) -> Ids:
         """Ids of user text; no control token is ever recognised in it."""
-        return np.array(self._backend.encode(text), np.int32)
+        return self._backend.encode(text)
 
     def encode_chat(self, messages: bytes, check_length: Callable[[str], None] = lambda text: None) -> Ids:
         """Ids of a JSON array of {role, content} through the chat template, thinking off, the answer's turn open.
@@ -117,13 +117,12 @@ class Tokenizer:
         parsed = parse_messages(messages)
         for message in parsed:
             check_length(message.content)
-        ids: list[int] = []
-        for stretch in self._template.render(parsed):
-            if stretch.is_control:
-                ids.append(self._added[stretch.text])
-            elif stretch.text:
-                ids.extend(self._backend.encode(stretch.text))
-        return np.array(ids, np.int32)
+        return np.concatenate([self._encode_stretch(stretch) for stretch in self._template.render(parsed)])
+
+    def _encode_stretch(self, stretch: Stretch) -> Ids:
+        if stretch.is_control:
+            return np.array([self._added[stretch.text]], np.int32)
+        return self._backend.encode(stretch.text)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`. Control tokens and ids beyond the vocabulary give no text, broken UTF-8 gives U+FFFD."""
@@ -142,6 +141,10 @@ def _choose_backend(tokenizer_json: str) -> Backend:
         return FastokensBackend(tokenizer_json)
     except (ImportError, ValueError):
         return ReferenceBackend(tokenizer_json)
+
+
+def _without_added_tokens(tokenizer_json: str) -> str:
+    return json.dumps({**json.loads(tokenizer_json), "added_tokens": [], "post_processor": None})
 
 
 def _named_id(config: dict[str, Any], name: str, added: dict[str, int]) -> int:

@@ -6,6 +6,7 @@ fault is caught at its own request. Nothing in this module decides anything abou
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -54,6 +55,7 @@ class PreprocessModel:
         self._cache = TensorCache()
         self._desk = GuideDesk(sandbox)
         self._desk.register(list(resolver.registered.values()))
+        gc.freeze()  # what is loaded now stays: no collection need look at it again
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request, or None for those that wait at the desk."""
@@ -88,6 +90,7 @@ class PostprocessModel:
         self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
         self._cache = TensorCache()
         self._log = RequestLog()
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response a request."""
