@@ -1,0 +1,143 @@
+"""How characters are written inside a JSON string (RFC 8259 §7), as grammar expressions.
+
+A constrained string is written in the one canonical way: a character as itself unless it must be escaped, then
+by its short escape where there is one. An unconstrained string takes every escape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from .code_set import DIGITS, CodeSet
+from .grammar import EMPTY, NOTHING, Chars, Choice, Expression, Grammar, Literal, Rule, choice, repeat, sequence
+
+Builder = Callable[[], Expression]
+
+_MUST_ESCAPE = CodeSet.of((0x00, 0x1F), '"\\')
+_HEX = DIGITS | CodeSet.of((0x41, 0x46), (0x61, 0x66))
+_COUNTED_AT_MOST = 4
+"""Bounded repeats of a bare class above this get a rule with two options: XGrammar copies a bare class once per
+count (200 of them: 6 s), and counts a rule with options (200 of them: 5 ms)."""
+
+
+def character(codes: CodeSet) -> Expression:
+    """One character of the set as JSON text."""
+    plain = codes - _MUST_ESCAPE
+    escaped = codes & _MUST_ESCAPE
+    options: list[Expression] = []
+    if plain:
+        options.append(Literal(chr(plain.ranges[0][0])) if plain.size() == 1 else Chars(plain))
+    for low, high in escaped.ranges:
+        options.extend(Literal(json.dumps(chr(code))[1:-1]) for code in range(low, high + 1))
+    return choice(*options) if options else NOTHING
+
+
+def any_character() -> Expression:
+    """One character of an unconstrained string, escapes of every kind, surrogates only in pairs."""
+    high = Chars(CodeSet.of("dD"))
+    basic = Chars(_HEX - CodeSet.of("dD"))
+    hexadecimal = Chars(_HEX)
+    below = sequence(basic, repeat(hexadecimal, 3, 3))
+    beside = sequence(high, Chars(CodeSet.of((0x30, 0x37))), repeat(hexadecimal, 2, 2))
+    pair = sequence(
+        high, Chars(CodeSet.of("89abAB")), repeat(hexadecimal, 2, 2),
+        Literal("\\u"), high, Chars(CodeSet.of("cdefCDEF")), repeat(hexadecimal, 2, 2),
+    )
+    short = sequence(Literal("\\"), Chars(CodeSet.of('"\\/bfnrt')))
+    return choice(Chars(~_MUST_ESCAPE), short, sequence(Literal("\\u"), choice(below, beside, pair)))
+
+
+class JsonText:
+    """The shared rules of JSON text in one grammar, defined when first asked for."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.grammar = grammar
+        self._repeated: dict[CodeSet, Rule] = {}
+
+    def any_char(self) -> Rule:
+        """One character of any string."""
+        return self._once("char", any_character)
+
+    def any_string(self) -> Rule:
+        """Any string with its quotes."""
+        return self._once("str", lambda: quoted(repeat(self.any_char(), 0, None)))
+
+    def any_key(self) -> Rule:
+        """Any member name and its colon."""
+        return self._once("key", lambda: sequence(self.any_string(), Literal(":")))
+
+    def any_value(self) -> Rule:
+        """Any JSON value, compact."""
+        if "any" not in self.grammar.rules:
+            self.grammar.rules["any"] = EMPTY
+            self.grammar.define("any", self._any_value())
+        return Rule("any")
+
+    def any_object(self) -> Rule:
+        """Any JSON object, compact."""
+        member = sequence(self.any_key(), Rule("any"))
+        self.any_value()
+        return self._once("object", lambda: wrapped("{", listed(member, 0, None), "}"))
+
+    def any_array(self) -> Rule:
+        """Any JSON array, compact."""
+        self.any_value()
+        return self._once("array", lambda: wrapped("[", listed(Rule("any"), 0, None), "]"))
+
+    def any_number(self) -> Rule:
+        """Any JSON number (RFC 8259 §6)."""
+        return self._once("number", _any_number)
+
+    def counted(self, codes: CodeSet, least: int, most: int | None) -> Expression:
+        """`least` to `most` characters of the set, in the form that compiles fast."""
+        one = character(codes)
+        count = least if most is None else most
+        if count <= _COUNTED_AT_MOST or one == NOTHING:
+            return repeat(one, least, most)
+        return repeat(self._repeated_rule(codes, one), least, most)
+
+    def _repeated_rule(self, codes: CodeSet, one: Expression) -> Expression:
+        if isinstance(one, Literal):
+            return one
+        if codes not in self._repeated:
+            if isinstance(one, Chars):
+                one = Choice(tuple(Chars(half) for half in one.codes.halves()))
+            self._repeated[codes] = self.grammar.define(f"c{len(self._repeated)}", one)
+        return self._repeated[codes]
+
+    def _once(self, name: str, build: Builder) -> Rule:
+        if name not in self.grammar.rules:
+            self.grammar.define(name, build())
+        return Rule(name)
+
+    def _any_value(self) -> Expression:
+        words = (Literal("true"), Literal("false"), Literal("null"))
+        return choice(self.any_string(), self.any_number(), self.any_object(), self.any_array(), *words)
+
+
+def quoted(content: Expression) -> Expression:
+    """The content between quotation marks."""
+    return sequence(Literal('"'), content, Literal('"'))
+
+
+def wrapped(opening: str, content: Expression, closing: str) -> Expression:
+    """The content between two brackets."""
+    return sequence(Literal(opening), content, Literal(closing))
+
+
+def listed(item: Expression, least: int, most: int | None) -> Expression:
+    """`least` to `most` items with commas between them."""
+    more = repeat(sequence(Literal(","), item), max(least - 1, 0), None if most is None else most - 1)
+    if most == 0:
+        return EMPTY if least == 0 else NOTHING
+    filled = sequence(item, more)
+    return repeat(filled, 0, 1) if least == 0 else filled
+
+
+def _any_number() -> Expression:
+    digit = Chars(DIGITS)
+    whole = choice(Literal("0"), sequence(Chars(CodeSet.of((0x31, 0x39))), repeat(digit, 0, None)))
+    fraction = sequence(Literal("."), repeat(digit, 1, None))
+    exponent = sequence(Chars(CodeSet.of("eE")), repeat(Chars(CodeSet.of("+-")), 0, 1), repeat(digit, 1, None))
+    return sequence(repeat(Literal("-"), 0, 1), whole, repeat(fraction, 0, 1), repeat(exponent, 0, 1))

@@ -1,0 +1,86 @@
+"""Regex trees and automata as grammar expressions over JSON text."""
+
+from __future__ import annotations
+
+from .code_set import EVERY_CODE, CodeSet
+from .grammar import Expression, Rule, choice, repeat, sequence
+from .json_text import JsonText, character
+from .regex_syntax import Concat, Either, Loop, Match, RegexNode
+from .string_automaton import StateTable
+
+EMPTY_TEXT: Expression = sequence()
+
+
+def pattern_expression(node: RegexNode, text: JsonText) -> Expression:
+    """A full-match tree, without quotes. Gaps match the empty text."""
+    if isinstance(node, Match):
+        return character(node.codes)
+    if isinstance(node, Concat):
+        return sequence(*(pattern_expression(part, text) for part in node.parts))
+    if isinstance(node, Either):
+        return choice(*(pattern_expression(option, text) for option in node.options))
+    if isinstance(node, Loop):
+        if isinstance(node.part, Match):
+            return text.counted(node.part.codes, node.least, node.most)
+        return repeat(pattern_expression(node.part, text), node.least, node.most)
+    return EMPTY_TEXT
+
+
+class TableText:
+    """Writes a finished automaton as right-linear rules; `tail` follows wherever a string may end."""
+
+    def __init__(self, table: StateTable, text: JsonText, tail: Expression) -> None:
+        self._table = table
+        self._text = text
+        self._tail = tail
+        self._prefix = f"a{len(text.grammar.rules)}_"
+        self._moves = [_merged(row) for row in table.moves]
+        self._arrivals = [0] * len(table.moves)
+        for row in self._moves:
+            for target in row:
+                self._arrivals[target] += 1
+
+    def expression(self) -> Expression:
+        """The start state; NOTHING when the automaton accepts no string."""
+        if not self._table.moves:
+            return choice()
+        for state in range(len(self._moves)):
+            if state == 0 or not self._is_link(state):
+                self._text.grammar.define(self._name(state), self._rule(state))
+        return Rule(self._name(0))
+
+    def _name(self, state: int) -> str:
+        return f"{self._prefix}{state}"
+
+    def _is_link(self, state: int) -> bool:
+        """A state that is only passed through, so it needs no rule of its own."""
+        row = self._moves[state]
+        return (
+            state != 0 and self._arrivals[state] == 1 and len(row) == 1
+            and state not in row and state not in self._table.accepting
+        )
+
+    def _rule(self, state: int) -> Expression:
+        row = dict(self._moves[state])
+        loop = row.pop(state, None)
+        options = [self._tail] if state in self._table.accepting else []
+        options.extend(self._chain(codes, target) for target, codes in row.items())
+        if loop is None:
+            return choice(*options)
+        again = self._text.any_char() if loop == EVERY_CODE and not row else character(loop)
+        return sequence(repeat(again, 0, None), choice(*options))
+
+    def _chain(self, codes: CodeSet, target: int) -> Expression:
+        parts = [character(codes)]
+        while self._is_link(target):
+            following, codes = next(iter(self._moves[target].items()))
+            parts.append(character(codes))
+            target = following
+        return sequence(*parts, Rule(self._name(target)))
+
+
+def _merged(row: tuple[tuple[CodeSet, int], ...]) -> dict[int, CodeSet]:
+    by_target: dict[int, CodeSet] = {}
+    for codes, target in row:
+        by_target[target] = by_target[target] | codes if target in by_target else codes
+    return by_target

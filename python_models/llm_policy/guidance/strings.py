@@ -1,0 +1,188 @@
+"""String constraints that hold together, as one grammar expression.
+
+A single pattern or format is written as it stands; lengths are counted characters; where several constraints meet,
+their automata are walked side by side. When that grows too large the first one is kept and the rest reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .code_set import NO_CODE
+from .formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
+from .grammar import NOTHING, Expression, Literal, Rule, repeat, sequence
+from .json_text import JsonText
+from .keyword_report import KeywordReport
+from .limits import GuideLimits
+from .pattern_text import TableText, pattern_expression
+from .regex_search import full_match, length_range
+from .regex_syntax import (
+    Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex,
+)
+from .string_automaton import Automaton, Complement, LengthAutomaton, NamesAutomaton, PatternAutomaton, TooManyStates, combine
+from .subschema import EXCLUDED, Subschema
+
+_FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
+
+
+@dataclass(frozen=True)
+class StringFacts:
+    """Everything one alternative says about a string; `sources` are (pointer, keyword, regex)."""
+
+    least: int = 0
+    most: int | None = None
+    sources: tuple[tuple[str, str, str], ...] = ()
+    excluded: frozenset[str] = frozenset()
+    pointer: str = ""
+
+
+def string_facts(bases: Iterable[Subschema], report: KeywordReport) -> StringFacts:
+    """Gathered from the subschemas of one alternative."""
+    least, most, pointer = 0, None, ""
+    sources: dict[str, tuple[str, str, str]] = {}
+    excluded: set[str] = set()
+    for base in bases:
+        words = base.keywords
+        least = max(least, words.get("minLength", 0))
+        if "maxLength" in words:
+            most = words["maxLength"] if most is None else min(most, words["maxLength"])
+        if "minLength" in words or "maxLength" in words:
+            pointer = base.pointer
+        if "pattern" in words:
+            sources.setdefault(words["pattern"], (base.pointer, "pattern", words["pattern"]))
+        if words.get("format") in FORMAT_PATTERNS:
+            pattern = FORMAT_PATTERNS[words["format"]]
+            sources.setdefault(pattern, (base.pointer, "format", pattern))
+        elif words.get("format") in ASSERTED_WITHOUT_PATTERN:
+            report.add(base.pointer, "format", "this format has no grammar")
+        excluded.update(value for value in words.get(EXCLUDED, ()) if isinstance(value, str))
+    return StringFacts(least, most, tuple(sources.values()), frozenset(excluded), pointer)
+
+
+class StringWriter:
+    """Writes string constraints into one grammar, each distinct set of them once."""
+
+    def __init__(self, text: JsonText, limits: GuideLimits, report: KeywordReport) -> None:
+        self._text = text
+        self._limits = limits
+        self._report = report
+        self._written: dict[tuple[StringFacts, Expression], Expression] = {}
+        self._trees: dict[str, RegexNode | None] = {}
+
+    def value(self, facts: StringFacts) -> Expression:
+        """A string with its quotes."""
+        return self._expression(facts, Literal('"'))
+
+    def key(self, facts: StringFacts) -> Expression:
+        """A member name with its quotes and the colon."""
+        return self._expression(facts, Literal('":'))
+
+    def _expression(self, facts: StringFacts, tail: Expression) -> Expression:
+        if facts.most is not None and facts.least > facts.most:
+            return NOTHING
+        key = (facts, tail)
+        if key not in self._written:
+            content = self._content(facts, tail)
+            name = f"s{len(self._written)}"
+            self._written[key] = content if isinstance(content, Rule) or content == NOTHING else (
+                self._text.grammar.define(name, content))
+        return self._written[key]
+
+    def _content(self, facts: StringFacts, tail: Expression) -> Expression:
+        trees = [tree for source in facts.sources if (tree := self._tree(source)) is not None]
+        if not trees and not facts.excluded:
+            return self._counted(facts, tail)
+        if len(trees) == 1 and not facts.excluded:
+            simple = _within(trees[0], facts, self._limits)
+            if simple is not None:
+                return self._plain(simple, tail)
+        try:
+            return self._joined(trees, facts, tail)
+        except TooManyStates:
+            return self._fallback(trees, facts, tail)
+
+    def _plain(self, tree: RegexNode, tail: Expression) -> Expression:
+        return sequence(Literal('"'), pattern_expression(tree, self._text), tail)
+
+    def _counted(self, facts: StringFacts, tail: Expression) -> Expression:
+        least, most = facts.least, facts.most
+        if most is not None and most > self._limits.max_repeat:
+            self._report.add(facts.pointer, "maxLength", "larger than the largest repeat")
+            most = None
+        if least > self._limits.max_repeat:
+            self._report.add(facts.pointer, "minLength", "larger than the largest repeat")
+            least = self._limits.max_repeat
+        if (least, most) == (0, None):
+            return self._text.any_string() if tail == Literal('"') else self._text.any_key()
+        return sequence(Literal('"'), repeat(self._text.any_char(), least, most), tail)
+
+    def _joined(self, trees: list[RegexNode], facts: StringFacts, tail: Expression) -> Expression:
+        limit = self._limits.max_automaton_states
+        automata: list[Automaton] = [PatternAutomaton(tree, 16 * limit) for tree in trees]
+        if (facts.least, facts.most) != (0, None):
+            automata.append(LengthAutomaton(facts.least, facts.most))
+        names = 0
+        if facts.excluded:
+            names = sum(map(len, facts.excluded)) if not trees else 0
+            automata.append(Complement(NamesAutomaton(facts.excluded)))
+        table = combine(automata, limit + 2 * names)
+        content = TableText(table, self._text, tail).expression()
+        return sequence(Literal('"'), content)
+
+    def _fallback(self, trees: list[RegexNode], facts: StringFacts, tail: Expression) -> Expression:
+        pointer = facts.sources[0][0] if facts.sources else facts.pointer
+        if not trees:
+            self._report.add(pointer, "not", "too many excluded values")
+            return self._counted(facts, tail)
+        for source in facts.sources[1:]:
+            self._report.add(source[0], source[1], "too large beside another pattern")
+        if (facts.least, facts.most) != (0, None):
+            self._report.add(facts.pointer, "minLength/maxLength", "too large beside a pattern")
+        if facts.excluded:
+            self._report.add(pointer, "not", "too large beside a pattern")
+        return self._plain(trees[0], tail)
+
+    def _tree(self, source: tuple[str, str, str]) -> RegexNode | None:
+        """The full-match tree of a pattern; None, and a finding, when it cannot be followed."""
+        pointer, keyword, pattern = source
+        if pattern not in self._trees:
+            self._trees[pattern] = self._parse(pattern, keyword)
+        tree = self._trees[pattern]
+        if tree is None:
+            self._report.add(pointer, keyword, "this pattern is not followed")
+        else:
+            for feature in feature_gaps(tree):
+                self._report.add(pointer, keyword, f"{feature} is left out")
+        return tree
+
+    def _parse(self, pattern: str, keyword: str) -> RegexNode | None:
+        try:
+            return full_match(parse_regex(pattern, _FORMAT_LIMITS if keyword == "format" else self._limits))
+        except (RegexFault, RegexTooComplex):
+            return None
+
+
+def _within(tree: RegexNode, facts: StringFacts, limits: GuideLimits) -> RegexNode | None:
+    """The tree with the length bounds worked in, where that needs no automaton; otherwise None."""
+    shortest, longest = length_range(tree)
+    if facts.least <= shortest and (facts.most is None or (longest is not None and longest <= facts.most)):
+        return tree
+    if facts.most is not None and facts.most > limits.max_repeat:
+        return None
+    parts = tree.parts if isinstance(tree, Concat) else (tree,)
+    *head, last = parts or (Concat(()),)
+    fixed = length_range(Concat(tuple(head)))
+    if not (isinstance(last, Loop) and isinstance(last.part, Match) and fixed[0] == fixed[1]):
+        return None
+    return _shortened(tuple(head), last, fixed[0], facts)
+
+
+def _shortened(head: tuple[RegexNode, ...], last: Loop, width: int, facts: StringFacts) -> RegexNode:
+    """A head of fixed width and a run of characters, the run's count cut to the length bounds."""
+    least = max(last.least, facts.least - width)
+    tops = [top for top in (last.most, None if facts.most is None else facts.most - width) if top is not None]
+    most = min(tops, default=None)
+    if most is not None and most < least:
+        return Match(NO_CODE)
+    return Concat((*head, Loop(last.part, least, most)))
