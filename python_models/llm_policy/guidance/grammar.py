@@ -206,7 +206,9 @@ def _write(expression: Expression, level: int) -> str:
     if isinstance(expression, Rule):
         return expression.name
     if isinstance(expression, Repeat):
-        return _write(expression.part, _ATOM) + _quantifier(expression.least, expression.most)
+        part = _write(expression.part, _ATOM)
+        part = f"({part})" if isinstance(expression.part, Repeat) else part
+        return part + _quantifier(expression.least, expression.most)
     if isinstance(expression, Sequence):
         return _bracketed(" ", expression.parts, _SEQUENCE, level)
     return _bracketed(" | ", expression.options, _CHOICE, level)

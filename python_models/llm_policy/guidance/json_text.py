@@ -6,7 +6,6 @@ by its short escape where there is one. An unconstrained string takes every esca
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from .code_set import DIGITS, CodeSet
@@ -15,6 +14,9 @@ from .grammar import EMPTY, NOTHING, Chars, Choice, Expression, Grammar, Literal
 Builder = Callable[[], Expression]
 
 _MUST_ESCAPE = CodeSet.of((0x00, 0x1F), '"\\')
+PLAIN = ~_MUST_ESCAPE
+"""Characters that stand for themselves inside a JSON string."""
+_SHORT_ESCAPES = {0x08: "b", 0x09: "t", 0x0A: "n", 0x0C: "f", 0x0D: "r", 0x22: '"', 0x5C: "\\"}
 _HEX = DIGITS | CodeSet.of((0x41, 0x46), (0x61, 0x66))
 _COUNTED_AT_MOST = 4
 """Bounded repeats of a bare class above this get a rule with two options: XGrammar copies a bare class once per
@@ -27,10 +29,25 @@ def character(codes: CodeSet) -> Expression:
     escaped = codes & _MUST_ESCAPE
     options: list[Expression] = []
     if plain:
-        options.append(Literal(chr(plain.ranges[0][0])) if plain.size() == 1 else Chars(plain))
-    for low, high in escaped.ranges:
-        options.extend(Literal(json.dumps(chr(code))[1:-1]) for code in range(low, high + 1))
+        options.append(_one_of(plain))
+    if escaped:
+        options.extend(_escapes(escaped))
     return choice(*options) if options else NOTHING
+
+
+def _escapes(codes: CodeSet) -> list[Expression]:
+    """Short escapes where there are some, `\\u00xx` for control characters."""
+    letters = CodeSet.of("".join(letter for code, letter in _SHORT_ESCAPES.items() if code in codes))
+    options: list[Expression] = [sequence(Literal("\\"), _one_of(letters))] if letters else []
+    for row in (0, 1):
+        digits = "".join(f"{code:x}" for code in range(16) if 16 * row + code in codes)
+        if digits:
+            options.append(sequence(Literal(f"\\u00{row}"), _one_of(CodeSet.of(digits))))
+    return options
+
+
+def _one_of(codes: CodeSet) -> Expression:
+    return Literal(chr(codes.ranges[0][0])) if codes.size() == 1 else Chars(codes)
 
 
 def any_character() -> Expression:
@@ -66,6 +83,12 @@ class JsonText:
     def any_key(self) -> Rule:
         """Any member name and its colon."""
         return self._once("key", lambda: sequence(self.any_string(), Literal(":")))
+
+    def any_tail(self, tail: Expression) -> Rule:
+        """The rest of a string that may go on in any way. Member names go on without escapes, which is cheaper."""
+        if tail == Literal('"'):
+            return self._once("rest", lambda: sequence(repeat(self.any_char(), 0, None), tail))
+        return self._once("keyrest", lambda: sequence(repeat(Chars(PLAIN), 0, None), tail))
 
     def any_value(self) -> Rule:
         """Any JSON value, compact."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .code_set import EVERY_CODE, CodeSet
 from .grammar import Expression, Rule, choice, repeat, sequence
-from .json_text import JsonText, character
+from .json_text import PLAIN, JsonText, character
 from .regex_syntax import Concat, Either, Loop, Match, RegexNode
 from .string_automaton import StateTable
 
@@ -45,7 +45,7 @@ class TableText:
         if not self._table.moves:
             return choice()
         for state in range(len(self._moves)):
-            if state == 0 or not self._is_link(state):
+            if state == 0 or not (self._is_link(state) or self._is_free(state)):
                 self._text.grammar.define(self._name(state), self._rule(state))
         return Rule(self._name(0))
 
@@ -67,8 +67,15 @@ class TableText:
         options.extend(self._chain(codes, target) for target, codes in row.items())
         if loop is None:
             return choice(*options)
-        again = self._text.any_char() if loop == EVERY_CODE and not row else character(loop)
-        return sequence(repeat(again, 0, None), choice(*options))
+        return sequence(repeat(character(loop), 0, None), choice(*options))
+
+    def _is_free(self, state: int) -> bool:
+        """Any character from here on leads back here, and the string may end."""
+        row = self._moves[state]
+        return state in self._table.accepting and list(row) == [state] and row[state] in (EVERY_CODE, PLAIN)
+
+    def _follow(self, state: int) -> Rule:
+        return self._text.any_tail(self._tail) if self._is_free(state) else Rule(self._name(state))
 
     def _chain(self, codes: CodeSet, target: int) -> Expression:
         parts = [character(codes)]
@@ -76,7 +83,7 @@ class TableText:
             following, codes = next(iter(self._moves[target].items()))
             parts.append(character(codes))
             target = following
-        return sequence(*parts, Rule(self._name(target)))
+        return sequence(*parts, self._follow(target))
 
 
 def _merged(row: tuple[tuple[CodeSet, int], ...]) -> dict[int, CodeSet]:

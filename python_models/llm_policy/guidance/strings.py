@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .code_set import NO_CODE
+from .code_set import EVERY_CODE, NO_CODE, CodeSet
 from .formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
 from .grammar import NOTHING, Expression, Literal, Rule, repeat, sequence
-from .json_text import JsonText
+from .json_text import PLAIN, JsonText
 from .keyword_report import KeywordReport
 from .limits import GuideLimits
 from .pattern_text import TableText, pattern_expression
@@ -20,7 +20,7 @@ from .regex_search import full_match, length_range
 from .regex_syntax import (
     Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex,
 )
-from .string_automaton import Automaton, Complement, LengthAutomaton, NamesAutomaton, PatternAutomaton, TooManyStates, combine
+from .string_automaton import ApartAutomaton, Automaton, LengthAutomaton, PatternAutomaton, TooManyStates, combine
 from .subschema import EXCLUDED, Subschema
 
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
@@ -68,6 +68,7 @@ class StringWriter:
         self._limits = limits
         self._report = report
         self._written: dict[tuple[StringFacts, Expression], Expression] = {}
+        self._broad_left = limits.max_broad_states
         self._trees: dict[str, RegexNode | None] = {}
 
     def value(self, facts: StringFacts) -> Expression:
@@ -122,13 +123,22 @@ class StringWriter:
         automata: list[Automaton] = [PatternAutomaton(tree, 16 * limit) for tree in trees]
         if (facts.least, facts.most) != (0, None):
             automata.append(LengthAutomaton(facts.least, facts.most))
-        names = 0
         if facts.excluded:
-            names = sum(map(len, facts.excluded)) if not trees else 0
-            automata.append(Complement(NamesAutomaton(facts.excluded)))
-        table = combine(automata, limit + 2 * names)
+            automata.append(self._apart(facts.excluded, PLAIN if tail != Literal('"') else EVERY_CODE))
+        table = combine(automata, limit)
+        if trees and table.num_broad() > self._broad_left:
+            raise TooManyStates
+        self._broad_left -= table.num_broad()
         content = TableText(table, self._text, tail).expression()
         return sequence(Literal('"'), content)
+
+    def _apart(self, names: frozenset[str], alphabet: CodeSet) -> ApartAutomaton:
+        """As deep as a share of the states left allows; the first letter always."""
+        share = max(self._broad_left // 2, 1)
+        depth = max(map(len, names)) + 1
+        while depth > 1 and ApartAutomaton.num_states(names, depth) > share:
+            depth -= 1
+        return ApartAutomaton(names, depth, alphabet)
 
     def _fallback(self, trees: list[RegexNode], facts: StringFacts, tail: Expression) -> Expression:
         pointer = facts.sources[0][0] if facts.sources else facts.pointer
