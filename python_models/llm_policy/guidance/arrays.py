@@ -6,13 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .alternatives import Conjunction
-from .grammar import EMPTY, NOTHING, Expression, Literal, Rule, optional, repeat, sequence
+from .grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, optional, repeat, sequence
 from .json_text import listed, wrapped
 from .keyword_report import KeywordReport
 from .limits import GuideLimits
 from .subschema import Subschema
 
 WriteValue = Callable[[Conjunction], Rule]
+
+
+_PLACES_INLINE = 8
+"""Places of a tuple written into one rule; each nests in the one before."""
 
 
 @dataclass
@@ -29,7 +33,10 @@ class Items:
 class ArrayWriter:
     """Writes the arrays of one alternative."""
 
-    def __init__(self, limits: GuideLimits, report: KeywordReport, write_value: WriteValue) -> None:
+    def __init__(
+        self, grammar: Grammar, limits: GuideLimits, report: KeywordReport, write_value: WriteValue
+    ) -> None:
+        self._grammar = grammar
         self._limits = limits
         self._report = report
         self._write_value = write_value
@@ -95,6 +102,8 @@ class ArrayWriter:
             tail = sequence(Literal(",") if i else EMPTY, value, tail)
             if i >= items.least:
                 tail = optional(tail)
+            if i % _PLACES_INLINE == 0 and i:
+                tail = self._grammar.define(f"t{len(self._grammar.rules)}", tail)
         return tail
 
     def _with_contained(self, items: Items, rest: Expression) -> Expression | None:

@@ -37,7 +37,7 @@ class GuideLimits:
     """Alternatives of one subschema once its combinators are multiplied out."""
     max_automaton_states: int = 256
     """States of one string automaton (patterns and lengths that hold together)."""
-    max_broad_states: int = 24
+    max_broad_states: int = 48
     """States of all string automata of one grammar that take most characters: some 30 ms of compile time each."""
     max_rules: int = 12_000
     """Rules of a grammar, ours or the client's."""

@@ -35,6 +35,8 @@ class LiteralFilter:
         self._expansion = expansion
         self._draft = draft
         self._leaves: dict[Subschema, Any] = {}
+        self._lists: dict[Subschema, list[frozenset[str]]] = {}
+        self._exclusions: dict[Subschema, frozenset[str]] = {}
 
     def atom(self, value: JsonValue) -> str:
         """The value's type. From draft 6 on 1.0 is an integer."""
@@ -58,14 +60,24 @@ class LiteralFilter:
         return all(self._passes(base, value, text) for base in alternative.bases)
 
     def _passes(self, base: Subschema, value: JsonValue, text: str) -> bool:
-        for word in ("enum", "const"):
-            if word in base.keywords and text not in map(canonical_json, base.keywords[word]):
-                return False
-        if text in map(canonical_json, base.keywords.get(EXCLUDED, ())) or not self._leaf(base).is_valid(value):
+        if any(text not in listed for listed in self._listed(base)) or text in self._excluded(base):
+            return False
+        if not self._leaf(base).is_valid(value):
             return False
         if isinstance(value, dict):
             return self._members_pass(base, value)
         return self._items_pass(base, value) if isinstance(value, list) else True
+
+    def _listed(self, base: Subschema) -> list[frozenset[str]]:
+        if base not in self._lists:
+            words = [base.keywords[word] for word in ("enum", "const") if word in base.keywords]
+            self._lists[base] = [frozenset(map(canonical_json, values)) for values in words]
+        return self._lists[base]
+
+    def _excluded(self, base: Subschema) -> frozenset[str]:
+        if base not in self._exclusions:
+            self._exclusions[base] = frozenset(map(canonical_json, base.keywords.get(EXCLUDED, ())))
+        return self._exclusions[base]
 
     def _leaf(self, base: Subschema) -> Any:
         if base not in self._leaves:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from .alternatives import Conjunction, Expansion
-from .grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, choice, optional, repeat, sequence
+from .grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, choice, repeat, sequence
 from .json_reader import write_json
 from .json_text import listed, wrapped
 from .keyword_report import KeywordReport
 from .limits import GuideLimits
 from .literals import LiteralFilter, is_found, listed_values, member_schemas
+from .member_chain import MemberChain, Pair
 from .strings import StringFacts, StringWriter, string_facts
 from .subschema import FORBIDDEN, Subschema
 
@@ -25,8 +26,6 @@ WriteValue = Callable[[Conjunction], Rule]
 
 MAX_COUNTED = 2_000
 """Rules spent on counting members for minProperties and maxProperties beside declared ones."""
-MAX_EXCLUDED_LETTERS = 4_000
-"""Letters of declared names that an undeclared name is kept apart from."""
 
 
 @dataclass
@@ -47,7 +46,7 @@ class ObjectWriter:
 
     def __init__(
         self, grammar: Grammar, strings: StringWriter, literals: LiteralFilter, expansion: Expansion,
-        limits: GuideLimits, report: KeywordReport, write_value: WriteValue,
+        limits: GuideLimits, report: KeywordReport, narrowed: KeywordReport, write_value: WriteValue,
     ) -> None:
         self._grammar = grammar
         self._strings = strings
@@ -55,6 +54,7 @@ class ObjectWriter:
         self._expansion = expansion
         self._limits = limits
         self._report = report
+        self._narrowed = narrowed
         self._write_value = write_value
         self._chains = 0
 
@@ -103,12 +103,13 @@ class ObjectWriter:
         if names is None:
             return
         names = replace(names, excluded=names.excluded | set(members.declared) | members.forbidden)
-        if sum(map(len, names.excluded)) > MAX_EXCLUDED_LETTERS:
-            self._report.add(members.pointer, "additionalProperties", "not offered: too many declared names")
+        offers_rest = not closed and (says_more or not (members.declared or patterned))
+        if names.excluded and (patterned or offers_rest) and not self._strings.can_tell_apart():
+            self._narrowed.add(members.pointer, "additionalProperties", "undeclared names are not offered")
             return
         if patterned:
             self._add_patterned(members, patterned, names, rest)
-        if not closed and (says_more or not (members.declared or patterned)):
+        if offers_rest:
             self._add_rest(members, patterned, names, rest)
 
     def _name_facts(
@@ -162,7 +163,7 @@ class ObjectWriter:
     def _content(self, members: Members) -> Expression:
         extra = choice(*members.extras) if members.extras else NOTHING
         pairs = [
-            (sequence(Literal(write_json(name) + ":"), self._write_value(schemas)), name in members.required)
+            Pair(sequence(Literal(write_json(name) + ":"), self._write_value(schemas)), name in members.required)
             for name, schemas in members.declared.items()
         ]
         if not pairs:
@@ -177,8 +178,8 @@ class ObjectWriter:
             most = None
         return listed(extra, min(members.least, self._limits.max_repeat), most)
 
-    def _must_count(self, pairs: list[tuple[Expression, bool]], extra: Expression, members: Members) -> bool:
-        required = sum(1 for _, needed in pairs if needed)
+    def _must_count(self, pairs: list[Pair], extra: Expression, members: Members) -> bool:
+        required = sum(pair.required for pair in pairs)
         enough = members.least <= max(required, 1)
         few = members.most is None or (extra == NOTHING and members.most >= len(pairs))
         if enough and few:
@@ -189,26 +190,11 @@ class ObjectWriter:
         self._report.add(members.pointer, "minProperties/maxProperties", "too many members to count")
         return False
 
-    def _chain(self, pairs: list[tuple[Expression, bool]], extra: Expression, *, allow_empty: bool) -> Expression:
-        """`first (, next)*` in order. After some member the rest is a row of optional pieces; before it, a choice."""
+    def _chain(self, pairs: list[Pair], extra: Expression, *, allow_empty: bool) -> Expression:
         self._chains += 1
-        prefix = f"o{self._chains}_"
-        lead = next((i for i, (_, needed) in enumerate(pairs) if needed), len(pairs))
-        after: Expression = repeat(sequence(Literal(","), extra), 0, None)
-        starts: list[Expression] = []
-        if lead == len(pairs):
-            starts = [listed(extra, 1, None)] if extra != NOTHING else []
-            starts += [EMPTY] if allow_empty else []
-        for i in range(len(pairs) - 1, -1, -1):
-            pair, needed = pairs[i]
-            if i <= lead:
-                after = self._grammar.define(f"{prefix}{i}", after) if after != EMPTY else after
-                starts.append(sequence(pair, after))
-            piece = sequence(Literal(","), pair)
-            after = sequence(piece if needed else optional(piece), after)
-        return choice(*reversed(starts)) if starts else NOTHING
+        return MemberChain(self._grammar, f"o{self._chains}_", pairs, extra).expression(allow_empty=allow_empty)
 
-    def _counted(self, pairs: list[tuple[Expression, bool]], extra: Expression, members: Members) -> Expression:
+    def _counted(self, pairs: list[Pair], extra: Expression, members: Members) -> Expression:
         """One rule for each (members looked at, members written): exact counts beside declared names."""
         self._chains += 1
         prefix = f"k{self._chains}_"
@@ -231,14 +217,13 @@ def _extras_left(extra: Expression, written: int, members: Members) -> Expressio
 
 
 def _counted_step(
-    prefix: str, i: int, written: int, pair: tuple[Expression, bool], members: Members, top: int
+    prefix: str, i: int, written: int, pair: Pair, members: Members, top: int
 ) -> Expression:
-    text, needed = pair
     options: list[Expression] = []
     if members.most is None or written < top:
         comma = Literal(",") if written else EMPTY
-        options.append(sequence(comma, text, Rule(f"{prefix}{i + 1}_{min(written + 1, top)}")))
-    if not needed:
+        options.append(sequence(comma, pair.text, Rule(f"{prefix}{i + 1}_{min(written + 1, top)}")))
+    if not pair.required:
         options.append(Rule(f"{prefix}{i + 1}_{written}"))
     return choice(*options)
 

@@ -6,8 +6,10 @@ JSON Schema's patterns are searches (2020-12 Validation §6.3.3): unless anchore
 
 from __future__ import annotations
 
-from .regex_syntax import ANYTHING, Anchor, Concat, Either, Gap, Loop, RegexNode
+from .regex_syntax import ANYTHING, Anchor, Concat, Either, Gap, Loop, Match, RegexNode
 
+BROAD = 256
+"""A character set larger than this is broad: it takes most of what a model may write."""
 MAX_BRANCHES = 64
 """Branches that carry anchors of their own, such as `^a|b$`, once written out."""
 
@@ -73,3 +75,14 @@ def length_range(node: RegexNode) -> tuple[int, int | None]:
 
 def _total(highs: list[int | None]) -> int | None:
     return None if None in highs else sum(high for high in highs if high is not None)
+
+
+def num_broad(node: RegexNode) -> int:
+    """Places in the tree that take most characters, a counted run being one."""
+    if isinstance(node, Concat):
+        return sum(map(num_broad, node.parts))
+    if isinstance(node, Either):
+        return sum(map(num_broad, node.options))
+    if isinstance(node, Loop):
+        return num_broad(node.part)
+    return int(isinstance(node, Match) and node.codes.size() > BROAD)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .code_set import EVERY_CODE, CodeSet
+from .regex_search import BROAD
 from .regex_syntax import Concat, Either, Loop, Match, RegexNode
 
 State = Hashable
@@ -197,9 +198,6 @@ class TooManyStates(ValueError):
     """The constraints need more states than allowed."""
 
 
-_BROAD = 256
-
-
 @dataclass(frozen=True)
 class StateTable:
     """A finished automaton: state 0 starts; every state leads to an end. No row: no string is allowed."""
@@ -209,7 +207,7 @@ class StateTable:
 
     def num_broad(self) -> int:
         """States that take most characters; each costs the engine some 30 ms at a vocabulary of 150,000."""
-        return sum(sum(codes.size() for codes, _ in row) > _BROAD for row in self.moves)
+        return sum(sum(codes.size() for codes, _ in row) > BROAD for row in self.moves)
 
 
 def combine(automata: list[Automaton], max_states: int) -> StateTable:

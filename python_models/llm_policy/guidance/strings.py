@@ -16,7 +16,7 @@ from .json_text import PLAIN, JsonText
 from .keyword_report import KeywordReport
 from .limits import GuideLimits
 from .pattern_text import TableText, pattern_expression
-from .regex_search import full_match, length_range
+from .regex_search import full_match, length_range, num_broad
 from .regex_syntax import (
     Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex,
 )
@@ -97,13 +97,23 @@ class StringWriter:
         if len(trees) == 1 and not facts.excluded:
             simple = _within(trees[0], facts, self._limits)
             if simple is not None:
-                return self._plain(simple, tail)
+                return self._plain(simple, facts, tail)
         try:
             return self._joined(trees, facts, tail)
         except TooManyStates:
             return self._fallback(trees, facts, tail)
 
-    def _plain(self, tree: RegexNode, tail: Expression) -> Expression:
+    def can_tell_apart(self) -> bool:
+        """Whether there are states left to keep undeclared names apart from declared ones."""
+        return self._broad_left > 0
+
+    def _plain(self, tree: RegexNode, facts: StringFacts, tail: Expression) -> Expression:
+        """One pattern as it stands, while the budget of broad states lasts."""
+        cost = num_broad(tree)
+        if cost > self._broad_left:
+            self._report.add(facts.sources[0][0], facts.sources[0][1], "too many patterns that take any character")
+            return self._counted(facts, tail)
+        self._broad_left -= cost
         return sequence(Literal('"'), pattern_expression(tree, self._text), tail)
 
     def _counted(self, facts: StringFacts, tail: Expression) -> Expression:
@@ -151,7 +161,7 @@ class StringWriter:
             self._report.add(facts.pointer, "minLength/maxLength", "too large beside a pattern")
         if facts.excluded:
             self._report.add(pointer, "not", "too large beside a pattern")
-        return self._plain(trees[0], tail)
+        return self._plain(trees[0], facts, tail)
 
     def _tree(self, source: tuple[str, str, str]) -> RegexNode | None:
         """The full-match tree of a pattern; None, and a finding, when it cannot be followed."""

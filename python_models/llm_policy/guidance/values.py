@@ -44,9 +44,9 @@ class ValueWriter:
         self._literals = LiteralFilter(self._expansion, document.draft)
         self._strings = StringWriter(self._text, limits, report)
         self._numbers = NumberWriter(self.grammar, self._text, report)
-        self._arrays = ArrayWriter(limits, report, self.rule)
+        self._arrays = ArrayWriter(self.grammar, limits, report, self.rule)
         self._objects = ObjectWriter(
-            self.grammar, self._strings, self._literals, self._expansion, limits, report, self.rule
+            self.grammar, self._strings, self._literals, self._expansion, limits, report, narrowed, self.rule
         )
         self._names: dict[Conjunction, str] = {}
         self._waiting: list[Conjunction] = []
