@@ -38,7 +38,7 @@ _IPV6 = (
 )
 """RFC 4291 §2.2 as RFC 3986 §3.2.2 spells it, `::` also standing for a single group."""
 
-_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
 _WIDE_LABEL = r"[^\x00-,/:-@[-^`{-\x7f.]+"
 _IDN_HOSTNAME = rf"{_WIDE_LABEL}(?:[.\u3002\uff0e\uff61]{_WIDE_LABEL})*"
@@ -48,7 +48,8 @@ _WIDE_ATEXT = r"(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]|[^\x00-\x7f])"
 _QUOTED_LOCAL = r'"(?:[ !#-[\]-~]|\\[ -~])*"'
 _ADDRESS_LITERAL = rf"\[(?:IPv6:{_IPV6}|{_IPV4})\]"
 _EMAIL = rf"(?:{_ATEXT}+(?:\.{_ATEXT}+)*|{_QUOTED_LOCAL})@(?:{_HOSTNAME}|{_ADDRESS_LITERAL})"
-_IDN_EMAIL = rf"(?:{_WIDE_ATEXT}+(?:\.{_WIDE_ATEXT}+)*|{_QUOTED_LOCAL})@(?:{_IDN_HOSTNAME}|{_ADDRESS_LITERAL})"
+_WIDE_QUOTED_LOCAL = r'"(?:[^\x00-\x1f"\\\x7f]|\\[ -~])*"'
+_IDN_EMAIL = rf"(?:{_WIDE_ATEXT}+(?:\.{_WIDE_ATEXT}+)*|{_WIDE_QUOTED_LOCAL})@(?:{_IDN_HOSTNAME}|{_ADDRESS_LITERAL})"
 
 
 def _uri(letters: str) -> tuple[str, str]:
@@ -71,7 +72,8 @@ def _uri(letters: str) -> tuple[str, str]:
 
 
 _URI, _URI_REFERENCE = _uri("A-Za-z")
-_IRI, _IRI_REFERENCE = _uri("A-Za-z\\u00a0-\\ud7ff\\uf900-\\ufdcf\\ufdf0-\\uffef\\u{10000}-\\u{efffd}\\ue000-\\uf8ff\\u{f0000}-\\u{10fffd}")
+_BEYOND_ASCII = "\\u00a0-\\ud7ff\\ue000-\\ufdcf\\ufdf0-\\uffef\\u{10000}-\\u{efffd}\\u{f0000}-\\u{10fffd}"
+_IRI, _IRI_REFERENCE = _uri("A-Za-z" + _BEYOND_ASCII)
 
 _DURATION = (
     r"P(?:\d+W|(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)(?:T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S))?"

@@ -8,9 +8,11 @@ and not as a dead end in the engine.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import heapify, heappop, heappush
+from math import inf
 
 from .code_set import CodeSet
 
@@ -119,20 +121,25 @@ def references(expression: Expression) -> Iterator[str]:
             waiting.append(item.part)
 
 
-def is_productive(expression: Expression, productive: set[str]) -> bool:
-    """Whether some finite text matches, when exactly the `productive` rules have one."""
+UNREACHABLE = inf
+
+
+def shortest_length(expression: Expression, known: dict[str, float]) -> float:
+    """Characters of the shortest text that matches, given those of the `known` rules; infinite when there is none."""
+    if isinstance(expression, Literal):
+        return len(expression.text)
     if isinstance(expression, Rule):
-        return expression.name in productive
+        return known.get(expression.name, UNREACHABLE)
     if isinstance(expression, Sequence):
-        return all(is_productive(part, productive) for part in expression.parts)
+        return sum(shortest_length(part, known) for part in expression.parts)
     if isinstance(expression, Choice):
-        return any(is_productive(option, productive) for option in expression.options)
+        return min((shortest_length(option, known) for option in expression.options), default=UNREACHABLE)
     if isinstance(expression, Repeat):
-        return expression.least == 0 or is_productive(expression.part, productive)
-    return True
+        return shortest_length(expression.part, known) * expression.least if expression.least else 0
+    return 1
 
 
-def pruned(expression: Expression, productive: set[str]) -> Expression:
+def pruned(expression: Expression, productive: Set[str]) -> Expression:
     """The expression without the options that can never be completed."""
     if isinstance(expression, Rule):
         return expression if expression.name in productive else NOTHING
@@ -158,24 +165,29 @@ class Grammar:
         self.rules[name] = expression
         return Rule(name)
 
-    def productive_rules(self) -> set[str]:
-        """The rules that some finite text matches: a least fixed point over the rules' users."""
+    def shortest_lengths(self) -> dict[str, float]:
+        """Length of the shortest text of every rule that has one (Knuth's generalisation of Dijkstra's algorithm)."""
         users: dict[str, list[str]] = defaultdict(list)
         for name, expression in self.rules.items():
             for used in set(references(expression)):
                 users[used].append(name)
-        productive: set[str] = set()
-        waiting = list(self.rules)
+        known: dict[str, float] = {}
+        waiting = [(shortest_length(expression, known), name) for name, expression in self.rules.items()]
+        waiting = [entry for entry in waiting if entry[0] != UNREACHABLE]
+        heapify(waiting)
         while waiting:
-            name = waiting.pop()
-            if name not in productive and is_productive(self.rules[name], productive):
-                productive.add(name)
-                waiting.extend(users[name])
-        return productive
+            length, name = heappop(waiting)
+            if name in known:
+                continue
+            known[name] = length
+            for user in users[name]:
+                if user not in known and (longer := shortest_length(self.rules[user], known)) != UNREACHABLE:
+                    heappush(waiting, (longer, user))
+        return known
 
     def prune(self) -> bool:
-        """Keep what is productive and reachable. False when the root matches no text at all."""
-        productive = self.productive_rules()
+        """Keep what can be completed and reached. False when the root matches no text at all."""
+        productive = self.shortest_lengths().keys()
         if self.root not in productive:
             return False
         kept: dict[str, Expression] = {}

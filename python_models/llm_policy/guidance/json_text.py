@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .code_set import DIGITS, CodeSet
-from .grammar import EMPTY, NOTHING, Chars, Choice, Expression, Grammar, Literal, Rule, choice, repeat, sequence
+from .grammar import EMPTY, NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, repeat, sequence
 
 Builder = Callable[[], Expression]
 
@@ -18,9 +18,6 @@ PLAIN = ~_MUST_ESCAPE
 """Characters that stand for themselves inside a JSON string."""
 _SHORT_ESCAPES = {0x08: "b", 0x09: "t", 0x0A: "n", 0x0C: "f", 0x0D: "r", 0x22: '"', 0x5C: "\\"}
 _HEX = DIGITS | CodeSet.of((0x41, 0x46), (0x61, 0x66))
-_COUNTED_AT_MOST = 4
-"""Bounded repeats of a bare class above this get a rule with two options: XGrammar copies a bare class once per
-count (200 of them: 6 s), and counts a rule with options (200 of them: 5 ms)."""
 
 
 def character(codes: CodeSet) -> Expression:
@@ -70,7 +67,6 @@ class JsonText:
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-        self._repeated: dict[CodeSet, Rule] = {}
 
     def any_char(self) -> Rule:
         """One character of any string."""
@@ -111,23 +107,6 @@ class JsonText:
     def any_number(self) -> Rule:
         """Any JSON number (RFC 8259 §6)."""
         return self._once("number", _any_number)
-
-    def counted(self, codes: CodeSet, least: int, most: int | None) -> Expression:
-        """`least` to `most` characters of the set, in the form that compiles fast."""
-        one = character(codes)
-        count = least if most is None else most
-        if count <= _COUNTED_AT_MOST or one == NOTHING:
-            return repeat(one, least, most)
-        return repeat(self._repeated_rule(codes, one), least, most)
-
-    def _repeated_rule(self, codes: CodeSet, one: Expression) -> Expression:
-        if isinstance(one, Literal):
-            return one
-        if codes not in self._repeated:
-            if isinstance(one, Chars):
-                one = Choice(tuple(Chars(half) for half in one.codes.halves()))
-            self._repeated[codes] = self.grammar.define(f"c{len(self._repeated)}", one)
-        return self._repeated[codes]
 
     def _once(self, name: str, build: Builder) -> Rule:
         if name not in self.grammar.rules:

@@ -41,6 +41,8 @@ class GuideLimits:
     """States of all string automata of one grammar that take most characters: some 30 ms of compile time each."""
     max_rules: int = 12_000
     """Rules of a grammar, ours or the client's."""
+    max_shortest_text: int = 100_000
+    """Characters of the shortest text that satisfies the guide: more never fits into a completion."""
     max_grammar_bytes: int = 400_000
     """Text of the grammar that the engine gets."""
     max_choices: int = 1_000

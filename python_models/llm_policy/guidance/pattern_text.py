@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .code_set import EVERY_CODE, CodeSet
 from .grammar import Expression, Rule, choice, repeat, sequence
 from .json_text import PLAIN, JsonText, character
 from .regex_syntax import Concat, Either, Loop, Match, RegexNode
 from .string_automaton import StateTable
 
+WriteCharacter = Callable[[CodeSet], Expression]
+
 EMPTY_TEXT: Expression = sequence()
 
 
-def pattern_expression(node: RegexNode, text: JsonText) -> Expression:
-    """A full-match tree, without quotes. Gaps match the empty text."""
+def pattern_expression(node: RegexNode, write: WriteCharacter = character) -> Expression:
+    """A full-match tree, without quotes, each character written by `write`. Gaps match the empty text."""
     if isinstance(node, Match):
-        return character(node.codes)
+        return write(node.codes)
     if isinstance(node, Concat):
-        return sequence(*(pattern_expression(part, text) for part in node.parts))
+        return sequence(*(pattern_expression(part, write) for part in node.parts))
     if isinstance(node, Either):
-        return choice(*(pattern_expression(option, text) for option in node.options))
+        return choice(*(pattern_expression(option, write) for option in node.options))
     if isinstance(node, Loop):
-        if isinstance(node.part, Match):
-            return text.counted(node.part.codes, node.least, node.most)
-        return repeat(pattern_expression(node.part, text), node.least, node.most)
+        return repeat(pattern_expression(node.part, write), node.least, node.most)
     return EMPTY_TEXT
 
 

@@ -15,6 +15,7 @@ from .json_reader import canonical_json, read_json
 from .json_text import JsonText
 from .keyword_report import Finding, KeywordReport
 from .limits import GuideLimits, check_limit
+from .repeats import lower_repeats
 from .values import ValueWriter
 from .verdict import build_judge
 
@@ -59,6 +60,9 @@ def planned(
     report: KeywordReport | None = None, narrowed: KeywordReport | None = None,
 ) -> PlannedGuide:
     """The finished guide. Raises `schema_too_complex` when the grammar is too large for the engine."""
+    shortest = grammar.shortest_lengths().get(grammar.root, 0)
+    check_limit("characters of the shortest output", int(shortest), limits.max_shortest_text)
+    lower_repeats(grammar)
     check_limit("number of grammar rules", len(grammar.rules), limits.max_rules)
     text = grammar.text()
     size = len(text.encode("utf-8"))

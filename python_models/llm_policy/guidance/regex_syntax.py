@@ -18,7 +18,13 @@ class RegexFault(ValueError):
 
 
 class RegexTooComplex(ValueError):
-    """The regex is over a limit; the message says which."""
+    """The regex is over a limit: what, how much, and the limit."""
+
+    def __init__(self, what: str, given: int, limit: int) -> None:
+        super().__init__(f"{what} is {given}, limit {limit}")
+        self.what = what
+        self.given = given
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +87,11 @@ def parse_regex(text: str, limits: GuideLimits) -> RegexNode:
     """The tree. Raises RegexFault, or RegexTooComplex over a limit."""
     size = len(text.encode("utf-8"))
     if size > limits.max_regex_bytes:
-        raise RegexTooComplex(f"regex size in bytes is {size}, limit {limits.max_regex_bytes}")
+        raise RegexTooComplex("regex size in bytes", size, limits.max_regex_bytes)
     tree = _Parser(text, limits.max_regex_depth).parse()
     positions = count_positions(tree)
     if positions > limits.max_regex_positions:
-        raise RegexTooComplex(f"characters of the regex with repeats written out is {positions}, "
-                              f"limit {limits.max_regex_positions}")
+        raise RegexTooComplex("size of the regex with repeats written out", positions, limits.max_regex_positions)
     return tree
 
 
@@ -202,7 +207,7 @@ class _Parser:
     def group(self) -> RegexNode:
         self.depth += 1
         if self.depth > self.max_depth:
-            raise RegexTooComplex(f"nesting depth of the regex is {self.depth}, limit {self.max_depth}")
+            raise RegexTooComplex("nesting depth of the regex", self.depth, self.max_depth)
         feature = self.group_kind()
         inner = self.disjunction()
         if not self.take(")"):

@@ -114,7 +114,7 @@ class StringWriter:
             self._report.add(facts.sources[0][0], facts.sources[0][1], "too many patterns that take any character")
             return self._counted(facts, tail)
         self._broad_left -= cost
-        return sequence(Literal('"'), pattern_expression(tree, self._text), tail)
+        return sequence(Literal('"'), pattern_expression(tree), tail)
 
     def _counted(self, facts: StringFacts, tail: Expression) -> Expression:
         least, most = facts.least, facts.most
