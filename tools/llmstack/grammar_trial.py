@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import xgrammar
 
 from .qwen_vocabulary import PADDED_VOCAB_SIZE, STOP_TOKENS, encoded_vocab
+
+MASK_CHARACTERS = 120
+"""Characters of one instance at which the token mask is timed."""
 
 
 class GrammarTrial:
@@ -36,3 +40,16 @@ class GrammarTrial:
         """Whether the whole text passes and the model may stop after it."""
         matcher = xgrammar.GrammarMatcher(compiled)
         return bool(matcher.accept_string(text) and matcher.accept_token(self.stop_ids[0]))
+
+    def mask_ms(self, compiled: Any, text: str) -> list[float]:
+        """Milliseconds to fill the token mask before each of the first characters of the text, while it passes."""
+        matcher = xgrammar.GrammarMatcher(compiled)
+        bitmask = xgrammar.allocate_token_bitmask(1, PADDED_VOCAB_SIZE)
+        times: list[float] = []
+        for character in text[:MASK_CHARACTERS]:
+            start = time.thread_time()
+            matcher.fill_next_token_bitmask(bitmask)
+            times.append(1000 * (time.thread_time() - start))
+            if not matcher.accept_string(character):
+                break
+        return times

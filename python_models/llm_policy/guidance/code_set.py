@@ -50,6 +50,11 @@ class CodeSet:
             ranges.extend((ord(c), ord(c)) for c in item) if isinstance(item, str) else ranges.append(item)
         return CodeSet(_joined(ranges))
 
+    @staticmethod
+    def joined(sets: Iterable[CodeSet]) -> CodeSet:
+        """The union of all."""
+        return CodeSet(_joined(span for one in sets for span in one.ranges))
+
     def __bool__(self) -> bool:
         return bool(self.ranges)
 

@@ -23,7 +23,7 @@ def plan_ebnf(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
         raise invalid("the grammar has a rule that starts with itself")
     check_limit("places of the grammar that take any character", _num_broad(grammar), limits.max_broad_states)
     _rename(grammar)
-    return planned(grammar, source, limits)
+    return planned(grammar, source, limits, copy_classes=False)
 
 
 def _check_references(grammar: Grammar) -> None:

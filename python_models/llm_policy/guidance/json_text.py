@@ -47,19 +47,33 @@ def _one_of(codes: CodeSet) -> Expression:
     return Literal(chr(codes.ranges[0][0])) if codes.size() == 1 else Chars(codes)
 
 
-def any_character() -> Expression:
-    """One character of an unconstrained string, escapes of every kind, surrogates only in pairs."""
+def run(codes: CodeSet) -> Expression:
+    """Any number of characters of the set. The plain ones loop in place, so that whole tokens pass at once."""
+    plain = repeat(_plain(codes), 0, None)
+    escaped = codes & _MUST_ESCAPE
+    if not escaped:
+        return plain
+    return sequence(plain, repeat(sequence(choice(*_escapes(escaped)), plain), 0, None))
+
+
+def _plain(codes: CodeSet) -> Expression:
+    plain = codes - _MUST_ESCAPE
+    return _one_of(plain) if plain else NOTHING
+
+
+def any_escape() -> Expression:
+    """Every escape that RFC 8259 has, surrogates only in pairs."""
     high = Chars(CodeSet.of("dD"))
     basic = Chars(_HEX - CodeSet.of("dD"))
     hexadecimal = Chars(_HEX)
-    below = sequence(basic, repeat(hexadecimal, 3, 3))
-    beside = sequence(high, Chars(CodeSet.of((0x30, 0x37))), repeat(hexadecimal, 2, 2))
+    below = sequence(basic, *[hexadecimal] * 3)
+    beside = sequence(high, Chars(CodeSet.of((0x30, 0x37))), *[hexadecimal] * 2)
     pair = sequence(
-        high, Chars(CodeSet.of("89abAB")), repeat(hexadecimal, 2, 2),
-        Literal("\\u"), high, Chars(CodeSet.of("cdefCDEF")), repeat(hexadecimal, 2, 2),
+        high, Chars(CodeSet.of("89abAB")), *[hexadecimal] * 2,
+        Literal("\\u"), high, Chars(CodeSet.of("cdefCDEF")), *[hexadecimal] * 2,
     )
     short = sequence(Literal("\\"), Chars(CodeSet.of('"\\/bfnrt')))
-    return choice(Chars(~_MUST_ESCAPE), short, sequence(Literal("\\u"), choice(below, beside, pair)))
+    return choice(short, sequence(Literal("\\u"), choice(below, beside, pair)))
 
 
 class JsonText:
@@ -67,14 +81,49 @@ class JsonText:
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-
-    def any_char(self) -> Rule:
-        """One character of any string."""
-        return self._once("char", any_character)
+        self._runs: dict[Expression, int] = {}
 
     def any_string(self) -> Rule:
         """Any string with its quotes."""
-        return self._once("str", lambda: quoted(repeat(self.any_char(), 0, None)))
+        return self._once("str", lambda: sequence(Literal('"'), self.any_tail(Literal('"'))))
+
+    def escape(self) -> Rule:
+        """One escape of any kind."""
+        return self._once("esc", any_escape)
+
+    def _free(self, name: str, tail: Expression) -> Rule:
+        """Any characters, then the tail. In place: a rule for one character would end within every token."""
+        plain = repeat(Chars(PLAIN), 0, None)
+        return self._once(name, lambda: sequence(plain, choice(tail, sequence(self.escape(), Rule(name)))))
+
+    def counted_string(self, least: int, most: int | None, tail: Expression) -> Expression:
+        """A string counted by reference: any length compiles in milliseconds, but each token mask takes some 60 ms."""
+        one = self._once("char", lambda: choice(Chars(PLAIN), self.escape()))
+        return sequence(Literal('"'), repeat(one, least, most), tail)
+
+    def bounded_string(self, least: int, most: int | None, tail: Expression) -> Expression:
+        """A string of `least` to `most` characters. All bounded strings of a grammar share one chain of rules."""
+        one = choice(Chars(PLAIN), self.escape())
+        head = (Literal('"'), *[one] * least)
+        if most is None:
+            return sequence(*head, self.any_tail(tail))
+        return sequence(*head, self._run(most - least, tail))
+
+    def longest_run(self, tail: Expression) -> int:
+        """How many characters the shared chain counts already."""
+        return self._runs.get(tail, 0)
+
+    def _run(self, most: int, tail: Expression) -> Expression:
+        """Up to `most` characters and the tail: each rule one character, then the rule for one less."""
+        if most == 0:
+            return tail
+        prefix = f"l{list(self._runs).index(tail) if tail in self._runs else len(self._runs)}_"
+        for left in range(self._runs.get(tail, 0) + 1, most + 1):
+            after: Expression = Rule(f"{prefix}{left - 1}") if left > 1 else tail
+            options = (sequence(Chars(PLAIN), after), sequence(self.escape(), after), tail)
+            self.grammar.define(f"{prefix}{left}", choice(*options))
+        self._runs[tail] = max(most, self._runs.get(tail, 0))
+        return Rule(f"{prefix}{most}")
 
     def any_key(self) -> Rule:
         """Any member name and its colon."""
@@ -83,7 +132,7 @@ class JsonText:
     def any_tail(self, tail: Expression) -> Rule:
         """The rest of a string that may go on in any way. Member names go on without escapes, which is cheaper."""
         if tail == Literal('"'):
-            return self._once("rest", lambda: sequence(repeat(self.any_char(), 0, None), tail))
+            return self._free("rest", tail)
         return self._once("keyrest", lambda: sequence(repeat(Chars(PLAIN), 0, None), tail))
 
     def any_value(self) -> Rule:

@@ -38,7 +38,13 @@ class GuideLimits:
     max_automaton_states: int = 256
     """States of one string automaton (patterns and lengths that hold together)."""
     max_broad_states: int = 48
-    """States of all string automata of one grammar that take most characters: some 30 ms of compile time each."""
+    """Places of a client's own regex or grammar that take most characters: some 27 ms of compile time each."""
+    max_counted_length: int = 512
+    """Longest minLength or maxLength that is counted. Short ones are written out; above about 16 each token inside such
+    a string costs the engine some 60 ms for its mask. 16 or less here trades exactness for speed; the verdict on the
+    finished text is exact either way."""
+    max_string_cost_ms: int = 700
+    """Estimated compile time that a schema's patterns, lengths and undeclared names may take together."""
     max_rules: int = 12_000
     """Rules of a grammar, ours or the client's."""
     max_shortest_text: int = 100_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .code_set import EVERY_CODE, CodeSet
-from .grammar import Expression, Rule, choice, repeat, sequence
-from .json_text import PLAIN, JsonText, character
+from .grammar import Chars, Choice, Expression, Repeat, Rule, Sequence, choice, optional, repeat, sequence
+from .json_text import PLAIN, JsonText, character, run
 from .regex_syntax import Concat, Either, Loop, Match, RegexNode
 from .string_automaton import StateTable
 
@@ -24,8 +24,27 @@ def pattern_expression(node: RegexNode, write: WriteCharacter = character) -> Ex
     if isinstance(node, Either):
         return choice(*(pattern_expression(option, write) for option in node.options))
     if isinstance(node, Loop):
+        if isinstance(node.part, Match) and node.most is None and write is character:
+            return sequence(*[character(node.part.codes)] * node.least, run(node.part.codes))
         return repeat(pattern_expression(node.part, write), node.least, node.most)
     return EMPTY_TEXT
+
+
+def written_out(expression: Expression) -> Expression:
+    """The expression with its counts as copies in place, except those of a bare class, which XGrammar copies itself."""
+    if isinstance(expression, Sequence):
+        return sequence(*map(written_out, expression.parts))
+    if isinstance(expression, Choice):
+        return choice(*map(written_out, expression.options)) if expression.options else expression
+    if not isinstance(expression, Repeat) or isinstance(expression.part, Chars):
+        return expression
+    part, least, most = written_out(expression.part), expression.least, expression.most
+    if max(least, most or 0) <= 1:
+        return Repeat(part, least, most)
+    tail = repeat(part, 0, None) if most is None else EMPTY_TEXT
+    for _ in range(0 if most is None else most - least):
+        tail = optional(sequence(part, tail))
+    return sequence(*[part] * least, tail)
 
 
 class TableText:
@@ -67,9 +86,9 @@ class TableText:
         loop = row.pop(state, None)
         options = [self._tail] if state in self._table.accepting else []
         options.extend(self._chain(codes, target) for target, codes in row.items())
-        if loop is None:
-            return choice(*options)
-        return sequence(repeat(character(loop), 0, None), choice(*options))
+        if loop is not None:
+            options.append(sequence(character(loop), Rule(self._name(state))))
+        return choice(*options)
 
     def _is_free(self, state: int) -> bool:
         """Any character from here on leads back here, and the string may end."""

@@ -57,12 +57,12 @@ def plan_json(limits: GuideLimits) -> PlannedGuide:
 
 def planned(
     grammar: Grammar, canonical: str, limits: GuideLimits,
-    report: KeywordReport | None = None, narrowed: KeywordReport | None = None,
+    report: KeywordReport | None = None, narrowed: KeywordReport | None = None, *, copy_classes: bool = True,
 ) -> PlannedGuide:
     """The finished guide. Raises `schema_too_complex` when the grammar is too large for the engine."""
     shortest = grammar.shortest_lengths().get(grammar.root, 0)
     check_limit("characters of the shortest output", int(shortest), limits.max_shortest_text)
-    lower_repeats(grammar)
+    lower_repeats(grammar, copy_classes=copy_classes)
     check_limit("number of grammar rules", len(grammar.rules), limits.max_rules)
     text = grammar.text()
     size = len(text.encode("utf-8"))

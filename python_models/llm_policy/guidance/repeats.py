@@ -14,14 +14,18 @@ BLOCK = 64
 _COPIED_AT_MOST = 4
 
 
-def lower_repeats(grammar: Grammar) -> None:
-    """Rewrite every bounded repeat of the grammar, adding rules for blocks."""
-    _Lowering(grammar).run()
+def lower_repeats(grammar: Grammar, *, copy_classes: bool) -> None:
+    """Rewrite every bounded repeat of the grammar, adding rules for blocks.
+
+    With `copy_classes` a repeat of a bare class stays as it is: its cost was budgeted, and its masks are then fast.
+    """
+    _Lowering(grammar, copy_classes=copy_classes).run()
 
 
 class _Lowering:
-    def __init__(self, grammar: Grammar) -> None:
+    def __init__(self, grammar: Grammar, *, copy_classes: bool) -> None:
         self._grammar = grammar
+        self._copy_classes = copy_classes
         self._counted: dict[Expression, Expression] = {}
         self._blocks: dict[Expression, Rule] = {}
 
@@ -40,7 +44,7 @@ class _Lowering:
 
     def _repeat(self, expression: Repeat) -> Expression:
         part, least, most = expression.part, expression.least, expression.most
-        if max(least, most or 0) <= _COPIED_AT_MOST:
+        if max(least, most or 0) <= _COPIED_AT_MOST or (self._copy_classes and isinstance(part, Chars)):
             return Repeat(self._lowered(part), least, most)
         part = self._countable(part)
         if most is None:

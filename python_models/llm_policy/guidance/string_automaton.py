@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .code_set import EVERY_CODE, CodeSet
-from .regex_search import BROAD
 from .regex_syntax import Concat, Either, Loop, Match, RegexNode
+from .string_cost import LOOP_FACTOR, class_cost_ms
 
 State = Hashable
 Moves = list[tuple[CodeSet, State]]
@@ -205,9 +205,16 @@ class StateTable:
     moves: tuple[tuple[tuple[CodeSet, int], ...], ...]
     accepting: frozenset[int]
 
-    def num_broad(self) -> int:
-        """States that take most characters; each costs the engine some 30 ms at a vocabulary of 150,000."""
-        return sum(sum(codes.size() for codes, _ in row) > BROAD for row in self.moves)
+    def cost_ms(self) -> float:
+        """What the states cost the engine at compile time; a state that loops is walked through again and again."""
+        return sum(
+            class_cost_ms(CodeSet.joined(codes for codes, _ in row)) * (LOOP_FACTOR if state in map(_target, row) else 1)
+            for state, row in enumerate(self.moves)
+        )
+
+
+def _target(move: tuple[CodeSet, int]) -> int:
+    return move[1]
 
 
 def combine(automata: list[Automaton], max_states: int) -> StateTable:

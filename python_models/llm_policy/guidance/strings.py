@@ -15,12 +15,13 @@ from .grammar import NOTHING, Expression, Literal, Rule, repeat, sequence
 from .json_text import PLAIN, JsonText
 from .keyword_report import KeywordReport
 from .limits import GuideLimits
-from .pattern_text import TableText, pattern_expression
-from .regex_search import full_match, length_range, num_broad
+from .pattern_text import TableText, pattern_expression, written_out
+from .regex_search import full_match, length_range
 from .regex_syntax import (
     Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex,
 )
 from .string_automaton import ApartAutomaton, Automaton, LengthAutomaton, PatternAutomaton, TooManyStates, combine
+from .string_cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
 from .subschema import EXCLUDED, Subschema
 
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
@@ -68,7 +69,7 @@ class StringWriter:
         self._limits = limits
         self._report = report
         self._written: dict[tuple[StringFacts, Expression], Expression] = {}
-        self._broad_left = limits.max_broad_states
+        self._left_ms = limits.max_string_cost_ms
         self._trees: dict[str, RegexNode | None] = {}
 
     def value(self, facts: StringFacts) -> Expression:
@@ -96,7 +97,7 @@ class StringWriter:
             return self._counted(facts, tail)
         if len(trees) == 1 and not facts.excluded:
             simple = _within(trees[0], facts, self._limits)
-            if simple is not None:
+            if simple is not None and (is_simple(simple) or facts.sources[0][1] == "format"):
                 return self._plain(simple, facts, tail)
         try:
             return self._joined(trees, facts, tail)
@@ -104,29 +105,41 @@ class StringWriter:
             return self._fallback(trees, facts, tail)
 
     def can_tell_apart(self) -> bool:
-        """Whether there are states left to keep undeclared names apart from declared ones."""
-        return self._broad_left > 0
+        """Whether there is budget left to keep undeclared names apart from declared ones."""
+        return self._left_ms > BROAD_MS
 
     def _plain(self, tree: RegexNode, facts: StringFacts, tail: Expression) -> Expression:
-        """One pattern as it stands, while the budget of broad states lasts."""
-        cost = num_broad(tree)
-        if cost > self._broad_left:
-            self._report.add(facts.sources[0][0], facts.sources[0][1], "too many patterns that take any character")
+        """One pattern as it stands, its counts relaxed where they cost too much."""
+        pointer, keyword, _ = facts.sources[0]
+        cheaper = tree if keyword == "format" else relaxed(tree, self._left_ms / 2)
+        cost = FORMAT_MS if keyword == "format" else tree_cost_ms(cheaper)
+        if cost > self._left_ms:
+            self._report.add(pointer, keyword, "too many patterns that take any character")
             return self._counted(facts, tail)
-        self._broad_left -= cost
-        return sequence(Literal('"'), pattern_expression(tree), tail)
+        if cheaper != tree:
+            self._report.add(pointer, keyword, "its counts are not followed to the end")
+        self._left_ms -= cost
+        return sequence(Literal('"'), written_out(pattern_expression(cheaper)), tail)
 
     def _counted(self, facts: StringFacts, tail: Expression) -> Expression:
+        """A length and nothing else: written out while the budget lasts, then counted, then reported."""
         least, most = facts.least, facts.most
-        if most is not None and most > self._limits.max_repeat:
-            self._report.add(facts.pointer, "maxLength", "larger than the largest repeat")
-            most = None
-        if least > self._limits.max_repeat:
-            self._report.add(facts.pointer, "minLength", "larger than the largest repeat")
-            least = self._limits.max_repeat
         if (least, most) == (0, None):
             return self._text.any_string() if tail == Literal('"') else self._text.any_key()
-        return sequence(Literal('"'), repeat(self._text.any_char(), least, most), tail)
+        grown = 0 if most is None else max(most - least - self._text.longest_run(tail), 0)
+        cost = BROAD_MS * (least + grown)
+        if cost <= self._left_ms / 2:
+            self._left_ms -= cost
+            return self._text.bounded_string(least, most, tail)
+        limit = self._limits.max_counted_length
+        if most is not None and most > limit:
+            self._report.add(facts.pointer, "maxLength", f"longer than {limit} characters is not counted")
+        if least > limit:
+            self._report.add(facts.pointer, "minLength", f"longer than {limit} characters is not counted")
+        most = None if most is not None and most > limit else most
+        if most is None and least <= 1:
+            return self._text.bounded_string(least, None, tail)
+        return self._text.counted_string(min(least, limit), most, tail)
 
     def _joined(self, trees: list[RegexNode], facts: StringFacts, tail: Expression) -> Expression:
         limit = self._limits.max_automaton_states
@@ -136,15 +149,16 @@ class StringWriter:
         if facts.excluded:
             automata.append(self._apart(facts.excluded, PLAIN if tail != Literal('"') else EVERY_CODE))
         table = combine(automata, limit)
-        if trees and table.num_broad() > self._broad_left:
+        cost = table.cost_ms()
+        if trees and cost > self._left_ms:
             raise TooManyStates
-        self._broad_left -= table.num_broad()
+        self._left_ms -= cost
         content = TableText(table, self._text, tail).expression()
         return sequence(Literal('"'), content)
 
     def _apart(self, names: frozenset[str], alphabet: CodeSet) -> ApartAutomaton:
         """As deep as a share of the states left allows; the first letter always."""
-        share = max(self._broad_left // 2, 1)
+        share = max(int(self._left_ms / 3 / BROAD_MS), 1)
         depth = max(map(len, names)) + 1
         while depth > 1 and ApartAutomaton.num_states(names, depth) > share:
             depth -= 1
@@ -157,11 +171,18 @@ class StringWriter:
             return self._counted(facts, tail)
         for source in facts.sources[1:]:
             self._report.add(source[0], source[1], "too large beside another pattern")
-        if (facts.least, facts.most) != (0, None):
+        if (facts.least, facts.most) != (0, None) and _within(trees[0], facts, self._limits) is None:
             self._report.add(facts.pointer, "minLength/maxLength", "too large beside a pattern")
         if facts.excluded:
             self._report.add(pointer, "not", "too large beside a pattern")
-        return self._plain(trees[0], facts, tail)
+        cheaper = relaxed(trees[0], self._left_ms / 2)
+        try:
+            return self._joined([cheaper], StringFacts(), tail)
+        except TooManyStates:
+            return self._plain(trees[0], facts, tail)
+        finally:
+            if cheaper != trees[0]:
+                self._report.add(pointer, facts.sources[0][1], "its counts are not followed to the end")
 
     def _tree(self, source: tuple[str, str, str]) -> RegexNode | None:
         """The full-match tree of a pattern; None, and a finding, when it cannot be followed."""

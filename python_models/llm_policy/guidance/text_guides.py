@@ -30,7 +30,7 @@ def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
     grammar.define("root", pattern_expression(tree, plain_character))
     if not grammar.prune():
         raise invalid("no text matches the regex")
-    return planned(grammar, pattern, limits)
+    return planned(grammar, pattern, limits, copy_classes=False)
 
 
 def plan_choice(list_json_text: str | bytes, limits: GuideLimits) -> PlannedGuide:
