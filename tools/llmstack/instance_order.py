@@ -69,9 +69,9 @@ def _target(root: Any, reference: Any) -> Any:
 
 
 def _members_follow(root: Any, schemas: list[dict[str, Any]], instance: dict[str, Any]) -> bool:
-    declared = _declared(schemas)
-    positions = [declared.get(name, -1) for name in instance]
-    if declared and (-1 in positions or positions != sorted(positions)):
+    declared, patterns = _declared(schemas), _patterns(schemas)
+    positions = [_position(name, declared, patterns) for name in instance]
+    if (declared or patterns) and (-1 in positions or positions != sorted(positions)):
         return False
     return all(_follows(root, _member_schemas(schemas, name), value) for name, value in instance.items())
 
@@ -83,6 +83,17 @@ def _declared(schemas: list[dict[str, Any]]) -> dict[str, int]:
         for name in properties if isinstance(properties, dict) else ():
             names.setdefault(name, len(names))
     return names
+
+
+def _patterns(schemas: list[dict[str, Any]]) -> list[str]:
+    return [pattern for schema in schemas for pattern in schema.get("patternProperties", {})]
+
+
+def _position(name: str, declared: dict[str, int], patterns: list[str]) -> int:
+    """Declared names first, then those that a pattern declares; -1 is undeclared."""
+    if name in declared:
+        return declared[name]
+    return len(declared) if any(_is_found(pattern, name) for pattern in patterns) else -1
 
 
 def _member_schemas(schemas: list[dict[str, Any]], name: str) -> list[Any]:

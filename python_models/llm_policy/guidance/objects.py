@@ -103,7 +103,8 @@ class ObjectWriter:
         if names is None:
             return
         names = replace(names, excluded=names.excluded | set(members.declared) | members.forbidden)
-        offers_rest = not closed and (says_more or not (members.declared or patterned))
+        declares = any(base.keywords.get("properties") for base in bases)
+        offers_rest = not closed and (says_more or not (declares or patterned))
         if names.excluded and (patterned or offers_rest) and not self._strings.can_tell_apart():
             self._narrowed.add(members.pointer, "additionalProperties", "undeclared names are not offered")
             return
