@@ -1,0 +1,73 @@
+"""How large a guide may be before the engine sees it.
+
+Everything is bounded before any recursion or any compile. The defaults are chosen so that a real schema passes
+and the token-mask stage of XGrammar stays below two seconds on one thread with a vocabulary of 150,000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import Code, InvalidRequest
+
+
+@dataclass(frozen=True)
+class GuideLimits:
+    """Upper bounds of one guide. Sizes in bytes are of UTF-8 text."""
+
+    max_bytes: int = 262_144
+    """Text of the guide as the client sent it."""
+    max_depth: int = 96
+    """Nesting of JSON arrays and objects in the client's text; an object level of a schema costs two."""
+    max_subschemas: int = 4_000
+    max_properties: int = 1_000
+    """Properties declared by one subschema."""
+    max_enum_entries: int = 2_000
+    max_enum_bytes: int = 65_536
+    """JSON text of one enum's entries together."""
+    max_string_bytes: int = 8_192
+    """One property name, enum string or pattern inside a schema."""
+    max_repeat: int = 100_000
+    """minItems, minLength and their like; a maximum above it is dropped and reported."""
+    max_regex_bytes: int = 2_048
+    max_regex_depth: int = 32
+    max_regex_positions: int = 2_000
+    """Characters that a regex matches once all its bounded repeats are written out."""
+    max_alternatives: int = 256
+    """Alternatives of one subschema once its combinators are multiplied out."""
+    max_automaton_states: int = 256
+    """States of one string automaton (patterns and lengths that hold together)."""
+    max_broad_states: int = 48
+    """Places of a client's own regex or grammar that take most characters: some 27 ms of compile time each."""
+    max_counted_length: int = 512
+    """Longest minLength or maxLength that is counted. Short ones are written out; above about 16 each token inside such
+    a string costs the engine some 60 ms for its mask. 16 or less here trades exactness for speed; the verdict on the
+    finished text is exact either way."""
+    max_string_cost_ms: int = 700
+    """Estimated compile time that a schema's patterns, lengths and undeclared names may take together."""
+    max_rules: int = 12_000
+    """Rules of a grammar, ours or the client's."""
+    max_shortest_text: int = 100_000
+    """Characters of the shortest text that satisfies the guide: more never fits into a completion."""
+    max_grammar_bytes: int = 400_000
+    """Text of the grammar that the engine gets."""
+    max_choices: int = 1_000
+    max_probe_steps: int = 256
+    """Tokens that the probe walks through a compiled grammar."""
+    max_probe_seconds: float = 1.0
+
+
+def too_complex(what: str, given: int, limit: int) -> InvalidRequest:
+    """The refusal of a guide that is over a limit."""
+    return InvalidRequest(Code.SCHEMA_TOO_COMPLEX, f"{what} is {given}, limit {limit}")
+
+
+def invalid(rule: str) -> InvalidRequest:
+    """The refusal of a guide that is no guide. `rule` never quotes the client's text."""
+    return InvalidRequest(Code.SCHEMA_INVALID, rule)
+
+
+def check_limit(what: str, given: int, limit: int) -> None:
+    """Raise `schema_too_complex` when `given` is over `limit`."""
+    if given > limit:
+        raise too_complex(what, given, limit)

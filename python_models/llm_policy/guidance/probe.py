@@ -1,0 +1,61 @@
+"""A short walk through a compiled grammar, before any request relies on it.
+
+Run where a crash or a hang is harmless. It fills the first token mask and then walks on, token by token, by whatever
+ends soonest: a dead end (no token allowed), a matcher that blows up, or a grammar that is never done shows here.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .limits import GuideLimits, invalid, too_complex
+
+CLOSING = (b"}", b"]", b'"', b'"}', b":", b'":', b"0", b",")
+"""Tokens that tend to bring JSON to its end, the best first; without one of them, the first token allowed."""
+MASK_BITS = 32
+
+
+def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> None:
+    """Walk up to `max_probe_steps` tokens and `max_probe_seconds`.
+
+    Raises `schema_invalid` at a dead end and `schema_too_complex` when time runs out. A walk that is cut off by the
+    number of steps is fine: long texts are allowed.
+    """
+    import xgrammar
+
+    matcher = xgrammar.GrammarMatcher(compiled_grammar)
+    bitmask = xgrammar.allocate_token_bitmask(1, tokenizer_info.vocab_size)
+    stop_ids = list(tokenizer_info.stop_token_ids)
+    preferred = [*stop_ids, *closing_tokens(tokenizer_info)]
+    deadline = time.monotonic() + limits.max_probe_seconds
+    for _ in range(limits.max_probe_steps):
+        restricted = matcher.fill_next_token_bitmask(bitmask)
+        token = choose(bitmask[0].tolist(), preferred) if restricted else preferred[0]
+        if token is None:
+            raise invalid("the guide reaches a point where no token is allowed")
+        if token in stop_ids:
+            return
+        if not matcher.accept_token(token):
+            raise invalid("the guide refuses a token that it allowed")
+        if time.monotonic() > deadline:
+            limit_ms = int(1000 * limits.max_probe_seconds)
+            raise too_complex("time of the guide's probe in ms", limit_ms + 1, limit_ms)
+
+
+def closing_tokens(tokenizer_info: Any) -> list[int]:
+    """Ids of the CLOSING tokens that the vocabulary has, in that order."""
+    wanted = set(CLOSING)
+    found = {token: i for i, token in enumerate(tokenizer_info.decoded_vocab) if token in wanted}
+    return [found[token] for token in CLOSING if token in found]
+
+
+def choose(words: list[int], preferred: list[int]) -> int | None:
+    """A token of the mask (one bit for each token, 32 to a word): a preferred one, else the first; None if empty."""
+    for token in preferred:
+        if words[token // MASK_BITS] >> (token % MASK_BITS) & 1:
+            return token
+    for i, word in enumerate(words):
+        if word:
+            return i * MASK_BITS + (word & -word).bit_length() - 1
+    return None

@@ -1,0 +1,200 @@
+"""One subschema of the client's document, in one spelling for all drafts.
+
+`normalise` turns what a draft wrote into a single vocabulary (2020-12's, plus two words of our own that negation
+needs) and leaves out what that draft ignores, exactly as the validator does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .json_reader import JsonValue
+from .limits import invalid
+
+ATOMS = ("null", "boolean", "integer", "fraction", "string", "array", "object")
+"""The types that do not overlap: `number` is integer or fraction."""
+EVERY_TYPE = frozenset(ATOMS)
+NUMBERS = frozenset({"integer", "fraction"})
+_TYPE_ATOMS = {name: frozenset({name}) for name in ATOMS if name != "fraction"} | {"number": NUMBERS}
+
+SUBSCHEMA_KEYWORDS = frozenset(
+    "items additionalItems additionalProperties propertyNames contains not if then else "
+    "unevaluatedProperties unevaluatedItems".split()
+)
+SUBSCHEMA_LISTS = frozenset("allOf anyOf oneOf prefixItems".split())
+SUBSCHEMA_MAPS = frozenset("properties patternProperties dependentSchemas $defs definitions".split())
+
+COUNTS = frozenset(
+    "minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split()
+)
+NUMBERS_AS_VALUES = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
+FORBIDDEN = "\0forbidden"
+"""Our own keyword: member names that an object must not have (what `not: {required: …}` asks for)."""
+EXCLUDED = "\0excluded"
+"""Our own keyword: values that are not allowed (what `not: {enum: …}` asks for)."""
+
+KEYWORDS = (
+    SUBSCHEMA_KEYWORDS | SUBSCHEMA_LISTS | SUBSCHEMA_MAPS | COUNTS | NUMBERS_AS_VALUES
+    | frozenset("$ref $dynamicRef $recursiveRef type enum const required pattern format uniqueItems".split())
+    | frozenset("dependencies dependentRequired $id id $anchor $dynamicAnchor $schema".split())
+)
+_SINCE = {
+    "const": 6, "contains": 6, "propertyNames": 6, "if": 7, "then": 7, "else": 7, "dependentRequired": 2019,
+    "dependentSchemas": 2019, "minContains": 2019, "maxContains": 2019, "unevaluatedProperties": 2019,
+    "unevaluatedItems": 2019, "prefixItems": 2020, "$anchor": 2019, "$dynamicRef": 2020, "$dynamicAnchor": 2020,
+}
+"""The first draft that knows a keyword; older ones ignore it."""
+
+
+@dataclass(eq=False)
+class Subschema:
+    """A node of the document; `keywords` is normalised and holds Subschema objects where schemas stand."""
+
+    number: int
+    pointer: str
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Subschema({self.number})"
+
+    @property
+    def is_false(self) -> bool:
+        """The schema `false`."""
+        return "\0never" in self.keywords
+
+    @property
+    def is_true(self) -> bool:
+        """A schema that says nothing."""
+        return not self.keywords
+
+
+NEVER = {"\0never": True}
+
+Child = Callable[[JsonValue, str], Subschema]
+
+
+def normalise(raw: dict[str, JsonValue], draft: int, number: int, child: Child) -> dict[str, Any]:
+    """The keywords that count, in the order written; `child(schema, pointer suffix)` makes the nodes below."""
+    if "$ref" in raw and draft <= 7:
+        raw = {"$ref": raw["$ref"], **{k: raw[k] for k in ("definitions", "$defs") if k in raw}}
+    known = {k: v for k, v in raw.items() if k in KEYWORDS and _SINCE.get(k, 0) <= draft}
+    _check_shapes(known, number)
+    found: dict[str, Any] = {}
+    for keyword, value in known.items():
+        _REWRITES.get(keyword, _keep)(found, keyword, value, known, child)
+    return found
+
+
+def _check_shapes(known: dict[str, JsonValue], number: int) -> None:
+    for keyword, value in known.items():
+        if not _has_shape(keyword, value):
+            raise invalid(f"keyword {keyword} of subschema {number} has a value of the wrong kind")
+
+
+def _has_shape(keyword: str, value: JsonValue) -> bool:
+    if keyword in COUNTS:
+        return _is_number(value) and value >= 0 and value == int(value)
+    if keyword in NUMBERS_AS_VALUES:
+        return _is_number(value) and (keyword != "multipleOf" or value > 0) or isinstance(value, bool)
+    if keyword in SUBSCHEMA_MAPS or keyword in ("dependencies", "dependentRequired"):
+        return isinstance(value, dict)
+    if keyword in SUBSCHEMA_LISTS:
+        return isinstance(value, list) and bool(value)
+    if keyword == "required":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if keyword == "type":
+        names = value if isinstance(value, list) else [value]
+        return bool(names) and all(isinstance(name, str) and name in _TYPE_ATOMS for name in names)
+    if keyword == "enum":
+        return isinstance(value, list)
+    return isinstance(value, str) if keyword in ("pattern", "$ref") else True
+
+
+def _is_number(value: JsonValue) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+Found = dict[str, Any]
+
+
+def _keep(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+    if keyword in SUBSCHEMA_KEYWORDS:
+        found[keyword] = child(value, f"/{keyword}")
+    elif keyword in SUBSCHEMA_LISTS:
+        found[keyword] = [child(item, f"/{keyword}/{i}") for i, item in enumerate(value)]
+    elif keyword in SUBSCHEMA_MAPS:
+        found[keyword] = {name: child(item, f"/{keyword}/{_escape(name)}") for name, item in value.items()}
+    elif keyword in COUNTS:
+        found[keyword] = int(value)
+    else:
+        found[keyword] = value
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _type(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
+    names = value if isinstance(value, list) else [value]
+    found["type"] = frozenset().union(*(_TYPE_ATOMS[name] for name in names))
+
+
+def _const(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
+    found["const"] = [value]
+
+
+def _minimum(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
+    found["exclusiveMinimum" if known.get("exclusiveMinimum") is True else "minimum"] = value
+
+
+def _maximum(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
+    found["exclusiveMaximum" if known.get("exclusiveMaximum") is True else "maximum"] = value
+
+
+def _exclusive(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+    if not isinstance(value, bool):
+        found[keyword] = value
+
+
+def _items(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+    """A list of schemas is a tuple (up to 2019-09), and `additionalItems` then speaks for the rest."""
+    if not isinstance(value, list):
+        found["items"] = child(value, "/items")
+        return
+    found["prefixItems"] = [child(item, f"/items/{i}") for i, item in enumerate(value)]
+    if "additionalItems" in known:
+        found["items"] = child(known["additionalItems"], "/additionalItems")
+
+
+def _ignore(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+    """Read elsewhere, or not at all."""
+
+
+def _dependencies(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+    """Split into dependentRequired and dependentSchemas, as 2019-09 did."""
+    for name, needed in value.items():
+        if isinstance(needed, list):
+            found.setdefault("dependentRequired", {})[name] = needed
+        else:
+            schemas = found.setdefault("dependentSchemas", {})
+            schemas[name] = child(needed, f"/dependencies/{_escape(name)}")
+
+
+_REWRITES: dict[str, Callable[[Found, str, JsonValue, Found, Child], None]] = {
+    "type": _type,
+    "const": _const,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "exclusiveMinimum": _exclusive,
+    "exclusiveMaximum": _exclusive,
+    "items": _items,
+    "additionalItems": _ignore,
+    "dependencies": _dependencies,
+    "$id": _ignore,
+    "id": _ignore,
+    "$anchor": _ignore,
+    "$dynamicAnchor": _ignore,
+    "$schema": _ignore,
+}

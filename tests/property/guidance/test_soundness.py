@@ -1,0 +1,89 @@
+"""What the schema allows, the grammar accepts; every text is planned or refused by a declared code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grammar_check import compile_guide, takes
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+from llm_policy.errors import InvalidRequest
+from llm_policy.guidance.ebnf_guide import plan_ebnf
+from llm_policy.guidance.json_reader import read_json, write_json
+from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.planner import plan_json_schema
+from llm_policy.guidance.text_guides import plan_choice, plan_regex
+from llm_policy.guidance.verdict import build_judge
+from llmstack.instance_order import follows_declaration
+from property.guidance.strategies import schemas, values
+
+LIMITS = GuideLimits()
+UNTYPED = "type"
+
+lawful = settings(
+    derandomize=True, deadline=None, max_examples=400,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@lawful
+@given(schemas, st.lists(values, min_size=1, max_size=12))
+@example({"anyOf": [{"required": ["a"]}, {"type": "string"}]}, ["x", {"a": 1}])
+def test_every_valid_instance_in_declared_order_is_accepted(schema: Any, instances: list[Any]) -> None:
+    judge = build_judge(schema)
+    valid = [i for i in instances if judge.validator.is_valid(i) and follows_declaration(schema, i)]
+    assume(valid)
+    try:
+        plan = plan_json_schema(write_json(schema), LIMITS)
+    except InvalidRequest as refusal:
+        raise AssertionError(f"{refusal} although {valid[0]!r} is valid") from refusal
+    assume(not plan.narrowed)
+    compiled = compile_guide(plan.guide)
+    for instance in valid:
+        assert takes(compiled, write_json(instance)), (schema, instance, plan.guide)
+
+
+@lawful
+@given(schemas, st.lists(values, min_size=1, max_size=12))
+def test_an_invalid_instance_passes_only_where_the_report_says_why(schema: Any, instances: list[Any]) -> None:
+    judge = build_judge(schema)
+    invalid = [i for i in instances if not judge.validator.is_valid(i)]
+    assume(invalid)
+    try:
+        plan = plan_json_schema(write_json(schema), LIMITS)
+    except InvalidRequest:
+        return
+    assume(not plan.unenforced)
+    compiled = compile_guide(plan.guide)
+    for instance in invalid:
+        assert not takes(compiled, write_json(instance)), (schema, instance, plan.guide)
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(st.one_of(st.binary(max_size=60), st.text(max_size=60), st.text('{}[]":,\\u0aef-1tn ', max_size=60)))
+def test_any_text_is_read_or_refused_by_a_declared_code(text: str | bytes) -> None:
+    for plan in (read_json, plan_json_schema, plan_choice):
+        try:
+            plan(text, LIMITS)
+        except InvalidRequest:
+            pass
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(st.one_of(st.binary(max_size=40), st.text(max_size=40), st.text("ab(|)[]^$*+?{},0123\\dwsu-.", max_size=40)))
+def test_any_regex_is_planned_or_refused_by_a_declared_code(text: str | bytes) -> None:
+    try:
+        plan = plan_regex(text, LIMITS)
+    except InvalidRequest:
+        return
+    compile_guide(plan.guide)
+
+
+@settings(derandomize=True, deadline=None, max_examples=500)
+@given(st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=40).map(lambda text: "root ::= " + text))
+def test_any_grammar_is_planned_or_refused_by_a_declared_code(text: str) -> None:
+    try:
+        plan = plan_ebnf(text, LIMITS)
+    except InvalidRequest:
+        return
+    compile_guide(plan.guide)

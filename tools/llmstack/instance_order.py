@@ -1,0 +1,124 @@
+"""Whether an instance has only declared properties, in the order in which its schema declares them.
+
+A deliberately plain reading of a schema, independent of the planner that is being measured: the names declared at a
+place are those of `properties` in every branch that speaks about the place, in the order of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+_LISTS = ("allOf", "anyOf", "oneOf")
+_SINGLE = ("if", "then", "else")
+_MAPS = ("dependencies", "dependentSchemas")
+MAX_SCHEMAS = 200
+"""Subschemas followed at one place."""
+
+
+def follows_declaration(schema: Any, instance: Any) -> bool:
+    """True when no object of the instance has an undeclared property or one out of order."""
+    return _follows(schema, [schema], instance)
+
+
+def _follows(root: Any, schemas: list[Any], instance: Any) -> bool:
+    here = _spread(root, schemas)
+    if isinstance(instance, dict):
+        return _members_follow(root, here, instance)
+    if isinstance(instance, list):
+        return all(_follows(root, list(_item_schemas(here, i)), item) for i, item in enumerate(instance))
+    return True
+
+
+def _spread(root: Any, schemas: list[Any]) -> list[dict[str, Any]]:
+    """The schemas and everything that their references and combinators bring in, in the order of the text."""
+    found: list[dict[str, Any]] = []
+    waiting = list(schemas)
+    while waiting and len(found) < MAX_SCHEMAS:
+        schema = waiting.pop(0)
+        if not isinstance(schema, dict) or any(schema is other for other in found):
+            continue
+        found.append(schema)
+        waiting[:0] = list(_branches(root, schema))
+    return found
+
+
+def _branches(root: Any, schema: dict[str, Any]) -> Iterator[Any]:
+    for keyword, value in schema.items():
+        if keyword == "$ref":
+            yield _target(root, value)
+        elif keyword in _LISTS and isinstance(value, list):
+            yield from value
+        elif keyword in _SINGLE:
+            yield value
+        elif keyword in _MAPS and isinstance(value, dict):
+            yield from value.values()
+
+
+def _target(root: Any, reference: Any) -> Any:
+    _, _, fragment = str(reference).partition("#")
+    for step in unquote(fragment).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list):
+            root = root[int(name)] if name.isdigit() and int(name) < len(root) else None
+        else:
+            root = root.get(name) if isinstance(root, dict) else None
+    return root
+
+
+def _members_follow(root: Any, schemas: list[dict[str, Any]], instance: dict[str, Any]) -> bool:
+    declared, patterns = _declared(schemas), _patterns(schemas)
+    positions = [_position(name, declared, patterns) for name in instance]
+    if (declared or patterns) and (-1 in positions or positions != sorted(positions)):
+        return False
+    return all(_follows(root, _member_schemas(schemas, name), value) for name, value in instance.items())
+
+
+def _declared(schemas: list[dict[str, Any]]) -> dict[str, int]:
+    names: dict[str, int] = {}
+    for schema in schemas:
+        properties = schema.get("properties")
+        for name in properties if isinstance(properties, dict) else ():
+            names.setdefault(name, len(names))
+    return names
+
+
+def _patterns(schemas: list[dict[str, Any]]) -> list[str]:
+    return [pattern for schema in schemas for pattern in schema.get("patternProperties", {})]
+
+
+def _position(name: str, declared: dict[str, int], patterns: list[str]) -> int:
+    """Declared names first, then those that a pattern declares; -1 is undeclared."""
+    if name in declared:
+        return declared[name]
+    return len(declared) if any(_is_found(pattern, name) for pattern in patterns) else -1
+
+
+def _member_schemas(schemas: list[dict[str, Any]], name: str) -> list[Any]:
+    found = []
+    for schema in schemas:
+        own = [schema["properties"][name]] if name in schema.get("properties", {}) else []
+        own += [s for pattern, s in schema.get("patternProperties", {}).items() if _is_found(pattern, name)]
+        found += own or ([schema["additionalProperties"]] if "additionalProperties" in schema else [])
+    return found
+
+
+def _is_found(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        return True
+
+
+def _item_schemas(schemas: list[dict[str, Any]], place: int) -> Iterator[Any]:
+    for schema in schemas:
+        items = schema.get("items")
+        prefix = schema.get("prefixItems", items if isinstance(items, list) else [])
+        if place < len(prefix):
+            yield prefix[place]
+        elif isinstance(items, list):
+            yield schema.get("additionalItems")
+        else:
+            yield items
