@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from llm_policy.guidance.limits import GuideLimits
 from llm_policy.pricing import Price, nano_usd, nano_usd_per_token
 
 TASKS = ("generate_json", "rank_candidates", "judge")
@@ -97,20 +98,14 @@ class Task(_Strict):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
-class Limits(_Strict):
-    """What a client's guide may ask for, before anything tries to compile it."""
-
-    max_guide_bytes: Annotated[int, Field(ge=1, le=1 << 20)] = 65_536
-    max_depth: Annotated[int, Field(ge=1, le=256)] = 64
-
-
 class Guidance(_Strict):
     """How guides are treated."""
 
     unenforced_keywords: Literal["report", "reject"] = "report"
     allow_adhoc: bool = True
     max_compile_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
-    limits: Limits = Limits()
+    max_adhoc_per_minute: Annotated[int, Field(ge=0, le=100_000)] = 120
+    limits: GuideLimits = GuideLimits()
 
 
 class Manifest(_Strict):

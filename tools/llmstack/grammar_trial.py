@@ -9,7 +9,7 @@ from typing import Any
 
 import xgrammar
 
-from .qwen_vocabulary import PADDED_VOCAB_SIZE, STOP_TOKENS, encoded_vocab
+from llmstack.qwen_vocabulary import PADDED_VOCAB_SIZE, STOP_TOKENS, encoded_vocab
 
 MASK_CHARACTERS = 120
 """Characters of one instance at which the token mask is timed."""

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from . import qwen_vocabulary
-from .instance_order import follows_declaration
+from llmstack import qwen_vocabulary
+from llmstack.instance_order import follows_declaration
 
 SCHEMA_SECONDS = 30.0
 """Wall clock that one schema may take in the child, all its instances included."""
@@ -255,9 +255,7 @@ def _is_notable(result: SchemaResult) -> bool:
 def _detail(result: SchemaResult) -> dict[str, Any]:
     detail = asdict(result)
     detail["mask_ms"] = percentiles(result.mask_ms)
-    detail["instances"] = [
-        {"index": n, **asdict(i)} for n, i in enumerate(result.instances) if i.accepted != i.valid
-    ]
+    detail["instances"] = [{"index": n, **asdict(i)} for n, i in enumerate(result.instances) if i.accepted != i.valid]
     return detail
 
 

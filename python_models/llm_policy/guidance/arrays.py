@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .alternatives import Conjunction
-from .grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, optional, repeat, sequence
-from .json_text import listed, wrapped
-from .keyword_report import KeywordReport
-from .limits import GuideLimits
-from .subschema import Subschema
+from llm_policy.guidance.alternatives import Conjunction
+from llm_policy.guidance.grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, optional, repeat, sequence
+from llm_policy.guidance.json_text import listed, wrapped
+from llm_policy.guidance.keyword_report import KeywordReport
+from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.subschema import Subschema
 
 WriteValue = Callable[[Conjunction], Rule]
 
@@ -33,9 +33,7 @@ class Items:
 class ArrayWriter:
     """Writes the arrays of one alternative."""
 
-    def __init__(
-        self, grammar: Grammar, limits: GuideLimits, report: KeywordReport, write_value: WriteValue
-    ) -> None:
+    def __init__(self, grammar: Grammar, limits: GuideLimits, report: KeywordReport, write_value: WriteValue) -> None:
         self._grammar = grammar
         self._limits = limits
         self._report = report
@@ -122,5 +120,3 @@ def _item_schemas(base: Subschema, place: int) -> list[Subschema]:
     if place < len(prefix):
         return [prefix[place]]
     return [base.keywords["items"]] if "items" in base.keywords else []
-
-

@@ -1,87 +1,267 @@
-"""Guides wait here for their compile, so that one slow guide never holds up a request that needs none."""
+"""Guides wait here until it is known whether they are safe, so that a slow one holds up nobody else.
+
+One thread owns the sandbox's children, gives each one guide at a time, and answers whoever waits for it. Requests for
+the same new guide wait for one compile.
+"""
 
 from __future__ import annotations
 
-import queue
+import contextlib
+import os
+import selectors
 import threading
-from collections import OrderedDict
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from llm_policy.errors import Code, PolicyError, Unavailable
+from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
 from llm_policy.guidance.guide import Guide
-from llm_policy.guidance.sandbox import GuideSandbox
+from llm_policy.guidance.guide_report import GuidePlan, GuideReport
+from llm_policy.guidance.sandbox import SandboxChild
+from llm_policy.guidance.verdict_cache import Key, VerdictCache
+from llm_policy.manifest import Guidance
 
-MAX_WAITING = 64
-MAX_VERDICTS = 4_096
+NUM_CHILDREN = 2
+MAX_WAITING_GUIDES = 64
+MAX_WAITING_REQUESTS = 512
+# Planning and probing come on top of the compile that `max_compile_ms` bounds.
+GRACE_MS = 2_000
+FIRST_FINDINGS = 5
+MAX_WAIT_S = 9.0
+RESTART_PAUSE_S = 0.5
+
 Callback = Callable[[PolicyError | None], None]
 
 
-class GuideDesk:
-    """Knows which guides compile; asks the sandbox about new ones on a thread of its own."""
+@dataclass(eq=False)
+class _Request:
+    """Somebody who waits for some guides."""
 
-    def __init__(self, sandbox: GuideSandbox) -> None:
-        self._sandbox = sandbox
-        self._verdicts: OrderedDict[tuple[str, str], PolicyError | None] = OrderedDict()
-        self._waiting: queue.Queue[tuple[list[Guide], Callback] | None] = queue.Queue(MAX_WAITING)
-        self._thread = threading.Thread(target=self._serve, name="guide-desk", daemon=True)
+    missing: set[Key]
+    guides: list[Guide]
+    callback: Callback
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class _Desk:
+    """What the desk's thread works on; guarded by the desk's lock."""
+
+    queue: deque[Key] = field(default_factory=deque)
+    requests: list[_Request] = field(default_factory=list)
+    adhoc_times: deque[float] = field(default_factory=deque)
+    is_closing: bool = False
+
+
+class GuideDesk:
+    """Verdicts on guides. `verdict` never waits; `prove` calls back on the desk's own thread."""
+
+    def __init__(self, guidance: Guidance, tokenizer_info_path: Path, cache: VerdictCache) -> None:
+        self._guidance = guidance
+        self._tokenizer_info_path = tokenizer_info_path
+        self._cache = cache
+        self._desk = _Desk()
+        self._lock = threading.Lock()
+        self._bell_out, self._bell_in = os.pipe()
+        self._children: dict[SandboxChild, Key | None] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell_out, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="guide-desk", daemon=True)
         self._thread.start()
 
-    def is_proven(self, guide: Guide) -> bool:
-        """Whether the guide is known to compile.
+    def verdict(self, guide: Guide) -> GuidePlan | None:
+        """What the engine gets for `guide`; None when nobody knows yet.
 
         Raises:
-            PolicyError: it is known not to.
+            PolicyError: it is refused.
         """
-        if guide.key not in self._verdicts:
-            return False
-        verdict = self._verdicts[guide.key]
-        if verdict is not None:
-            raise verdict.with_traceback(None)  # the instance is kept: its traceback must not grow
-        return True
+        report = self._cache.get(guide.kind, guide.text)
+        if report is None:
+            return None
+        if (refusal := self._refusal(guide, report)) is not None:
+            raise refusal
+        return GuidePlan(report.engine_type, report.engine_text, guide.name or report.schema_id)
 
     def prove(self, guides: list[Guide], callback: Callback) -> None:
-        """Have `guides` compiled, then call `callback` on the desk's thread with the first refusal, or None.
+        """Find out about `guides`, then call back with the first refusal, or None.
 
         Raises:
-            Unavailable: `guidance_unavailable` when too many wait already.
+            Unavailable: `guidance_unavailable`, when too many wait or too many new ones came within a minute.
         """
-        try:
-            self._waiting.put_nowait((guides, callback))
-        except queue.Full:
-            raise Unavailable(
-                Code.GUIDANCE_UNAVAILABLE, f"{MAX_WAITING} requests already wait for new guides, limit {MAX_WAITING}"
-            ) from None
+        with self._lock:
+            new = {(guide.kind, guide.text) for guide in guides} - set(self._desk.queue) - set(self._in_work())
+            self._check_room(new, is_adhoc=not all(guide.name for guide in guides))
+            self._desk.queue.extend(new)
+            missing = {(guide.kind, guide.text) for guide in guides}
+            self._desk.requests.append(_Request(missing, guides, callback))
+        os.write(self._bell_in, b"!")
 
     def register(self, guides: list[Guide]) -> None:
-        """Compile `guides` now; every one must pass.
+        """Prove `guides` now, one after another.
 
         Raises:
             PolicyError: names the registered guide that is refused and why.
         """
-        done: queue.SimpleQueue[PolicyError | None] = queue.SimpleQueue()
         for guide in guides:
-            self.prove([guide], done.put)
-            if (refusal := done.get()) is not None:
-                raise type(refusal)(refusal.code, f"registered schema {guide.schema_id}: {refusal.detail}")
+            done = threading.Event()
+            refusals: list[PolicyError | None] = []
+            self.prove([guide], lambda refusal, d=done, r=refusals: (r.append(refusal), d.set())[0])  # type: ignore[misc]
+            done.wait()
+            if (refusal := refusals[0]) is not None:
+                raise type(refusal)(refusal.code, f"registered schema {guide.name}: {refusal.detail}")
 
     def close(self) -> None:
-        """Stop the thread and the sandbox."""
-        self._waiting.put(None)
+        """Stop the thread and the children."""
+        self._desk.is_closing = True
+        os.write(self._bell_in, b"!")
         self._thread.join(timeout=10)
-        self._sandbox.close()
 
-    def _serve(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            guides, callback = item
-            refusals = (self._verdict(guide) for guide in guides)
-            callback(next((refusal for refusal in refusals if refusal is not None), None))
+    def _check_room(self, new: set[Key], *, is_adhoc: bool) -> None:
+        desk, now = self._desk, time.monotonic()
+        if len(desk.queue) + len(new) > MAX_WAITING_GUIDES or len(desk.requests) >= MAX_WAITING_REQUESTS:
+            raise Unavailable(
+                Code.GUIDANCE_UNAVAILABLE, f"{len(desk.queue)} new guides already wait, limit {MAX_WAITING_GUIDES}"
+            )
+        while desk.adhoc_times and desk.adhoc_times[0] < now - 60:
+            desk.adhoc_times.popleft()
+        limit = self._guidance.max_adhoc_per_minute
+        if is_adhoc and new and len(desk.adhoc_times) + len(new) > limit:
+            raise Unavailable(
+                Code.GUIDANCE_UNAVAILABLE,
+                f"{len(desk.adhoc_times)} new guides came within a minute, limit {limit} (max_adhoc_per_minute)",
+            )
+        if is_adhoc:
+            desk.adhoc_times.extend([now] * len(new))
 
-    def _verdict(self, guide: Guide) -> PolicyError | None:
-        if guide.key in self._verdicts:
-            return self._verdicts[guide.key]
-        verdict = self._sandbox.check(guide.engine_type, guide.engine_text)
-        if not isinstance(verdict, Unavailable):
-            self._verdicts[guide.key] = verdict
-            if len(self._verdicts) > MAX_VERDICTS:
-                self._verdicts.popitem(last=False)
-        return verdict
+    def _in_work(self) -> list[Key]:
+        return [key for key in self._children.values() if key is not None]
+
+    def _refusal(self, guide: Guide, report: GuideReport) -> PolicyError | None:
+        if report.code:
+            kind = Unavailable if report.code == Code.GUIDANCE_UNAVAILABLE.value else InvalidRequest
+            return kind(Code(report.code), report.detail)
+        if report.unenforced and self._guidance.unenforced_keywords == "reject":
+            first = ", ".join(dict.fromkeys(report.unenforced[:FIRST_FINDINGS]))
+            count = len(report.unenforced)
+            return InvalidRequest(Code.SCHEMA_INVALID, f"{count} keywords can't be enforced, limit 0: {first}")
+        if not guide.name and report.compile_ms > self._guidance.max_compile_ms:
+            return self._too_slow(f"took {report.compile_ms:.0f} ms to compile")
+        return None
+
+    def _too_slow(self, what: str) -> InvalidRequest:
+        limit = self._guidance.max_compile_ms
+        return InvalidRequest(Code.SCHEMA_TOO_COMPLEX, f"guide {what}, limit {limit} ms (max_compile_ms)")
+
+    # What follows runs on the desk's thread.
+
+    def _run(self) -> None:
+        for _ in range(NUM_CHILDREN):
+            self._hire()
+        while not self._desk.is_closing:
+            self._hand_out()
+            for key, _ in self._selector.select(self._patience_s()):
+                if key.fileobj == self._bell_out:
+                    os.read(self._bell_out, 4_096)
+                else:
+                    self._listen(key.fileobj)  # type: ignore[arg-type]
+            self._dismiss_late()
+            self._send_away()
+        for child in list(self._children):
+            self._dismiss(child)
+
+    def _hire(self) -> None:
+        with contextlib.suppress(OSError):
+            child = SandboxChild(self._tokenizer_info_path, self._guidance.limits)
+            self._children[child] = None
+            self._selector.register(child, selectors.EVENT_READ)
+
+    def _dismiss(self, child: SandboxChild) -> None:
+        self._selector.unregister(child)
+        child.kill()
+        del self._children[child]
+
+    def _hand_out(self) -> None:
+        """Give each idle child a guide that nobody knows; those in the file are answered at once."""
+        while True:
+            idle = next((c for c, key in self._children.items() if c.is_ready and key is None), None)
+            with self._lock:
+                if not self._desk.queue or idle is None:
+                    return
+                key = self._desk.queue.popleft()
+                self._children[idle] = key
+            if self._cache.get(*key) is not None or self._cache.fetch(*key) is not None:
+                self._children[idle] = None
+                self._settle(key)
+                continue
+            with contextlib.suppress(BrokenPipeError):  # its death is heard of soon
+                idle.ask(*key, (self._guidance.max_compile_ms + GRACE_MS) / 1_000)
+
+    def _listen(self, child: SandboxChild) -> None:
+        try:
+            message = child.receive()
+        except EOFError:
+            self._replace(child, GuideReport(Code.SCHEMA_TOO_COMPLEX.value, "guide stopped the grammar compiler"))
+            return
+        if message is None:
+            return
+        if not child.is_ready:
+            child.is_ready = True
+            return
+        key, self._children[child] = self._children[child], None
+        if key is not None:
+            self._cache.put(*key, GuideReport(*message))
+            self._settle(key)
+
+    def _dismiss_late(self) -> None:
+        now = time.monotonic()
+        for child, key in list(self._children.items()):
+            if now > child.deadline and (key is not None or not child.is_ready):
+                error = self._too_slow(f"took more than {self._guidance.max_compile_ms + GRACE_MS} ms")
+                self._replace(child, GuideReport(error.code.value, error.detail))
+
+    def _replace(self, child: SandboxChild, report: GuideReport) -> None:
+        """A child died or overran: its guide is to blame, for a while; another child takes its place."""
+        key = self._children[child]
+        self._dismiss(child)
+        if not child.is_ready:
+            time.sleep(RESTART_PAUSE_S)  # whatever keeps children from starting must not make this a busy loop
+        self._hire()
+        if key is not None:
+            self._cache.put(*key, report, brief=True)
+            self._settle(key)
+
+    def _send_away(self) -> None:
+        """Nobody waits for ever, whatever becomes of the children."""
+        with self._lock:
+            too_long = [r for r in self._desk.requests if time.monotonic() - r.since > MAX_WAIT_S]
+            self._desk.requests = [r for r in self._desk.requests if r not in too_long]
+        for request in too_long:
+            request.callback(
+                Unavailable(Code.GUIDANCE_UNAVAILABLE, f"no verdict on this guide within {MAX_WAIT_S:.0f} s; try again")
+            )
+
+    def _patience_s(self) -> float | None:
+        deadlines = [child.deadline for child, key in self._children.items() if key is not None or not child.is_ready]
+        deadlines += [request.since + MAX_WAIT_S for request in self._desk.requests]
+        return max(0.01, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _settle(self, key: Key) -> None:
+        """Answer every request for which `key` was the last unknown guide."""
+        with self._lock:
+            for request in self._desk.requests:
+                request.missing.discard(key)
+            done = [request for request in self._desk.requests if not request.missing]
+            self._desk.requests = [request for request in self._desk.requests if request.missing]
+        for request in done:
+            request.callback(self._first_refusal(request.guides))
+
+    def _first_refusal(self, guides: list[Guide]) -> PolicyError | None:
+        for guide in guides:
+            try:
+                if self.verdict(guide) is None:
+                    return Unavailable(Code.GUIDANCE_UNAVAILABLE, "the verdict on this guide was lost; try again")
+            except PolicyError as refusal:
+                return refusal
+        return None

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-from .json_reader import JsonValue, write_json
-from .limits import GuideLimits, check_limit, invalid
-from .subschema import NEVER, Subschema, normalise
+from llm_policy.guidance.json_reader import JsonValue, write_json
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.subschema import NEVER, Subschema, normalise
 
 
 @dataclass(eq=False)
@@ -90,7 +90,9 @@ class Document:
             place = self._waiting.pop()
             self._check_sizes(place)
             found = normalise(
-                place.raw, self.draft, place.node.number,
+                place.raw,
+                self.draft,
+                place.node.number,
                 lambda raw, suffix, place=place: self._node(raw, place.node.pointer + suffix, place.base),  # type: ignore[misc]
             )
             place.node.keywords = found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .ebnf_reader import read_ebnf
-from .grammar import Chars, Choice, Expression, Grammar, Repeat, Rule, Sequence, references
-from .limits import GuideLimits, check_limit, invalid
-from .planner import PlannedGuide, planned
-from .text_guides import decoded
+from llm_policy.guidance.ebnf_reader import read_ebnf
+from llm_policy.guidance.grammar import Chars, Choice, Expression, Grammar, Repeat, Rule, Sequence, references
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.planner import PlannedGuide, planned
+from llm_policy.guidance.text_guides import decoded
 
 _BROAD = 256
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from .code_set import CodeSet
-from .grammar import NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, repeat, sequence
-from .limits import GuideLimits, check_limit, invalid, too_complex
+from llm_policy.guidance.code_set import CodeSet
+from llm_policy.guidance.grammar import NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, repeat, sequence
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid, too_complex
 
 _TOKEN = re.compile(
     r"""(?P<blank>(?:[ \t]|\#[^\r\n]*)+)|(?P<newline>[\r\n]+)|(?P<define>[A-Za-z_][A-Za-z0-9_.-]*[ \t]*::=)"""
@@ -107,7 +107,7 @@ class _Reader:
             parts.append(self._quantified(self._atom()))
             self._skip_breaks()
         if not parts:
-            raise invalid("the grammar has an empty alternative; write \"\" for it")
+            raise invalid('the grammar has an empty alternative; write "" for it')
         return sequence(*parts)
 
     def _atom(self) -> Expression:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from math import inf
 
-from .code_set import CodeSet
+from llm_policy.guidance.code_set import CodeSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any, NoReturn
 
-from .limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
 
 JsonValue = Any
 

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .code_set import DIGITS, CodeSet
-from .grammar import EMPTY, NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, repeat, sequence
+from llm_policy.guidance.code_set import DIGITS, CodeSet
+from llm_policy.guidance.grammar import (
+    EMPTY,
+    NOTHING,
+    Chars,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    choice,
+    repeat,
+    sequence,
+)
 
 Builder = Callable[[], Expression]
 
@@ -69,8 +80,13 @@ def any_escape() -> Expression:
     below = sequence(basic, *[hexadecimal] * 3)
     beside = sequence(high, Chars(CodeSet.of((0x30, 0x37))), *[hexadecimal] * 2)
     pair = sequence(
-        high, Chars(CodeSet.of("89abAB")), *[hexadecimal] * 2,
-        Literal("\\u"), high, Chars(CodeSet.of("cdefCDEF")), *[hexadecimal] * 2,
+        high,
+        Chars(CodeSet.of("89abAB")),
+        *[hexadecimal] * 2,
+        Literal("\\u"),
+        high,
+        Chars(CodeSet.of("cdefCDEF")),
+        *[hexadecimal] * 2,
     )
     short = sequence(Literal("\\"), Chars(CodeSet.of('"\\/bfnrt')))
     return choice(short, sequence(Literal("\\u"), choice(below, beside, pair)))

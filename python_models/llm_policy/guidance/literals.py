@@ -6,13 +6,12 @@ from typing import Any
 
 import jsonschema_rs
 
-from .alternatives import Alternative, Conjunction, Expansion
-from .json_reader import JsonValue, canonical_json
-from .subschema import EXCLUDED, FORBIDDEN, Subschema
+from llm_policy.guidance.alternatives import Alternative, Conjunction, Expansion
+from llm_policy.guidance.json_reader import JsonValue, canonical_json
+from llm_policy.guidance.subschema import EXCLUDED, FORBIDDEN, Subschema
 
 _LEAVES = frozenset(
-    "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern format "
-    "minItems maxItems uniqueItems minProperties maxProperties required".split()
+    ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "format", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "required"]
 )
 
 
@@ -89,11 +88,10 @@ class LiteralFilter:
         if any(name in value for name in base.keywords.get(FORBIDDEN, ())):
             return False
         return all(
-            self.fits_all((schema,), item)
-            for name, item in value.items()
-            for schema in member_schemas(base, name)
-        ) and all(self.fits_all((base.keywords["propertyNames"],), name) for name in value
-                  if "propertyNames" in base.keywords)
+            self.fits_all((schema,), item) for name, item in value.items() for schema in member_schemas(base, name)
+        ) and all(
+            self.fits_all((base.keywords["propertyNames"],), name) for name in value if "propertyNames" in base.keywords
+        )
 
     def _items_pass(self, base: Subschema, value: list[JsonValue]) -> bool:
         prefix = base.keywords.get("prefixItems", [])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .grammar import EMPTY, NOTHING, Expression, Grammar, Literal, choice, optional, repeat, sequence
-from .json_text import listed
+from llm_policy.guidance.grammar import EMPTY, NOTHING, Expression, Grammar, Literal, choice, optional, repeat, sequence
+from llm_policy.guidance.json_text import listed
 
 GROUP = 8
 _COMMA = Literal(",")

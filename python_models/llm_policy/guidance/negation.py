@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .document import Document
-from .keyword_report import KeywordReport
-from .subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NEVER, NUMBERS, Subschema
+from llm_policy.guidance.document import Document
+from llm_policy.guidance.keyword_report import KeywordReport
+from llm_policy.guidance.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NEVER, NUMBERS, Subschema
 
 _STRING, _ARRAY, _OBJECT = (frozenset({name}) for name in ("string", "array", "object"))
 
@@ -49,7 +49,11 @@ class Negation:
                 options.append({"type": _TYPES[keyword]} if keyword in _TYPES else {})
         if len(options) == 1:
             return options[0]
-        return {"anyOf": [self._document.synthetic(option, node.pointer) for option in options]} if options else dict(NEVER)
+        return (
+            {"anyOf": [self._document.synthetic(option, node.pointer) for option in options]}
+            if options
+            else dict(NEVER)
+        )
 
     def _later(self, node: Subschema) -> Subschema:
         """`not node`, to be written out only when somebody looks at it."""
@@ -74,7 +78,8 @@ class Negation:
     def properties(self, node: Subschema, members: dict[str, Subschema]) -> Options:
         return [
             {"type": _OBJECT, "required": [name], "properties": {name: self._later(member)}}
-            for name, member in members.items() if not member.is_true
+            for name, member in members.items()
+            if not member.is_true
         ]
 
     def items(self, node: Subschema, item: Subschema) -> Options:
@@ -142,9 +147,19 @@ _RULES: dict[str, Callable[[Negation, Subschema, Any], Options]] = {
     "maxProperties": _most("minProperties", _OBJECT),
 }
 _TYPES = {
-    "pattern": _STRING, "format": _STRING, "multipleOf": NUMBERS, "prefixItems": _ARRAY, "contains": _ARRAY,
-    "uniqueItems": _ARRAY, "unevaluatedItems": _ARRAY, "patternProperties": _OBJECT, "additionalProperties": _OBJECT,
-    "propertyNames": _OBJECT, "dependentRequired": _OBJECT, "dependentSchemas": _OBJECT, "unevaluatedProperties": _OBJECT,
+    "pattern": _STRING,
+    "format": _STRING,
+    "multipleOf": NUMBERS,
+    "prefixItems": _ARRAY,
+    "contains": _ARRAY,
+    "uniqueItems": _ARRAY,
+    "unevaluatedItems": _ARRAY,
+    "patternProperties": _OBJECT,
+    "additionalProperties": _OBJECT,
+    "propertyNames": _OBJECT,
+    "dependentRequired": _OBJECT,
+    "dependentSchemas": _OBJECT,
+    "unevaluatedProperties": _OBJECT,
 }
 """Keywords whose negation is at least known to be of these types."""
 _SILENT = frozenset({"$defs", "definitions", "minContains", "maxContains", "then", "else"})

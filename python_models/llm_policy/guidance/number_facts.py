@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 
-from .grammar import Expression, Grammar
-from .json_text import JsonText
-from .keyword_report import KeywordReport
-from .numbers import Bounds, decimal, integer_expression, is_followable, multiples, number_expression
-from .subschema import Subschema
+from llm_policy.guidance.grammar import Expression, Grammar
+from llm_policy.guidance.json_text import JsonText
+from llm_policy.guidance.keyword_report import KeywordReport
+from llm_policy.guidance.numbers import Bounds, decimal, integer_expression, is_followable, multiples, number_expression
+from llm_policy.guidance.subschema import Subschema
 
 _CUTS: dict[str, Callable[[Bounds, Decimal], Bounds]] = {
     "minimum": lambda bounds, value: bounds.with_low(value, exclusive=False),

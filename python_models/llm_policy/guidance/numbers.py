@@ -12,8 +12,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, floor
 
-from .code_set import CodeSet
-from .grammar import EMPTY, NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, optional, repeat, sequence
+from llm_policy.guidance.code_set import CodeSet
+from llm_policy.guidance.grammar import (
+    EMPTY,
+    NOTHING,
+    Chars,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    choice,
+    optional,
+    repeat,
+    sequence,
+)
 
 DIGIT = Chars(CodeSet.of((0x30, 0x39)))
 NONZERO = Chars(CodeSet.of((0x31, 0x39)))
@@ -177,8 +189,10 @@ def number_expression(bounds: Bounds) -> Expression:
     options: list[Expression] = []
     if bounds.low is None or bounds.low < 0:
         mirrored = Bounds(
-            None if bounds.high is None else -bounds.high, None if bounds.low is None else -bounds.low,
-            bounds.open_high, bounds.open_low,
+            None if bounds.high is None else -bounds.high,
+            None if bounds.low is None else -bounds.low,
+            bounds.open_high,
+            bounds.open_low,
         )
         options.append(sequence(_MINUS, _magnitude(mirrored)))
     if bounds.high is None or bounds.high >= 0:
@@ -253,9 +267,7 @@ def _digits_from(bound: str, open_end: bool) -> Expression:
     exact = sequence(Literal(bound), _ANY_DIGITS)
     if open_end:
         exact = sequence(Literal(bound), repeat(Literal("0"), 0, None), NONZERO, _ANY_DIGITS)
-    above = [
-        sequence(Literal(bound[:i]), _digits(int(d) + 1, 9), _ANY_DIGITS) for i, d in enumerate(bound) if d != "9"
-    ]
+    above = [sequence(Literal(bound[:i]), _digits(int(d) + 1, 9), _ANY_DIGITS) for i, d in enumerate(bound) if d != "9"]
     return choice(exact, *above)
 
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .code_set import EVERY_CODE, CodeSet
-from .grammar import Chars, Choice, Expression, Repeat, Rule, Sequence, choice, optional, repeat, sequence
-from .json_text import PLAIN, JsonText, character, run
-from .regex_syntax import Concat, Either, Loop, Match, RegexNode
-from .string_automaton import StateTable
+from llm_policy.guidance.code_set import EVERY_CODE, CodeSet
+from llm_policy.guidance.grammar import (
+    Chars,
+    Choice,
+    Expression,
+    Repeat,
+    Rule,
+    Sequence,
+    choice,
+    optional,
+    repeat,
+    sequence,
+)
+from llm_policy.guidance.json_text import PLAIN, JsonText, character, run
+from llm_policy.guidance.regex_syntax import Concat, Either, Loop, Match, RegexNode
+from llm_policy.guidance.string_automaton import StateTable
 
 WriteCharacter = Callable[[CodeSet], Expression]
 
@@ -77,8 +88,11 @@ class TableText:
         """A state that is only passed through, so it needs no rule of its own."""
         row = self._moves[state]
         return (
-            state != 0 and self._arrivals[state] == 1 and len(row) == 1
-            and state not in row and state not in self._table.accepting
+            state != 0
+            and self._arrivals[state] == 1
+            and len(row) == 1
+            and state not in row
+            and state not in self._table.accepting
         )
 
     def _rule(self, state: int) -> Expression:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .document import Document
-from .grammar import Grammar
-from .json_reader import canonical_json, read_json
-from .json_text import JsonText
-from .keyword_report import Finding, KeywordReport
-from .limits import GuideLimits, check_limit
-from .repeats import lower_repeats
-from .values import ValueWriter
-from .verdict import build_judge
+from llm_policy.guidance.document import Document
+from llm_policy.guidance.grammar import Grammar
+from llm_policy.guidance.json_reader import canonical_json, read_json
+from llm_policy.guidance.json_text import JsonText
+from llm_policy.guidance.keyword_report import Finding, KeywordReport
+from llm_policy.guidance.limits import GuideLimits, check_limit
+from llm_policy.guidance.repeats import lower_repeats
+from llm_policy.guidance.values import ValueWriter
+from llm_policy.guidance.verdict import build_judge
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,13 @@ def plan_json(limits: GuideLimits) -> PlannedGuide:
 
 
 def planned(
-    grammar: Grammar, canonical: str, limits: GuideLimits,
-    report: KeywordReport | None = None, narrowed: KeywordReport | None = None, *, copy_classes: bool = True,
+    grammar: Grammar,
+    canonical: str,
+    limits: GuideLimits,
+    report: KeywordReport | None = None,
+    narrowed: KeywordReport | None = None,
+    *,
+    copy_classes: bool = True,
 ) -> PlannedGuide:
     """The finished guide. Raises `schema_too_complex` when the grammar is too large for the engine."""
     shortest = grammar.shortest_lengths().get(grammar.root, 0)
@@ -68,7 +73,11 @@ def planned(
     size = len(text.encode("utf-8"))
     check_limit("grammar size in bytes", size, limits.max_grammar_bytes)
     return PlannedGuide(
-        guide_type="ebnf_grammar", guide=text, canonical=canonical,
-        unenforced=report.findings() if report else (), narrowed=narrowed.findings() if narrowed else (),
-        num_rules=len(grammar.rules), num_bytes=size,
+        guide_type="ebnf_grammar",
+        guide=text,
+        canonical=canonical,
+        unenforced=report.findings() if report else (),
+        narrowed=narrowed.findings() if narrowed else (),
+        num_rules=len(grammar.rules),
+        num_bytes=size,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .limits import GuideLimits, invalid, too_complex
+from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
 
 CLOSING = (b"}", b"]", b'"', b'"}', b":", b'":', b"0", b",")
 """Tokens that tend to bring JSON to its end, the best first; without one of them, the first token allowed."""

@@ -6,7 +6,7 @@ JSON Schema's patterns are searches (2020-12 Validation §6.3.3): unless anchore
 
 from __future__ import annotations
 
-from .regex_syntax import ANYTHING, Anchor, Concat, Either, Gap, Loop, Match, RegexNode
+from llm_policy.guidance.regex_syntax import ANYTHING, Anchor, Concat, Either, Gap, Loop, Match, RegexNode
 
 BROAD = 256
 """A character set larger than this is broad: it takes most of what a model may write."""

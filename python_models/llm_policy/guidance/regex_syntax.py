@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .code_set import DIGITS, EVERY_CODE, NON_ASCII, SPACE, WORD, CodeSet
-from .limits import GuideLimits
+from llm_policy.guidance.code_set import DIGITS, EVERY_CODE, NON_ASCII, SPACE, WORD, CodeSet
+from llm_policy.guidance.limits import GuideLimits
 
 
 class RegexFault(ValueError):

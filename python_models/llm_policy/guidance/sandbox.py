@@ -1,97 +1,80 @@
-"""Compiles guides in a child process, so that no guide can crash or hang a Triton stub."""
+"""Child processes that plan and compile guides, so that no guide can crash or hang a Triton stub."""
 
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
+from llm_policy.guidance.limits import GuideLimits
 
 START_TIMEOUT_S = 120.0
 # `sys.executable` inside a Triton stub is no Python: whoever starts the server says which one to use.
 PYTHON = "LLMSTACK_PYTHON"
 
 
-class GuideSandbox:
-    """One warm child. Not thread-safe: one thread owns it.
+class SandboxChild:
+    """One child. `fileno` becomes readable when it has something to say, or has died."""
 
-    `max_compile_ms` bounds one guide's compile; a child that overruns it or dies is replaced.
-    """
+    def __init__(self, tokenizer_info_path: Path, limits: GuideLimits) -> None:
+        command = [os.environ.get(PYTHON, sys.executable), "-m", "llm_policy.guidance.worker"]
+        arguments = [str(tokenizer_info_path), limits.model_dump_json()]
+        self._process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+        )
+        assert self._process.stdout is not None and self._process.stdin is not None  # noqa: S101 - for the type checker
+        self._output, self._input = self._process.stdout, self._process.stdin
+        os.set_blocking(self._output.fileno(), False)
+        self._received = b""
+        self.is_ready = False
+        self.deadline = time.monotonic() + START_TIMEOUT_S
 
-    def __init__(self, tokenizer_info_path: Path, max_compile_ms: int) -> None:
-        self._tokenizer_info_path = tokenizer_info_path
-        self._max_compile_ms = max_compile_ms
-        self._child: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._output.fileno()
 
-    def start(self) -> None:
-        """Start the child and wait until it takes guides.
+    def ask(self, kind: str, text: str, timeout_s: float) -> None:
+        """Send one guide; the answer is due within `timeout_s`.
 
         Raises:
-            Unavailable: `guidance_unavailable`; it did not start.
+            BrokenPipeError: the child is dead.
         """
-        self.close()
-        command = [os.environ.get(PYTHON, sys.executable), "-m", "llm_policy.guidance.worker"]
-        self._child = subprocess.Popen(
-            [*command, str(self._tokenizer_info_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=_environment(),
-        )
-        self._buffer = b""
-        if self._read_verdict(START_TIMEOUT_S) is None:
-            self.close()
-            raise Unavailable(Code.GUIDANCE_UNAVAILABLE, "the guide compiler does not start")
+        self.deadline = time.monotonic() + timeout_s
+        self._input.write(orjson.dumps([kind, text], option=orjson.OPT_APPEND_NEWLINE))
+        self._input.flush()
 
-    def check(self, engine_type: str, text: str) -> PolicyError | None:
-        """Why the guide is refused; None when it compiles in time."""
+    def receive(self) -> Any:
+        """The child's message once it is whole, None before.
+
+        Raises:
+            EOFError: the child is dead.
+        """
+        while True:
+            try:
+                chunk = os.read(self.fileno(), 1 << 20)
+            except BlockingIOError:
+                return None
+            if not chunk:
+                raise EOFError
+            self._received += chunk
+            if self._received.endswith(b"\n"):
+                message, self._received = self._received, b""
+                return orjson.loads(message)
+
+    def kill(self) -> None:
+        """End the child and wait for it."""
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
         try:
-            if self._child is None:
-                self.start()
-            verdict = self._ask([engine_type, text])
-        except Unavailable as error:
-            return error
-        if verdict is None:
-            return self._blame()
-        status, detail = verdict
-        return None if status == "ok" else InvalidRequest(Code(status), str(detail))
-
-    def close(self) -> None:
-        """Stop the child."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.communicate()
-            self._child = None
-
-    def _ask(self, guide: list[str]) -> list[Any] | None:
-        """The child's verdict; None when it died or overran."""
-        assert self._child is not None and self._child.stdin is not None  # noqa: S101 - for the type checker
-        try:
-            self._child.stdin.write(orjson.dumps(guide, option=orjson.OPT_APPEND_NEWLINE))
-            self._child.stdin.flush()
+            self._input.close()
         except BrokenPipeError:
-            return None
-        return self._read_verdict(self._max_compile_ms / 1_000)
-
-    def _read_verdict(self, timeout_s: float) -> list[Any] | None:
-        assert self._child is not None and self._child.stdout is not None  # noqa: S101 - for the type checker
-        ready, _, _ = select.select([self._child.stdout], [], [], timeout_s)
-        line = self._child.stdout.readline() if ready else b""
-        return orjson.loads(line) if line else None
-
-    def _blame(self) -> PolicyError:
-        overran = self._child is not None and self._child.poll() is None
-        self.close()
-        fault = f"took more than {self._max_compile_ms} ms to compile" if overran else "stopped the grammar compiler"
-        return InvalidRequest(
-            Code.SCHEMA_TOO_COMPLEX, f"guide {fault}, limit {self._max_compile_ms} ms (max_compile_ms)"
-        )
+            pass
 
 
 def _environment() -> dict[str, str]:

@@ -10,9 +10,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .code_set import EVERY_CODE, CodeSet
-from .regex_syntax import Concat, Either, Loop, Match, RegexNode
-from .string_cost import LOOP_FACTOR, class_cost_ms
+from llm_policy.guidance.code_set import EVERY_CODE, CodeSet
+from llm_policy.guidance.regex_syntax import Concat, Either, Loop, Match, RegexNode
+from llm_policy.guidance.string_cost import LOOP_FACTOR, class_cost_ms
 
 State = Hashable
 Moves = list[tuple[CodeSet, State]]
@@ -208,7 +208,8 @@ class StateTable:
     def cost_ms(self) -> float:
         """What the states cost the engine at compile time; a state that loops is walked through again and again."""
         return sum(
-            class_cost_ms(CodeSet.joined(codes for codes, _ in row)) * (LOOP_FACTOR if state in map(_target, row) else 1)
+            class_cost_ms(CodeSet.joined(codes for codes, _ in row))
+            * (LOOP_FACTOR if state in map(_target, row) else 1)
             for state, row in enumerate(self.moves)
         )
 

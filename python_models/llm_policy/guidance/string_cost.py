@@ -9,9 +9,9 @@ budget lasts, and relaxed (and reported) beyond it.
 
 from __future__ import annotations
 
-from .code_set import CodeSet
-from .regex_search import BROAD
-from .regex_syntax import Concat, Either, Loop, Match, RegexNode
+from llm_policy.guidance.code_set import CodeSet
+from llm_policy.guidance.regex_search import BROAD
+from llm_policy.guidance.regex_syntax import Concat, Either, Loop, Match, RegexNode
 
 BROAD_MS = 27.0
 LETTERS_MS = 4.0

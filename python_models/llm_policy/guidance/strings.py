@@ -9,20 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .code_set import EVERY_CODE, NO_CODE, CodeSet
-from .formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
-from .grammar import NOTHING, Expression, Literal, Rule, repeat, sequence
-from .json_text import PLAIN, JsonText
-from .keyword_report import KeywordReport
-from .limits import GuideLimits
-from .pattern_text import TableText, pattern_expression, written_out
-from .regex_search import full_match, length_range
-from .regex_syntax import (
-    Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex,
+from llm_policy.guidance.code_set import EVERY_CODE, NO_CODE, CodeSet
+from llm_policy.guidance.formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
+from llm_policy.guidance.grammar import NOTHING, Expression, Literal, Rule, sequence
+from llm_policy.guidance.json_text import PLAIN, JsonText
+from llm_policy.guidance.keyword_report import KeywordReport
+from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.pattern_text import TableText, pattern_expression, written_out
+from llm_policy.guidance.regex_search import full_match, length_range
+from llm_policy.guidance.regex_syntax import (
+    Concat,
+    Loop,
+    Match,
+    RegexFault,
+    RegexNode,
+    RegexTooComplex,
+    feature_gaps,
+    parse_regex,
 )
-from .string_automaton import ApartAutomaton, Automaton, LengthAutomaton, PatternAutomaton, TooManyStates, combine
-from .string_cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
-from .subschema import EXCLUDED, Subschema
+from llm_policy.guidance.string_automaton import (
+    ApartAutomaton,
+    Automaton,
+    LengthAutomaton,
+    PatternAutomaton,
+    TooManyStates,
+    combine,
+)
+from llm_policy.guidance.string_cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
+from llm_policy.guidance.subschema import EXCLUDED, Subschema
 
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
 
@@ -87,8 +101,11 @@ class StringWriter:
         if key not in self._written:
             content = self._content(facts, tail)
             name = f"s{len(self._written)}"
-            self._written[key] = content if isinstance(content, Rule) or content == NOTHING else (
-                self._text.grammar.define(name, content))
+            self._written[key] = (
+                content
+                if isinstance(content, Rule) or content == NOTHING
+                else (self._text.grammar.define(name, content))
+            )
         return self._written[key]
 
     def _content(self, facts: StringFacts, tail: Expression) -> Expression:

@@ -5,14 +5,23 @@ Both become grammars of our own, so XGrammar's regex reader (which a few kilobyt
 
 from __future__ import annotations
 
-from .code_set import CodeSet
-from .grammar import NOTHING, Chars, Expression, Grammar, Literal, choice
-from .json_reader import canonical_json, read_json
-from .limits import GuideLimits, check_limit, invalid, too_complex
-from .pattern_text import pattern_expression
-from .planner import PlannedGuide, planned
-from .regex_search import full_match, num_broad
-from .regex_syntax import ANYTHING, Concat, Either, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex
+from llm_policy.guidance.code_set import CodeSet
+from llm_policy.guidance.grammar import NOTHING, Chars, Expression, Grammar, Literal, choice
+from llm_policy.guidance.json_reader import canonical_json, read_json
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid, too_complex
+from llm_policy.guidance.pattern_text import pattern_expression
+from llm_policy.guidance.planner import PlannedGuide, planned
+from llm_policy.guidance.regex_search import full_match, num_broad
+from llm_policy.guidance.regex_syntax import (
+    ANYTHING,
+    Concat,
+    Either,
+    RegexFault,
+    RegexNode,
+    RegexTooComplex,
+    feature_gaps,
+    parse_regex,
+)
 
 
 def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:

@@ -5,42 +5,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import jsonschema_rs
 import orjson
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.guidance.json_reader import read_json
+from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.verdict import build_judge
 
 MAX_VALIDATORS = 256
-# A hostile pattern stops here instead of backtracking for ever.
-_PATTERNS = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000)
-
-
-def build_validator(schema_text: str) -> Any:
-    """A jsonschema-rs validator of the draft that `$schema` names; it never fetches anything.
-
-    Raises:
-        InvalidRequest: `schema_invalid`; the text never quotes the schema.
-    """
-    try:
-        return jsonschema_rs.validator_for(orjson.loads(schema_text), offline=True, pattern_options=_PATTERNS)
-    except Exception as error:
-        reason = "refers to another document" if isinstance(error, jsonschema_rs.ReferencingError) else "is no schema"
-        raise InvalidRequest(Code.SCHEMA_INVALID, f"guide {reason} that its own draft of JSON Schema allows") from None
-
-
-def check_validator(schema_text: str) -> None:
-    """`build_validator`, for its refusals alone."""
-    build_validator(schema_text)
 
 
 class AnswerValidator:
-    """Judges answers; keeps the last `MAX_VALIDATORS` compiled schemas."""
+    """Judges answers; keeps the last `MAX_VALIDATORS` schemas ready."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: GuideLimits | None = None) -> None:
+        self._limits = limits or GuideLimits()
         self._validators: OrderedDict[str, Any] = OrderedDict()
 
     def is_valid(self, kind: str, guide_text: str, answer: str, *, complete: bool) -> bool:
-        """Whether `answer` is what the guide (`kind`, `guide_text`) asked for.
+        """Whether `answer` is what the guide (`kind`, `guide_text`) asked for, as the client sent it.
 
         An answer that was cut off (`complete` false) is never valid. For `regex` and `ebnf_grammar` a complete
         answer is one whose grammar the engine itself brought to its end.
@@ -60,7 +42,7 @@ class AnswerValidator:
     def _validator(self, schema_text: str) -> Any:
         validator = self._validators.get(schema_text)
         if validator is None:
-            validator = self._validators[schema_text] = build_validator(schema_text)
+            validator = self._validators[schema_text] = build_judge(read_json(schema_text, self._limits)).validator
             if len(self._validators) > MAX_VALIDATORS:
                 self._validators.popitem(last=False)
         else:

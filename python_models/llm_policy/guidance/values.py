@@ -6,28 +6,28 @@ to a conjunction that already has a rule is that rule's name.
 
 from __future__ import annotations
 
-from .alternatives import Alternative, Conjunction, Expansion
-from .arrays import ArrayWriter
-from .document import Document
-from .grammar import NOTHING, Expression, Grammar, Literal, Rule, choice
-from .json_reader import canonical_json, write_json
-from .json_text import JsonText
-from .keyword_report import KeywordReport
-from .limits import GuideLimits, check_limit, invalid
-from .literals import LiteralFilter, listed_values
-from .number_facts import NumberWriter
-from .objects import ObjectWriter
-from .strings import StringWriter, string_facts
-from .subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema
+from llm_policy.guidance.alternatives import Alternative, Conjunction, Expansion
+from llm_policy.guidance.arrays import ArrayWriter
+from llm_policy.guidance.document import Document
+from llm_policy.guidance.grammar import NOTHING, Expression, Grammar, Literal, Rule, choice
+from llm_policy.guidance.json_reader import canonical_json, write_json
+from llm_policy.guidance.json_text import JsonText
+from llm_policy.guidance.keyword_report import KeywordReport
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.literals import LiteralFilter, listed_values
+from llm_policy.guidance.number_facts import NumberWriter
+from llm_policy.guidance.objects import ObjectWriter
+from llm_policy.guidance.strings import StringWriter, string_facts
+from llm_policy.guidance.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema
 
 _GROUPS = {
     "object": frozenset(
-        "properties patternProperties additionalProperties propertyNames required minProperties maxProperties "
-        "unevaluatedProperties".split()
-    ) | {FORBIDDEN},
-    "array": frozenset("prefixItems items minItems maxItems contains uniqueItems unevaluatedItems".split()),
-    "string": frozenset("minLength maxLength pattern format".split()),
-    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()),
+        ["properties", "patternProperties", "additionalProperties", "propertyNames", "required", "minProperties", "maxProperties", "unevaluatedProperties"]
+    )
+    | {FORBIDDEN},
+    "array": frozenset(["prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems", "unevaluatedItems"]),
+    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
+    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
 }
 
 

@@ -14,13 +14,24 @@ from typing import Any, NamedTuple, Protocol
 
 import jsonschema_rs
 
-from .json_reader import JsonValue
-from .limits import invalid
-from .subschema import KEYWORDS
+from llm_policy.guidance.json_reader import JsonValue
+from llm_policy.guidance.limits import invalid
+from llm_policy.guidance.subschema import KEYWORDS
 
 LATER_FORMATS = (
-    "uuid", "duration", "iri", "iri-reference", "uri-reference", "uri-template", "json-pointer",
-    "relative-json-pointer", "regex", "idn-hostname", "idn-email", "date", "time",
+    "uuid",
+    "duration",
+    "iri",
+    "iri-reference",
+    "uri-reference",
+    "uri-template",
+    "json-pointer",
+    "relative-json-pointer",
+    "regex",
+    "idn-hostname",
+    "idn-email",
+    "date",
+    "time",
 )
 """Formats that some draft before 2020-12 does not know."""
 
@@ -37,6 +48,7 @@ def _format_check(name: str) -> Callable[[str], bool]:
 
 
 _LATER_CHECKS = {name: _format_check(name) for name in LATER_FORMATS}
+
 
 class Draft(int, Enum):
     """The drafts whose rules are followed, in order of age."""
@@ -79,9 +91,7 @@ def build_judge(schema: JsonValue) -> Judge:
     fault: Exception | None = None
     for draft in _candidates(schema):
         try:
-            validator = _VALIDATORS[draft](
-                schema, validate_formats=True, formats=_LATER_CHECKS, offline=True
-            )
+            validator = _VALIDATORS[draft](schema, validate_formats=True, formats=_LATER_CHECKS, offline=True)
         except (ValueError, jsonschema_rs.ReferencingError) as error:
             fault = fault or error
         else:

@@ -43,7 +43,7 @@ class Postprocess:
 
     def __init__(self, manifest: Manifest, tokenizer: Detokenizer) -> None:
         self._tokenizer = tokenizer
-        self._validator = AnswerValidator()
+        self._validator = AnswerValidator(manifest.guidance.limits)
         self._price = manifest.prices.per_token
         self._max_cost_nano_usd = manifest.thresholds.max_cost_nano_usd
         self._max_queue_delay_us = manifest.thresholds.max_queue_delay_us

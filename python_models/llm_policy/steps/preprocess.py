@@ -6,7 +6,7 @@ header gate → unpack → task and sampling → prompt → token budget → cos
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from llm_policy.budget import Budget
 from llm_policy.errors import Code, InvalidRequest, PolicyError
 from llm_policy.guidance.guide import Guide, GuideResolver
+from llm_policy.guidance.guide_report import GuidePlan
 from llm_policy.headers import HeaderGate, Headers
 from llm_policy.manifest import TASKS, Manifest, Task
 from llm_policy.request import Array, Ask, Column, unpack
@@ -103,7 +104,7 @@ class Preprocess:
             request_id=headers.request_id,
             tenant=headers.tenant,
             task=ask.task or "",
-            schema_id=guide.schema_id if guide else "",
+            schema_id=guide.name if guide else "",
             guide_kind=guide.kind if guide else "",
             guide_text=guide.text if guide else "",
             num_prompt_tokens=num_prompt_tokens,
@@ -151,9 +152,15 @@ class Preprocess:
         check_words(encoded, name)
         return encoded
 
-    def pack(self, rows: list[Row]) -> dict[str, Array | Column]:
-        """The engine's tensors for `rows`, plus one decision a row. Absent means the engine's default."""
-        decisions = [row.decision for row in rows]
+    def pack(self, rows: list[Row], plans: list[GuidePlan | None]) -> dict[str, Array | Column]:
+        """The engine's tensors for `rows`, plus one decision a row. Absent means the engine's default.
+
+        `plans` has what the engine gets for each row's guide, None for an unguided row.
+        """
+        decisions = [
+            row.decision._replace(schema_id=plan.schema_id) if plan else row.decision
+            for row, plan in zip(rows, plans, strict=True)
+        ]
         pads = [self._token_id("pad_id", row.ask.pad_id, self._tokenizer.pad_id) for row in rows]
         switch = Column((True,) * len(rows), np.bool_)
         tensors: dict[str, Array | Column] = {
@@ -173,8 +180,8 @@ class Preprocess:
         _pack_words(tensors, "bad_words_list", [row.bad_words for row in rows])
         if any(d.returns_log_probs for d in decisions):
             tensors["return_log_probs"] = Column(tuple(d.returns_log_probs for d in decisions), np.bool_)
-        if any(row.guide for row in rows):
-            _pack_guides(tensors, [row.guide for row in rows])
+        if any(plans):
+            _pack_guides(tensors, plans)
         return tensors
 
 
@@ -204,10 +211,10 @@ def _pack_words(tensors: dict[str, Array | Column], name: str, rows: list[list[l
         tensors[name] = pack_words(rows)
 
 
-def _pack_guides(tensors: dict[str, Array | Column], guides: list[Guide | None]) -> None:
+def _pack_guides(tensors: dict[str, Array | Column], plans: list[GuidePlan | None]) -> None:
     """An unguided row among guided ones gets an empty type, which the engine reads as no guide."""
-    types = tuple(g.engine_type.encode() if g else b"" for g in guides)
-    texts = tuple(g.engine_text.encode() if g else b"" for g in guides)
+    types = tuple(plan.engine_type.encode() if plan else b"" for plan in plans)
+    texts = tuple(plan.engine_text.encode() if plan else b"" for plan in plans)
     tensors["guided_decoding_guide_type"] = Column(types, np.object_)
     tensors["guided_decoding_guide"] = Column(texts, np.object_)
 
@@ -226,8 +233,3 @@ def _pad(prompts: list[Ids], pads: list[int]) -> Ids:
 
 def _invalid(detail: str) -> InvalidRequest:
     return InvalidRequest(Code.INVALID_INPUT, detail)
-
-
-def unproven(rows: list[Row], is_proven: Any) -> list[Guide]:
-    """The guides of `rows` that nobody has compiled yet; raises what `is_proven` raises."""
-    return [row.guide for row in rows if row.guide is not None and not is_proven(row.guide)]

@@ -10,25 +10,30 @@ import gc
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import orjson
 import triton_python_backend_utils as pb_utils
 
+from llm_policy import __version__
 from llm_policy.errors import Code, InternalFault, InvalidRequest, PolicyError, Unavailable
 from llm_policy.guidance.desk import GuideDesk
 from llm_policy.guidance.guide import GuideResolver
-from llm_policy.guidance.sandbox import GuideSandbox
+from llm_policy.guidance.guide_report import GuidePlan
+from llm_policy.guidance.verdict_cache import VerdictCache
+from llm_policy.manifest import Manifest
 from llm_policy.release import Release
 from llm_policy.request import Array, Column
 from llm_policy.steps.postprocess import Answer, Postprocess
-from llm_policy.steps.preprocess import Preprocess, Row, unproven
+from llm_policy.steps.preprocess import Preprocess, Row
 from llm_policy.tokenizer import Tokenizer
 from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
+STATE_DIR = "LLMSTACK_STATE_DIR"
 DEFAULT_RELEASE_DIR = "artifacts/current"
 # Values that differ from request to request: keeping their tensors would only push out those that repeat.
 NEVER_REPEATS = frozenset(
@@ -51,9 +56,9 @@ class PreprocessModel:
             manifest.guidance, {name: release.schema_text(name) for name in sorted(manifest.schemas)}
         )
         self._step = Preprocess(manifest, Tokenizer.load(release.tokenizer_dir), resolver)
-        sandbox = GuideSandbox(release.tokenizer_info_path, manifest.guidance.max_compile_ms)
         self._cache = TensorCache()
-        self._desk = GuideDesk(sandbox)
+        cache = VerdictCache(_state_file("guides.db"), _verdict_context(manifest))
+        self._desk = GuideDesk(manifest.guidance, release.tokenizer_info_path, cache)
         self._desk.register(list(resolver.registered.values()))
         gc.freeze()  # what is loaded now stays: no collection need look at it again
 
@@ -67,18 +72,23 @@ class PreprocessModel:
 
     def _answer(self, request: Any) -> Any:
         rows = self._step.run(_arrays(request), _parameters(request), request.request_id())
-        if guides := unproven(rows, self._desk.is_proven):
+        plans = self._plans(rows)
+        unknown = [row.guide for row, plan in zip(rows, plans, strict=True) if row.guide and plan is None]
+        if unknown:
             sender = request.get_response_sender()
-            self._desk.prove(guides, lambda refusal: self._answer_late(sender, rows, refusal))
+            self._desk.prove(unknown, lambda refusal: self._answer_late(sender, rows, refusal))
             return None
-        return self._pack(rows)
+        return self._pack(rows, plans)
+
+    def _plans(self, rows: list[Row]) -> list[GuidePlan | None]:
+        return [self._desk.verdict(row.guide) if row.guide else None for row in rows]
 
     def _answer_late(self, sender: Any, rows: list[Row], refusal: PolicyError | None) -> None:
-        response = _refuse(refusal) if refusal is not None else _guard(self._pack, rows)
+        response = _refuse(refusal) if refusal is not None else _guard(lambda r: self._pack(r, self._plans(r)), rows)
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _pack(self, rows: list[Row]) -> Any:
-        return _response(_tensors(self._cache, self._step.pack(rows)))
+    def _pack(self, rows: list[Row], plans: list[GuidePlan | None]) -> Any:
+        return _response(_tensors(self._cache, self._step.pack(rows, plans)))
 
 
 class PostprocessModel:
@@ -108,6 +118,18 @@ class PostprocessModel:
 
 def _open_release() -> Release:
     return Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR)).verify_files()
+
+
+def _state_file(name: str) -> Path | None:
+    """A file in the state directory; None where the server was started without one."""
+    directory = os.environ.get(STATE_DIR)
+    return Path(directory) / name if directory else None
+
+
+def _verdict_context(manifest: Manifest) -> str:
+    """All that verdicts on guides depend on besides the guide."""
+    limits = manifest.guidance.limits.model_dump_json()
+    return "\n".join((manifest.tokenizer.info_hash, metadata.version("xgrammar"), __version__, limits))
 
 
 def _parameters(request: Any) -> str:
