@@ -52,11 +52,11 @@ class PromptEncoder(Protocol):
 class Row(NamedTuple):
     """One admitted row on its way to the engine."""
 
-    ask: Ask
     input_ids: Ids
     sampling: Sampling
     guide: Guide | None
     bad_words: list[list[int]]
+    pad_id: int
     decision: Decision
 
 
@@ -114,7 +114,9 @@ class Preprocess:
             includes_prompt=not ask.exclude_input_in_output,
             returns_log_probs=ask.return_log_probs,
         )
-        return Row(ask, input_ids, sampling, guide, self._encode_words("bad_words", ask.bad_words), decision)
+        bad_words = self._encode_words("bad_words", ask.bad_words)
+        pad_id = self._token_id("pad_id", ask.pad_id, self._tokenizer.pad_id)
+        return Row(input_ids, sampling, guide, bad_words, pad_id, decision)
 
     def _task(self, name: str | None) -> Task | None:
         if name is None:
@@ -154,7 +156,7 @@ class Preprocess:
     def pack(self, rows: list[Row]) -> dict[str, Array | Column]:
         """The engine's tensors for `rows`, plus one decision a row. Absent means the engine's default."""
         decisions = [row.decision for row in rows]
-        pads = [self._token_id("pad_id", row.ask.pad_id, self._tokenizer.pad_id) for row in rows]
+        pads = [row.pad_id for row in rows]
         switch = Column((True,) * len(rows), np.bool_)
         tensors: dict[str, Array | Column] = {
             "input_ids": _pad([row.input_ids for row in rows], pads),
