@@ -12,8 +12,7 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH     := torch==2.13.0
-# A server's tests share one worker, so that it is started once.
-PYTEST    := $(BIN)/pytest -n 2 --dist loadgroup
+PYTEST    := $(BIN)/pytest -n 2 --timeout 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -1,7 +1,10 @@
 """What holds for every test: those that need a live server are marked, and each server lives in one worker."""
 
+import ast
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,8 +15,8 @@ from tests.import_graph import reach_of
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
 
-# Fixture → the group whose tests share one worker, so that under xdist each server is started once.
-SERVER_GROUPS = {"server": "embedded-server", "echo_server": "echo-server"}
+# Fixtures that start a server; all files that use one run in the same worker, so that each is started once.
+SERVERS = ("server", "echo_server")
 
 # The policy is tested on every Python, where these extras need not be installed.
 _EXTRAS = {"torch", "transformers", "safetensors", "xgrammar"}
@@ -28,9 +31,31 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if reached & _MISSING else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for fixture in SERVER_GROUPS.keys() & set(getattr(item, "fixturenames", ())):
+        if set(SERVERS) & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
-            item.add_marker(pytest.mark.xdist_group(SERVER_GROUPS[fixture]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one worker, and so do all files with the same server. (`--dist loadgroup` of xdist 3.8 finds no
+    groups under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ServerScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return _server_of(config.rootpath / file) or file
+
+    return ServerScheduling(config, log)
+
+
+@cache
+def _server_of(path: Path) -> str | None:
+    """The first server that the tests in this file ask for."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    asked = {
+        argument.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for argument in node.args.args
+    }
+    return next((fixture for fixture in SERVERS if fixture in asked), None)

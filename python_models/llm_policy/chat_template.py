@@ -1,7 +1,8 @@
 """Renders `messages` through the tokenizer's own chat template so that user text can't become a control token.
 
 What looks like a control token inside a message is hidden behind a placeholder that no client can guess while the
-template runs; the rendered text is then cut at the control tokens that are the template's own.
+template runs, and a message that begins or ends with a piece of one, or is one, is sealed, so that its neighbours can't
+complete it. The rendered text is then cut at the control tokens that are the template's own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,6 +21,8 @@ from llm_policy.errors import Code, InvalidRequest
 
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 256
+# Parsing takes up to 25 times its bytes of memory. A prompt of 131,072 tokens has some 1.2 MB, escaped as \uXXXX.
+MAX_MESSAGES_BYTES = 4 * 2**20
 
 
 class Message(NamedTuple):
@@ -36,14 +40,28 @@ class Stretch(NamedTuple):
 
 
 class ChatTemplate:
-    """One Jinja chat template. `control_tokens` are the added tokens of its tokenizer."""
+    """One Jinja chat template. `control_tokens` are the added tokens of its tokenizer, `variables` what it may name."""
 
-    def __init__(self, source: str, control_tokens: tuple[str, ...]) -> None:
-        self._template = _environment().from_string(source)
+    def __init__(self, source: str, control_tokens: tuple[str, ...], variables: Mapping[str, str]) -> None:
+        """Compile `source`.
+
+        Raises:
+            ValueError: it is no Jinja template.
+        """
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateError as error:
+            raise ValueError(f"the chat template does not compile: {error}") from None
+        # transformers also names what there is none of, and templates ask for it.
+        self._variables = {"tools": None, "documents": None, **variables}
         self._tokens = sorted(control_tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._tokens)) or "(?!)")
-        self._nonce = secrets.token_hex(16)
-        self._placeholder = re.compile(f"\u27ea{self._nonce}:(\\d+)\u27eb")
+        self._heads = tuple({token[:end] for token in self._tokens for end in range(1, len(token))})
+        self._tails = tuple({token[start:] for token in self._tokens for start in range(1, len(token))})
+        # Digits alone: no filter of a template changes their case.
+        self._nonce = f"{secrets.randbits(128):039d}"
+        self._seal = f"\u27ea{self._nonce}\u27eb"
+        self._placeholder = re.compile(f"\u27ea{self._nonce}(?::(\\d+))?\u27eb")
 
     def render(self, messages: list[Message]) -> list[Stretch]:
         """The prompt of `messages`, thinking off, up to where the answer begins.
@@ -53,13 +71,27 @@ class ChatTemplate:
         """
         turns = [{"role": message.role, "content": self._hide(message.content)} for message in messages]
         try:
-            rendered = self._template.render(messages=turns, add_generation_prompt=True, enable_thinking=False)
+            rendered = self._template.render(
+                {**self._variables, "messages": turns, "add_generation_prompt": True, "enable_thinking": False}
+            )
         except TemplateError:
             raise _invalid("the chat template refuses this sequence of messages") from None
         return self._cut(rendered)
 
     def _hide(self, content: str) -> str:
-        return self._pattern.sub(lambda match: f"\u27ea{self._nonce}:{self._tokens.index(match[0])}\u27eb", content)
+        hidden = self._pattern.sub(self._placeholder_of, content)
+        # Templates trim: what counts are the ends without their white space.
+        core = hidden.strip()
+        if core.endswith(self._heads) or (core and any(core in token for token in self._tokens)):
+            end = len(hidden.rstrip())
+            hidden = hidden[:end] + self._seal + hidden[end:]
+        if core.startswith(self._tails):
+            start = len(hidden) - len(hidden.lstrip())
+            hidden = hidden[:start] + self._seal + hidden[start:]
+        return hidden
+
+    def _placeholder_of(self, match: re.Match[str]) -> str:
+        return f"\u27ea{self._nonce}:{self._tokens.index(match[0])}\u27eb"
 
     def _cut(self, rendered: str) -> list[Stretch]:
         stretches, end = [], 0
@@ -70,15 +102,17 @@ class ChatTemplate:
         return [*stretches, Stretch(self._show(rendered[end:]), False)]
 
     def _show(self, text: str) -> str:
-        return self._placeholder.sub(lambda match: self._tokens[int(match[1])], text)
+        return self._placeholder.sub(lambda match: self._tokens[int(match[1])] if match[1] else "", text)
 
 
-def parse_messages(raw: bytes) -> list[Message]:
+def parse_messages(raw: bytes | str) -> list[Message]:
     """The messages in `raw`, a JSON array of objects with exactly role and content, both texts.
 
     Raises:
         InvalidRequest: `invalid_input`, with the position of what is wrong and never its text.
     """
+    if len(raw) > MAX_MESSAGES_BYTES:
+        raise _invalid(f"messages has {len(raw)} bytes, limit {MAX_MESSAGES_BYTES}")
     messages = _parse_json(raw)
     if not isinstance(messages, _Array) or not 1 <= len(messages.items) <= MAX_MESSAGES:
         raise _invalid(f"messages is no JSON array of 1 to {MAX_MESSAGES} messages")
@@ -89,9 +123,9 @@ class _Array(NamedTuple):
     items: list[Any]
 
 
-def _parse_json(raw: bytes) -> Any:
+def _parse_json(raw: bytes | str) -> Any:
     try:
-        text = raw.decode()
+        text = raw if isinstance(raw, str) else raw.decode()
         value = json.loads(text, object_pairs_hook=_Object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise _invalid("messages is no valid JSON") from None

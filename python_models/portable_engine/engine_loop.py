@@ -92,8 +92,16 @@ class EngineLoop:
                 self._fail_all(error)
             else:
                 self._answer(ended)
-        for job in [*self._jobs.values(), *self._waiting]:
-            self._end(job, lambda job: job.on_error("the engine stops"))
+        self._stop()
+
+    def _stop(self) -> None:
+        """Answer what is left and let go of it: Triton's response senders must not outlive this thread."""
+        for job in {id(job): job for job in [*self._jobs.values(), *self._waiting]}.values():
+            if not job.is_over:
+                self._end(job, lambda job: job.on_error("the engine stops"))
+        self._jobs.clear()
+        self._waiting.clear()
+        self._batcher.clear()
 
     def _receive(self) -> None:
         """Take what came in; wait for it when there is nothing to decode."""

@@ -44,4 +44,7 @@ def load_model(directory: Path) -> Any:
         dtype=choose_dtype(device),
         attn_implementation="sdpa",
     )
+    if device.type == "cpu":
+        # A small model's steps are shorter than waking more threads; on busy cores OpenMP's waiting makes it collapse.
+        torch.set_num_threads(1)
     return model.to(device).eval()

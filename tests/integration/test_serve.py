@@ -26,8 +26,7 @@ from llmstack.server_process import LOG_NAME, TritonServer
 PARROT = Path(__file__).parent / "parrot"
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
 
-# One worker starts them one after the other.
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("parrot")]
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,18 @@
 """Laws of tokenization, over the real Qwen vocabulary."""
 
 import json
+import unicodedata
 from functools import cache
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_policy.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer
-from tests.qwen import added_tokens, qwen_tokenizer_dir, tokenizer_json
+from llm_policy.tokenizer_file import TokenizerFile
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from tests.qwen import added_tokens, qwen_tokenizer_dir
 
 NASTY = (
     *("\u0301", "\u0323", "\u200d", "\ufe0f", "\u1100", "\u1161", "\u11a8", "\u0344", "\u2126", "\ufb1d", "\u0958"),
@@ -37,55 +41,93 @@ TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(NASTY) | st.sampled_from(
 )
 BENIGN = st.lists(st.text(max_size=6) | st.sampled_from(NASTY), max_size=8).map("".join)
 
+TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), BENIGN), min_size=1, max_size=4)
+
 
 @cache
 def backends():
-    return FastokensBackend(tokenizer_json()), ReferenceBackend(tokenizer_json())
+    text = TokenizerFile.read(qwen_tokenizer_dir()).ordinary_json
+    return FastokensBackend(text), ReferenceBackend(text)
 
 
 @cache
-def tokenizer():
-    return Tokenizer.load(qwen_tokenizer_dir())
+def load(directory):
+    return Tokenizer.load(directory)
+
+
+def tokenizer(directory=None):
+    return load(directory or qwen_tokenizer_dir())
 
 
 @cache
-def reference_chat():
+def reference_chat(directory):
     transformers = pytest.importorskip("transformers")
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(qwen_tokenizer_dir() / "tokenizer.json"),
-        chat_template=(qwen_tokenizer_dir() / "chat_template.jinja").read_text(),
+        tokenizer_file=str(directory / "tokenizer.json"),
+        chat_template=(directory / "chat_template.jinja").read_text(),
     )
 
 
-@settings(max_examples=400)
+def assert_as_transformers(directory, turns):
+    messages = [{"role": role, "content": content} for role, content in turns]
+    expected = reference_chat(directory).apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, enable_thinking=False, return_dict=False
+    )
+    assert tokenizer(directory).encode_chat(json.dumps(messages).encode()).tolist() == expected
+
+
+@cache
+def reference(directory):
+    return tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+
+
+@settings(max_examples=200)
 @given(TEXTS)
 def test_both_libraries_give_the_same_ids(text):
-    fast, reference = backends()
-    assert fast.encode(text).tolist() == reference.encode(text).tolist()
+    fast, slow = backends()
+    assert fast.encode(text).tolist() == slow.encode(text).tolist()
+
+
+@given(BENIGN)
+def test_benign_text_has_the_ids_that_the_whole_tokenizer_json_gives_it(text):
+    whole = reference(qwen_tokenizer_dir()).encode(text, add_special_tokens=False)
+    assert tokenizer().encode_text(text).tolist() == whole.ids
 
 
 @given(TEXTS)
-def test_both_libraries_give_the_same_text(text):
-    fast, reference = backends()
-    ids = fast.encode(text).tolist()
-    assert fast.decode(ids) == reference.decode(ids)
+def test_normalized_text_comes_back_as_it_was(text):
+    text = unicodedata.normalize("NFC", text)
+    assert tokenizer().decode(tokenizer().encode_text(text).tolist()) == text
+
+
+@pytest.mark.parametrize(
+    "directory", [qwen_tokenizer_dir(), DEFAULT_RELEASE_DIR / "tokenizer"], ids=["qwen", "embedded"]
+)
+@given(st.data())
+def test_any_ids_have_the_text_that_the_whole_tokenizer_json_gives_them(directory, data):
+    size = tokenizer(directory).vocab_size
+    controls = st.sampled_from(sorted(tokenizer(directory).control_tokens.values()))
+    ids = data.draw(st.lists(st.integers(0, size + 300) | st.integers(0, 255) | controls, max_size=12))
+    assert tokenizer(directory).decode(ids) == reference(directory).decode(ids, skip_special_tokens=True)
 
 
 @given(TEXTS)
 def test_no_user_text_becomes_a_control_token(text):
-    assert not set(tokenizer().encode_text(text).tolist()) & set(tokenizer()._added.values())
+    assert not set(tokenizer().encode_text(text).tolist()) & set(tokenizer().control_tokens.values())
 
 
-@given(TEXTS | st.text(alphabet="\u1100\u1161\u11a8e\u0301\u0344", max_size=200))
+@given(TEXTS | st.text(alphabet="\u1100\u1161\u11a8e\u0301\u0344\u1fbe\u0308\u212a\u0327", max_size=200))
 def test_the_cheap_bound_never_exceeds_the_tokens(text):
     assert tokenizer().min_tokens_of(text) <= len(tokenizer().encode_text(text))
 
 
-@settings(max_examples=150)
-@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), BENIGN), min_size=1, max_size=4))
+@settings(max_examples=50)
+@given(TURNS)
 def test_a_chat_has_the_ids_that_transformers_gives_it(turns):
-    messages = [{"role": role, "content": content} for role, content in turns]
-    expected = reference_chat().apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=True, enable_thinking=False, return_dict=False
-    )
-    assert tokenizer().encode_chat(json.dumps(messages).encode()).tolist() == expected
+    assert_as_transformers(qwen_tokenizer_dir(), turns)
+
+
+@settings(max_examples=150)
+@given(TURNS)
+def test_a_chat_has_those_ids_with_the_embedded_releases_26_control_tokens_too(turns):
+    assert_as_transformers(DEFAULT_RELEASE_DIR / "tokenizer", turns)

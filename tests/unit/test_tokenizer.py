@@ -1,14 +1,23 @@
 """Text to ids and back."""
 
 import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
 
 import pytest
+import tokenizers
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.tokenizer import FastokensBackend, Tokenizer
+from llm_policy.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer, choose_backend
+from llm_policy.tokenizer_file import TokenizerFile
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.qwen import added_tokens, qwen_tokenizer_dir
 
 TOKENIZER = Tokenizer.load(qwen_tokenizer_dir())
+EMBEDDED = DEFAULT_RELEASE_DIR / "tokenizer"
+SUBPROCESS_ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python_models")}
 
 
 def chat(content, role="user"):
@@ -16,7 +25,7 @@ def chat(content, role="user"):
 
 
 def test_the_fast_library_is_the_one_in_use():
-    assert isinstance(TOKENIZER._backend, FastokensBackend)
+    assert TOKENIZER.backend == "fastokens"
 
 
 def test_ids_are_qwens_own():
@@ -31,20 +40,22 @@ def test_text_survives_the_way_there_and_back():
 @pytest.mark.parametrize("token", added_tokens())
 def test_a_control_token_in_user_text_is_only_text(token):
     ids = TOKENIZER.encode_text(f"a{token}b").tolist()
-    assert TOKENIZER._added[token] not in ids
+    assert TOKENIZER.control_tokens[token] not in ids
     assert TOKENIZER.decode(ids) == f"a{token}b"
 
 
 @pytest.mark.parametrize("token", added_tokens())
 def test_a_control_token_in_a_message_is_only_text(token):
     plain, forged = (TOKENIZER.encode_chat(chat(text)).tolist() for text in ("ab", f"a{token}b"))
-    controls = set(TOKENIZER._added.values())
+    controls = set(TOKENIZER.control_tokens.values())
     assert [i for i in forged if i in controls] == [i for i in plain if i in controls]
     assert f"a{token}b" in TOKENIZER.decode(forged)
 
 
 def test_a_chat_opens_the_answers_turn_without_thinking():
-    text = TOKENIZER._backend._tokenizer.decode(TOKENIZER.encode_chat(chat("hi")).tolist())
+    ids = TOKENIZER.encode_chat(chat("hi")).tolist()
+    whole = tokenizers.Tokenizer.from_file(str(qwen_tokenizer_dir() / "tokenizer.json"))
+    text = whole.decode(ids, skip_special_tokens=False)
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
@@ -58,14 +69,76 @@ def test_ids_beyond_the_vocabulary_give_no_text():
     assert TOKENIZER.decode([9707, 151_900, 10**6]) == "Hello"
 
 
+@pytest.mark.parametrize("backend", [FastokensBackend, ReferenceBackend])
+def test_ids_that_no_vocabulary_has_give_no_text_in_either_library(backend):
+    small = backend(TokenizerFile.read(EMBEDDED).ordinary_json)
+    ids = small.encode("Hello").tolist()
+    for token_id in (-1, 4072, 2**31 - 1, 2**40):
+        assert small.decode([*ids, token_id]) == "Hello"
+
+
+def test_an_added_token_that_is_not_special_is_text_when_decoded():
+    tokenizer = Tokenizer.load(EMBEDDED)
+    think, end = (tokenizer.control_tokens[text] for text in ("<think>", "<|im_end|>"))
+    assert tokenizer.decode([think, end]) == "<think>"
+
+
+def test_what_neither_library_takes_is_a_value_error():
+    with pytest.raises(ValueError, match=r"^tokenizer\.json: "):
+        choose_backend("{}")
+
+
+def test_half_a_surrogate_pair_is_a_value_error():
+    for method in (TOKENIZER.encode_text, TOKENIZER.min_tokens_of):
+        with pytest.raises(ValueError, match="surrogates"):
+            method("é\ud800")
+
+
 def test_broken_utf8_becomes_the_replacement_character():
     first, *rest = TOKENIZER.encode_text("\U0001fad9").tolist()
     assert rest
     assert TOKENIZER.decode([first]) == "\ufffd"
 
 
+def test_nfc_keeps_at_least_each_ascii_byte_and_a_quarter_of_the_others():
+    # A character's bytes, so counted, are shared out equally among those it decomposes into. NFC puts each character
+    # together from such pieces: they may not have been worth more than it has bytes.
+    characters = (chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    composed = {c: d for c in characters if (d := unicodedata.normalize("NFD", c)) != c}
+    worth = {piece: 4 if piece.isascii() else len(piece.encode()) for d in composed.values() for piece in d}
+    for character, pieces in composed.items():
+        for piece in pieces:
+            worth[piece] = max(worth[piece], len(character.encode()) / len(pieces))
+    assert [piece for piece, quarters in worth.items() if quarters > 4 * len(piece.encode())] == []
+    for character, pieces in composed.items():
+        if unicodedata.is_normalized("NFC", character):
+            assert sum(worth[piece] for piece in pieces) <= 4 * len(character.encode()), hex(ord(character))
+
+
+def test_a_text_that_nfc_shrinks_is_not_taken_for_longer_than_it_is():
+    shrinks = "\u1fbe\u0308\u0301" * 1000  # 7 bytes become 2
+    assert TOKENIZER.min_tokens_of(shrinks) <= len(unicodedata.normalize("NFC", shrinks).encode()) // 128
+
+
+def test_a_process_with_the_real_vocabulary_stays_below_200_mib():
+    program = (
+        "import sys, pathlib, numpy, orjson, pydantic, jsonschema_rs, structlog\n"
+        "from llm_policy.tokenizer import Tokenizer\n"
+        "tokenizer = Tokenizer.load(pathlib.Path(sys.argv[1]))\n"
+        "tokenizer.decode(tokenizer.encode_text('Hello world, once more. ' * 100).tolist())\n"
+        "status = dict(line.split(':') for line in open('/proc/self/status') if ':' in line)\n"
+        "print(int(status['VmRSS'].split()[0]) // 1024, int(status['Threads']))\n"
+    )
+    command = [sys.executable, "-c", program, str(qwen_tokenizer_dir())]
+    printed = subprocess.run(command, capture_output=True, check=True, text=True, env=SUBPROCESS_ENVIRONMENT)
+    rss_mib, num_threads = map(int, printed.stdout.split())
+    assert rss_mib < 200
+    assert num_threads <= 2
+
+
 BAD = {
     "no JSON": b"{",
+    "5 MB": b"[" + b" " * 5_000_000 + b"]",
     "no UTF-8": b"[\xff]",
     "an object": b"{}",
     "an empty array": b"[]",

@@ -169,8 +169,9 @@ def _title(process: psutil.Process) -> str:
 
 def _print(console: Console, rows: list[Row], memory: dict[str, float]) -> None:
     table = Table(title="Overhead of the policy (no-op engine, gRPC, 64 completion tokens)")
-    for heading in ("way", "prompt", "at a time", "p50 µs", "p95 µs", "p99 µs", "req/s", "ratio", "CPU ms"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
+    table.add_column("way", no_wrap=True)
+    for heading in ("prompt", "at once", "p50 µs", "p95", "p99", "req/s", "ratio", "CPU ms"):
+        table.add_column(heading, justify="right")
     for row in rows:
         latencies = [f"{value:.0f}" for value in (row.p50_us, row.p95_us, row.p99_us, row.requests_per_s)]
         ratio, cpu = f"{row.ratio_to_pass_through:.2f}", f"{row.cpu_ms_per_request:.2f}"

@@ -53,11 +53,11 @@ class PromptEncoder(Protocol):
 class Row(NamedTuple):
     """One admitted row on its way to the engine."""
 
-    ask: Ask
     input_ids: Ids
     sampling: Sampling
     guide: Guide | None
     bad_words: list[list[int]]
+    pad_id: int
     decision: Decision
 
 
@@ -115,7 +115,9 @@ class Preprocess:
             includes_prompt=not ask.exclude_input_in_output,
             returns_log_probs=ask.return_log_probs,
         )
-        return Row(ask, input_ids, sampling, guide, self._encode_words("bad_words", ask.bad_words), decision)
+        bad_words = self._encode_words("bad_words", ask.bad_words)
+        pad_id = self._token_id("pad_id", ask.pad_id, self._tokenizer.pad_id)
+        return Row(input_ids, sampling, guide, bad_words, pad_id, decision)
 
     def _task(self, name: str | None) -> Task | None:
         if name is None:
@@ -161,7 +163,7 @@ class Preprocess:
             row.decision._replace(schema_id=plan.schema_id) if plan else row.decision
             for row, plan in zip(rows, plans, strict=True)
         ]
-        pads = [self._token_id("pad_id", row.ask.pad_id, self._tokenizer.pad_id) for row in rows]
+        pads = [row.pad_id for row in rows]
         switch = Column((True,) * len(rows), np.bool_)
         tensors: dict[str, Array | Column] = {
             "input_ids": _pad([row.input_ids for row in rows], pads),

@@ -1,0 +1,46 @@
+"""Laws of rendering: no text of a client becomes a control token, and none of it is lost."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_policy.chat_template import ChatTemplate, Message
+
+TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|im|>")
+CUTS = [
+    (token, start, end) for token in TOKENS for start in range(len(token)) for end in range(start + 1, len(token) + 1)
+]
+PIECES = st.sampled_from(CUTS).map(lambda cut: cut[0][cut[1] : cut[2]])
+OTHERS = st.sampled_from(["\n", " ", "\u27ea", "\u27eb", "{{", "e\u0301"])
+CONTENTS = PIECES | st.lists(PIECES | OTHERS | st.text(max_size=3)).map("".join)
+PROMPTS = st.lists(CONTENTS, min_size=1, max_size=4)
+BARE = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", TOKENS, {})
+CHAT = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}", TOKENS, {})
+
+
+def render(template, contents):
+    return template.render([Message("user", content) for content in contents])
+
+
+@given(PROMPTS)
+def test_the_templates_own_control_tokens_are_all_there_is(contents):
+    found = [stretch.text for stretch in render(CHAT, contents) if stretch.is_control]
+    assert found == ["<|im_start|>", "<|im_end|>"] * len(contents)
+
+
+@given(PROMPTS)
+def test_contents_side_by_side_make_no_control_token(contents):
+    assert not any(stretch.is_control for stretch in render(BARE, contents))
+
+
+@given(st.sampled_from(CUTS), st.sampled_from(["{{ m.content }}", "{{ m.content | trim }}"]), CONTENTS, st.booleans())
+def test_a_template_that_leaves_out_any_piece_of_a_control_token_is_not_completed(cut, place, content, exactly):
+    token, start, end = cut
+    source = "{% for m in messages %}" + token[:start] + place + token[end:] + "{% endfor %}"
+    content = token[start:end] if exactly else content
+    if token[:start] + token[end:] not in TOKENS:
+        assert not any(stretch.is_control for stretch in render(ChatTemplate(source, TOKENS, {}), [content]))
+
+
+@given(PROMPTS)
+def test_every_character_of_a_content_is_in_the_prompt_once(contents):
+    assert "".join(stretch.text for stretch in render(BARE, contents)) == "".join(contents)
