@@ -255,9 +255,7 @@ def _is_notable(result: SchemaResult) -> bool:
 def _detail(result: SchemaResult) -> dict[str, Any]:
     detail = asdict(result)
     detail["mask_ms"] = percentiles(result.mask_ms)
-    detail["instances"] = [
-        {"index": n, **asdict(i)} for n, i in enumerate(result.instances) if i.accepted != i.valid
-    ]
+    detail["instances"] = [{"index": n, **asdict(i)} for n, i in enumerate(result.instances) if i.accepted != i.valid]
     return detail
 
 

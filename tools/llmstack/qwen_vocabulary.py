@@ -58,9 +58,7 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The two parts whose merge makes `token`: apply every merge of a lower rank, two parts are left."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        rank, position = min(
-            (ranks.get(parts[i] + parts[i + 1], len(ranks)), i) for i in range(len(parts) - 1)
-        )
+        rank, position = min((ranks.get(parts[i] + parts[i + 1], len(ranks)), i) for i in range(len(parts) - 1))
         if rank >= ranks[token]:
             raise ValueError(f"token of rank {ranks[token]} is no merge of earlier tokens")
         parts[position : position + 2] = [parts[position] + parts[position + 1]]

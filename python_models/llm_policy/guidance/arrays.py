@@ -33,9 +33,7 @@ class Items:
 class ArrayWriter:
     """Writes the arrays of one alternative."""
 
-    def __init__(
-        self, grammar: Grammar, limits: GuideLimits, report: KeywordReport, write_value: WriteValue
-    ) -> None:
+    def __init__(self, grammar: Grammar, limits: GuideLimits, report: KeywordReport, write_value: WriteValue) -> None:
         self._grammar = grammar
         self._limits = limits
         self._report = report
@@ -122,5 +120,3 @@ def _item_schemas(base: Subschema, place: int) -> list[Subschema]:
     if place < len(prefix):
         return [prefix[place]]
     return [base.keywords["items"]] if "items" in base.keywords else []
-
-

@@ -90,7 +90,9 @@ class Document:
             place = self._waiting.pop()
             self._check_sizes(place)
             found = normalise(
-                place.raw, self.draft, place.node.number,
+                place.raw,
+                self.draft,
+                place.node.number,
                 lambda raw, suffix, place=place: self._node(raw, place.node.pointer + suffix, place.base),  # type: ignore[misc]
             )
             place.node.keywords = found

@@ -107,7 +107,7 @@ class _Reader:
             parts.append(self._quantified(self._atom()))
             self._skip_breaks()
         if not parts:
-            raise invalid("the grammar has an empty alternative; write \"\" for it")
+            raise invalid('the grammar has an empty alternative; write "" for it')
         return sequence(*parts)
 
     def _atom(self) -> Expression:

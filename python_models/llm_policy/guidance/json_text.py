@@ -69,8 +69,13 @@ def any_escape() -> Expression:
     below = sequence(basic, *[hexadecimal] * 3)
     beside = sequence(high, Chars(CodeSet.of((0x30, 0x37))), *[hexadecimal] * 2)
     pair = sequence(
-        high, Chars(CodeSet.of("89abAB")), *[hexadecimal] * 2,
-        Literal("\\u"), high, Chars(CodeSet.of("cdefCDEF")), *[hexadecimal] * 2,
+        high,
+        Chars(CodeSet.of("89abAB")),
+        *[hexadecimal] * 2,
+        Literal("\\u"),
+        high,
+        Chars(CodeSet.of("cdefCDEF")),
+        *[hexadecimal] * 2,
     )
     short = sequence(Literal("\\"), Chars(CodeSet.of('"\\/bfnrt')))
     return choice(short, sequence(Literal("\\u"), choice(below, beside, pair)))

@@ -8,11 +8,11 @@ import jsonschema_rs
 
 from .alternatives import Alternative, Conjunction, Expansion
 from .json_reader import JsonValue, canonical_json
-from .subschema import EXCLUDED, FORBIDDEN, Subschema
+from .subschema import EXCLUDED, FORBIDDEN, Subschema, words
 
-_LEAVES = frozenset(
+_LEAVES = words(
     "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern format "
-    "minItems maxItems uniqueItems minProperties maxProperties required".split()
+    "minItems maxItems uniqueItems minProperties maxProperties required"
 )
 
 
@@ -89,17 +89,16 @@ class LiteralFilter:
         if any(name in value for name in base.keywords.get(FORBIDDEN, ())):
             return False
         return all(
-            self.fits_all((schema,), item)
-            for name, item in value.items()
-            for schema in member_schemas(base, name)
-        ) and all(self.fits_all((base.keywords["propertyNames"],), name) for name in value
-                  if "propertyNames" in base.keywords)
+            self.fits_all((schema,), item) for name, item in value.items() for schema in member_schemas(base, name)
+        ) and all(
+            self.fits_all((base.keywords["propertyNames"],), name) for name in value if "propertyNames" in base.keywords
+        )
 
     def _items_pass(self, base: Subschema, value: list[JsonValue]) -> bool:
         prefix = base.keywords.get("prefixItems", [])
         rest = base.keywords.get("items")
         schemas = [*prefix, *([rest] * (len(value) - len(prefix)) if rest else [])]
-        fine = all(self.fits_all((schema,), item) for schema, item in zip(schemas, value))
+        fine = all(self.fits_all((schema,), item) for schema, item in zip(schemas, value, strict=False))
         contains = base.keywords.get("contains")
         if contains is None or base.keywords.get("minContains") == 0:
             return fine

@@ -177,8 +177,10 @@ def number_expression(bounds: Bounds) -> Expression:
     options: list[Expression] = []
     if bounds.low is None or bounds.low < 0:
         mirrored = Bounds(
-            None if bounds.high is None else -bounds.high, None if bounds.low is None else -bounds.low,
-            bounds.open_high, bounds.open_low,
+            None if bounds.high is None else -bounds.high,
+            None if bounds.low is None else -bounds.low,
+            bounds.open_high,
+            bounds.open_low,
         )
         options.append(sequence(_MINUS, _magnitude(mirrored)))
     if bounds.high is None or bounds.high >= 0:
@@ -221,7 +223,7 @@ def _plain(bounds: Bounds) -> Expression:
     high_whole, high_fraction = _split(bounds.high)
     if low_whole == high_whole:
         return _whole(low_whole, _fraction_between(low_fraction, high_fraction, bounds.open_low, bounds.open_high))
-    middle = NOTHING
+    middle: Expression = NOTHING
     if high_whole - low_whole > 1:
         middle = sequence(_natural(low_whole + 1, high_whole - 1), _fraction_from("", False))
     high_tail = _fraction_to(high_fraction, open_end=bounds.open_high)
@@ -253,9 +255,7 @@ def _digits_from(bound: str, open_end: bool) -> Expression:
     exact = sequence(Literal(bound), _ANY_DIGITS)
     if open_end:
         exact = sequence(Literal(bound), repeat(Literal("0"), 0, None), NONZERO, _ANY_DIGITS)
-    above = [
-        sequence(Literal(bound[:i]), _digits(int(d) + 1, 9), _ANY_DIGITS) for i, d in enumerate(bound) if d != "9"
-    ]
+    above = [sequence(Literal(bound[:i]), _digits(int(d) + 1, 9), _ANY_DIGITS) for i, d in enumerate(bound) if d != "9"]
     return choice(exact, *above)
 
 

@@ -45,8 +45,15 @@ class ObjectWriter:
     """Writes the objects of one alternative."""
 
     def __init__(
-        self, grammar: Grammar, strings: StringWriter, literals: LiteralFilter, expansion: Expansion,
-        limits: GuideLimits, report: KeywordReport, narrowed: KeywordReport, write_value: WriteValue,
+        self,
+        grammar: Grammar,
+        strings: StringWriter,
+        literals: LiteralFilter,
+        expansion: Expansion,
+        limits: GuideLimits,
+        report: KeywordReport,
+        narrowed: KeywordReport,
+        write_value: WriteValue,
     ) -> None:
         self._grammar = grammar
         self._strings = strings
@@ -151,9 +158,7 @@ class ObjectWriter:
             key = self._strings.key(replace(names, sources=(*names.sources, source)))
             members.extras.append(sequence(key, self._write_value((schema, *others))))
 
-    def _add_rest(
-        self, members: Members, patterned: list[Subschema], names: StringFacts, rest: Conjunction
-    ) -> None:
+    def _add_rest(self, members: Members, patterned: list[Subschema], names: StringFacts, rest: Conjunction) -> None:
         refused = tuple(p for base in patterned for p in base.keywords["patternProperties"])
         if refused:
             self._report.add(members.pointer, "patternProperties", "beside free names its patterns are not followed")
@@ -204,7 +209,8 @@ class ObjectWriter:
             self._grammar.define(f"{prefix}{len(pairs)}_{written}", _extras_left(extra, written, members))
         for i in range(len(pairs) - 1, -1, -1):
             for written in range(min(i, top) + 1):
-                self._grammar.define(f"{prefix}{i}_{written}", _counted_step(prefix, i, written, pairs[i], members, top))
+                step = _counted_step(prefix, i, written, pairs[i], members, top)
+                self._grammar.define(f"{prefix}{i}_{written}", step)
         return Rule(f"{prefix}0_0")
 
 
@@ -217,9 +223,7 @@ def _extras_left(extra: Expression, written: int, members: Members) -> Expressio
     return repeat(sequence(Literal(","), extra), least, most)
 
 
-def _counted_step(
-    prefix: str, i: int, written: int, pair: Pair, members: Members, top: int
-) -> Expression:
+def _counted_step(prefix: str, i: int, written: int, pair: Pair, members: Members, top: int) -> Expression:
     options: list[Expression] = []
     if members.most is None or written < top:
         comma = Literal(",") if written else EMPTY

@@ -77,8 +77,11 @@ class TableText:
         """A state that is only passed through, so it needs no rule of its own."""
         row = self._moves[state]
         return (
-            state != 0 and self._arrivals[state] == 1 and len(row) == 1
-            and state not in row and state not in self._table.accepting
+            state != 0
+            and self._arrivals[state] == 1
+            and len(row) == 1
+            and state not in row
+            and state not in self._table.accepting
         )
 
     def _rule(self, state: int) -> Expression:

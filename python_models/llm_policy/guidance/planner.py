@@ -56,8 +56,13 @@ def plan_json(limits: GuideLimits) -> PlannedGuide:
 
 
 def planned(
-    grammar: Grammar, canonical: str, limits: GuideLimits,
-    report: KeywordReport | None = None, narrowed: KeywordReport | None = None, *, copy_classes: bool = True,
+    grammar: Grammar,
+    canonical: str,
+    limits: GuideLimits,
+    report: KeywordReport | None = None,
+    narrowed: KeywordReport | None = None,
+    *,
+    copy_classes: bool = True,
 ) -> PlannedGuide:
     """The finished guide. Raises `schema_too_complex` when the grammar is too large for the engine."""
     shortest = grammar.shortest_lengths().get(grammar.root, 0)
@@ -68,7 +73,11 @@ def planned(
     size = len(text.encode("utf-8"))
     check_limit("grammar size in bytes", size, limits.max_grammar_bytes)
     return PlannedGuide(
-        guide_type="ebnf_grammar", guide=text, canonical=canonical,
-        unenforced=report.findings() if report else (), narrowed=narrowed.findings() if narrowed else (),
-        num_rules=len(grammar.rules), num_bytes=size,
+        guide_type="ebnf_grammar",
+        guide=text,
+        canonical=canonical,
+        unenforced=report.findings() if report else (),
+        narrowed=narrowed.findings() if narrowed else (),
+        num_rules=len(grammar.rules),
+        num_bytes=size,
     )

@@ -8,7 +8,20 @@ exactly the same.
 
 from __future__ import annotations
 
-from .grammar import EMPTY, Chars, Choice, Expression, Grammar, Literal, Repeat, Rule, Sequence, choice, repeat, sequence
+from .grammar import (
+    EMPTY,
+    Chars,
+    Choice,
+    Expression,
+    Grammar,
+    Literal,
+    Repeat,
+    Rule,
+    Sequence,
+    choice,
+    repeat,
+    sequence,
+)
 
 BLOCK = 64
 _COPIED_AT_MOST = 4
@@ -63,7 +76,9 @@ class _Lowering:
             inner = Choice(tuple(Chars(half) for half in inner.codes.halves()))
         elif isinstance(inner, Rule | Literal) or isinstance(part, Rule):
             return part
-        return self._grammar.define(f"q{len(self._counted)}", inner if isinstance(inner, Choice) else self._lowered(inner))
+        return self._grammar.define(
+            f"q{len(self._counted)}", inner if isinstance(inner, Choice) else self._lowered(inner)
+        )
 
     def _exactly(self, part: Expression, count: int) -> Expression:
         if count < 2 * BLOCK:

@@ -208,7 +208,8 @@ class StateTable:
     def cost_ms(self) -> float:
         """What the states cost the engine at compile time; a state that loops is walked through again and again."""
         return sum(
-            class_cost_ms(CodeSet.joined(codes for codes, _ in row)) * (LOOP_FACTOR if state in map(_target, row) else 1)
+            class_cost_ms(CodeSet.joined(codes for codes, _ in row))
+            * (LOOP_FACTOR if state in map(_target, row) else 1)
             for state, row in enumerate(self.moves)
         )
 

@@ -11,14 +11,21 @@ from dataclasses import dataclass
 
 from .code_set import EVERY_CODE, NO_CODE, CodeSet
 from .formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
-from .grammar import NOTHING, Expression, Literal, Rule, repeat, sequence
+from .grammar import NOTHING, Expression, Literal, Rule, sequence
 from .json_text import PLAIN, JsonText
 from .keyword_report import KeywordReport
 from .limits import GuideLimits
 from .pattern_text import TableText, pattern_expression, written_out
 from .regex_search import full_match, length_range
 from .regex_syntax import (
-    Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex,
+    Concat,
+    Loop,
+    Match,
+    RegexFault,
+    RegexNode,
+    RegexTooComplex,
+    feature_gaps,
+    parse_regex,
 )
 from .string_automaton import ApartAutomaton, Automaton, LengthAutomaton, PatternAutomaton, TooManyStates, combine
 from .string_cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
@@ -87,8 +94,11 @@ class StringWriter:
         if key not in self._written:
             content = self._content(facts, tail)
             name = f"s{len(self._written)}"
-            self._written[key] = content if isinstance(content, Rule) or content == NOTHING else (
-                self._text.grammar.define(name, content))
+            self._written[key] = (
+                content
+                if isinstance(content, Rule) or content == NOTHING
+                else (self._text.grammar.define(name, content))
+            )
         return self._written[key]
 
     def _content(self, facts: StringFacts, tail: Expression) -> Expression:

@@ -13,37 +13,58 @@ from typing import Any
 from .json_reader import JsonValue
 from .limits import invalid
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
 ATOMS = ("null", "boolean", "integer", "fraction", "string", "array", "object")
 """The types that do not overlap: `number` is integer or fraction."""
 EVERY_TYPE = frozenset(ATOMS)
 NUMBERS = frozenset({"integer", "fraction"})
 _TYPE_ATOMS = {name: frozenset({name}) for name in ATOMS if name != "fraction"} | {"number": NUMBERS}
 
-SUBSCHEMA_KEYWORDS = frozenset(
+SUBSCHEMA_KEYWORDS = words(
     "items additionalItems additionalProperties propertyNames contains not if then else "
-    "unevaluatedProperties unevaluatedItems".split()
+    "unevaluatedProperties unevaluatedItems"
 )
-SUBSCHEMA_LISTS = frozenset("allOf anyOf oneOf prefixItems".split())
-SUBSCHEMA_MAPS = frozenset("properties patternProperties dependentSchemas $defs definitions".split())
+SUBSCHEMA_LISTS = words("allOf anyOf oneOf prefixItems")
+SUBSCHEMA_MAPS = words("properties patternProperties dependentSchemas $defs definitions")
 
-COUNTS = frozenset(
-    "minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains".split()
-)
-NUMBERS_AS_VALUES = frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split())
+COUNTS = words("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains")
+NUMBERS_AS_VALUES = words("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf")
 FORBIDDEN = "\0forbidden"
 """Our own keyword: member names that an object must not have (what `not: {required: …}` asks for)."""
 EXCLUDED = "\0excluded"
 """Our own keyword: values that are not allowed (what `not: {enum: …}` asks for)."""
 
 KEYWORDS = (
-    SUBSCHEMA_KEYWORDS | SUBSCHEMA_LISTS | SUBSCHEMA_MAPS | COUNTS | NUMBERS_AS_VALUES
-    | frozenset("$ref $dynamicRef $recursiveRef type enum const required pattern format uniqueItems".split())
-    | frozenset("dependencies dependentRequired $id id $anchor $dynamicAnchor $schema".split())
+    SUBSCHEMA_KEYWORDS
+    | SUBSCHEMA_LISTS
+    | SUBSCHEMA_MAPS
+    | COUNTS
+    | NUMBERS_AS_VALUES
+    | words("$ref $dynamicRef $recursiveRef type enum const required pattern format uniqueItems")
+    | words("dependencies dependentRequired $id id $anchor $dynamicAnchor $schema")
 )
 _SINCE = {
-    "const": 6, "contains": 6, "propertyNames": 6, "if": 7, "then": 7, "else": 7, "dependentRequired": 2019,
-    "dependentSchemas": 2019, "minContains": 2019, "maxContains": 2019, "unevaluatedProperties": 2019,
-    "unevaluatedItems": 2019, "prefixItems": 2020, "$anchor": 2019, "$dynamicRef": 2020, "$dynamicAnchor": 2020,
+    "const": 6,
+    "contains": 6,
+    "propertyNames": 6,
+    "if": 7,
+    "then": 7,
+    "else": 7,
+    "dependentRequired": 2019,
+    "dependentSchemas": 2019,
+    "minContains": 2019,
+    "maxContains": 2019,
+    "unevaluatedProperties": 2019,
+    "unevaluatedItems": 2019,
+    "prefixItems": 2020,
+    "$anchor": 2019,
+    "$dynamicRef": 2020,
+    "$dynamicAnchor": 2020,
 }
 """The first draft that knows a keyword; older ones ignore it."""
 
@@ -97,7 +118,7 @@ def _has_shape(keyword: str, value: JsonValue) -> bool:
     if keyword in COUNTS:
         return _is_number(value) and value >= 0 and value == int(value)
     if keyword in NUMBERS_AS_VALUES:
-        return _is_number(value) and (keyword != "multipleOf" or value > 0) or isinstance(value, bool)
+        return isinstance(value, bool) or (_is_number(value) and (keyword != "multipleOf" or value > 0))
     if keyword in SUBSCHEMA_MAPS or keyword in ("dependencies", "dependentRequired"):
         return isinstance(value, dict)
     if keyword in SUBSCHEMA_LISTS:

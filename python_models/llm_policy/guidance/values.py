@@ -18,16 +18,17 @@ from .literals import LiteralFilter, listed_values
 from .number_facts import NumberWriter
 from .objects import ObjectWriter
 from .strings import StringWriter, string_facts
-from .subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema
+from .subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema, words
 
 _GROUPS = {
-    "object": frozenset(
+    "object": words(
         "properties patternProperties additionalProperties propertyNames required minProperties maxProperties "
-        "unevaluatedProperties".split()
-    ) | {FORBIDDEN},
-    "array": frozenset("prefixItems items minItems maxItems contains uniqueItems unevaluatedItems".split()),
-    "string": frozenset("minLength maxLength pattern format".split()),
-    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()),
+        "unevaluatedProperties"
+    )
+    | {FORBIDDEN},
+    "array": words("prefixItems items minItems maxItems contains uniqueItems unevaluatedItems"),
+    "string": words("minLength maxLength pattern format"),
+    "number": words("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"),
 }
 
 
@@ -122,6 +123,8 @@ class ValueWriter:
         if "string" in types:
             options.append(self._strings.value(string_facts(bases, self._report)))
         if types & NUMBERS:
+            if "integer" not in types:
+                self._report.add(bases[0].pointer, "type", "integers are not told apart from other numbers")
             options.append(self._numbers.expression(bases, integers_only="fraction" not in types))
         options.extend(Literal(word) for word in self._words(types, bases))
         return options

@@ -19,8 +19,19 @@ from .limits import invalid
 from .subschema import KEYWORDS
 
 LATER_FORMATS = (
-    "uuid", "duration", "iri", "iri-reference", "uri-reference", "uri-template", "json-pointer",
-    "relative-json-pointer", "regex", "idn-hostname", "idn-email", "date", "time",
+    "uuid",
+    "duration",
+    "iri",
+    "iri-reference",
+    "uri-reference",
+    "uri-template",
+    "json-pointer",
+    "relative-json-pointer",
+    "regex",
+    "idn-hostname",
+    "idn-email",
+    "date",
+    "time",
 )
 """Formats that some draft before 2020-12 does not know."""
 
@@ -37,6 +48,7 @@ def _format_check(name: str) -> Callable[[str], bool]:
 
 
 _LATER_CHECKS = {name: _format_check(name) for name in LATER_FORMATS}
+
 
 class Draft(int, Enum):
     """The drafts whose rules are followed, in order of age."""
@@ -79,10 +91,8 @@ def build_judge(schema: JsonValue) -> Judge:
     fault: Exception | None = None
     for draft in _candidates(schema):
         try:
-            validator = _VALIDATORS[draft](
-                schema, validate_formats=True, formats=_LATER_CHECKS, offline=True
-            )
-        except (ValueError, jsonschema_rs.ReferencingError) as error:
+            validator = _VALIDATORS[draft](schema, validate_formats=True, formats=_LATER_CHECKS, offline=True)
+        except (ValueError, jsonschema_rs.ReferencingError) as error:  # noqa: PERF203 - three at most
             fault = fault or error
         else:
             return Judge(draft, validator)
