@@ -43,7 +43,7 @@ class GuideLimits:
     """Longest minLength or maxLength that is counted. Short ones are written out; above about 16 each token inside such
     a string costs the engine some 60 ms for its mask. 16 or less here trades exactness for speed; the verdict on the
     finished text is exact either way."""
-    max_string_cost_ms: float = 700
+    max_string_cost_ms: float = 600
     """Estimated compile time that a schema's patterns, lengths and undeclared names may take together."""
     max_rules: int = 12_000
     """Rules of a grammar, ours or the client's."""

@@ -93,6 +93,17 @@ def integer_expression(low: int | None, high: int | None) -> Expression:
     return choice(*options)
 
 
+def integers_without(low: int | None, high: int | None, excluded: list[int]) -> Expression:
+    """The integers of a range but for the excluded ones, which are sorted."""
+    options: list[Expression] = []
+    for value in excluded:
+        if (low is None or value >= low) and (high is None or value <= high):
+            options.append(integer_expression(low, value - 1))
+            low = value + 1
+    options.append(integer_expression(low, high))
+    return _choices(*options)
+
+
 def _natural(low: int, high: int | None) -> Expression:
     """Integers from low ≥ 0 to high."""
     if high is None:

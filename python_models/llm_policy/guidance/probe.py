@@ -7,6 +7,7 @@ ends soonest: a dead end (no token allowed), a matcher that blows up, or a gramm
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import Any
 
 from .limits import GuideLimits, invalid, too_complex
@@ -43,11 +44,12 @@ def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> No
             raise too_complex("time of the guide's probe in ms", limit_ms + 1, limit_ms)
 
 
-def closing_tokens(tokenizer_info: Any) -> list[int]:
+@lru_cache(maxsize=4)
+def closing_tokens(tokenizer_info: Any) -> tuple[int, ...]:
     """Ids of the CLOSING tokens that the vocabulary has, in that order."""
     wanted = set(CLOSING)
     found = {token: i for i, token in enumerate(tokenizer_info.decoded_vocab) if token in wanted}
-    return [found[token] for token in CLOSING if token in found]
+    return tuple(found[token] for token in CLOSING if token in found)
 
 
 def choose(words: list[int], preferred: list[int]) -> int | None:

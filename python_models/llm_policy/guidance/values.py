@@ -131,14 +131,20 @@ class ValueWriter:
 
     def _words(self, types: frozenset[str], bases: tuple[Subschema, ...]) -> list[str]:
         excluded = {canonical_json(value) for base in bases for value in base.keywords.get(EXCLUDED, ())}
-        if any(text[:1] not in '"tfn' for text in excluded):
-            self._report.add(bases[0].pointer, "not", "only strings, booleans and null are left out by value")
+        if any(_is_unfollowed(text, types) for text in excluded):
+            self._report.add(bases[0].pointer, "not", "this value is not left out")
         words = (["true", "false"] if "boolean" in types else []) + (["null"] if "null" in types else [])
         return [word for word in words if word not in excluded]
 
 
 def _speaks(bases: tuple[Subschema, ...], group: str) -> bool:
     return any(not _GROUPS[group].isdisjoint(base.keywords) for base in bases)
+
+
+def _is_unfollowed(text: str, types: frozenset[str]) -> bool:
+    """Whether an excluded value (as canonical text) has a type that cannot leave single values out here."""
+    kind = {"{": "object", "[": "array", '"': "", "t": "", "f": "", "n": ""}.get(text[0], "fraction")
+    return kind in types
 
 
 def _short_number(value: object) -> list[str]:
