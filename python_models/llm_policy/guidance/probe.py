@@ -7,7 +7,6 @@ ends soonest: a dead end (no token allowed), a matcher that blows up, or a gramm
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 from typing import Any
 
 from .limits import GuideLimits, invalid, too_complex
@@ -44,9 +43,17 @@ def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> No
             raise too_complex("time of the guide's probe in ms", limit_ms + 1, limit_ms)
 
 
-@lru_cache(maxsize=4)
 def closing_tokens(tokenizer_info: Any) -> tuple[int, ...]:
-    """Ids of the CLOSING tokens that the vocabulary has, in that order."""
+    """Ids of the CLOSING tokens that the vocabulary has, in that order (half a second; the last answer is kept)."""
+    if not any(known is tokenizer_info for known, _ in _LAST):
+        _LAST[:] = [(tokenizer_info, _find_closing(tokenizer_info))]
+    return _LAST[0][1]
+
+
+_LAST: list[tuple[Any, tuple[int, ...]]] = []
+
+
+def _find_closing(tokenizer_info: Any) -> tuple[int, ...]:
     wanted = set(CLOSING)
     found = {token: i for i, token in enumerate(tokenizer_info.decoded_vocab) if token in wanted}
     return tuple(found[token] for token in CLOSING if token in found)

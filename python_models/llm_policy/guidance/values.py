@@ -87,6 +87,7 @@ class ValueWriter:
     def _expression(self, conjunction: Conjunction) -> Expression:
         options: list[Expression] = []
         for alternative in self._expansion.alternatives(conjunction):
+            check_limit("number of grammar rules", len(self.grammar.rules), self._limits.max_rules)
             alternative = self._with_inferred_type(alternative)
             values = listed_values(alternative)
             options.extend(self._values(alternative, values) if values is not None else self._typed(alternative))
