@@ -11,10 +11,15 @@ STOP = 256
 
 
 @lru_cache(maxsize=1)
-def _compiler() -> Any:
+def tokenizer_info() -> Any:
+    """The vocabulary of single bytes and one stop token."""
     vocabulary = [bytes([byte]) for byte in range(256)] + [b"</s>"]
-    info = xgrammar.TokenizerInfo(vocabulary, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[STOP])
-    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    return xgrammar.TokenizerInfo(vocabulary, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[STOP])
+
+
+@lru_cache(maxsize=1)
+def _compiler() -> Any:
+    return xgrammar.GrammarCompiler(tokenizer_info(), max_threads=1, cache_enabled=False)
 
 
 def compile_guide(text: str) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llm_policy.errors import Code, PolicyError
 from llm_policy.guidance.guide import GuideResolver
+from llm_policy.guidance.guide_report import GuidePlan
 from llm_policy.release import Release
 from llm_policy.request import Column
 from llm_policy.steps.decision import unpack_decisions
@@ -100,6 +101,10 @@ def outcome(inputs, parameters=None):
         return str(error)
 
 
+def plans(rows):
+    return [GuidePlan("ebnf_grammar", row.guide.text, row.guide.name) if row.guide else None for row in rows]
+
+
 def arrays(tensors):
     return {name: value.array() if isinstance(value, Column) else value for name, value in tensors.items()}
 
@@ -109,7 +114,7 @@ def arrays(tensors):
 def test_every_request_is_admitted_or_refused_with_a_declared_code(inputs):
     rows = outcome(inputs)
     if not isinstance(rows, str):
-        arrays(preprocess().pack(rows))
+        arrays(preprocess().pack(rows, plans(rows)))
 
 
 NAMES = st.sampled_from(["X-Engine-Hash", "x-quantisation", "X-Tenant"]) | st.text(max_size=5)
@@ -126,7 +131,7 @@ def test_any_parameters_are_taken_or_refused_with_a_declared_code(parameters):
 def test_what_is_admitted_stays_within_the_token_budget(inputs):
     rows = outcome(inputs)
     if not isinstance(rows, str):
-        tensors = arrays(preprocess().pack(rows))
+        tensors = arrays(preprocess().pack(rows, plans(rows)))
         limit = release().manifest.thresholds.max_tokens
         assert tensors["request_output_len"][0, 0] >= 1
         assert tensors["input_lengths"][0, 0] + tensors["request_output_len"][0, 0] <= limit
@@ -151,7 +156,7 @@ def test_a_batch_of_n_decides_what_n_batches_of_one_decide(singles):
 @given(st.lists(st.integers(0, 5_000), max_size=30))
 def test_any_tokens_of_the_engine_become_an_answer(ids):
     (row,) = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers())
-    tensors = arrays(preprocess().pack([row]))
+    tensors = arrays(preprocess().pack([row], [None]))
     clock = np.array([[7]], np.int64)
     inputs = {
         "output_ids": np.array([[ids]], np.int32),

@@ -61,7 +61,11 @@ def test_the_files_keys_stand_in_the_manifests_order():
         ("extra", 1, "extra: unknown key, allowed are engine, tokenizer, thresholds, prices, on_cost_breach, tasks, "),
         ("engine.name", "x", "engine.name: unknown key, allowed are hash, quantisation, model, max_batch_size"),
         ("tasks.judge.top_k", 3, "tasks.judge.top_k: unknown key, allowed are temperature, top_p, schema_id, max_tok"),
-        ("guidance.limits.deep", 3, "guidance.limits.deep: unknown key, allowed are max_guide_bytes, max_depth"),
+        (
+            "guidance.limits.deep",
+            3,
+            "guidance.limits.deep: unknown key, allowed are max_bytes, max_depth, max_subschemas",
+        ),
         ("engine.hash", "abc", "engine.hash: \"abc\": String should match pattern '^sha256:[0-9a-f]{64}$'"),
         ("engine.hash", ENGINE_HASH.upper(), 'engine.hash: "SHA256:AAAA'),
         ("engine.hash", ENGINE_HASH + "\n", 'engine.hash: "sha256:'),

@@ -86,7 +86,7 @@ def test_every_difference_is_listed_by_key_with_both_sides(runtime, tree):
     tree["guidance"]["limits"]["max_depth"] = 7
     assert runtime.verify(tree) == [
         Difference("engine.quantisation", "w4a8", "fp8"),
-        Difference("guidance.limits.max_depth", 64, 7),
+        Difference("guidance.limits.max_depth", 96, 7),
         Difference("on_cost_breach", "notify", "reject"),
         Difference("prices.input_usd_per_million", 0.1, 0.2),
         Difference("schemas.label", "schemas/label.json", None),

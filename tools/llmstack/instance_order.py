@@ -73,6 +73,8 @@ def _members_follow(root: Any, schemas: list[dict[str, Any]], instance: dict[str
     positions = [_position(name, declared, patterns) for name in instance]
     if (declared or patterns) and (-1 in positions or positions != sorted(positions)):
         return False
+    if not declared and not _demanded_first(schemas, instance):
+        return False
     return all(_follows(root, _member_schemas(schemas, name), value) for name, value in instance.items())
 
 
@@ -87,6 +89,23 @@ def _declared(schemas: list[dict[str, Any]]) -> dict[str, int]:
 
 def _patterns(schemas: list[dict[str, Any]]) -> list[str]:
     return [pattern for schema in schemas for pattern in schema.get("patternProperties", {})]
+
+
+def _demanded_first(schemas: list[dict[str, Any]], instance: dict[str, Any]) -> bool:
+    """Where no property is declared, those that are demanded count as declared: they come first, in their order."""
+    demanded = _demanded(schemas)
+    positions = [demanded.get(name, len(demanded)) for name in instance]
+    return positions == sorted(positions)
+
+
+def _demanded(schemas: list[dict[str, Any]]) -> dict[str, int]:
+    names: dict[str, int] = {}
+    for schema in schemas:
+        maps = [schema.get("dependentRequired", {}), schema.get("dependencies", {})]
+        lists = [schema.get("required", []), *([k, *v] for m in maps for k, v in m.items() if isinstance(v, list))]
+        for name in (name for found in lists if isinstance(found, list) for name in found):
+            names.setdefault(name, len(names))
+    return names
 
 
 def _position(name: str, declared: dict[str, int], patterns: list[str]) -> int:

@@ -1,1 +1,1 @@
-"""Guided decoding: what a client asks for, what the engine gets, and the proof that it is safe."""
+"""Guides: what a client may ask of the output's shape, and the grammar that the engine gets for it."""

@@ -17,13 +17,11 @@ from llm_policy.guidance.json_reader import canonical_json
 from llm_policy.guidance.keyword_report import KeywordReport
 from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
 from llm_policy.guidance.negation import Negation
-from llm_policy.guidance.subschema import EVERY_TYPE, FORBIDDEN, Subschema
+from llm_policy.guidance.subschema import EVERY_TYPE, FORBIDDEN, Subschema, words
 
 Conjunction = tuple[Subschema, ...]
 
-_COMBINATORS = frozenset(
-    ["$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "$defs", "definitions"]
-)
+_COMBINATORS = words("$ref allOf anyOf oneOf not if then else dependentRequired dependentSchemas $defs definitions")
 _MAX_EXPANSION_DEPTH = 100
 _OBJECT = frozenset({"object"})
 
@@ -113,12 +111,9 @@ class Expansion:
     def _product(
         self, left: list[Alternative], right: list[Alternative], node: Subschema, keyword: str
     ) -> list[Alternative]:
-        if (len(right) == 1 and len(left) == 1) or left == [ANY]:
-            joined = [one.joined(other) for one in left for other in right]
-        elif len(left) * len(right) > self._limits.max_alternatives:
+        if left != [ANY] and len(left) * len(right) > self._limits.max_alternatives:
             return self._give_up(left, right, node, keyword)
-        else:
-            joined = [one.joined(other) for one in left for other in right]
+        joined = [one.joined(other) for one in left for other in right]
         return list(dict.fromkeys(alternative for alternative in joined if alternative.types))
 
     def _give_up(

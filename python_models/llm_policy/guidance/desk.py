@@ -258,10 +258,9 @@ class GuideDesk:
             request.callback(self._first_refusal(request.guides))
 
     def _first_refusal(self, guides: list[Guide]) -> PolicyError | None:
-        for guide in guides:
-            try:
-                if self.verdict(guide) is None:
-                    return Unavailable(Code.GUIDANCE_UNAVAILABLE, "the verdict on this guide was lost; try again")
-            except PolicyError as refusal:
-                return refusal
-        return None
+        try:
+            if all(self.verdict(guide) is not None for guide in guides):
+                return None
+        except PolicyError as refusal:
+            return refusal
+        return Unavailable(Code.GUIDANCE_UNAVAILABLE, "the verdict on this guide was lost; try again")

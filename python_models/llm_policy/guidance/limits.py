@@ -6,7 +6,7 @@ and the token-mask stage of XGrammar stays below two seconds on one thread with 
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from llm_policy.errors import Code, InvalidRequest
 
@@ -44,7 +44,7 @@ class GuideLimits(BaseModel):
     """Longest minLength or maxLength that is counted. Short ones are written out; above about 16 each token inside such
     a string costs the engine some 60 ms for its mask. 16 or less here trades exactness for speed; the verdict on the
     finished text is exact either way."""
-    max_string_cost_ms: PositiveInt = 700
+    max_string_cost_ms: PositiveInt = 600
     """Estimated compile time that a schema's patterns, lengths and undeclared names may take together."""
     max_rules: PositiveInt = 12_000
     """Rules of a grammar, ours or the client's."""
@@ -55,7 +55,7 @@ class GuideLimits(BaseModel):
     max_choices: PositiveInt = 1_000
     max_probe_steps: PositiveInt = 256
     """Tokens that the probe walks through a compiled grammar."""
-    max_probe_seconds: NonNegativeFloat = 1.0
+    max_probe_ms: NonNegativeInt = 1_000
 
 
 def too_complex(what: str, given: int, limit: int) -> InvalidRequest:

@@ -8,10 +8,11 @@ import jsonschema_rs
 
 from llm_policy.guidance.alternatives import Alternative, Conjunction, Expansion
 from llm_policy.guidance.json_reader import JsonValue, canonical_json
-from llm_policy.guidance.subschema import EXCLUDED, FORBIDDEN, Subschema
+from llm_policy.guidance.subschema import EXCLUDED, FORBIDDEN, Subschema, words
 
-_LEAVES = frozenset(
-    ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "format", "minItems", "maxItems", "uniqueItems", "minProperties", "maxProperties", "required"]
+_LEAVES = words(
+    "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern format "
+    "minItems maxItems uniqueItems minProperties maxProperties required"
 )
 
 
@@ -97,7 +98,7 @@ class LiteralFilter:
         prefix = base.keywords.get("prefixItems", [])
         rest = base.keywords.get("items")
         schemas = [*prefix, *([rest] * (len(value) - len(prefix)) if rest else [])]
-        fine = all(self.fits_all((schema,), item) for schema, item in zip(schemas, value))
+        fine = all(self.fits_all((schema,), item) for schema, item in zip(schemas, value, strict=False))
         contains = base.keywords.get("contains")
         if contains is None or base.keywords.get("minContains") == 0:
             return fine

@@ -49,33 +49,37 @@ class Negation:
                 options.append({"type": _TYPES[keyword]} if keyword in _TYPES else {})
         if len(options) == 1:
             return options[0]
-        return (
-            {"anyOf": [self._document.synthetic(option, node.pointer) for option in options]}
-            if options
-            else dict(NEVER)
-        )
+        if not options:
+            return dict(NEVER)
+        return {"anyOf": [self._document.synthetic(option, node.pointer) for option in options]}
 
     def _later(self, node: Subschema) -> Subschema:
         """`not node`, to be written out only when somebody looks at it."""
         return self._document.synthetic({"not": node}, node.pointer)
 
     def type(self, node: Subschema, atoms: frozenset[str]) -> Options:
+        """Every other type."""
         rest = EVERY_TYPE - atoms
         return [{"type": rest}] if rest else []
 
     def values(self, node: Subschema, values: list[Any]) -> Options:
+        """None of the values."""
         return [{EXCLUDED: values}]
 
     def excluded(self, node: Subschema, values: list[Any]) -> Options:
+        """One of the values."""
         return [{"enum": values}]
 
     def required(self, node: Subschema, names: list[str]) -> Options:
+        """One of the names is missing."""
         return [{"type": _OBJECT, FORBIDDEN: [name]} for name in dict.fromkeys(names)]
 
     def forbidden(self, node: Subschema, names: list[str]) -> Options:
+        """One of the names is there."""
         return [{"type": _OBJECT, "required": [name]} for name in names]
 
     def properties(self, node: Subschema, members: dict[str, Subschema]) -> Options:
+        """Some member is there and wrong."""
         return [
             {"type": _OBJECT, "required": [name], "properties": {name: self._later(member)}}
             for name, member in members.items()
@@ -83,6 +87,7 @@ class Negation:
         ]
 
     def items(self, node: Subschema, item: Subschema) -> Options:
+        """Some item is wrong."""
         if item.is_true:
             return []
         if "prefixItems" in node.keywords:
@@ -91,21 +96,26 @@ class Negation:
         return [{"type": _ARRAY, "contains": self._later(item)}]
 
     def all_of(self, node: Subschema, members: list[Subschema]) -> Options:
+        """Some member fails."""
         return [{"not": member} for member in members]
 
     def any_of(self, node: Subschema, members: list[Subschema]) -> Options:
+        """Every member fails."""
         return [{"allOf": [self._later(member) for member in members]}]
 
     def one_of(self, node: Subschema, members: list[Subschema]) -> Options:
+        """For a single member its negation; for more, anything."""
         if len(members) == 1:
             return self.any_of(node, members)
         self._report.add(node.pointer, "oneOf", "its negation is not followed")
         return [{}]
 
     def inner_not(self, node: Subschema, inner: Subschema) -> Options:
+        """What was negated."""
         return [{"allOf": [inner]}]
 
     def reference(self, node: Subschema, target: Subschema) -> Options:
+        """The negation of the target."""
         return [{"not": target}]
 
 

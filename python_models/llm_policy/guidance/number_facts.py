@@ -8,8 +8,8 @@ from decimal import Decimal
 from llm_policy.guidance.grammar import Expression, Grammar
 from llm_policy.guidance.json_text import JsonText
 from llm_policy.guidance.keyword_report import KeywordReport
-from llm_policy.guidance.numbers import Bounds, decimal, integer_expression, is_followable, multiples, number_expression
-from llm_policy.guidance.subschema import Subschema
+from llm_policy.guidance.numbers import Bounds, decimal, integers_without, is_followable, multiples, number_expression
+from llm_policy.guidance.subschema import EXCLUDED, Subschema
 
 _CUTS: dict[str, Callable[[Bounds, Decimal], Bounds]] = {
     "minimum": lambda bounds, value: bounds.with_low(value, exclusive=False),
@@ -26,15 +26,16 @@ class NumberWriter:
         self._grammar = grammar
         self._text = text
         self._report = report
-        self._written: dict[tuple[Bounds, bool, int | None], Expression] = {}
+        self._written: dict[tuple[Bounds, bool, int | None, frozenset[int]], Expression] = {}
 
     def expression(self, bases: tuple[Subschema, ...], *, integers_only: bool) -> Expression:
         """Numbers that satisfy all the subschemas."""
         bounds = self._bounds(bases)
         divisor = self._divisor(bases, integers_only=integers_only)
-        key = (bounds, integers_only, divisor)
+        excluded = _excluded_integers(bases) if integers_only else frozenset()
+        key = (bounds, integers_only, divisor, excluded)
         if key not in self._written:
-            self._written[key] = self._write(bounds, divisor, bases, integers_only=integers_only)
+            self._written[key] = self._write(bounds, divisor, bases, excluded, integers_only=integers_only)
         return self._written[key]
 
     def _bounds(self, bases: tuple[Subschema, ...]) -> Bounds:
@@ -63,9 +64,17 @@ class NumberWriter:
         return found
 
     def _write(
-        self, bounds: Bounds, divisor: int | None, bases: tuple[Subschema, ...], *, integers_only: bool
+        self,
+        bounds: Bounds,
+        divisor: int | None,
+        bases: tuple[Subschema, ...],
+        excluded: frozenset[int],
+        *,
+        integers_only: bool,
     ) -> Expression:
         if divisor is not None:
+            if excluded:
+                self._report.add(bases[0].pointer, "not", "values beside multipleOf")
             prefix = f"m{len(self._grammar.rules)}_"
             found = multiples(bounds, divisor, self._grammar, prefix)
             if found is not None:
@@ -74,7 +83,12 @@ class NumberWriter:
             self._report.add(pointer, "multipleOf", "not followed within this range")
         name = f"n{len(self._written)}"
         if integers_only:
-            return self._grammar.define(name, integer_expression(*bounds.integers()))
+            return self._grammar.define(name, integers_without(*bounds.integers(), sorted(excluded)))
         if bounds == Bounds():
             return self._text.any_number()
         return self._grammar.define(name, number_expression(bounds))
+
+
+def _excluded_integers(bases: tuple[Subschema, ...]) -> frozenset[int]:
+    values = [value for base in bases for value in base.keywords.get(EXCLUDED, ())]
+    return frozenset(int(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and v == int(v))

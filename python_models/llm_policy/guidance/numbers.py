@@ -105,6 +105,17 @@ def integer_expression(low: int | None, high: int | None) -> Expression:
     return choice(*options)
 
 
+def integers_without(low: int | None, high: int | None, excluded: list[int]) -> Expression:
+    """The integers of a range but for the excluded ones, which are sorted."""
+    options: list[Expression] = []
+    for value in excluded:
+        if (low is None or value >= low) and (high is None or value <= high):
+            options.append(integer_expression(low, value - 1))
+            low = value + 1
+    options.append(integer_expression(low, high))
+    return _choices(*options)
+
+
 def _natural(low: int, high: int | None) -> Expression:
     """Integers from low ≥ 0 to high."""
     if high is None:
@@ -235,7 +246,7 @@ def _plain(bounds: Bounds) -> Expression:
     high_whole, high_fraction = _split(bounds.high)
     if low_whole == high_whole:
         return _whole(low_whole, _fraction_between(low_fraction, high_fraction, bounds.open_low, bounds.open_high))
-    middle = NOTHING
+    middle: Expression = NOTHING
     if high_whole - low_whole > 1:
         middle = sequence(_natural(low_whole + 1, high_whole - 1), _fraction_from("", False))
     high_tail = _fraction_to(high_fraction, open_end=bounds.open_high)

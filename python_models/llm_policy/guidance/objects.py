@@ -209,9 +209,8 @@ class ObjectWriter:
             self._grammar.define(f"{prefix}{len(pairs)}_{written}", _extras_left(extra, written, members))
         for i in range(len(pairs) - 1, -1, -1):
             for written in range(min(i, top) + 1):
-                self._grammar.define(
-                    f"{prefix}{i}_{written}", _counted_step(prefix, i, written, pairs[i], members, top)
-                )
+                step = _counted_step(prefix, i, written, pairs[i], members, top)
+                self._grammar.define(f"{prefix}{i}_{written}", step)
         return Rule(f"{prefix}0_0")
 
 

@@ -17,7 +17,7 @@ MASK_BITS = 32
 
 
 def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> None:
-    """Walk up to `max_probe_steps` tokens and `max_probe_seconds`.
+    """Walk up to `max_probe_steps` tokens and `max_probe_ms`.
 
     Raises `schema_invalid` at a dead end and `schema_too_complex` when time runs out. A walk that is cut off by the
     number of steps is fine: long texts are allowed.
@@ -28,7 +28,7 @@ def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> No
     bitmask = xgrammar.allocate_token_bitmask(1, tokenizer_info.vocab_size)
     stop_ids = list(tokenizer_info.stop_token_ids)
     preferred = [*stop_ids, *closing_tokens(tokenizer_info)]
-    deadline = time.monotonic() + limits.max_probe_seconds
+    deadline = time.monotonic() + limits.max_probe_ms / 1_000
     for _ in range(limits.max_probe_steps):
         restricted = matcher.fill_next_token_bitmask(bitmask)
         token = choose(bitmask[0].tolist(), preferred) if restricted else preferred[0]
@@ -39,15 +39,24 @@ def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> No
         if not matcher.accept_token(token):
             raise invalid("the guide refuses a token that it allowed")
         if time.monotonic() > deadline:
-            limit_ms = int(1000 * limits.max_probe_seconds)
+            limit_ms = limits.max_probe_ms
             raise too_complex("time of the guide's probe in ms", limit_ms + 1, limit_ms)
 
 
-def closing_tokens(tokenizer_info: Any) -> list[int]:
-    """Ids of the CLOSING tokens that the vocabulary has, in that order."""
+def closing_tokens(tokenizer_info: Any) -> tuple[int, ...]:
+    """Ids of the CLOSING tokens that the vocabulary has, in that order (half a second; the last answer is kept)."""
+    if not any(known is tokenizer_info for known, _ in _LAST):
+        _LAST[:] = [(tokenizer_info, _find_closing(tokenizer_info))]
+    return _LAST[0][1]
+
+
+_LAST: list[tuple[Any, tuple[int, ...]]] = []
+
+
+def _find_closing(tokenizer_info: Any) -> tuple[int, ...]:
     wanted = set(CLOSING)
     found = {token: i for i, token in enumerate(tokenizer_info.decoded_vocab) if token in wanted}
-    return [found[token] for token in CLOSING if token in found]
+    return tuple(found[token] for token in CLOSING if token in found)
 
 
 def choose(words: list[int], preferred: list[int]) -> int | None:

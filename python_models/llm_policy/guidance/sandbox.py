@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -71,10 +72,8 @@ class SandboxChild:
         self._process.kill()
         self._process.wait()
         self._output.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._input.close()
-        except BrokenPipeError:
-            pass
 
 
 def _environment() -> dict[str, str]:

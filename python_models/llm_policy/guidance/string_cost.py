@@ -14,7 +14,7 @@ from llm_policy.guidance.regex_search import BROAD
 from llm_policy.guidance.regex_syntax import Concat, Either, Loop, Match, RegexNode
 
 BROAD_MS = 27.0
-LETTERS_MS = 4.0
+LETTERS_MS = 1.5
 OTHER_MS = 0.5
 FORMAT_MS = 50.0
 """One of the formats' patterns, measured."""

@@ -13,20 +13,27 @@ from typing import Any
 from llm_policy.guidance.json_reader import JsonValue
 from llm_policy.guidance.limits import invalid
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
 ATOMS = ("null", "boolean", "integer", "fraction", "string", "array", "object")
 """The types that do not overlap: `number` is integer or fraction."""
 EVERY_TYPE = frozenset(ATOMS)
 NUMBERS = frozenset({"integer", "fraction"})
 _TYPE_ATOMS = {name: frozenset({name}) for name in ATOMS if name != "fraction"} | {"number": NUMBERS}
 
-SUBSCHEMA_KEYWORDS = frozenset(
-    ["items", "additionalItems", "additionalProperties", "propertyNames", "contains", "not", "if", "then", "else", "unevaluatedProperties", "unevaluatedItems"]
+SUBSCHEMA_KEYWORDS = words(
+    "items additionalItems additionalProperties propertyNames contains not if then else "
+    "unevaluatedProperties unevaluatedItems"
 )
-SUBSCHEMA_LISTS = frozenset(["allOf", "anyOf", "oneOf", "prefixItems"])
-SUBSCHEMA_MAPS = frozenset(["properties", "patternProperties", "dependentSchemas", "$defs", "definitions"])
+SUBSCHEMA_LISTS = words("allOf anyOf oneOf prefixItems")
+SUBSCHEMA_MAPS = words("properties patternProperties dependentSchemas $defs definitions")
 
-COUNTS = frozenset(["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"])
-NUMBERS_AS_VALUES = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"])
+COUNTS = words("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains")
+NUMBERS_AS_VALUES = words("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf")
 FORBIDDEN = "\0forbidden"
 """Our own keyword: member names that an object must not have (what `not: {required: …}` asks for)."""
 EXCLUDED = "\0excluded"
@@ -38,8 +45,8 @@ KEYWORDS = (
     | SUBSCHEMA_MAPS
     | COUNTS
     | NUMBERS_AS_VALUES
-    | frozenset(["$ref", "$dynamicRef", "$recursiveRef", "type", "enum", "const", "required", "pattern", "format", "uniqueItems"])
-    | frozenset(["dependencies", "dependentRequired", "$id", "id", "$anchor", "$dynamicAnchor", "$schema"])
+    | words("$ref $dynamicRef $recursiveRef type enum const required pattern format uniqueItems")
+    | words("dependencies dependentRequired $id id $anchor $dynamicAnchor $schema")
 )
 _SINCE = {
     "const": 6,
@@ -111,7 +118,7 @@ def _has_shape(keyword: str, value: JsonValue) -> bool:
     if keyword in COUNTS:
         return _is_number(value) and value >= 0 and value == int(value)
     if keyword in NUMBERS_AS_VALUES:
-        return (_is_number(value) and (keyword != "multipleOf" or value > 0)) or isinstance(value, bool)
+        return isinstance(value, bool) or (_is_number(value) and (keyword != "multipleOf" or value > 0))
     if keyword in SUBSCHEMA_MAPS or keyword in ("dependencies", "dependentRequired"):
         return isinstance(value, dict)
     if keyword in SUBSCHEMA_LISTS:

@@ -1,6 +1,7 @@
 """Guides that are no JSON Schema: a regex, and a choice among given texts.
 
-Both become grammars of our own, so XGrammar's regex reader (which a few kilobytes can crash) never sees a client's text.
+Both become grammars of our own, so XGrammar's own regex reader, which a few kilobytes can
+crash, never sees a client's text.
 """
 
 from __future__ import annotations

@@ -18,16 +18,17 @@ from llm_policy.guidance.literals import LiteralFilter, listed_values
 from llm_policy.guidance.number_facts import NumberWriter
 from llm_policy.guidance.objects import ObjectWriter
 from llm_policy.guidance.strings import StringWriter, string_facts
-from llm_policy.guidance.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema
+from llm_policy.guidance.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema, words
 
 _GROUPS = {
-    "object": frozenset(
-        ["properties", "patternProperties", "additionalProperties", "propertyNames", "required", "minProperties", "maxProperties", "unevaluatedProperties"]
+    "object": words(
+        "properties patternProperties additionalProperties propertyNames required minProperties maxProperties "
+        "unevaluatedProperties"
     )
     | {FORBIDDEN},
-    "array": frozenset(["prefixItems", "items", "minItems", "maxItems", "contains", "uniqueItems", "unevaluatedItems"]),
-    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
-    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
+    "array": words("prefixItems items minItems maxItems contains uniqueItems unevaluatedItems"),
+    "string": words("minLength maxLength pattern format"),
+    "number": words("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"),
 }
 
 
@@ -86,6 +87,7 @@ class ValueWriter:
     def _expression(self, conjunction: Conjunction) -> Expression:
         options: list[Expression] = []
         for alternative in self._expansion.alternatives(conjunction):
+            check_limit("number of grammar rules", len(self.grammar.rules), self._limits.max_rules)
             alternative = self._with_inferred_type(alternative)
             values = listed_values(alternative)
             options.extend(self._values(alternative, values) if values is not None else self._typed(alternative))
@@ -122,20 +124,28 @@ class ValueWriter:
         if "string" in types:
             options.append(self._strings.value(string_facts(bases, self._report)))
         if types & NUMBERS:
+            if "integer" not in types:
+                self._report.add(bases[0].pointer, "type", "integers are not told apart from other numbers")
             options.append(self._numbers.expression(bases, integers_only="fraction" not in types))
         options.extend(Literal(word) for word in self._words(types, bases))
         return options
 
     def _words(self, types: frozenset[str], bases: tuple[Subschema, ...]) -> list[str]:
         excluded = {canonical_json(value) for base in bases for value in base.keywords.get(EXCLUDED, ())}
-        if any(text[:1] not in '"tfn' for text in excluded):
-            self._report.add(bases[0].pointer, "not", "only strings, booleans and null are left out by value")
+        if any(_is_unfollowed(text, types) for text in excluded):
+            self._report.add(bases[0].pointer, "not", "this value is not left out")
         words = (["true", "false"] if "boolean" in types else []) + (["null"] if "null" in types else [])
         return [word for word in words if word not in excluded]
 
 
 def _speaks(bases: tuple[Subschema, ...], group: str) -> bool:
     return any(not _GROUPS[group].isdisjoint(base.keywords) for base in bases)
+
+
+def _is_unfollowed(text: str, types: frozenset[str]) -> bool:
+    """Whether an excluded value (as canonical text) has a type that cannot leave single values out here."""
+    kind = {"{": "object", "[": "array", '"': "", "t": "", "f": "", "n": ""}.get(text[0], "fraction")
+    return kind in types
 
 
 def _short_number(value: object) -> list[str]:

@@ -92,7 +92,7 @@ def build_judge(schema: JsonValue) -> Judge:
     for draft in _candidates(schema):
         try:
             validator = _VALIDATORS[draft](schema, validate_formats=True, formats=_LATER_CHECKS, offline=True)
-        except (ValueError, jsonschema_rs.ReferencingError) as error:
+        except (ValueError, jsonschema_rs.ReferencingError) as error:  # noqa: PERF203 - three at most
             fault = fault or error
         else:
             return Judge(draft, validator)

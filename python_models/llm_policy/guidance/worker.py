@@ -1,9 +1,11 @@
 """The child process that plans and compiles guides, one at a time: `python -m llm_policy.guidance.worker FILE LIMITS`.
 
 FILE is the release's tokenizer_info.json, LIMITS the manifest's guide limits as JSON. Each line on standard input is a
-guide, `["<type>", "<text>"]`; each line on standard output what became of it (see `GuideReport`). The first line says that
-the child is ready. A hostile guide may crash it, hang it or blow it up: it is never a Triton stub, it has bounds on
-memory, a stack large enough for deep recursion, no network where the system allows that, and dies with its parent.
+guide, `["<type>", "<text>"]`; each line on standard output what became of it (see `GuideReport`). The first line says
+that the child is ready.
+
+A hostile guide may crash it, hang it or blow it up: it is never a Triton stub, its memory is bounded, its stack large
+enough for deep recursion, it has no network where the system allows that, and it dies with its parent.
 """
 
 from __future__ import annotations

@@ -25,16 +25,35 @@ def _with(base: dict[str, Any], **optional: st.SearchStrategy[Any]) -> st.Search
 
 small = st.integers(0, 4)
 bounds = st.sampled_from([-10, -1, 0, 0.25, 1, 5, 42])
-strings = _with({"type": "string"}, minLength=small, maxLength=small, pattern=st.sampled_from(PATTERNS),
-                format=st.sampled_from(["date", "ipv4", "color"]))
+strings = _with(
+    {"type": "string"},
+    minLength=small,
+    maxLength=small,
+    pattern=st.sampled_from(PATTERNS),
+    format=st.sampled_from(["date", "ipv4", "color"]),
+)
 numbers = st.builds(
-    lambda kind, rest: {"type": kind, **rest}, st.sampled_from(["integer", "number"]),
-    _with({}, minimum=bounds, maximum=bounds, exclusiveMinimum=bounds, exclusiveMaximum=bounds,
-          multipleOf=st.sampled_from([1, 2, 3, 0.5])),
+    lambda kind, rest: {"type": kind, **rest},
+    st.sampled_from(["integer", "number"]),
+    _with(
+        {},
+        minimum=bounds,
+        maximum=bounds,
+        exclusiveMinimum=bounds,
+        exclusiveMaximum=bounds,
+        multipleOf=st.sampled_from([1, 2, 3, 0.5]),
+    ),
 )
 enums = st.builds(lambda items: {"enum": items}, st.lists(values, min_size=1, max_size=4))
-leaves = st.one_of(strings, numbers, enums, st.just({}), st.just(True), st.just({"type": ["string", "null"]}),
-                   st.just({"type": "boolean"}))
+leaves = st.one_of(
+    strings,
+    numbers,
+    enums,
+    st.just({}),
+    st.just(True),
+    st.just({"type": ["string", "null"]}),
+    st.just({"type": "boolean"}),
+)
 
 
 def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -45,25 +64,38 @@ def _objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
         required=names,
         additionalProperties=st.one_of(st.booleans(), inner),
         patternProperties=st.dictionaries(st.sampled_from(["^x", "b"]), inner, max_size=1),
-        minProperties=st.integers(0, 2), maxProperties=st.integers(1, 4),
+        minProperties=st.integers(0, 2),
+        maxProperties=st.integers(1, 4),
         dependentRequired=st.dictionaries(st.sampled_from(NAMES), names, max_size=1),
         propertyNames=st.one_of(strings, st.just({"enum": ["a", "b"]})),
     )
 
 
 def _arrays(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return _with({"type": "array"}, items=inner, prefixItems=st.lists(inner, min_size=1, max_size=2), minItems=small,
-                 maxItems=small, contains=inner, uniqueItems=st.booleans())
+    return _with(
+        {"type": "array"},
+        items=inner,
+        prefixItems=st.lists(inner, min_size=1, max_size=2),
+        minItems=small,
+        maxItems=small,
+        contains=inner,
+        uniqueItems=st.booleans(),
+    )
 
 
 def _combined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     several = st.lists(inner, min_size=1, max_size=3)
     return st.one_of(
-        st.builds(lambda s: {"allOf": s}, several), st.builds(lambda s: {"anyOf": s}, several),
-        st.builds(lambda s: {"oneOf": s}, several), st.builds(lambda s: {"not": s}, inner),
+        st.builds(lambda s: {"allOf": s}, several),
+        st.builds(lambda s: {"anyOf": s}, several),
+        st.builds(lambda s: {"oneOf": s}, several),
+        st.builds(lambda s: {"not": s}, inner),
         st.builds(lambda i, t, e: {"if": i, "then": t, "else": e}, inner, inner, inner),
-        st.builds(lambda s, more: {**s, **more} if isinstance(s, dict) else s, inner,
-                  _with({}, anyOf=several, oneOf=several, enum=st.lists(values, min_size=1, max_size=3))),
+        st.builds(
+            lambda s, more: {**s, **more} if isinstance(s, dict) else s,
+            inner,
+            _with({}, anyOf=several, oneOf=several, enum=st.lists(values, min_size=1, max_size=3)),
+        ),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from grammar_check import compile_guide, takes
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.ebnf_guide import plan_ebnf
 from llm_policy.guidance.json_reader import read_json, write_json
@@ -15,13 +16,15 @@ from llm_policy.guidance.planner import plan_json_schema
 from llm_policy.guidance.text_guides import plan_choice, plan_regex
 from llm_policy.guidance.verdict import build_judge
 from llmstack.instance_order import follows_declaration
-from property.guidance.strategies import schemas, values
+from tests.grammar_check import compile_guide, takes
+from tests.property.guidance.strategies import schemas, values
 
 LIMITS = GuideLimits()
-UNTYPED = "type"
 
 lawful = settings(
-    derandomize=True, deadline=None, max_examples=400,
+    derandomize=True,
+    deadline=None,
+    max_examples=400,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -63,10 +66,8 @@ def test_an_invalid_instance_passes_only_where_the_report_says_why(schema: Any, 
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60), st.text('{}[]":,\\u0aef-1tn ', max_size=60)))
 def test_any_text_is_read_or_refused_by_a_declared_code(text: str | bytes) -> None:
     for plan in (read_json, plan_json_schema, plan_choice):
-        try:
+        with suppress(InvalidRequest):
             plan(text, LIMITS)
-        except InvalidRequest:
-            pass
 
 
 @settings(derandomize=True, deadline=None, max_examples=500)

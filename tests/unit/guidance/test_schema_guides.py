@@ -1,0 +1,257 @@
+"""Single keywords: what their grammar takes and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_policy.errors import InvalidRequest
+from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.planner import PlannedGuide, plan_json, plan_json_schema
+from tests.grammar_check import compile_guide, takes
+
+LIMITS = GuideLimits()
+
+
+def plan(schema: Any, limits: GuideLimits = LIMITS) -> PlannedGuide:
+    return plan_json_schema(json.dumps(schema), limits)
+
+
+def verdicts(schema: Any, *instances: Any) -> list[bool]:
+    compiled = compile_guide(plan(schema).guide)
+    texts = [json.dumps(i, ensure_ascii=False, separators=(",", ":")) for i in instances]
+    return [takes(compiled, text) for text in texts]
+
+
+A = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}
+
+CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
+    ("type", {"type": ["integer", "null"]}, [1, None], ["1", 1.5, True]),
+    ("members in order", A, [{}, {"a": 1}, {"b": ""}, {"a": 1, "b": "x"}], [{"c": 1}, {"a": "x"}, [1]]),
+    ("required", {**A, "required": ["b"]}, [{"b": "x"}, {"a": 1, "b": "x"}], [{}, {"a": 1}]),
+    ("required and undeclared", {**A, "required": ["z"]}, [{"z": 1}, {"a": 1, "z": None}], [{"a": 1}]),
+    ("open object", {**A, "additionalProperties": True}, [{"a": 1, "zz": [1]}, {"ab": 1}], [{"a": "x"}]),
+    ("typed rest", {**A, "additionalProperties": {"type": "null"}}, [{"z": None}], [{"z": 1}, {"a": None}]),
+    ("map", {"type": "object", "additionalProperties": {"type": "integer"}}, [{}, {"é": 1}], [{"k": "v"}]),
+    ("minProperties", {**A, "minProperties": 1}, [{"a": 1}], [{}]),
+    ("maxProperties", {**A, "maxProperties": 1}, [{}, {"b": "x"}], [{"a": 1, "b": "x"}]),
+    (
+        "patternProperties",
+        {"type": "object", "patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": False},
+        [{}, {"x-1": 1}],
+        [{"y": 1}, {"x-1": "1"}],
+    ),
+    ("propertyNames", {"type": "object", "propertyNames": {"pattern": "^[a-z]+$"}}, [{"ab": 1}], [{"A": 1}]),
+    ("dependentRequired", {**A, "dependentRequired": {"a": ["b"]}}, [{"b": ""}, {"a": 1, "b": ""}], [{"a": 1}]),
+    (
+        "items",
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2},
+        [[1], [1, 2]],
+        [[], [1, 2, 3], ["x"]],
+    ),
+    (
+        "prefixItems",
+        {"type": "array", "prefixItems": [{"type": "integer"}], "items": False},
+        [[], [1]],
+        [["x"], [1, 2]],
+    ),
+    (
+        "contains",
+        {"type": "array", "items": {"type": "integer"}, "contains": {"const": 3}},
+        [[3], [1, 3, 2]],
+        [[], [1]],
+    ),
+    ("lengths", {"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "é😀x", '\n"'], ["a", "abcd"]),
+    ("long length", {"type": "string", "maxLength": 300}, ["", "a" * 300], ["a" * 301]),
+    ("pattern is a search", {"type": "string", "pattern": "b+"}, ["b", "abbc", '"b'], ["", "ac"]),
+    ("anchored pattern", {"type": "string", "pattern": "^a$|^b"}, ["a", "bc"], ["ab", "cb"]),
+    ("pattern and length", {"type": "string", "pattern": "^a", "maxLength": 2}, ["a", "ab"], ["abc", "b"]),
+    ("two patterns", {"allOf": [{"type": "string", "pattern": "^a"}, {"pattern": "z$"}]}, ["az", "abz"], ["a", "z"]),
+    ("format", {"type": "string", "format": "date"}, ["2024-02-29"], ["2023-02-29", "2024-2-1"]),
+    ("unknown format", {"type": "string", "format": "colour"}, ["anything"], [1]),
+    ("integer range", {"type": "integer", "minimum": -5, "maximum": 120}, [-5, 0, 9, 120], [-6, 121, 1000]),
+    ("number range", {"type": "number", "exclusiveMinimum": 0, "maximum": 1.5}, [1e-05, 0.1, 1.5], [0, 1.51, -1, 2]),
+    ("multipleOf", {"type": "integer", "multipleOf": 7}, [0, 7, -14, 700], [1, 13]),
+    ("multipleOf in a range", {"type": "integer", "multipleOf": 5, "minimum": 1, "maximum": 11}, [5, 10], [0, 15]),
+    ("enum beside type", {"type": "string", "enum": ["a", 1, "b"], "maxLength": 1}, ["a", "b"], [1, "c"]),
+    ("const", {"const": {"a": [1, None]}}, [{"a": [1, None]}], [{"a": [1]}]),
+    ("allOf", {"allOf": [A, {"required": ["a"]}]}, [{"a": 1}], [{}, {"b": "x"}]),
+    (
+        "anyOf with siblings",
+        {"anyOf": [{"minimum": 5}, {"type": "string"}], "type": ["integer", "string"]},
+        [5, "x"],
+        [4, None],
+    ),
+    (
+        "oneOf",
+        {"type": "object", "properties": {"a": {}, "b": {}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        [{"a": 1}, {"b": 1}],
+        [{}, {"a": 1, "b": 1}],
+    ),
+    ("not required", {**A, "not": {"required": ["b"]}}, [{"a": 1}], [{"b": "x"}]),
+    ("not enum", {"type": "string", "not": {"enum": ["no", "never"]}}, ["yes", "n", "nope"], ["no", "never"]),
+    ("not type", {"not": {"type": ["object", "array", "string"]}}, [1, None, True], ["x", {}, []]),
+    (
+        "if then else",
+        {**A, "if": {"properties": {"a": {"const": 1}}, "required": ["a"]}, "then": {"required": ["b"]}},
+        [{"a": 1, "b": "x"}, {"a": 2}, {}],
+        [{"a": 1}],
+    ),
+    ("reference", {"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}, [1], ["x"]),
+    ("siblings of a reference", {"$ref": "#/$defs/n", "minimum": 3, "$defs": {"n": {"type": "integer"}}}, [3], [2]),
+    ("anchor", {"$ref": "#n", "$defs": {"n": {"$anchor": "n", "type": "integer"}}}, [1], ["x"]),
+    (
+        "recursion",
+        {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False},
+        [{}, {"next": {"next": {}}}],
+        [{"next": 1}],
+    ),
+    (
+        "draft 4",
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "integer",
+            "minimum": 1,
+            "exclusiveMinimum": True,
+        },
+        [2],
+        [1],
+    ),
+    ("draft 4 spelling without its name", {"type": "integer", "minimum": 1, "exclusiveMinimum": True}, [2], [1]),
+    (
+        "siblings of a reference in draft 7",
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "$ref": "#/definitions/n",
+            "minimum": 3,
+            "definitions": {"n": {"type": "integer"}},
+        },
+        [2],
+        ["x"],
+    ),
+    ("unevaluatedProperties", {**A, "unevaluatedProperties": False}, [{"a": 1}], [{"c": 1}]),
+]
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_keyword_is_followed_exactly(schema: Any, good: list[Any], bad: list[Any]) -> None:
+    assert verdicts(schema, *good) == [True] * len(good)
+    assert verdicts(schema, *bad) == [False] * len(bad)
+    assert plan(schema).unenforced == ()
+
+
+IMPOSSIBLE = [
+    False,
+    {"enum": []},
+    {"type": "string", "enum": [1]},
+    {"type": "integer", "minimum": 3, "maximum": 2},
+    {"type": "string", "minLength": 3, "maxLength": 2},
+    {"allOf": [{"type": "string"}, {"type": "null"}]},
+    {"$ref": "#"},
+    {"allOf": [{"$ref": "#"}]},
+    {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+    {"type": "object", "properties": {"a": False}, "required": ["a"]},
+    {"not": {}},
+    {"type": "string", "pattern": "^[]$"},
+    {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 2},
+]
+
+
+@pytest.mark.parametrize("schema", IMPOSSIBLE)
+def test_a_schema_that_nothing_satisfies_is_refused(schema: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid: "):
+        plan(schema)
+
+
+WRONG = [
+    {"$ref": "http://example.com/s"},
+    {"$ref": "#/$defs/none"},
+    {"$ref": "other.json"},
+    {"type": "text"},
+    {"required": "a"},
+    {"properties": []},
+    {"minLength": -1},
+    {"pattern": "("},
+    {"anyOf": []},
+    [],
+    1,
+    {"items": 3},
+    {"$ref": "http://["},
+]
+
+
+@pytest.mark.parametrize("schema", WRONG)
+def test_a_schema_that_is_none_is_refused_without_quoting_it(schema: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid: ") as refusal:
+        plan(schema)
+    assert "example" not in str(refusal.value)
+    assert "text" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "limits"),
+    [
+        ({"enum": list(range(9))}, GuideLimits(max_enum_entries=8)),
+        ({"type": "object", "properties": {str(i): {} for i in range(9)}}, GuideLimits(max_properties=8)),
+        ({"allOf": [{} for _ in range(9)]}, GuideLimits(max_subschemas=8)),
+        ({"type": "string", "description": "x" * 100}, GuideLimits(max_bytes=100)),
+        ({"const": "x" * 100}, GuideLimits(max_enum_bytes=100)),
+        ({"const": "x" * 100}, GuideLimits(max_grammar_bytes=100)),
+        ({"type": "array", "items": {"const": "x"}, "minItems": 99}, GuideLimits(max_shortest_text=99)),
+    ],
+)
+def test_a_schema_over_a_limit_is_refused_with_what_it_is_and_the_limit(schema: Any, limits: GuideLimits) -> None:
+    with pytest.raises(InvalidRequest, match=r"^schema_too_complex: .* is \d+, limit \d+$"):
+        plan(schema, limits)
+
+
+def test_nesting_is_measured_before_anything_recurses() -> None:
+    with pytest.raises(InvalidRequest, match=r"^schema_too_complex: nesting depth is 100000, limit 96$"):
+        plan_json_schema("[" * 100_000, LIMITS)
+
+
+def test_a_long_chain_of_definitions_is_no_recursion() -> None:
+    chain: dict[str, Any] = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1_500)}
+    assert plan({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}).num_rules > 1_500
+
+
+def test_a_long_chain_of_bare_references_is_followed() -> None:
+    chain: dict[str, Any] = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(1_500)}
+    assert verdicts({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}, None, 1) == [True, False]
+
+
+def test_the_text_grows_with_the_number_of_optional_members_and_not_its_square() -> None:
+    def size(count: int) -> int:
+        return plan({"type": "object", "properties": {f"p{i:03}": {"type": "null"} for i in range(count)}}).num_bytes
+
+    assert size(400) < 2.2 * size(200)
+
+
+def test_what_is_not_followed_is_reported_with_its_place() -> None:
+    found = plan({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}).unenforced
+    assert [(item.pointer, item.keyword) for item in found] == [("/properties/a", "uniqueItems")]
+
+
+def test_constraints_without_a_type_are_taken_for_the_type_they_speak_of() -> None:
+    planned = plan({"properties": {"a": {"type": "null"}}})
+    assert [item.keyword for item in planned.narrowed] == ["type"]
+    assert verdicts({"properties": {"a": {"type": "null"}}}, {"a": None}, "x") == [True, False]
+
+
+def test_an_escape_cannot_smuggle_a_declared_name_past_its_schema() -> None:
+    compiled = compile_guide(plan({**A, "additionalProperties": True}).guide)
+    assert not takes(compiled, '{"\\u0061":"no integer"}')
+
+
+def test_equal_schemas_have_one_canonical_text() -> None:
+    first = plan_json_schema('{"type":"object", "properties":{}}', LIMITS)
+    assert first.canonical == plan_json_schema('{"properties":{},"type":"object"}', LIMITS).canonical
+
+
+def test_plain_json_is_compact_and_has_no_lone_surrogates() -> None:
+    compiled = compile_guide(plan_json(LIMITS).guide)
+    assert takes(compiled, '{"a":[1,-2.5e3,"\\ud83d\\ude00"],"b":null}')
+    assert not takes(compiled, '"\\ud83d"')
+    assert not takes(compiled, "[1, 2]")
