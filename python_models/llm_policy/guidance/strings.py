@@ -83,7 +83,7 @@ class StringWriter:
         self._limits = limits
         self._report = report
         self._written: dict[tuple[StringFacts, Expression], Expression] = {}
-        self._left_ms = limits.max_string_cost_ms
+        self._left_ms: float = limits.max_string_cost_ms
         self._trees: dict[str, RegexNode | None] = {}
 
     def value(self, facts: StringFacts) -> Expression:
