@@ -73,7 +73,7 @@ class VerdictCache:
         if self._file is None or brief or report.code == Code.GUIDANCE_UNAVAILABLE.value:
             return
         with suppress(sqlite3.Error), self._file:
-            values = (self._file_key(kind, text), orjson.dumps(report), time.time())
+            values = (self._file_key(kind, text), orjson.dumps(tuple(report)), time.time())
             self._file.execute("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?)", values)
             self._file.execute(
                 "DELETE FROM verdict WHERE key IN (SELECT key FROM verdict ORDER BY stored DESC LIMIT -1 OFFSET ?)",

@@ -118,7 +118,7 @@ def main() -> None:
 def _serve(compiler: GuideCompiler, is_offline: bool) -> None:
     _write({"ready": True, "offline": is_offline})
     for line in sys.stdin.buffer:
-        _write(compiler.report(*orjson.loads(line)))
+        _write(tuple(compiler.report(*orjson.loads(line))))
 
 
 def _write(message: Any) -> None:
