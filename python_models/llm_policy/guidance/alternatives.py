@@ -53,6 +53,7 @@ class Expansion:
         self._report = report
         self._negation = Negation(document, report)
         self._stack: list[Subschema] = []
+        self._expanded: dict[Subschema, list[Alternative]] = {}
         self._pieces: dict[tuple[Subschema, str], Subschema] = {}
 
     def alternatives(self, conjunction: Conjunction) -> list[Alternative]:
@@ -65,15 +66,18 @@ class Expansion:
     def _expand(self, node: Subschema) -> list[Alternative]:
         if node.is_false:
             return []
+        if node in self._expanded:
+            return self._expanded[node]
         if node in self._stack:
             raise invalid(f"subschema {node.number} refers only to itself")
         if len(self._stack) >= _MAX_EXPANSION_DEPTH:
             raise too_complex("chain of references and combinators", len(self._stack) + 1, _MAX_EXPANSION_DEPTH)
         self._stack.append(node)
         try:
-            return self._expand_keywords(node)
+            self._expanded[node] = self._expand_keywords(node)
         finally:
             self._stack.pop()
+        return self._expanded[node]
 
     def _expand_keywords(self, node: Subschema) -> list[Alternative]:
         found = [ANY]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -255,3 +257,36 @@ def test_plain_json_is_compact_and_has_no_lone_surrogates() -> None:
     assert takes(compiled, '{"a":[1,-2.5e3,"\\ud83d\\ude00"],"b":null}')
     assert not takes(compiled, '"\\ud83d"')
     assert not takes(compiled, "[1, 2]")
+
+
+HOSTILE = [
+    {
+        "$defs": {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)} | {"d40": {}},
+        "$ref": "#/$defs/d0",
+    },
+    {
+        "$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)} | {"d40": {}},
+        "$ref": "#/$defs/d0",
+    },
+    {"allOf": [{"anyOf": [{"properties": {f"a{i}{j}": {}}} for j in range(10)]} for i in range(30)]},
+    {
+        "type": "object",
+        "properties": {f"p{i}": {} for i in range(800)},
+        "allOf": [{"anyOf": [{"required": [f"p{i}"]}, {"required": [f"p{i + 8}"]}]} for i in range(8)],
+    },
+    {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{i}}}"} for i in (8, 9, 10)]},
+    {"type": "string", "pattern": "a?" * 500 + "a" * 500, "minLength": 3},
+    {
+        "type": "object",
+        "properties": {f"p{i}": {} for i in range(60)},
+        "dependentRequired": {f"p{i}": [f"p{i + 30}"] for i in range(30)},
+    },
+]
+
+
+@pytest.mark.parametrize("schema", HOSTILE)
+def test_what_multiplies_is_planned_or_refused_in_seconds(schema: Any) -> None:
+    start = time.process_time()
+    with suppress(InvalidRequest):
+        plan(schema)
+    assert time.process_time() - start < 10

@@ -1,0 +1,101 @@
+"""Guides at the desk, with real children."""
+
+import queue
+import time
+
+import psutil
+import pytest
+
+from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
+from llm_policy.guidance.desk import NUM_CHILDREN, GuideDesk
+from llm_policy.guidance.guide import Guide
+from llm_policy.guidance.verdict_cache import VerdictCache
+from llm_policy.manifest import Guidance
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+pytest.importorskip("xgrammar")
+INFO = DEFAULT_RELEASE_DIR / "tokenizer_info.json"
+
+
+@pytest.fixture(scope="module")
+def desk():
+    desk = GuideDesk(Guidance(max_adhoc_per_minute=1_000), INFO, VerdictCache(None, "test"))
+    yield desk
+    desk.close()
+
+
+def prove(desk, *guides, timeout_s=30):
+    answers = queue.Queue()
+    desk.prove(list(guides), answers.put)
+    return answers.get(timeout=timeout_s)
+
+
+def test_a_sound_guide_is_planned_and_known_from_then_on(desk):
+    guide = Guide("json_schema", '{"type":"integer","minimum":3,"maximum":9}')
+    assert desk.verdict(guide) is None
+    assert prove(desk, guide) is None
+    plan = desk.verdict(guide)
+    assert plan.engine_type == "ebnf_grammar"
+    assert plan.schema_id.startswith("sha256:")
+
+
+def test_a_registered_schema_keeps_its_name(desk):
+    desk.register([Guide("json_schema", '{"type":"boolean"}', "flag")])
+    assert desk.verdict(Guide("json_schema", '{"type":"boolean"}', "flag")).schema_id == "flag"
+
+
+def test_a_broken_registered_schema_is_named(desk):
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid: registered schema bad: "):
+        desk.register([Guide("json_schema", '{"type":"strin"}', "bad")])
+
+
+def test_a_refusal_is_known_from_then_on(desk):
+    guide = Guide("regex", "(")
+    refusal = prove(desk, guide)
+    assert refusal.code is Code.SCHEMA_INVALID
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid"):
+        desk.verdict(guide)
+
+
+def test_one_bad_guide_among_good_ones_is_the_answer(desk):
+    assert isinstance(prove(desk, Guide("regex", "a"), Guide("regex", "[")), PolicyError)
+
+
+def test_everybody_who_waits_for_one_guide_is_answered(desk):
+    guide, answers = Guide("regex", "[a-z]{1,9}x"), queue.Queue()
+    for _ in range(20):
+        desk.prove([guide], answers.put)
+    assert [answers.get(timeout=30) for _ in range(20)] == [None] * 20
+
+
+def test_a_child_that_is_killed_is_replaced(desk):
+    children = [c for c in psutil.Process().children() if "llm_policy.guidance.worker" in " ".join(c.cmdline())]
+    assert len(children) == NUM_CHILDREN
+    for child in children:
+        child.kill()
+    time.sleep(0.2)
+    assert prove(desk, Guide("regex", "after[0-9]")) is None
+
+
+def test_new_guides_within_a_minute_are_bounded():
+    desk = GuideDesk(Guidance(max_adhoc_per_minute=1), INFO, VerdictCache(None, "test"))
+    desk.prove([Guide("regex", "a")], print)
+    with pytest.raises(Unavailable, match=r"limit 1 .max_adhoc_per_minute."):
+        desk.prove([Guide("regex", "b")], print)
+    desk.close()
+
+
+def test_keywords_that_cannot_be_enforced_are_refused_where_the_manifest_says_so():
+    guidance = Guidance(unenforced_keywords="reject")
+    desk = GuideDesk(guidance, INFO, VerdictCache(None, "test"))
+    refusal = prove(desk, Guide("json_schema", '{"type":"array","items":{"type":"number"},"uniqueItems":true}'))
+    assert str(refusal) == "schema_invalid: 1 keywords can't be enforced, limit 0: uniqueItems"
+    desk.close()
+
+
+def test_closing_leaves_no_child_behind():
+    before = set(psutil.Process().children())
+    desk = GuideDesk(Guidance(), INFO, VerdictCache(None, "test"))
+    prove(desk, Guide("regex", "a"))
+    desk.close()
+    assert set(psutil.Process().children()) <= before
