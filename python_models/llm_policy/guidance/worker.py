@@ -33,6 +33,8 @@ from llm_policy.guidance.probe import probe
 from llm_policy.guidance.text_guides import plan_choice, plan_regex
 
 STACK_BYTES = 512 << 20
+# A new guide can wait; the requests of everybody else can't.
+NICENESS = 10
 # Beyond what the child maps once XGrammar and its tokenizer are loaded.
 MEMORY_BYTES = 2 << 30
 _PR_SET_PDEATHSIG = 1
@@ -103,6 +105,7 @@ def schema_id(kind: str, canonical: str) -> str:
 def main() -> None:
     """Serve until standard input closes, on a thread whose stack is large enough for deep recursion."""
     _die_with_parent()
+    os.nice(NICENESS)
     # XGrammar writes to stderr, quoting guides; nothing of a client's may reach the server's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     limits = GuideLimits(**orjson.loads(sys.argv[2]))

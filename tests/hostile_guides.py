@@ -1,0 +1,203 @@
+"""Guides that mean harm, of every class that is known to crash, hang or blow up a grammar compiler."""
+
+import json
+from collections.abc import Iterator
+
+
+def schema(tree) -> tuple[str, str]:
+    return "json_schema", tree if isinstance(tree, str) else json.dumps(tree)
+
+
+def chain(length: int) -> dict:
+    """$defs of objects, each referring to the next."""
+    defs = {
+        f"d{n}": {"type": "object", "properties": {"x": {"$ref": f"#/$defs/d{n + 1}"}}, "required": ["x"]}
+        for n in range(length)
+    }
+    return {"$defs": {**defs, f"d{length}": {"type": "integer"}}, "$ref": "#/$defs/d0"}
+
+
+def bare_chain(length: int) -> dict:
+    defs = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(length)}
+    return {"$defs": {**defs, f"d{length}": {}}, "$ref": "#/$defs/d0"}
+
+
+def nested(opening: str, inner: str, closing: str, depth: int) -> str:
+    return opening * depth + inner + closing * depth
+
+
+def deep() -> Iterator[tuple[str, str]]:
+    for depth in (50, 90, 200, 1_000, 10_000):
+        yield schema(nested('{"type":"array","items":', "{}", "}", depth))
+        yield schema(nested('{"properties":{"a":', "{}", "}}", depth))
+        yield schema(nested('{"not":', "{}", "}", depth))
+        yield schema(nested('{"anyOf":[', "{}", "]}", depth))
+        yield schema(nested('{"allOf":[', "{}", "]}", depth))
+    yield schema("[" * 100_000)
+    yield schema('{"a":' * 50_000)
+
+
+def references() -> Iterator[tuple[str, str]]:
+    for length in (10, 100, 500, 1_500, 4_000):
+        yield schema(chain(length))
+        yield schema(bare_chain(length))
+    yield schema({"$ref": "#"})
+    yield schema({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"})
+    yield schema({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]})
+    yield schema({"allOf": [{"$ref": "#"}]})
+    required = {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
+    yield schema(required)
+    yield schema({"$ref": "#/$defs/nowhere"})
+    yield schema({"$ref": "#/properties/a~1b/%ff"})
+    for target in ("http://127.0.0.1:9/x", "file:///etc/passwd", "https://json-schema.org/draft/2020-12/schema"):
+        yield schema({"$ref": target})
+    doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    yield schema({"$defs": {**doubling, "d40": {"type": "integer"}}, "$ref": "#/$defs/d0"})
+    branching = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
+    yield schema({"$defs": {**branching, "d30": {"type": "integer"}}, "$ref": "#/$defs/d0"})
+    yield schema({"$dynamicRef": "#x", "$dynamicAnchor": "x"})
+
+
+def wide() -> Iterator[tuple[str, str]]:
+    for count in (200, 400, 999, 3_000):
+        yield schema({"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(count)}})
+        yield schema({"enum": [f"value {n}" for n in range(count)]})
+        yield schema({"anyOf": [{"type": "object", "properties": {f"a{n}": {}}} for n in range(count)]})
+        yield schema({"oneOf": [{"const": n} for n in range(count)]})
+        yield schema({"required": [f"r{n}" for n in range(count)]})
+    yield schema({"enum": list(range(30_000))})
+    yield schema({"const": "x" * 200_000})
+    yield schema({"type": "object", "properties": {"n" * 100_000: {}}})
+    yield schema({"patternProperties": {f"^p{n}.*{n}$": {"type": "integer"} for n in range(300)}})
+    alternatives = {"anyOf": [{"minimum": n} for n in range(20)]}
+    yield schema({"allOf": [alternatives] * 12})
+
+
+def counted() -> Iterator[tuple[str, str]]:
+    for length in (16, 32, 200, 5_000, 10**6, 10**18):
+        yield schema({"type": "string", "minLength": length})
+        yield schema({"type": "string", "maxLength": length})
+        yield schema({"type": "array", "items": {"type": "string"}, "minItems": length})
+        yield schema({"type": "object", "minProperties": length})
+    yield schema({"type": "object", "properties": {f"s{n}": {"type": "string", "maxLength": 500} for n in range(40)}})
+    yield schema({"type": "integer", "minimum": -(10**300), "maximum": 10**300})
+    yield schema({"type": "number", "multipleOf": 1e-300})
+    yield schema({"type": "integer", "multipleOf": 999_999_937})
+    yield schema('{"minimum":1' + "0" * 50_000 + "}")
+    yield schema('{"minimum":1e999999}')
+
+
+def unsatisfiable() -> Iterator[tuple[str, str]]:
+    yield schema("false")
+    yield schema({"enum": []})
+    yield schema({"type": "integer", "minimum": 5, "maximum": 3})
+    yield schema({"type": "string", "minLength": 5, "maxLength": 3})
+    yield schema({"allOf": [{"type": "string"}, {"type": "integer"}]})
+    yield schema({"type": "object", "required": ["a"], "properties": {"a": False}})
+    yield schema({"type": "string", "pattern": "[^\\s\\S]"})
+    yield schema({"not": {}})
+
+
+def unreadable() -> Iterator[tuple[str, str]]:
+    texts = (
+        "",
+        " ",
+        "{",
+        "nul",
+        "{}{}",
+        '{"a":NaN}',
+        '{"a":1,"a":2}',
+        '{"a":"\\ud800"}',
+        "\ufeff{}",
+        "{'a':1}",
+        "[]",
+        "3",
+    )
+    for text in texts:
+        yield schema(text or " ")
+    yield schema({"type": "strin"})
+    yield schema({"properties": []})
+    yield schema({"pattern": "("})
+    yield schema({"$schema": "http://example.com/none"})
+    yield schema({"type": "object\0"})
+
+
+def patterns() -> Iterator[tuple[str, str]]:
+    texts = [
+        "a?" * 1_000 + "a" * 1_000,
+        "(" * 40_000 + "a" + ")" * 40_000,
+        "(" * 20 + "a" + ")*" * 20,
+        "(a*)*b",
+        "(a|aa)+$",
+        "((a{1,100}){1,100}){1,100}",
+        "a{100000}",
+        "a{1,99999999999}",
+        "[^\\s\\S]",
+        "(?=a)b",
+        "(?<!a)b",
+        "(a)\\1",
+        "[z-a]",
+        "[",
+        "(",
+        "*a",
+        "\\",
+        "\\p{L}{50}",
+        "(?i)abc",
+        "(?P<n>a)(?P=n)",
+        "|".join(f"word{n}" for n in range(2_000)),
+        ".{0,2000}x.{0,2000}",
+        "[\\u0000-\\uffff]{500}",
+        "x" * 70_000,
+        "^" * 3_000,
+        "\\d{3}(-\\d{3}){500}",
+    ]
+    for text in texts:
+        yield "regex", text
+    for text in texts[:14]:
+        yield schema({"type": "string", "pattern": text})
+
+
+def grammars() -> Iterator[tuple[str, str]]:
+    texts = [
+        "root ::= root",
+        "root ::= root root",
+        'root ::= root "a"',
+        'root ::= a\na ::= b\nb ::= a | "x" b',
+        "root ::= nowhere",
+        'start ::= "a"',
+        "root ::= (",
+        'root ::= "a',
+        "root ::= [",
+        'root ::= "a"{1,100000000}',
+        "root ::= " + "(" * 5_000 + '"a"' + ")" * 5_000,
+        "root ::= " + " | ".join(f'"w{n}"' for n in range(20_000)),
+        "\n".join(f"r{n} ::= r{n + 1} r{n + 1}" for n in range(60)) + '\nr60 ::= "a"\nroot ::= r0',
+        "\n".join(f"r{n} ::= r{n + 1}?" for n in range(3_000)) + '\nr3000 ::= "a"\nroot ::= r0',
+        'root ::= "" root',
+        'root ::= ""*',
+        'root ::= ("a"*)*',
+        'root ::= ("a"?){5000}',
+        "root ::= [^\\x00-\\U0010ffff]",
+        "root ::= " + '"a" ' * 30_000,
+        "root \0::= x",
+        'root ::= "\\ud800"',
+        'root ::= "a" # ' + "x" * 60_000,
+    ]
+    for text in texts:
+        yield "ebnf_grammar", text
+
+
+def choices() -> Iterator[tuple[str, str]]:
+    texts = ("[]", "[1]", '[""]', '["a","a"]', "{}", "[", '"a"', "null", '["a",null]', '["\\ud800"]')
+    for text in texts:
+        yield "choice", text
+    yield "choice", json.dumps([f"choice {n}" for n in range(5_000)])
+    yield "choice", json.dumps(["x" * 200_000])
+    yield "choice", json.dumps(["\0", "\n", '"', "\\"])
+    yield "choice", nested("[", "", "]", 10_000)
+
+
+def hostile_guides() -> list[tuple[str, str]]:
+    """(type, text) of them all."""
+    makers = (deep, references, wide, counted, unsatisfiable, unreadable, patterns, grammars, choices)
+    return [guide for maker in makers for guide in maker()]
