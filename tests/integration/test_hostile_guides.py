@@ -6,9 +6,11 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import psutil
 import pytest
 
+from llm_policy.guidance.desk import NUM_CHILDREN
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server_process import TritonServer
 from tests.hostile_guides import hostile_guides
@@ -112,3 +114,24 @@ def test_nothing_of_a_guide_reached_the_log(own_server, outcome):
     log = own_server.log_path.read_text(errors="replace")
     assert "Traceback" not in log
     assert "word1999" not in log
+
+
+def test_no_child_outlives_its_stub():
+    """Sandboxed children must not be left behind when a stub is killed, which is all that a crash is to them."""
+    with TritonServer(engine="echo") as server:
+        stub = psutil.Process(stubs(server)["preprocess"])
+        children = stub.children(recursive=True)
+        assert len(children) == NUM_CHILDREN
+        stub.kill()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert alive == []
+
+
+def test_an_answer_that_breaks_its_schema_is_counted(own_server):
+    """The no-op engine knows no grammar; a stop word makes its answer complete."""
+    metrics = f"http://{own_server.metrics_url.removeprefix('http://').removesuffix('/metrics')}/metrics"
+    client = Client(own_server, "grpc")
+    word = client.send({"text_input": "hello", "max_tokens": 4})["text_output"][-1]
+    answer = client.send({"text_input": "hello", "max_tokens": 4, "schema_id": "order", "stop_words": [word]})
+    assert (answer["flags"], answer["schema_valid"]) == ("schema_violation", False)
+    assert "llm_schema_violations_total 1" in httpx.get(metrics).text

@@ -7,8 +7,9 @@ import psutil
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
-from llm_policy.guidance.desk import NUM_CHILDREN, GuideDesk
+from llm_policy.guidance.desk import MAX_WAITING_GUIDES, NUM_CHILDREN, GuideDesk
 from llm_policy.guidance.guide import Guide
+from llm_policy.guidance.sandbox import SandboxChild
 from llm_policy.guidance.verdict_cache import VerdictCache
 from llm_policy.manifest import Guidance
 from llmstack.paths import DEFAULT_RELEASE_DIR
@@ -99,3 +100,23 @@ def test_closing_leaves_no_child_behind():
     prove(desk, Guide("regex", "a"))
     desk.close()
     assert set(psutil.Process().children()) <= before
+
+
+def test_requests_for_one_new_guide_compile_it_once(desk, monkeypatch):
+    asked, answers = [], queue.Queue()
+    guide = Guide("regex", "once[0-9]{1,3}")
+    ask = SandboxChild.ask
+    monkeypatch.setattr(SandboxChild, "ask", lambda self, *guide: (asked.append(guide), ask(self, *guide)))
+    for _ in range(10):
+        desk.prove([guide], answers.put)
+    assert [answers.get(timeout=30) for _ in range(10)] == [None] * 10
+    assert len(asked) == 1
+
+
+def test_more_new_guides_than_can_wait_are_sent_away(desk):
+    slow = [Guide("json_schema", f'{{"enum":{list(range(n, n + 1_500))}}}') for n in range(2 * MAX_WAITING_GUIDES)]
+    with pytest.raises(
+        Unavailable, match=rf"^guidance_unavailable: \d+ new guides already wait, limit {MAX_WAITING_GUIDES}"
+    ):
+        for guide in slow:
+            desk.prove([guide], lambda refusal: None)

@@ -29,6 +29,7 @@ from llm_policy.request import Array, Column
 from llm_policy.steps.postprocess import Answer, Postprocess
 from llm_policy.steps.preprocess import Preprocess, Row
 from llm_policy.tokenizer import Tokenizer
+from llm_policy.triton.metrics import AnswerMetrics
 from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
@@ -100,6 +101,7 @@ class PostprocessModel:
         self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
         self._cache = TensorCache()
         self._log = RequestLog()
+        self._metrics = AnswerMetrics()
         gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -111,6 +113,7 @@ class PostprocessModel:
     def _answer(self, request: Any) -> Any:
         answers = self._step.run(_arrays(request))
         for answer in answers:
+            self._metrics.count_flags(answer.flags)
             if answer.decision.schema_id:
                 self._log.add(_guided_call(answer))
         return _response(_tensors(self._cache, self._step.pack(answers, set(request.requested_output_names()))))
