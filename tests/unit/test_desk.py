@@ -102,6 +102,15 @@ def test_closing_leaves_no_child_behind():
     assert set(psutil.Process().children()) <= before
 
 
+def test_a_callback_that_fails_is_reported_and_harms_nobody_else():
+    faults = queue.Queue()
+    desk = GuideDesk(Guidance(), INFO, VerdictCache(None, "test"), faults.put)
+    desk.prove([Guide("regex", "a")], lambda refusal: 1 / 0)
+    assert prove(desk, Guide("regex", "b")) is None
+    assert isinstance(faults.get(timeout=10), ZeroDivisionError)
+    desk.close()
+
+
 def test_requests_for_one_new_guide_compile_it_once(desk, monkeypatch):
     asked, answers = [], queue.Queue()
     guide = Guide("regex", "once[0-9]{1,3}")

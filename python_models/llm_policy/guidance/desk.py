@@ -19,7 +19,7 @@ from pathlib import Path
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
 from llm_policy.guidance.guide import Guide
 from llm_policy.guidance.guide_report import GuidePlan, GuideReport
-from llm_policy.guidance.sandbox import SandboxChild
+from llm_policy.guidance.sandbox import START_TIMEOUT_S, SandboxChild
 from llm_policy.guidance.verdict_cache import Key, VerdictCache
 from llm_policy.manifest import Guidance
 
@@ -42,7 +42,7 @@ class _Request:
     missing: set[Key]
     guides: list[Guide]
     callback: Callback
-    since: float = field(default_factory=time.monotonic)
+    deadline: float
 
 
 @dataclass(eq=False)
@@ -58,8 +58,15 @@ class _Desk:
 class GuideDesk:
     """Verdicts on guides. `verdict` never waits; `prove` calls back on the desk's own thread."""
 
-    def __init__(self, guidance: Guidance, tokenizer_info_path: Path, cache: VerdictCache) -> None:
+    def __init__(
+        self,
+        guidance: Guidance,
+        tokenizer_info_path: Path,
+        cache: VerdictCache,
+        on_fault: Callable[[BaseException], object] = lambda error: None,
+    ) -> None:
         self._guidance = guidance
+        self._on_fault = on_fault
         self._tokenizer_info_path = tokenizer_info_path
         self._cache = cache
         self._desk = _Desk()
@@ -95,7 +102,9 @@ class GuideDesk:
             self._check_room(new, is_adhoc=not all(guide.name for guide in guides))
             self._desk.queue.extend(new)
             missing = {(guide.kind, guide.text) for guide in guides}
-            self._desk.requests.append(_Request(missing, guides, callback))
+            # A registered schema may wait for the children to start; a client may not.
+            patience_s = START_TIMEOUT_S if all(guide.name for guide in guides) else MAX_WAIT_S
+            self._desk.requests.append(_Request(missing, guides, callback, time.monotonic() + patience_s))
         os.write(self._bell_in, b"!")
 
     def register(self, guides: list[Guide]) -> None:
@@ -136,7 +145,8 @@ class GuideDesk:
             desk.adhoc_times.extend([now] * len(new))
 
     def _in_work(self) -> list[Key]:
-        return [key for key in self._children.values() if key is not None]
+        # A copy: the desk's thread changes the table meanwhile.
+        return [key for key in list(self._children.values()) if key is not None]
 
     def _refusal(self, guide: Guide, report: GuideReport) -> PolicyError | None:
         if report.code:
@@ -160,16 +170,27 @@ class GuideDesk:
         for _ in range(NUM_CHILDREN):
             self._hire()
         while not self._desk.is_closing:
-            self._hand_out()
-            for key, _ in self._selector.select(self._patience_s()):
-                if key.fileobj == self._bell_out:
-                    os.read(self._bell_out, 4_096)
-                else:
-                    self._listen(key.fileobj)  # type: ignore[arg-type]
-            self._dismiss_late()
-            self._send_away()
+            self._try_turn()
         for child in list(self._children):
             self._dismiss(child)
+
+    def _try_turn(self) -> None:
+        """A fault of ours must not end the desk: guided requests would wait for ever."""
+        try:
+            self._turn()
+        except Exception as error:
+            self._on_fault(error)
+            time.sleep(RESTART_PAUSE_S)
+
+    def _turn(self) -> None:
+        self._hand_out()
+        for key, _ in self._selector.select(self._patience_s()):
+            if key.fileobj == self._bell_out:
+                os.read(self._bell_out, 4_096)
+            else:
+                self._listen(key.fileobj)  # type: ignore[arg-type]
+        self._dismiss_late()
+        self._send_away()
 
     def _hire(self) -> None:
         with contextlib.suppress(OSError):
@@ -235,16 +256,14 @@ class GuideDesk:
     def _send_away(self) -> None:
         """Nobody waits for ever, whatever becomes of the children."""
         with self._lock:
-            too_long = [r for r in self._desk.requests if time.monotonic() - r.since > MAX_WAIT_S]
+            too_long = [r for r in self._desk.requests if time.monotonic() > r.deadline]
             self._desk.requests = [r for r in self._desk.requests if r not in too_long]
         for request in too_long:
-            request.callback(
-                Unavailable(Code.GUIDANCE_UNAVAILABLE, f"no verdict on this guide within {MAX_WAIT_S:.0f} s; try again")
-            )
+            self._answer(request, Unavailable(Code.GUIDANCE_UNAVAILABLE, "no verdict on this guide in time; try again"))
 
     def _patience_s(self) -> float | None:
         deadlines = [child.deadline for child, key in self._children.items() if key is not None or not child.is_ready]
-        deadlines += [request.since + MAX_WAIT_S for request in self._desk.requests]
+        deadlines += [request.deadline for request in list(self._desk.requests)]
         return max(0.01, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _settle(self, key: Key) -> None:
@@ -255,7 +274,14 @@ class GuideDesk:
             done = [request for request in self._desk.requests if not request.missing]
             self._desk.requests = [request for request in self._desk.requests if request.missing]
         for request in done:
-            request.callback(self._first_refusal(request.guides))
+            self._answer(request, self._first_refusal(request.guides))
+
+    def _answer(self, request: _Request, refusal: PolicyError | None) -> None:
+        """One answer that can't be given must not end the desk for all others."""
+        try:
+            request.callback(refusal)
+        except Exception as error:
+            self._on_fault(error)
 
     def _first_refusal(self, guides: list[Guide]) -> PolicyError | None:
         try:

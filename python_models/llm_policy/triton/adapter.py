@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import orjson
 import triton_python_backend_utils as pb_utils
 
 from llm_policy import __version__
@@ -30,7 +29,7 @@ from llm_policy.steps.postprocess import Answer, Postprocess
 from llm_policy.steps.preprocess import Preprocess, Row
 from llm_policy.tokenizer import Tokenizer
 from llm_policy.triton.metrics import AnswerMetrics
-from llm_policy.triton.request_log import RequestLog
+from llm_policy.triton.request_log import RequestLog, write_lines
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
@@ -59,7 +58,7 @@ class PreprocessModel:
         self._step = Preprocess(manifest, Tokenizer.load(release.tokenizer_dir), resolver)
         self._cache = TensorCache()
         cache = VerdictCache(_state_file("guides.db"), _verdict_context(manifest))
-        self._desk = GuideDesk(manifest.guidance, release.tokenizer_info_path, cache)
+        self._desk = GuideDesk(manifest.guidance, release.tokenizer_info_path, cache, _internal_fault)
         self._desk.register(list(resolver.registered.values()))
         gc.freeze()  # what is loaded now stays: no collection need look at it again
 
@@ -193,7 +192,7 @@ def _internal_fault(error: BaseException) -> InternalFault:
         where.append(f"{Path(code.co_filename).stem}.{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     line = {"event": "internal_fault", "reference": reference, "error": type(error).__name__, "at": where}
-    pb_utils.Logger.log_error(orjson.dumps(line).decode())
+    write_lines([line])  # not by Triton's logger: faults on the desk's thread end here too
     return InternalFault(reference)
 
 

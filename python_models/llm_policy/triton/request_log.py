@@ -18,14 +18,19 @@ class RequestLog:
     """The lines of the batch in hand. They hold ids and verdicts, never prompt text."""
 
     def __init__(self) -> None:
-        self._lines: list[bytes] = []
+        self._lines: list[dict[str, Any]] = []
 
     def add(self, line: dict[str, Any]) -> None:
         """Keep one line until the batch is done."""
-        self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(line)
 
     def flush(self) -> None:
         """Write what was kept."""
         if self._lines:
-            os.write(_STDOUT, b"".join(self._lines))
+            write_lines(self._lines)
             self._lines.clear()
+
+
+def write_lines(lines: list[dict[str, Any]]) -> None:
+    """Write `lines` as JSON, all at once."""
+    os.write(_STDOUT, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
