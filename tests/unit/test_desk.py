@@ -1,7 +1,6 @@
 """Guides at the desk, with real children."""
 
 import queue
-import time
 
 import psutil
 import pytest
@@ -18,9 +17,16 @@ pytest.importorskip("xgrammar")
 INFO = DEFAULT_RELEASE_DIR / "tokenizer_info.json"
 
 
+def open_desk(guidance, *arguments):
+    """A desk whose children have started: only a registered guide may wait for that."""
+    desk = GuideDesk(guidance, INFO, VerdictCache(None, "test"), *arguments)
+    desk.register([Guide("regex", "ready", "ready")])
+    return desk
+
+
 @pytest.fixture(scope="module")
 def desk():
-    desk = GuideDesk(Guidance(max_adhoc_per_minute=1_000), INFO, VerdictCache(None, "test"))
+    desk = open_desk(Guidance(max_adhoc_per_minute=1_000))
     yield desk
     desk.close()
 
@@ -74,12 +80,13 @@ def test_a_child_that_is_killed_is_replaced(desk):
     assert len(children) == NUM_CHILDREN
     for child in children:
         child.kill()
-    time.sleep(0.2)
-    assert prove(desk, Guide("regex", "after[0-9]")) is None
+    desk.register([Guide("regex", "after[0-9]", "after")])
+    alive = [c for c in psutil.Process().children() if c.is_running() and c.pid not in {c.pid for c in children}]
+    assert [c for c in alive if "llm_policy.guidance.worker" in " ".join(c.cmdline())]
 
 
 def test_new_guides_within_a_minute_are_bounded():
-    desk = GuideDesk(Guidance(max_adhoc_per_minute=1), INFO, VerdictCache(None, "test"))
+    desk = open_desk(Guidance(max_adhoc_per_minute=1))
     desk.prove([Guide("regex", "a")], print)
     with pytest.raises(Unavailable, match=r"limit 1 .max_adhoc_per_minute."):
         desk.prove([Guide("regex", "b")], print)
@@ -88,7 +95,7 @@ def test_new_guides_within_a_minute_are_bounded():
 
 def test_keywords_that_cannot_be_enforced_are_refused_where_the_manifest_says_so():
     guidance = Guidance(unenforced_keywords="reject")
-    desk = GuideDesk(guidance, INFO, VerdictCache(None, "test"))
+    desk = open_desk(guidance)
     refusal = prove(desk, Guide("json_schema", '{"type":"array","items":{"type":"number"},"uniqueItems":true}'))
     assert str(refusal) == "schema_invalid: 1 keywords can't be enforced, limit 0: uniqueItems"
     desk.close()
@@ -96,7 +103,7 @@ def test_keywords_that_cannot_be_enforced_are_refused_where_the_manifest_says_so
 
 def test_closing_leaves_no_child_behind():
     before = set(psutil.Process().children())
-    desk = GuideDesk(Guidance(), INFO, VerdictCache(None, "test"))
+    desk = open_desk(Guidance())
     prove(desk, Guide("regex", "a"))
     desk.close()
     assert set(psutil.Process().children()) <= before
@@ -104,7 +111,7 @@ def test_closing_leaves_no_child_behind():
 
 def test_a_callback_that_fails_is_reported_and_harms_nobody_else():
     faults = queue.Queue()
-    desk = GuideDesk(Guidance(), INFO, VerdictCache(None, "test"), faults.put)
+    desk = open_desk(Guidance(), faults.put)
     desk.prove([Guide("regex", "a")], lambda refusal: 1 / 0)
     assert prove(desk, Guide("regex", "b")) is None
     assert isinstance(faults.get(timeout=10), ZeroDivisionError)

@@ -73,6 +73,7 @@ class GuideDesk:
         self._lock = threading.Lock()
         self._bell_out, self._bell_in = os.pipe()
         self._children: dict[SandboxChild, Key | None] = {}
+        self._suspects: set[Key | None] = set()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell_out, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="guide-desk", daemon=True)
@@ -206,7 +207,7 @@ class GuideDesk:
     def _hand_out(self) -> None:
         """Give each idle child a guide that nobody knows; those in the file are answered at once."""
         while True:
-            idle = next((c for c, key in self._children.items() if c.is_ready and key is None), None)
+            idle = next((c for c, key in self._children.items() if key is None and c.is_ready and c.is_alive), None)
             with self._lock:
                 if not self._desk.queue or idle is None:
                     return
@@ -216,14 +217,19 @@ class GuideDesk:
                 self._children[idle] = None
                 self._settle(key)
                 continue
-            with contextlib.suppress(BrokenPipeError):  # its death is heard of soon
+            try:
                 idle.ask(*key, (self._guidance.max_compile_ms + GRACE_MS) / 1_000)
+            except BrokenPipeError:  # it died idle, which is not this guide's fault
+                with self._lock:
+                    self._children[idle] = None
+                    self._desk.queue.appendleft(key)
+                return
 
     def _listen(self, child: SandboxChild) -> None:
         try:
             message = child.receive()
         except EOFError:
-            self._replace(child, GuideReport(Code.SCHEMA_TOO_COMPLEX.value, "guide stopped the grammar compiler"))
+            self._bury(child)
             return
         if message is None:
             return
@@ -232,8 +238,22 @@ class GuideDesk:
             return
         key, self._children[child] = self._children[child], None
         if key is not None:
+            self._suspects.discard(key)
             self._cache.put(*key, GuideReport(*message))
             self._settle(key)
+
+    def _bury(self, child: SandboxChild) -> None:
+        """A child died. It may have died for another reason: its guide is to blame when it kills a second one."""
+        key = self._children[child]
+        if key is None or key in self._suspects:
+            self._suspects.discard(key)
+            self._replace(child, GuideReport(Code.SCHEMA_TOO_COMPLEX.value, "guide stopped the grammar compiler"))
+            return
+        self._suspects.add(key)
+        self._children[child] = None
+        self._replace(child, GuideReport())
+        with self._lock:
+            self._desk.queue.appendleft(key)
 
     def _dismiss_late(self) -> None:
         now = time.monotonic()

@@ -35,6 +35,11 @@ class SandboxChild:
         self.is_ready = False
         self.deadline = time.monotonic() + START_TIMEOUT_S
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
     def fileno(self) -> int:
         """For a selector."""
         return self._output.fileno()
