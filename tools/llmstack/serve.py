@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release import Release, ReleaseError
@@ -167,8 +167,7 @@ def _announce(server: TritonServer, release: Release, console: Console) -> None:
         "Engine": f"{server.engine}, {engine.model}",
         "Log": str(server.log_path),
     }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(f"[bold]{name}", value)
-    console.print(table)
+    width = max(map(len, rows)) + 2
+    for name, value in rows.items():  # no table: a narrow one would cut the hash that clients need
+        console.print(f"[bold]{name:<{width}}[/]{escape(value)}")
     console.print("[green]ready[/green], Ctrl-C stops the server")
