@@ -72,6 +72,12 @@ class Sequence:
         """Tokens of the prompt."""
         return len(self.request.prompt_token_ids)
 
+    @property
+    def output_token_ids(self) -> list[int]:
+        """The completion without the `end_id` that ended it, which TensorRT-LLM does not output either."""
+        tokens = self.completion_token_ids
+        return tokens[:-1] if tokens and tokens[-1] == self.request.end_id else tokens
+
     def append(self, token_id: int, log_prob: float, now_ns: int) -> None:
         """Take one generated token and find out whether it ends the sequence."""
         self.completion_token_ids.append(token_id)

@@ -89,21 +89,22 @@ def write_response(
 ) -> dict[str, Array]:
     """The engine's outputs for the rows of one request.
 
-    As in TensorRT-LLM the token that ended a sequence (`end_id`, or the last of a stop word) is part of its output.
+    As in TensorRT-LLM a stop word is part of the output and `end_id` is not (its sampling kernels do not count it).
     output_ids [rows, 1, tokens], sequence_length [rows, 1], clocks in nanoseconds [rows, 1].
     """
-    rows = [(s.request.prompt_token_ids if includes_prompt else []) + s.completion_token_ids for s in sequences]
+    rows = [(s.request.prompt_token_ids if includes_prompt else []) + s.output_token_ids for s in sequences]
     arrays: dict[str, Array] = {
         "output_ids": _pad(rows, pad_id, np.int32)[:, None, :],
         "sequence_length": np.array([[len(row)] for row in rows], np.int32),
         "num_input_tokens": np.array([[s.num_prompt_tokens] for s in sequences], np.int32),
-        "num_output_tokens": np.array([[len(s.completion_token_ids)] for s in sequences], np.int32),
+        "num_output_tokens": np.array([[len(s.output_token_ids)] for s in sequences], np.int32),
     }
     for clock in ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns"):
         arrays[clock] = np.array([[getattr(s, clock)] for s in sequences], np.int64)
     if returns_log_probs:
         arrays["cum_log_probs"] = np.array([[sum(s.log_probs)] for s in sequences], np.float32)
-        arrays["output_log_probs"] = _pad([s.log_probs for s in sequences], 0.0, np.float32)[:, None, :]
+        log_probs = [s.log_probs[: len(s.output_token_ids)] for s in sequences]
+        arrays["output_log_probs"] = _pad(log_probs, 0.0, np.float32)[:, None, :]
     return arrays
 
 

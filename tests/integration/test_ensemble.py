@@ -210,3 +210,10 @@ def test_the_policys_stubs_hold_neither_torch_nor_200_mib(server):
         assert stub.memory_info().rss < 200 << 20
         libraries = " ".join(mapping.path for mapping in stub.memory_maps())
         assert not [name for name in ("libtorch", "xgrammar", "tvm_ffi") if name in libraries]
+
+
+def test_an_answer_that_ends_at_once_is_an_empty_text(grpc):
+    inputs = {"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": 'root ::= "a"?'}
+    answer = grpc.send({"text_input": "hello", "max_tokens": 4, "bad_words": ["a"], **inputs})
+    assert (answer["text_output"], answer["finish_reason"]) == ("", "stop")
+    assert (answer["num_output_tokens"], answer["schema_valid"]) == (0, True)

@@ -65,8 +65,12 @@ def test_an_answer_of_all_allowed_tokens_is_truncated():
     assert (cut.finish_reason, cut.flags) == ("length", ["truncated"])
 
 
-def test_an_answer_cut_short_without_an_end_was_cancelled():
-    assert answer("hi", end=False).finish_reason == "cancelled"
+def test_an_answer_shorter_than_allowed_stopped_even_where_the_engine_leaves_its_end_out():
+    assert answer("hi", end=False).finish_reason == "stop"
+
+
+def test_an_answer_that_ended_at_once_is_empty():
+    assert (answer("", end=False).finish_reason, answer("", end=False).text) == ("stop", "")
 
 
 def test_cost_counts_prompt_and_completion_in_nano_dollars():

@@ -126,15 +126,17 @@ _COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (
 
 
 def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -> tuple[str, list[int]]:
-    """Why the engine stopped, and the completion's ids without what stopped it."""
+    """Why the engine stopped, and the completion's ids without what stopped it.
+
+    TensorRT-LLM leaves `end_id` out of its output, so an answer shorter than allowed has ended by itself. A cancelled
+    request never gets here: its client gets Triton's CANCELLED.
+    """
     if completion and completion[-1] == decision.end_id:
         return "stop", completion[:-1]
     for word in decision.stop_words:
         if completion[-len(word) :] == word:
             return "stop", completion[: -len(word)]
-    if num_output_tokens >= decision.max_completion_tokens:
-        return "length", completion
-    return "cancelled", completion
+    return ("length" if num_output_tokens >= decision.max_completion_tokens else "stop"), completion
 
 
 def _pad_texts(rows: list[list[str]]) -> Array | Column:
