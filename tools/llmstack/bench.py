@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 import psutil
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -168,7 +169,8 @@ def _title(process: psutil.Process) -> str:
 
 
 def _print(console: Console, rows: list[Row], memory: dict[str, float]) -> None:
-    table = Table(title="Overhead of the policy (no-op engine, gRPC, 64 completion tokens)")
+    title = "Overhead of the policy (no-op engine, gRPC, 64 completion tokens)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("way", no_wrap=True)
     for heading in ("prompt", "at once", "p50 µs", "p95", "p99", "req/s", "ratio", "CPU ms"):
         table.add_column(heading, justify="right")
