@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml requirements/constraints.txt
 	@echo "==> installing $(TORCH) (the largest part)"
 	@$(BIN)/pip install --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@echo "==> installing the rest, with pinned versions"
-	@$(BIN)/pip install --disable-pip-version-check -c requirements/constraints.txt -e '.[engine,server,dev]'
+	@$(BIN)/pip install --disable-pip-version-check -c requirements/constraints.txt -e '.[engine,server,board,dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## Start the server, send every kind of request over every protocol, print what came back
