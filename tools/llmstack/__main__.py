@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import bench, demo, embedded_model, guides, manifest, serve, tokenizer_info
+from llmstack import bench, demo, guides, manifest, serve, tokenizer_info
+from llmstack.embedded import commands as embedded_model
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
