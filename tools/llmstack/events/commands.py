@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from llm_policy.outbox import ENDPOINTS, new_event
@@ -31,6 +32,7 @@ from llmstack.terminal import DIFFERENT, fail, print_json
 
 TEST_EVENT_TYPE = "llm_webhook_test"
 _NOT_DONE = DIFFERENT
+_LIST_WIDTH = 180
 _STATE_COLOURS = {"pending": "yellow", "delivered": "green", "failed": "red"}
 
 EndpointName = Enum("EndpointName", {name: name for name in ENDPOINTS}, type=str)  # type: ignore[misc]
@@ -66,25 +68,21 @@ def list_events(
     if as_json:
         print_json([row.as_json(configured) for row in rows])
     elif rows:
-        Console().print(_delivery_table(rows, configured))
+        console = Console()
+        # An id stays in one piece, to be copied: where the terminal is narrower, the terminal wraps it.
+        console.width = max(console.width, _LIST_WIDTH)
+        console.print(_delivery_table(rows, configured))
     else:
         typer.echo("no such deliveries")
 
 
 def _delivery_table(rows: list[DeliveryRow], configured: Collection[str]) -> Table:
-    table = Table(
-        Column("time", no_wrap=True),
-        Column("id", overflow="fold"),
-        Column("type", overflow="fold"),
-        "endpoint",
-        "state",
-        Column("attempts", justify="right"),
-        Column("note", overflow="fold"),
-    )
+    columns = ("time", "id", "type", "endpoint", "state")
+    table = Table(*(Column(name, no_wrap=True) for name in columns), Column("tries", justify="right"), "note", box=None)
     for row in rows:
         state = f"[{_STATE_COLOURS[row.state]}]{row.state}[/]"
-        cells = (iso_time(row.time_ns), row.id, row.type, row.endpoint, state, str(row.num_attempts))
-        table.add_row(*cells, row.note(configured).replace("[", r"\["))
+        cells = (iso_time(row.time_ns), row.id, escape(row.type), row.endpoint, state, str(row.num_attempts))
+        table.add_row(*cells, escape(row.note(configured)))
     return table
 
 

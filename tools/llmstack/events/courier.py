@@ -38,7 +38,7 @@ class Courier:
         """Attempt the head of the line if its time has come, and record what became of it.
 
         Returns:
-            None after an attempt: the next may be due; else seconds until the head is, infinity when nothing waits.
+            None after an attempt: the next may be due; else seconds until the head is: infinity when nothing waits.
 
         Raises:
             sqlite3.Error: the outcome, if there was one, is not recorded yet; the next call does that first.
@@ -47,8 +47,11 @@ class Courier:
         line = DeliveryLine(connection, self._endpoint.name)
         self._record_outcome(line)
         head = line.head()
-        if head is None or line.fail_pending_if_disabled():
+        if head is None:
             return float("inf")
+        if line.is_disabled():
+            line.fail_pending()
+            return 0.0
         wait_s = self._wait_s(head)
         if wait_s > 0:
             return wait_s

@@ -82,9 +82,14 @@ class DeliveryLine:
             self._connection.execute("INSERT OR REPLACE INTO disabled_endpoint VALUES (?, ?, ?)", disabled)
             self._connection.execute(_FAIL_ALL, (self._endpoint,))
 
-    def fail_pending_if_disabled(self) -> bool:
-        """Fail what was added since the endpoint was disabled; whether there was any."""
-        return self._connection.execute(_FAIL_ALL, (self._endpoint,)).rowcount > 0
+    def is_disabled(self) -> bool:
+        """Whether its receiver wants no more events."""
+        query = "SELECT 1 FROM disabled_endpoint WHERE endpoint = ?"
+        return self._connection.execute(query, (self._endpoint,)).fetchone() is not None
+
+    def fail_pending(self) -> None:
+        """Fail what waits, unless the endpoint was enabled again meanwhile."""
+        self._connection.execute(_FAIL_ALL, (self._endpoint,))
 
 
 @contextmanager

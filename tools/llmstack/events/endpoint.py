@@ -69,8 +69,7 @@ def check_url(url: str, variable: str) -> str:
         WebhookConfigurationError: says what is wrong, without the URL: it may hold a secret.
     """
     try:
-        parsed = httpx.URL(url)
-        wrong = _fault(parsed)
+        wrong = _fault(httpx.URL(url)) if url.isprintable() and " " not in url else "is no URL"
     except (httpx.InvalidURL, ValueError):
         wrong = "is no URL"
     if wrong:
@@ -83,6 +82,8 @@ def _fault(url: httpx.URL) -> str:
         return "must begin with https:// or http://"
     if not url.host:
         return "names no host"
+    if url.port is not None and not 0 < url.port < 65536:
+        return "has a port that is none"
     if url.userinfo:
         return "must not hold a user or a password: the signature says who sends"
     if url.fragment:
