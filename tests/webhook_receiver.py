@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class Received(NamedTuple):
 class WebhookReceiver:
     """Answers 200 to every signed event, except as `plan` says: one behaviour for each request, first to last."""
 
-    def __init__(self, secret: str, port: int = 0, verifies: bool = True) -> None:
+    def __init__(self, secret: str, port: int = 0, verifies: bool = True, tls: ssl.SSLContext | None = None) -> None:
         self.secret = secret
         self.plan: list[Behaviour] = []
         self.received: list[Received] = []
@@ -45,6 +46,9 @@ class WebhookReceiver:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._server.receiver = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -54,7 +58,7 @@ class WebhookReceiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook/path-token"
+        return f"{self._scheme}://127.0.0.1:{self.port}/hook/path-token"
 
     @property
     def ids(self) -> list[str]:

@@ -4,7 +4,9 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -338,6 +340,27 @@ def test_proxies_of_the_environment_are_not_used(outbox, receiver, tmp_path, mon
             wait_until(all_delivered(outbox))
         assert proxy.received == []
     assert receiver.ids == ids
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_https_needs_a_certificate_that_somebody_vouches_for(outbox, tmp_path, monkeypatch):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    ids = outbox.add()
+    with WebhookReceiver(new_secret(), tls=tls) as receiver:
+        with delivering(outbox, receiver.endpoint(tmp_path)):
+            wait_until(lambda: outbox.rows()[0]["attempts"] >= 2)
+        assert "certificate verify failed" in outbox.rows()[0]["last_error"]
+        assert receiver.received == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # the operator's own authority
+        with delivering(outbox, receiver.endpoint(tmp_path)):
+            wait_until(all_delivered(outbox))
+        assert receiver.ids == ids
 
 
 def test_an_outcome_that_cannot_be_written_is_not_sent_again(outbox, receiver, courier):
