@@ -282,6 +282,17 @@ def test_a_delivered_event_can_be_replayed_under_its_id(outbox, receiver, tmp_pa
     assert receiver.ids == [*ids, ids[0]]
 
 
+def test_the_service_forgets_what_was_delivered_long_ago(outbox, receiver, tmp_path):
+    ids = outbox.add(3)
+    receiver.plan = [answer(410)]
+    with delivering(outbox, receiver.endpoint(tmp_path)):
+        wait_until(lambda: outbox.states() == ["failed"] * 3)
+        replay_events(outbox.connection, ids[1:], None)
+        wait_until(lambda: outbox.states() == ["failed", "delivered", "delivered"])
+    with delivering(outbox, receiver.endpoint(tmp_path), settings=replace(FAST, retention_days=0)):
+        wait_until(lambda: [row["id"] for row in outbox.rows()] == ids[:1])
+
+
 def test_every_attempt_is_signed_by_each_secret_while_they_rotate(outbox, receiver, tmp_path):
     endpoint = receiver.endpoint(tmp_path)
     old, new = receiver.secret, new_secret()

@@ -50,7 +50,7 @@ class Courier:
         if head is None:
             return float("inf")
         if line.is_disabled():
-            line.fail_pending()
+            self._log.warning("webhook_disabled", num_failed=line.fail_pending(), next="llmstack events replay")
             return 0.0
         wait_s = self._wait_s(head)
         if wait_s > 0:

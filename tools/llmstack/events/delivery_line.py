@@ -87,9 +87,9 @@ class DeliveryLine:
         query = "SELECT 1 FROM disabled_endpoint WHERE endpoint = ?"
         return self._connection.execute(query, (self._endpoint,)).fetchone() is not None
 
-    def fail_pending(self) -> None:
-        """Fail what waits, unless the endpoint was enabled again meanwhile."""
-        self._connection.execute(_FAIL_ALL, (self._endpoint,))
+    def fail_pending(self) -> int:
+        """Fail what waits, unless the endpoint was enabled again meanwhile; returns how many."""
+        return self._connection.execute(_FAIL_ALL, (self._endpoint,)).rowcount
 
 
 @contextmanager
