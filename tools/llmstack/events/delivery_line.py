@@ -23,8 +23,8 @@ UPDATE delivery SET attempts = ?, first_attempt_ns = ?, state = ?, next_attempt_
 WHERE endpoint = ? AND event_sequence = ? AND state = 'pending'
 """
 _FAIL_ALL = """
-UPDATE delivery SET state = 'failed', last_error = (SELECT reason FROM disabled_endpoint AS d WHERE d.endpoint = ?1)
-WHERE endpoint = ?1 AND state = 'pending' AND EXISTS (SELECT 1 FROM disabled_endpoint AS d WHERE d.endpoint = ?1)
+UPDATE delivery SET state = 'failed', last_error = (SELECT reason FROM disabled_endpoint AS d WHERE d.endpoint = :endpoint)
+WHERE endpoint = :endpoint AND state = 'pending' AND EXISTS (SELECT 1 FROM disabled_endpoint AS d WHERE d.endpoint = :endpoint)
 """
 
 
@@ -80,7 +80,7 @@ class DeliveryLine:
             self._connection.execute(_RECORD, values)
             disabled = (self._endpoint, outcome.ended_ns, outcome.error)
             self._connection.execute("INSERT OR REPLACE INTO disabled_endpoint VALUES (?, ?, ?)", disabled)
-            self._connection.execute(_FAIL_ALL, (self._endpoint,))
+            self._connection.execute(_FAIL_ALL, {"endpoint": self._endpoint})
 
     def is_disabled(self) -> bool:
         """Whether its receiver wants no more events."""
@@ -89,7 +89,7 @@ class DeliveryLine:
 
     def fail_pending(self) -> int:
         """Fail what waits, unless the endpoint was enabled again meanwhile; returns how many."""
-        return self._connection.execute(_FAIL_ALL, (self._endpoint,)).rowcount
+        return self._connection.execute(_FAIL_ALL, {"endpoint": self._endpoint}).rowcount
 
 
 @contextmanager

@@ -13,8 +13,9 @@ SELECT event.id, event.type, event.time_ns, delivery.endpoint, state, attempts, 
        delivered_ns, event.body, reason
 FROM delivery JOIN event ON event.sequence = event_sequence
 LEFT JOIN disabled_endpoint ON disabled_endpoint.endpoint = delivery.endpoint
-WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR delivery.endpoint = ?2) AND (?3 IS NULL OR event.type = ?3)
-ORDER BY event_sequence DESC, delivery.endpoint LIMIT ?4
+WHERE (:state IS NULL OR state = :state) AND (:endpoint IS NULL OR delivery.endpoint = :endpoint)
+    AND (:type IS NULL OR event.type = :type)
+ORDER BY event_sequence DESC, delivery.endpoint LIMIT :limit
 """
 
 
@@ -68,8 +69,8 @@ def list_deliveries(
     Raises:
         sqlite3.Error: the ledger can't be read.
     """
-    rows = connection.execute(_QUERY, (state, endpoint, event_type, limit)).fetchall()
-    return [DeliveryRow(*row) for row in rows]
+    values = {"state": state, "endpoint": endpoint, "type": event_type, "limit": limit}
+    return [DeliveryRow(*row) for row in connection.execute(_QUERY, values)]
 
 
 def iso_time(time_ns: int) -> str:

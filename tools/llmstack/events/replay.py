@@ -10,7 +10,7 @@ from llmstack.events.delivery_line import transaction
 
 _OF_EVENT = """
 SELECT endpoint, event_sequence FROM delivery JOIN event ON event.sequence = event_sequence
-WHERE event.id = ?1 AND (?2 IS NULL OR endpoint = ?2)
+WHERE event.id = :id AND (:endpoint IS NULL OR endpoint = :endpoint)
 """
 # What failed starts anew, and what waits for its retry waits no longer.
 _OF_ENDPOINT = """
@@ -47,7 +47,7 @@ def replay_events(connection: sqlite3.Connection, ids: Sequence[str], endpoint: 
     with transaction(connection):
         keys: set[_Key] = set()
         for event_id in ids:
-            rows = connection.execute(_OF_EVENT, (event_id, endpoint)).fetchall()
+            rows = connection.execute(_OF_EVENT, {"id": event_id, "endpoint": endpoint}).fetchall()
             if not rows:
                 raise UnknownEvent(f"no event {event_id}" + (f" for {endpoint}" if endpoint else ""))
             keys.update(rows)

@@ -10,10 +10,10 @@ from llmstack.events.delivery_line import transaction
 STEP_EVENTS = 100  # a step holds the ledger's write lock: requests wait for it, so it is short
 _OLD = """
 SELECT sequence FROM event
-WHERE time_ns < ?1 AND (?2 IS NULL OR sequence IN (SELECT value FROM json_each(?2))) AND NOT EXISTS (
-    SELECT 1 FROM delivery WHERE event_sequence = event.sequence AND (state <> 'delivered' OR delivered_ns >= ?1)
+WHERE time_ns < :before_ns AND (:among IS NULL OR sequence IN (SELECT value FROM json_each(:among))) AND NOT EXISTS (
+    SELECT 1 FROM delivery WHERE event_sequence = event.sequence AND (state <> 'delivered' OR delivered_ns >= :before_ns)
 )
-ORDER BY sequence LIMIT ?3
+ORDER BY sequence LIMIT :limit
 """
 
 
@@ -22,10 +22,11 @@ def prune_step(connection: sqlite3.Connection, before_ns: int) -> int:
 
     Returns the number found. May raise sqlite3.Error.
     """
-    found = [sequence for (sequence,) in connection.execute(_OLD, (before_ns, None, STEP_EVENTS))]
+    values = {"before_ns": before_ns, "among": None, "limit": STEP_EVENTS}
+    found = [sequence for (sequence,) in connection.execute(_OLD, values)]
     if found:
         with transaction(connection):  # looked for again: somebody may have replayed one in between
-            rows = connection.execute(_OLD, (before_ns, json.dumps(found), STEP_EVENTS)).fetchall()
+            rows = connection.execute(_OLD, {**values, "among": json.dumps(found)}).fetchall()
             connection.executemany("DELETE FROM delivery WHERE event_sequence = ?", rows)
             connection.executemany("DELETE FROM event WHERE sequence = ?", rows)
     return len(found)
