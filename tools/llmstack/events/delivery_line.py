@@ -23,8 +23,8 @@ UPDATE delivery SET attempts = ?, first_attempt_ns = ?, state = ?, next_attempt_
 WHERE endpoint = ? AND event_sequence = ? AND state = 'pending'
 """
 _FAIL_ALL = """
-UPDATE delivery SET state = 'failed', last_error = (SELECT reason FROM disabled_endpoint AS d WHERE d.endpoint = :endpoint)
-WHERE endpoint = :endpoint AND state = 'pending' AND EXISTS (SELECT 1 FROM disabled_endpoint AS d WHERE d.endpoint = :endpoint)
+UPDATE delivery SET state = 'failed', last_error = disabled_endpoint.reason FROM disabled_endpoint
+WHERE delivery.endpoint = :endpoint AND disabled_endpoint.endpoint = :endpoint AND state = 'pending'
 """
 
 

@@ -11,7 +11,8 @@ STEP_EVENTS = 100  # a step holds the ledger's write lock: requests wait for it,
 _OLD = """
 SELECT sequence FROM event
 WHERE time_ns < :before_ns AND (:among IS NULL OR sequence IN (SELECT value FROM json_each(:among))) AND NOT EXISTS (
-    SELECT 1 FROM delivery WHERE event_sequence = event.sequence AND (state <> 'delivered' OR delivered_ns >= :before_ns)
+    SELECT 1 FROM delivery
+    WHERE event_sequence = event.sequence AND (state <> 'delivered' OR delivered_ns >= :before_ns)
 )
 ORDER BY sequence LIMIT :limit
 """
