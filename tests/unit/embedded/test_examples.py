@@ -99,12 +99,7 @@ def test_a_text_of_a_bounded_schema_fits_its_bound():
 
 
 def held_out_words():
-    return {
-        word
-        for name, values in vars(words_module).items()
-        if name.startswith("HELD_OUT")
-        for word in values
-    }
+    return {word for name, values in vars(words_module).items() if name.startswith("HELD_OUT") for word in values}
 
 
 def test_no_held_out_word_stands_in_training_text():

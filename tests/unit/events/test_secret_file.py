@@ -61,8 +61,9 @@ def test_a_malformed_secret_is_refused_by_line_and_not_quoted(tmp_path, text):
     assert "openssl rand" in refusal.value.next_step
 
 
-@pytest.mark.parametrize(("secrets", "count"), [([], 0), ([new_secret()] * (MAX_SECRETS + 1), MAX_SECRETS + 1)])
-def test_there_is_at_least_one_secret_and_not_too_many(tmp_path, secrets, count):
+@pytest.mark.parametrize("count", [0, MAX_SECRETS + 1])
+def test_there_is_at_least_one_secret_and_not_too_many(tmp_path, count):
+    secrets = [new_secret()] * count
     with pytest.raises(WebhookConfigurationError, match=f"holds {count} secrets"):
         SecretFile(write_secrets(tmp_path / "secret", *secrets))
 
