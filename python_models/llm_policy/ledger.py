@@ -123,11 +123,6 @@ class Ledger:
         }
         self._was_full = False
 
-    @property
-    def overload_text(self) -> str:
-        """Why a request is shed."""
-        return f"{self._max_queue_size} requests wait for their answers, limit {self._max_queue_size} (max_queue_size)"
-
     def is_full(self) -> bool:
         """Whether a request would be shed. Costs nothing unless the last one was."""
         if self._was_full:

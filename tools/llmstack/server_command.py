@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_policy.guidance.sandbox import PYTHON
-from llm_policy.headers import ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
+from llm_policy.headers import CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT
 from llmstack.paths import SOURCE_ROOT
 from llmstack.ports import Ports
 from llmstack.server_binary import ServerBinary
 
 # Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
-FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID)
+FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN, TRACEPARENT)
 
 # Whoever may use these can load a model, read another process's memory region, or write files on this machine.
 ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")

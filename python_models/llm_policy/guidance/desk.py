@@ -64,7 +64,10 @@ class GuideDesk:
         tokenizer_info_path: Path,
         cache: VerdictCache,
         on_fault: Callable[[BaseException], object] = lambda error: None,
+        on_verdict: Callable[[GuideReport | None], object] = lambda report: None,
     ) -> None:
+        """`on_verdict` hears of each guide that was new here: its report once compiled, None when a file had it."""
+        self._on_verdict = on_verdict
         self._guidance = guidance
         self._on_fault = on_fault
         self._tokenizer_info_path = tokenizer_info_path
@@ -214,6 +217,7 @@ class GuideDesk:
                 key = self._desk.queue.popleft()
                 self._children[idle] = key
             if self._cache.get(*key) is not None or self._cache.fetch(*key) is not None:
+                self._on_verdict(None)
                 self._children[idle] = None
                 self._settle(key)
                 continue
@@ -239,7 +243,8 @@ class GuideDesk:
         key, self._children[child] = self._children[child], None
         if key is not None:
             self._suspects.discard(key)
-            self._cache.put(*key, GuideReport(*message))
+            self._cache.put(*key, report := GuideReport(*message))
+            self._on_verdict(report)
             self._settle(key)
 
     def _bury(self, child: SandboxChild) -> None:
