@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import bench, demo, embedded_model, guides, manifest, serve, tokenizer_info
+from llmstack import bench, demo, embedded_model, guides, manifest, ready, serve, tokenizer_info
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
+app.command()(ready.ready)
 app.command()(demo.demo)
 app.command()(bench.bench)
 app.add_typer(guides.app, name="guides")
