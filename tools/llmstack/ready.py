@@ -17,7 +17,7 @@ TIMEOUT_S = 10.0
 
 Url = Annotated[
     str | None,
-    typer.Option(envvar="LLMSTACK_READY_URL", help="The /readyz to ask; the port's own without it.", show_default=False),
+    typer.Option(envvar="LLMSTACK_READY_URL", help="The /readyz to ask instead of this machine's.", show_default=False),
 ]
 Port = Annotated[int, typer.Option(envvar="LLMSTACK_READY_PORT", min=1, max=65535, help="The port on this machine.")]
 Json = Annotated[bool, typer.Option("--json", help="The document as /readyz sends it.")]

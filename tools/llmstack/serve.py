@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
+from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.ports import Ports
 from llmstack.server_command import Tracing
@@ -83,6 +85,7 @@ def serve(
     console = Console(soft_wrap=True, highlight=False)
     try:
         release = open_release(release_dir)
+        endpoints = read_endpoints(os.environ)
         with StateDirectory(state_dir) as state, StopSignals() as stop:
             server = TritonServer(
                 release_dir=release.directory,
@@ -101,7 +104,13 @@ def serve(
                 inherited_fds=(state.lock_fd,),
             )
             settings = ServiceSettings(
-                metrics_port, ready_port, canary_interval_s, start_timeout_s, exit_timeout_s, max_log_mib << 20
+                metrics_port=metrics_port,
+                ready_port=ready_port,
+                canary_interval_s=canary_interval_s,
+                start_timeout_s=start_timeout_s,
+                exit_timeout_s=exit_timeout_s,
+                max_log_bytes=max_log_mib << 20,
+                endpoints=endpoints,
             )
             _run(Service(server, release, state, settings, stop), console, verbose)
     except ServerStartError as error:

@@ -1,4 +1,4 @@
-"""What the parent asks of the ledger and of the delivery of events, and nothing else of them."""
+"""What the parent asks of the ledger, and nothing else of it."""
 
 from __future__ import annotations
 
@@ -61,30 +61,3 @@ class NoBooks:
 
     def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
         """Nobody to tell."""
-
-
-class Deliveries(Protocol):
-    """The delivery of events to webhooks, with threads of its own."""
-
-    def start(self) -> None:
-        """Begin to deliver."""
-
-    def stop(self) -> None:
-        """End within a few seconds; what is not delivered waits in the state directory."""
-
-    def backlog(self) -> Mapping[str, int]:
-        """Events that wait, by endpoint."""
-
-
-class NoDeliveries:
-    """No webhook is configured."""
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def stop(self) -> None:
-        """Nothing to stop."""
-
-    def backlog(self) -> Mapping[str, int]:
-        """Nothing waits."""
-        return {}

@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from llmstack.events.delivery_service import DeliveryService
 from llmstack.server_log import rotate_log
-from llmstack.supervision.books import Books, Deliveries
+from llmstack.supervision.books import Books
 from llmstack.supervision.readiness import DELIVERY, LEDGER, STATE_DIRECTORY, Readiness
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor
@@ -26,7 +27,7 @@ class Housekeeping:
         supervisor: Supervisor,
         state: StateDirectory,
         books: Books,
-        deliveries: Deliveries,
+        deliveries: DeliveryService,
         max_log_bytes: int,
     ) -> None:
         self._supervisor, self._state, self._books, self._deliveries = supervisor, state, books, deliveries

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
+from llmstack.events import backlog
+from llmstack.events.backlog import Backlog
 from llmstack.supervision.page_server import Page
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -23,9 +25,9 @@ class MetricsPage:
         triton_url: Callable[[], str],
         policy: Callable[[], bytes],
         is_ready: Callable[[], bool],
-        backlog: Callable[[], Mapping[str, int]],
+        backlogs: Callable[[], Sequence[Backlog]],
     ) -> None:
-        self._triton_url, self._policy, self._is_ready, self._backlog = triton_url, policy, is_ready, backlog
+        self._triton_url, self._policy, self._is_ready, self._backlogs = triton_url, policy, is_ready, backlogs
         self._client = httpx.Client(timeout=TRITON_TIMEOUT_S, trust_env=False)
 
     def make(self) -> Page:
@@ -35,11 +37,11 @@ class MetricsPage:
         parts = {"triton": triton is not None, "policy": policy is not None}
         own = [
             *_gauge("llm_ready", "Whether /readyz says yes", {"": self._is_ready()}),
-            *_gauge("llm_delivery_backlog", "Events that wait for a webhook", _labelled("endpoint", self._backlog())),
             *_gauge("llm_metrics_part_up", "Whether a part of this page could be had", _labelled("part", parts)),
         ]
         texts = [part if part.endswith(b"\n") else part + b"\n" for part in (triton, policy) if part]
-        return Page(b"".join([*texts, "".join(own).encode()]), content_type=CONTENT_TYPE)
+        delivery = backlog.exposition(self._backlogs())
+        return Page(b"".join([*texts, delivery, "".join(own).encode()]), content_type=CONTENT_TYPE)
 
     def _scrape_triton(self) -> bytes:
         return self._client.get(self._triton_url()).raise_for_status().content
@@ -58,8 +60,6 @@ def _labelled(label: str, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _gauge(name: str, description: str, values: Mapping[str, float]) -> list[str]:
-    if not values:
-        return []
     return [
         f"# HELP {name} {description}\n# TYPE {name} gauge\n",
         *(f"{name}{label} {int(value)}\n" for label, value in values.items()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from llm_policy.release import Release
+from llmstack.events.backlog import Backlog
 from llmstack.supervision.books import WINDOW_S, WindowFigures
 from llmstack.supervision.page_server import Page
 
@@ -52,7 +53,7 @@ class Readiness:
         self._canary: CanaryResult | None = None
         self._proven_at_s: float | None = None
         self._figures = WindowFigures(None, {})
-        self._backlog: Mapping[str, int] = {}
+        self._backlogs: list[Backlog] = []
         self._num_restarts = 0
         self._pulses: dict[str, float] = {}
         self._was_ready = False
@@ -75,10 +76,10 @@ class Readiness:
                 self._proven_at_s = result.at_s
             self._note_change()
 
-    def set_figures(self, figures: WindowFigures, backlog: Mapping[str, int]) -> None:
-        """What the ledger and the delivery say."""
+    def set_figures(self, figures: WindowFigures, backlogs: Sequence[Backlog]) -> None:
+        """What the ledger says, and what waits for the webhooks that are configured."""
         with self._lock:
-            self._figures, self._backlog = figures, dict(backlog)
+            self._figures, self._backlogs = figures, [backlog for backlog in backlogs if backlog.is_configured]
 
     def count_restart(self) -> None:
         """The server was started again."""
@@ -97,10 +98,10 @@ class Readiness:
             return self._note_change()
 
     @property
-    def backlog(self) -> Mapping[str, int]:
-        """Events that wait, by endpoint."""
+    def backlogs(self) -> list[Backlog]:
+        """What waits for each webhook."""
         with self._lock:
-            return self._backlog
+            return self._backlogs
 
     def document(self) -> dict[str, Any]:
         """All that `/readyz` says."""
@@ -115,7 +116,8 @@ class Readiness:
                 "window_s": WINDOW_S,
                 "queue_delay_p95_us": self._figures.queue_delay_p95_us,
                 "breaches": dict(self._figures.num_breaches),
-                "delivery_backlog": dict(self._backlog),
+                "delivery_backlog": {backlog.endpoint: backlog.num_pending for backlog in self._backlogs},
+                "delivery_disabled": {b.endpoint: b.disabled_reason for b in self._backlogs if b.disabled_reason},
                 "restarts": self._num_restarts,
             }
 

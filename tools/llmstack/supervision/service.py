@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llm_policy.release import Release
+from llmstack.events.delivery_service import DeliveryService
+from llmstack.events.endpoint import Endpoint
 from llmstack.ports import listen
 from llmstack.server_process import TritonServer, reachable
 from llmstack.stop_signals import StopSignals
-from llmstack.supervision.books import Books, Deliveries, NoBooks, NoDeliveries
+from llmstack.supervision.books import Books, NoBooks
 from llmstack.supervision.drain import wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.metrics_page import MetricsPage
@@ -29,12 +31,13 @@ class ServiceSettings(NamedTuple):
     start_timeout_s: float
     exit_timeout_s: float
     max_log_bytes: int
+    endpoints: Sequence[Endpoint] = ()
 
 
 class Service:
     """`with` opens its ports and ends everything; between: `start`, `watch` and `drain`, all on one thread.
 
-    `books`, `deliveries` and `policy_metrics` are the ledger, the webhooks and the text of all `llm_*` metrics.
+    `books` is the ledger; `policy_metrics` returns the Prometheus text of all that the policy counts.
 
     Raises:
         ServerStartError: one of its own ports is taken.
@@ -48,12 +51,12 @@ class Service:
         settings: ServiceSettings,
         stop: StopSignals,
         books: Books | None = None,
-        deliveries: Deliveries | None = None,
         policy_metrics: Callable[[], bytes] = bytes,
     ) -> None:
         self.server, self.release = server, release
         self._state, self._settings, self._stop = state, settings, stop
-        self._books, self._deliveries = books or NoBooks(), deliveries or NoDeliveries()
+        self._books = books or NoBooks()
+        self._deliveries = DeliveryService(state.path, settings.endpoints)
         self._policy_metrics = policy_metrics
         self._readiness = Readiness(release, server.engine)
         self._ending = contextlib.ExitStack()
@@ -64,7 +67,7 @@ class Service:
                 lambda: self.server.metrics_url,
                 self._policy_metrics,
                 lambda: self._readiness.is_ready,
-                lambda: self._readiness.backlog,
+                lambda: self._readiness.backlogs,
             )
             ready_pages = {"/readyz": self._readiness.readyz, "/livez": self._readiness.livez}
             self._ready = PageServer(listen(self.server.host, "ready", self._settings.ready_port), ready_pages, "ready")
