@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import bench, demo, guides, manifest, serve, tokenizer_info
+from llmstack import bench, demo, guides, manifest, ready, serve, tokenizer_info
 from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
+app.command()(ready.ready)
 app.command()(demo.demo)
 app.command()(bench.bench)
 app.add_typer(events.app, name="events")
