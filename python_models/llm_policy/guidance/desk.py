@@ -76,7 +76,7 @@ class GuideDesk:
         self._lock = threading.Lock()
         self._bell_out, self._bell_in = os.pipe()
         self._children: dict[SandboxChild, Key | None] = {}
-        self._suspects: set[Key | None] = set()
+        self._suspects: dict[Key, float] = {}  # guides whose child died, and when
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell_out, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="guide-desk", daemon=True)
@@ -242,24 +242,27 @@ class GuideDesk:
             return
         if message is None:
             return
+        child.spoke_s = time.monotonic()
         if not child.is_ready:
             child.is_ready = True
             return
         key, self._children[child] = self._children[child], None
         if key is not None:
-            self._suspects.discard(key)
+            self._suspects.pop(key, None)
             self._cache.put(*key, report := GuideReport(*message))
             self._on_verdict(report)
             self._settle(key)
 
     def _bury(self, child: SandboxChild) -> None:
-        """A child died. It may have died for another reason: its guide is to blame when it kills a second one."""
+        """A child died. Something else may have killed it, and others with it: its guide is to blame when it kills one
+        that was alive after the first death.
+        """
         key = self._children[child]
-        if key is None or key in self._suspects:
-            self._suspects.discard(key)
+        first_death_s = self._suspects.pop(key, None) if key is not None else None
+        if key is None or (first_death_s is not None and child.spoke_s > first_death_s):
             self._replace(child, GuideReport(Code.SCHEMA_TOO_COMPLEX.value, "guide stopped the grammar compiler"))
             return
-        self._suspects.add(key)
+        self._suspects[key] = first_death_s or time.monotonic()
         self._children[child] = None
         self._replace(child, GuideReport())
         with self._lock:
