@@ -1,7 +1,8 @@
 """What a stub writes down: the ledger and its measurements, opened when the disk lets and safe for two threads.
 
 A full disk, a read-only one or a lock that is not free within its bound refuses the requests at hand: nothing is
-answered unrecorded. The next requests try again, so service returns by itself.
+answered unrecorded. The next requests try again, so service returns by itself. What was admitted before and could not
+be closed is kept in mind and closed as soon as the disk lets.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from typing import TypeVar
 import psutil
 
 from llm_policy.database import FILE_NAME, is_locked, open_database
-from llm_policy.errors import Code, Unavailable
+from llm_policy.errors import Code, PolicyError, Unavailable
 from llm_policy.ledger import Entry, Ledger, OpenRow, Settlement
 from llm_policy.manifest import Manifest
 from llm_policy.metrics import PolicyMetrics
 
 BOOT_ID = "LLMSTACK_BOOT_ID"
 DRAINING = "draining"
+RETRY_S = 1.0
 Result = TypeVar("Result")
 
 
-class LedgerUnavailable(Unavailable):
+class LedgerUnavailable(PolicyError):
     """The ledger can't be written, so nothing is served; the same request may succeed later."""
 
     def __init__(self, cause: object) -> None:
@@ -45,6 +47,8 @@ class Bookkeeper:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._metrics: PolicyMetrics | None = None
+        self._owed: list[tuple[Sequence[OpenRow], str]] = []  # rows to refuse, and the code
+        self._retry: threading.Timer | None = None
 
     def open(self) -> None:
         """Open everything before the first request comes; what can't be opened now is tried again then."""
@@ -70,12 +74,21 @@ class Bookkeeper:
         return self._use(lambda ledger: ledger.enter(requests))
 
     def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """See `Ledger.settle`."""
-        return self._use(lambda ledger: ledger.settle(settlements))
+        """See `Ledger.settle`; where it fails, the answers are withdrawn and their rows are owed a refusal."""
+        try:
+            return self._use(lambda ledger: ledger.settle(settlements))
+        except LedgerUnavailable:
+            rows = [OpenRow(row.ledger_id, row.task, row.is_canary) for row in settlements]
+            self._owe(rows, Code.INTERNAL.value)
+            raise
 
     def refuse(self, rows: Sequence[OpenRow], code: str) -> None:
-        """See `Ledger.refuse`."""
-        self._use(lambda ledger: ledger.refuse(rows, code))
+        """See `Ledger.refuse`; where it fails, the rows are owed it."""
+        try:
+            self._use(lambda ledger: ledger.refuse(rows, code))
+        except LedgerUnavailable:
+            self._owe(rows, code)
+            raise
 
     @property
     def metrics(self) -> PolicyMetrics | None:
@@ -88,11 +101,35 @@ class Bookkeeper:
     def _use(self, work: Callable[[Ledger], Result]) -> Result:
         with self._lock:
             try:
-                return work(self._open())
+                ledger = self._open()
+                while self._owed:
+                    ledger.refuse(*self._owed[0])
+                    del self._owed[0]
+                return work(ledger)
             except sqlite3.Error as error:
                 if not is_locked(error):
                     self._close()
                 raise LedgerUnavailable(error) from None
+
+    def _owe(self, rows: Sequence[OpenRow], code: str) -> None:
+        with self._lock:
+            self._owed.append((rows, code))
+            self._retry_later()
+
+    def _retry_later(self) -> None:
+        if self._retry is None:
+            self._retry = threading.Timer(RETRY_S, self._pay)
+            self._retry.daemon = True
+            self._retry.start()
+
+    def _pay(self) -> None:
+        """On the timer's thread: while these rows are open they fill the queue, so nobody may come who closes them."""
+        with contextlib.suppress(LedgerUnavailable):
+            self._use(lambda ledger: None)
+        with self._lock:
+            self._retry = None
+            if self._owed:
+                self._retry_later()
 
     def _open(self) -> Ledger:
         if self._ledger is None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_policy import alerts, ledger_tables, metric_total, outbox
+from llm_policy import alerts, engine_queue, ledger_tables, metric_total, outbox
 
 FILE_NAME = "ledger.db"
 BUSY_TIMEOUT_MS = 5_000
@@ -29,7 +29,7 @@ MAX_WAIT_S = 2.0
 AUTOCHECKPOINT_PAGES = 16_384
 RESTART_PAGES = 8_192
 
-_TABLES = "\n".join((ledger_tables.TABLES, metric_total.TABLES, alerts.TABLES, outbox.TABLES))
+_TABLES = "\n".join((ledger_tables.TABLES, engine_queue.TABLES, metric_total.TABLES, alerts.TABLES, outbox.TABLES))
 _VERSION = 1
 
 

@@ -23,13 +23,12 @@ from typing import NamedTuple
 from llm_policy import alerts, metric_total
 from llm_policy.alerts import Breach
 from llm_policy.database import transaction
+from llm_policy.engine_queue import MAX_OPEN_S, EngineQueue
 from llm_policy.errors import Code
 from llm_policy.ledger_tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.manifest import Manifest
 from llm_policy.metric_total import Increments
 
-# Far beyond what an answer takes: what is given up too early is only settled late.
-MAX_OPEN_S = 600
 _MAX_SWEPT_AT_ONCE = 1_000
 
 RULE_OF_FLAG = {
@@ -75,7 +74,6 @@ class Settlement(NamedTuple):
     """One answered row as postprocess knows it."""
 
     ledger_id: int
-    row_number: int
     request_id: str
     tenant: str
     task: str
@@ -92,7 +90,6 @@ class OpenRow(NamedTuple):
     """An admitted row that is refused after all."""
 
     ledger_id: int
-    row_number: int
     task: str
     is_canary: bool
 
@@ -100,7 +97,6 @@ class OpenRow(NamedTuple):
 class _Unanswered(NamedTuple):
     ledger_id: int
     boot_id: str
-    row_number: int
     is_canary: bool
     num_prompt_tokens: int
     charged_nano_usd: int
@@ -115,7 +111,7 @@ class Ledger:
         self._boot_id = boot_id
         self._engine_hash = manifest.engine.hash
         self._quantisation = manifest.engine.quantisation
-        self._max_queue_size = manifest.engine.max_queue_size
+        self._queue = EngineQueue(connection, boot_id, manifest.engine.max_queue_size)
         self._thresholds = {
             alerts.QUEUE_DELAY: manifest.thresholds.max_queue_delay_us,
             alerts.COST: manifest.thresholds.max_cost_nano_usd,
@@ -126,7 +122,7 @@ class Ledger:
     def is_full(self) -> bool:
         """Whether a request would be shed. Costs nothing unless the last one was."""
         if self._was_full:
-            self._was_full = self._num_waiting() >= self._max_queue_size
+            self._was_full = self._queue.room(time.time_ns()) <= 0
         return self._was_full
 
     def enter(self, requests: Sequence[Sequence[Entry]], now_ns: int | None = None) -> list[list[int] | None]:
@@ -135,23 +131,19 @@ class Ledger:
         increments: Increments = {}
         with transaction(self.connection):
             is_admission = any(not rows[0].code for rows in requests)
-            free = self._max_queue_size - self._num_waiting() if is_admission else 0
-            num_admitted = 0
+            room = self._queue.room(now_ns) if is_admission else 0
             ids: list[list[int] | None] = []
             for rows in requests:
                 is_open = not rows[0].code
-                if is_open and num_admitted >= free and not rows[0].is_canary:
-                    shed = [row._replace(code=Code.OVERLOADED.value) for row in rows]
-                    self._insert(shed, now_ns, increments)
+                if is_open and room <= 0 and not rows[0].is_canary:
+                    self._insert([row._replace(code=Code.OVERLOADED.value) for row in rows], now_ns, increments)
                     ids.append(None)
-                    continue
-                num_admitted += is_open
-                ids.append(self._insert(rows, now_ns, increments))
-            if num_admitted:
-                self._change_boot("num_open", num_admitted)
+                else:
+                    room -= is_open
+                    ids.append(self._insert(rows, now_ns, increments))
             metric_total.add(self.connection, increments)
         if is_admission:
-            self._was_full = num_admitted >= free
+            self._was_full = room <= 0
         return ids
 
     def settle(self, settlements: Sequence[Settlement], now_ns: int | None = None) -> list[bool]:
@@ -159,20 +151,16 @@ class Ledger:
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
-            num_closed = 0
             found = []
             for row in settlements:
                 in_time = self._execute_settle(_SETTLE, row, now_ns) == 1
                 is_found = in_time or self._settle_late(row, now_ns, increments)
                 found.append(is_found)
                 if in_time:
-                    num_closed += row.row_number == 0
                     self._count_end(increments, row.task, SETTLED, row.is_canary)
                     self._count_use(increments, row, row.num_prompt_tokens, row.actual_nano_usd)
                 if is_found and row.flags and not row.is_canary:
                     self._record_flags(row, increments, now_ns)
-            if num_closed:
-                self._change_boot("num_open", -num_closed)
             metric_total.add(self.connection, increments)
         return found
 
@@ -181,13 +169,9 @@ class Ledger:
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
-            num_closed = 0
             for row in rows:
                 if self.connection.execute(_REFUSE, (code, now_ns, row.ledger_id)).rowcount:
-                    num_closed += row.row_number == 0
                     self._count_end(increments, row.task, REFUSED, row.is_canary, code)
-            if num_closed:
-                self._change_boot("num_open", -num_closed)
             metric_total.add(self.connection, increments)
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
@@ -200,30 +184,13 @@ class Ledger:
         while rows := self._unanswered(now_ns - int(max_open_s * 1e9)):
             self._sweep(rows, now_ns)
             num_closed += len(rows)
-        self._forget_boots()
         return num_closed
 
-    def set_unanswered(self, num_requests: int) -> None:
+    def set_unanswered(self, num_requests: int, now_ns: int | None = None) -> None:
         """Say how many requests admitted in this boot have died in the engine so far, so that they fill no queue."""
-        with transaction(self.connection):
-            self.connection.execute(
-                "INSERT INTO boot (boot_id, num_unanswered) VALUES (?, ?) "
-                "ON CONFLICT (boot_id) DO UPDATE SET num_unanswered = excluded.num_unanswered",
-                (self._boot_id, num_requests),
-            )
-
-    def _num_waiting(self) -> int:
-        row = self.connection.execute(
-            "SELECT num_open - max(0, num_unanswered - num_swept) FROM boot WHERE boot_id = ?", (self._boot_id,)
-        ).fetchone()
-        return int(row[0]) if row else 0
-
-    def _change_boot(self, column: str, by: int) -> None:
-        self.connection.execute(
-            f"INSERT INTO boot (boot_id, {column}) VALUES (?, ?) "  # noqa: S608 - a column's name, from this module
-            f"ON CONFLICT (boot_id) DO UPDATE SET {column} = {column} + excluded.{column}",
-            (self._boot_id, by),
-        )
+        if num_requests != self._queue.num_noted():
+            with transaction(self.connection):
+                self._queue.note_dead(num_requests, time.time_ns() if now_ns is None else now_ns)
 
     def _insert(self, rows: Sequence[Entry], now_ns: int, increments: Increments) -> list[int]:
         ids = []
@@ -254,16 +221,13 @@ class Ledger:
     def _settle_late(self, row: Settlement, now_ns: int, increments: Increments) -> bool:
         """Its prompt has been counted and charged already; what the answer adds has not."""
         swept = self.connection.execute(
-            "SELECT state, boot_id, actual_nano_usd FROM request WHERE id = ?", (row.ledger_id,)
+            "SELECT state, actual_nano_usd FROM request WHERE id = ?", (row.ledger_id,)
         ).fetchone()
         if swept is None or swept[0] not in (CANCELLED, LOST):
             return False
-        state, boot_id, charged = swept
         self._execute_settle(_SETTLE_LATE, row, now_ns)
         self._count_end(increments, row.task, metric_total.LATE, row.is_canary)
-        self._count_use(increments, row, 0, row.actual_nano_usd - charged)
-        if state == CANCELLED and row.row_number == 0 and boot_id == self._boot_id:
-            self._change_boot("num_swept", -1)
+        self._count_use(increments, row, 0, row.actual_nano_usd - swept[1])
         return True
 
     def _record_flags(self, row: Settlement, increments: Increments, now_ns: int) -> None:
@@ -300,8 +264,8 @@ class Ledger:
 
     def _unanswered(self, before_ns: int) -> list[_Unanswered]:
         rows = self.connection.execute(
-            "SELECT id, boot_id, row_number, canary, num_prompt_tokens, actual_nano_usd, task FROM request "
-            "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) ORDER BY admitted_ns LIMIT ?",
+            "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request "
+            "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) ORDER BY id LIMIT ?",
             (self._boot_id, before_ns, _MAX_SWEPT_AT_ONCE),
         )
         return [_Unanswered(*row) for row in rows]
@@ -309,7 +273,6 @@ class Ledger:
     def _sweep(self, rows: Sequence[_Unanswered], now_ns: int) -> None:
         increments: Increments = {}
         with transaction(self.connection):
-            num_swept = 0
             for row in rows:
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
                 cursor = self.connection.execute(
@@ -318,19 +281,8 @@ class Ledger:
                 )
                 if not cursor.rowcount:
                     continue  # its answer came just now
-                num_swept += state == CANCELLED and row.row_number == 0
                 self._count_end(increments, row.task, state, row.is_canary)
                 if not row.is_canary:
                     metric_total.count(increments, metric_total.TOKENS_IN, by=row.num_prompt_tokens)
                     metric_total.count(increments, metric_total.COST, by=row.charged_nano_usd)
-            if num_swept:
-                self._change_boot("num_open", -num_swept)
-                self._change_boot("num_swept", num_swept)
             metric_total.add(self.connection, increments)
-
-    def _forget_boots(self) -> None:
-        """The load of boots that are over interests nobody."""
-        others = "FROM boot WHERE boot_id <> ?"
-        if self.connection.execute(f"SELECT 1 {others} LIMIT 1", (self._boot_id,)).fetchone():
-            with transaction(self.connection):
-                self.connection.execute(f"DELETE {others}", (self._boot_id,))

@@ -1,4 +1,4 @@
-"""The tables of the ledger: one row for each row of each request that reached preprocess, and the load of each boot."""
+"""The table of the ledger: one row for each row of each request that reached preprocess."""
 
 ADMITTED, SETTLED, REFUSED, CANCELLED, LOST = STATES = ("admitted", "settled", "refused", "cancelled", "lost")
 
@@ -25,11 +25,5 @@ CREATE TABLE IF NOT EXISTS request (
     admitted_ns INTEGER NOT NULL,           -- Unix time, of a refusal too
     closed_ns INTEGER                       -- Unix time
 );
-CREATE INDEX IF NOT EXISTS request_open ON request (admitted_ns) WHERE state = 'admitted';
-CREATE TABLE IF NOT EXISTS boot (
-    boot_id TEXT PRIMARY KEY,
-    num_open INTEGER NOT NULL DEFAULT 0,        -- requests admitted and neither answered nor given up
-    num_unanswered INTEGER NOT NULL DEFAULT 0,  -- requests that the parent knows to have died in the engine
-    num_swept INTEGER NOT NULL DEFAULT 0        -- those of them that were given up since
-) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS request_open ON request (boot_id, admitted_ns, row_number) WHERE state = 'admitted';
 """
