@@ -54,7 +54,7 @@ def test_every_series_of_a_counter_is_there_from_the_start(ledger, tmp_path):
     assert values["llm_cost_usd_total",] == 0
     assert all(values["llm_requests_rejected_total", code.value] == 0 for code in Code)
     assert all(
-        values["llm_requests_total", *reversed(series.split(","))] == 0
+        values[("llm_requests_total", *reversed(series.split(",")))] == 0
         for series in metric_total.COUNTERS[metric_total.REQUESTS].series
     )
 
