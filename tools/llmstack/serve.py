@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.metrics import exposition
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
@@ -27,6 +28,7 @@ from llmstack.server_error import ServerStartError
 from llmstack.server_log import LogRelay, is_harmless
 from llmstack.server_process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.stop_signals import StopRequested, StopSignals
+from llmstack.supervision.ledger_books import LedgerBooks
 from llmstack.supervision.service import Service, ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
 
@@ -112,7 +114,9 @@ def serve(
                 max_log_bytes=max_log_mib << 20,
                 endpoints=endpoints,
             )
-            _run(Service(server, release, state, settings, stop), console, verbose)
+            books = LedgerBooks(state.path, release.manifest)
+            service = Service(server, release, state, settings, stop, books, lambda: exposition(state.path))
+            _run(service, console, verbose)
     except ServerStartError as error:
         give_up(error)
     except KeyboardInterrupt:

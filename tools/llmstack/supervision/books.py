@@ -38,26 +38,3 @@ class Books(Protocol):
 
     def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
         """Report one outage; called once for each, from the supervisor's thread."""
-
-
-class NoBooks:
-    """A ledger that keeps nothing: the server's state directory has none."""
-
-    def close_due_windows(self, now_ns: int) -> None:
-        """Nothing to close."""
-
-    def close_unanswered(self, now_ns: int, live_boot_id: str) -> None:
-        """Nothing to close."""
-
-    def set_unanswered(self, boot_id: str, num_requests: int) -> None:
-        """Nobody asks."""
-
-    def window(self, now_ns: int) -> WindowFigures:
-        """Nothing is known."""
-        return WindowFigures(None, {})
-
-    def checkpoint(self) -> None:
-        """Nothing to keep small."""
-
-    def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
-        """Nobody to tell."""

@@ -15,7 +15,6 @@ from llmstack.supervision.supervisor import Supervisor
 
 TURN_S = 1.0
 SLOW_TURNS = 5
-CHECKPOINT_TURNS = 60
 HOUSEKEEPING = "housekeeping"
 
 
@@ -51,8 +50,6 @@ class Housekeeping:
         if number % SLOW_TURNS == 0:
             self._attempt(STATE_DIRECTORY, self._look_after_files)
             self._attempt(DELIVERY, self._gather_figures)
-        if number % CHECKPOINT_TURNS == CHECKPOINT_TURNS - 1:
-            self._attempt(LEDGER, self._books.checkpoint)
 
     def _run(self) -> None:
         number = 0
@@ -78,6 +75,7 @@ class Housekeeping:
             self._books.set_unanswered(boot_id, statistics.num_dead)
         self._books.close_unanswered(now_ns, boot_id)
         self._books.close_due_windows(now_ns)
+        self._books.checkpoint()
 
     def _look_after_files(self) -> None:
         self._state.check_writable()

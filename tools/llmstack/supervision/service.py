@@ -12,7 +12,7 @@ from llmstack.events.endpoint import Endpoint
 from llmstack.ports import listen
 from llmstack.server_process import TritonServer, reachable
 from llmstack.stop_signals import StopSignals
-from llmstack.supervision.books import Books, NoBooks
+from llmstack.supervision.books import Books
 from llmstack.supervision.drain import wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.metrics_page import MetricsPage
@@ -50,12 +50,12 @@ class Service:
         state: StateDirectory,
         settings: ServiceSettings,
         stop: StopSignals,
-        books: Books | None = None,
-        policy_metrics: Callable[[], bytes] = bytes,
+        books: Books,
+        policy_metrics: Callable[[], bytes],
     ) -> None:
         self.server, self.release = server, release
         self._state, self._settings, self._stop = state, settings, stop
-        self._books = books or NoBooks()
+        self._books = books
         self._deliveries = DeliveryService(state.path, settings.endpoints)
         self._policy_metrics = policy_metrics
         self._readiness = Readiness(release, server.engine)
