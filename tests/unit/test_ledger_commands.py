@@ -127,8 +127,9 @@ def test_parquet_has_types(ledger, tmp_path):
     first = table.slice(0, 1).to_pylist()[0]
     assert first["actual_usd"] == Decimal("0.000062")
     assert first["flags"] == ["cost_breach", "truncated"]
+    assert first["admitted"] == datetime(2024, 10, 4, 12, tzinfo=timezone.utc)
     assert table["closed"].null_count == 1
-    assert str(table.schema.field("admitted").type) == "timestamp[ns, tz=UTC]"
+    assert str(table.schema.field("admitted").type) == "timestamp[us, tz=UTC]"
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))

@@ -83,7 +83,7 @@ def export(
     canary: WithCanary = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
 ) -> None:
-    """Write every row: money in US dollars as exact decimals, times in UTC with nanoseconds.
+    """Write every row: money in US dollars as exact decimals, times in UTC.
 
     Example: llmstack ledger export --format parquet --output november.parquet --since 2026-11-01 --until 2026-11-30
     """

@@ -75,7 +75,7 @@ def write_jsonl(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) ->
 
 
 def write_parquet(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
-    """Money as decimal128(38, 9), times as UTC timestamps, flags as lists.
+    """Money as decimal128(38, 9), times as UTC timestamps of microseconds (Python's datetimes), flags as lists.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -86,7 +86,7 @@ def write_parquet(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) 
     schema = _parquet_schema(pa)
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for page in rows:
-            writer.write_table(pa.Table.from_pylist([_typed(row) for row in page], schema=schema))
+            writer.write_table(pa.Table.from_pylist([_for_parquet(row) for row in page], schema=schema))
             on_page(len(page))
 
 
@@ -106,6 +106,10 @@ def _typed(row: Row) -> Row:
     return {**row, **{name: dollars(row[name]) for name in _MONEY}, "flags": flags, "canary": bool(row["canary"])}
 
 
+def _for_parquet(row: Row) -> Row:
+    return {**_typed(row), **{name: None if row[name] is None else row[name] // 1_000 for name in _TIMES}}
+
+
 def _rfc3339(time_ns: int) -> str:
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
@@ -114,7 +118,7 @@ def _rfc3339(time_ns: int) -> str:
 def _parquet_schema(pa: Any) -> Any:
     special = {
         **{name: pa.decimal128(38, 9) for name in _MONEY},
-        **{name: pa.timestamp("ns", tz="UTC") for name in _TIMES},
+        **{name: pa.timestamp("us", tz="UTC") for name in _TIMES},
         **{name: pa.string() for name in (*_TEXTS, "state", "swept_as", "code")},
         "canary": pa.bool_(),
         "flags": pa.list_(pa.string()),
