@@ -74,6 +74,7 @@ class Canary:
         self._client = httpx.Client(base_url=server.http_url, trust_env=False)
         self._progress_at_s = time.monotonic()
         self._num_succeeded = 0
+        self._num_unanswered = 0  # canaries since the last that was answered: they still wait in the server themselves
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,6 +93,7 @@ class Canary:
         began = time.monotonic()
         error = self._attempt(timeout_s)
         ended = time.monotonic()
+        self._num_unanswered = self._num_unanswered + 1 if isinstance(error, httpx.TimeoutException) else 0
         statistics = self._try_statistics()
         is_proof = error is None or self._has_served(statistics)
         if is_proof:
@@ -153,9 +155,9 @@ class Canary:
 
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
         """Whether others wait in the engine, too, and that for no longer than it may take."""
-        own = 1
-        stalled_s = time.monotonic() - self._progress_at_s
-        return statistics is not None and statistics.max_in_flight > own and stalled_s <= MAX_STALL_S
+        if statistics is None or time.monotonic() - self._progress_at_s > MAX_STALL_S:
+            return False
+        return statistics.max_in_flight > self._num_unanswered
 
 
 def warm_up_inputs(release: Release) -> dict[str, dict[str, Any]]:
