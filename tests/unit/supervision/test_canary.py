@@ -11,7 +11,7 @@ from llm_policy.release import Release
 from llmstack.ports import FREE_PORTS, Ports
 from llmstack.server_process import TritonServer
 from llmstack.supervision.canary import MAX_STALL_S, Canary, Verdict, warm_up_inputs
-from tests.releases import SCHEMAS, write_release
+from tests.releases import SCHEMAS, change_manifest, write_release
 from tests.unit.supervision.scripted_triton import ScriptedTriton
 
 IN_TIME_S, AT_ONCE_S = 30.0, 0.2
@@ -68,7 +68,7 @@ def answer(release: Release, **changes: list) -> dict:
 def test_a_guided_answer_of_this_engine_is_a_proof(canary, triton):
     finding = canary.probe(IN_TIME_S)
     assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (Verdict.PROVEN, True, True)
-    headers, inputs = triton.requests[0]
+    _, inputs = triton.requests[0]
     assert inputs["schema_id"] == min(SCHEMAS)
 
 
@@ -169,7 +169,8 @@ def test_every_task_and_schema_is_warmed_up(release):
 
 
 def test_without_schemas_the_canary_is_guided_all_the_same(tmp_path, triton, server):
-    bare = write_release(tmp_path / "bare")
+    change_manifest(write_release(tmp_path / "bare").directory, schemas={})
+    bare = Release.open(tmp_path / "bare")
     triton.body = answer(bare)
     canary = Canary(server, bare)
     assert canary.probe(IN_TIME_S).verdict is Verdict.PROVEN

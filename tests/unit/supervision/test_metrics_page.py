@@ -11,7 +11,7 @@ from llmstack.ports import listen
 from llmstack.supervision.metrics_page import MetricsPage
 from llmstack.supervision.page_server import Page, PageServer
 
-TRITON = b"# TYPE nv_inference_count counter\nnv_inference_count 7"  # without a line end
+TRITON = b"# TYPE nv_cpu_utilization gauge\nnv_cpu_utilization 7"  # without a line end
 POLICY = b"# TYPE llm_cost_usd counter\nllm_cost_usd_total 0.5\n"
 BACKLOG = Backlog("readiness", True, "", 3, 12.5, "")
 NOBODY = "http://127.0.0.1:1/metrics"
@@ -36,7 +36,7 @@ def samples(page: Page) -> dict[str, float]:
 def test_all_parts_are_on_one_page(triton_url):
     page = MetricsPage(lambda: triton_url, lambda: POLICY, lambda: True, lambda: [BACKLOG]).make()
     assert samples(page) == {
-        "nv_inference_count": 7,
+        "nv_cpu_utilization": 7,
         "llm_cost_usd_total": 0.5,
         "llm_delivery_backlog readiness": 3,
         "llm_delivery_oldest_age_seconds readiness": 12.5,
@@ -59,4 +59,4 @@ def test_without_the_policy_the_rest_is_there(triton_url):
 
     found = samples(MetricsPage(lambda: triton_url, broken, lambda: True, list).make())
     assert (found["llm_metrics_part_up triton"], found["llm_metrics_part_up policy"]) == (1, 0)
-    assert found["nv_inference_count"] == 7
+    assert found["nv_cpu_utilization"] == 7

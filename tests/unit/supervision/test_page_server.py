@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 import httpx
 import pytest
@@ -67,7 +67,7 @@ def test_head_is_get_without_a_body(server):
 
 def test_other_paths_are_not_found(server):
     assert get(server, "/").status_code == 404
-    assert get(server, "/../a").status_code == 404
+    assert get(server, "/a/b").status_code == 404
 
 
 def test_other_methods_are_not_allowed(server):
@@ -97,9 +97,8 @@ def test_a_client_that_says_nothing_is_cut_off_in_time(server):
     began = time.monotonic()
     with closing(socket.create_connection((HOST, server.port), timeout=30)) as connection:
         connection.sendall(b"GET /a HT")
-        with pytest.raises(ConnectionResetError):
-            while connection.recv(1):
-                pass
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
     assert DEADLINE_S * 0.8 < time.monotonic() - began < DEADLINE_S * 4
 
 
@@ -110,20 +109,23 @@ def test_idle_connections_keep_nobody_out(server):
         assert get(server, "/a").status_code == 200
 
 
-def test_a_page_that_is_slow_does_not_hold_up_another(server):
-    asking = threading.Thread(target=get, args=(server, "/slow"), daemon=True)
+def test_a_page_that_is_slow_does_not_hold_up_another(server, slow):
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(get(server, "/slow").text))
     asking.start()
     assert get(server, "/a").status_code == 200
+    assert answers == []
+    slow.set()
+    asking.join()
+    assert answers == ["at last"]
 
 
 def test_the_end_closes_what_is_open():
     with PageServer(listen(HOST, "ready", 0), {}, "test") as server:
         port = server.port
         connection = socket.create_connection((HOST, port), timeout=30)
-    with closing(connection):
-        try:
-            assert connection.recv(1) == b""
-        except ConnectionResetError:
-            pass
+        assert get(server, "/").status_code == 404  # so the first was accepted, too
+    with closing(connection), suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((HOST, port), timeout=5)
