@@ -59,5 +59,5 @@ class Load:
                     self._closing.wait(RETRY_S)
 
 
-# 64 tokens at 300 nano-dollars are more, 4 tokens and the prompt are less.
-DEAR_FROM = {"max_queue_delay_us": 1_000_000, "max_prompt_tokens": 4096, "max_tokens": 6000, "max_cost_usd": 0.00001}
+# 64 tokens at 300 nano-dollars are more, 4 tokens and the prompt are less. The queue's delay is no test's business.
+DEAR_FROM = {"max_queue_delay_us": 60_000_000, "max_cost_usd": 0.00001}

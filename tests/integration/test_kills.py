@@ -120,7 +120,7 @@ def check_events(
     assert set(listed) <= {asked.request_id for asked in load.asked if asked.is_dear}
     assert sum_of(readiness, "cost") == len(listed)
     assert num_outages[0] <= sum_of(readiness, "engine_unhealthy") <= num_outages[1]
-    assert {event["rule"] for event in readiness} <= {"cost", "engine_unhealthy", "queue_delay"}
+    assert {event["rule"] for event in readiness} == {"cost", "engine_unhealthy"}
 
 
 def once_by_id(receiver: WebhookReceiver) -> list[dict[str, Any]]:
