@@ -3,50 +3,26 @@
 import asyncio
 import json
 import os
-import shutil
 import time
 from collections import Counter
 from contextlib import closing
 
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from llm_policy import alerts
-from llm_policy.database import FILE_NAME, open_database, open_to_read, transaction
-from llm_policy.metrics import exposition
+from llm_policy.database import FILE_NAME, open_database, transaction
 from llm_policy.release import Release
 from llmstack.ledger.verification import verify
-from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.server_process import TritonServer
+from tests.integration.live_books import ledger_of, metrics_of, release_with, two_stubs
 from tests.integration.traffic import MAX_COST_USD, Tally, send_all
 
 # The full run is 20,000: `make soak`.
 NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
 CONCURRENCY = 32
 # The first half warms caches up, which a short one does not finish.
-MAX_GROWTH = 0.05 if NUM_REQUESTS >= 20_000 else 0.25
-
-
-def two_stubs(directory):
-    """The model repository with two instances of each step."""
-    repository = shutil.copytree(MODEL_REPOSITORY, directory / "models")
-    for step in ("preprocess", "postprocess"):
-        config = repository / step / "config.pbtxt"
-        text = config.read_text()
-        assert "count: 1 kind" in text
-        config.write_text(text.replace("count: 1 kind", "count: 2 kind"))
-    return repository
-
-
-def release_with(directory, **changes):
-    """The embedded release with changed sections of its manifest."""
-    release = shutil.copytree(DEFAULT_RELEASE_DIR, directory / "release")
-    manifest = json.loads((release / "manifest.json").read_text())
-    for section, values in changes.items():
-        manifest[section] = {**manifest[section], **values} if isinstance(values, dict) else values
-    (release / "manifest.json").write_text(json.dumps(manifest))
-    return release
+MAX_GROWTH = 0.05 if NUM_REQUESTS >= 20_000 else 0.10
 
 
 def rss_by_process(server):
@@ -72,18 +48,6 @@ def soak(tmp_path_factory):
             asyncio.run(send_all(server.grpc_url, manifest, NUM_REQUESTS // 2 - 1, CONCURRENCY, tally))
             memory.append(rss_by_process(server))
         yield server, tally, memory, NUM_REQUESTS / (time.monotonic() - began)
-
-
-def ledger_of(state_dir):
-    return closing(open_to_read(state_dir / FILE_NAME))
-
-
-def metrics_of(state_dir):
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(exposition(state_dir).decode())
-        for sample in family.samples
-    }
 
 
 def test_every_request_is_answered_or_refused_with_a_declared_code(soak):
