@@ -86,7 +86,7 @@ def test_a_full_queue_sheds_load_at_once_but_not_the_canary(busy):
     with Calls(busy, 2):
         wait_for_rows(busy, "request_id LIKE 'long-%' AND state = 'admitted'", 2)
         began = time.monotonic()
-        refused = client.send({"text_input": TEXT}, {"X-Request-Id": "shed"})
+        refused = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "shed"})
         assert time.monotonic() - began < 5
         canary = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Canary-Token": busy.canary_token})
     assert refused.code == "overloaded"
