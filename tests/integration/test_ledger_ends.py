@@ -139,6 +139,8 @@ def test_a_guided_answer_of_a_new_schema_names_it_in_ledger_and_log(busy):
     assert schema_id == answer["resolved_schema_id"]
     (line,) = [json.loads(text) for text in busy.log_path.read_text().splitlines() if '"guided"' in text]
     assert (line["request_id"], line["trace_id"], line["schema_id"]) == ("guided", trace_id, schema_id)
+    values = metrics_of(busy.state_dir)
+    assert values["llm_guide_compile_ms_count", ()] == values["llm_guide_cache_total", (("result", "miss"),)] > 0
     assert TEXT not in busy.log_path.read_text()
 
 
