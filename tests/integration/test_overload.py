@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
     assert live.rows(NUM_OPEN) >= [(1,)]  # their rows still wait for an answer that may come
 
 
-def cancellable(client: triton_grpc.InferenceServerClient, live: LiveService) -> triton_grpc.CallContext:
+def cancellable(client: triton_grpc.InferenceServerClient, live: LiveService) -> Any:
     text = triton_grpc.InferInput("text_input", [1, 1], "BYTES")
     text.set_data_from_numpy(np.array([[b"hello"]], np.object_))
     inputs = [text]
