@@ -12,7 +12,7 @@ import tritonclient.grpc as triton_grpc
 from tests.integration.live_service import LiveService, wait_until
 
 MAX_QUEUE_SIZE = 4
-SLOW_TOKENS = 600
+SLOW_TOKENS = 300
 
 pytestmark = pytest.mark.server
 
@@ -67,8 +67,10 @@ def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
         wait_until(lambda: live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)])
         for call in calls:
             call.cancel()
+        num_restarts = live.readiness()["restarts"]
         wait_until(lambda: live.ask().status == 200, 120)
-    assert live.rows(NUM_OPEN) >= [(1,)]  # their rows still wait for an answer that may come
+    assert live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)]  # nobody can tell yet that no answer will come
+    assert live.readiness()["restarts"] == num_restarts
 
 
 def cancellable(client: triton_grpc.InferenceServerClient, live: LiveService) -> Any:
@@ -77,6 +79,6 @@ def cancellable(client: triton_grpc.InferenceServerClient, live: LiveService) ->
     inputs = [text]
     for name in ("max_tokens", "min_tokens"):
         number = triton_grpc.InferInput(name, [1, 1], "INT32")
-        inputs.append(number.set_data_from_numpy(np.array([[4000]], np.int32)))
+        inputs.append(number.set_data_from_numpy(np.array([[SLOW_TOKENS]], np.int32)))
     headers = {name.lower(): value for name, value in live.headers.items()}
     return client.async_infer("ensemble", inputs, lambda result, error: None, headers=headers)
