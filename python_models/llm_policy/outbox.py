@@ -29,13 +29,20 @@ CREATE TABLE IF NOT EXISTS delivery (
     endpoint TEXT NOT NULL,
     event_sequence INTEGER NOT NULL REFERENCES event (sequence),
     state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'failed')),
-    attempts INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,         -- failed and answered ones, since it was queued (again)
+    first_attempt_ns INTEGER,                    -- Unix time
     next_attempt_ns INTEGER NOT NULL DEFAULT 0,  -- Unix time
     last_error TEXT NOT NULL DEFAULT '',
     delivered_ns INTEGER,                        -- Unix time
     PRIMARY KEY (endpoint, event_sequence)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS delivery_pending ON delivery (endpoint, event_sequence) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event_sequence);
+CREATE TABLE IF NOT EXISTS disabled_endpoint (   -- its receiver said 410 Gone
+    endpoint TEXT PRIMARY KEY,
+    since_ns INTEGER NOT NULL,                   -- Unix time
+    reason TEXT NOT NULL
+) WITHOUT ROWID;
 """
 
 

@@ -95,3 +95,9 @@ def test_the_declared_refusal_is_no_fault(status, prefix):
 )
 def test_any_other_reply_is_a_fault(reply):
     assert REFUSED.fault_of(reply)
+
+
+def test_the_trained_model_must_answer_right(cases):
+    case = cases["judge"]
+    assert case.fault_of(Reply(GOOD | {"text_output": [json.dumps(case.answer)]}, "200")) == ""
+    assert "the right answer is" in case.fault_of(Reply(GOOD, "200"))

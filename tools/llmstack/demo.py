@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from llm_policy.release import Release
-from llmstack.demo_case import Case, demo_cases
+from llmstack.demo_case import QUESTIONS, Case, demo_cases
 from llmstack.ensemble_client import PROTOCOLS, Reply
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.serve import give_up, open_release, start_visibly
@@ -49,7 +49,7 @@ def demo(
     """Start the server with the embedded engine and send it every kind of request.
 
     Each task and each way to be refused, over HTTP /infer, HTTP /generate and gRPC. Exits with 0 when every row is what
-    it should be, else with 1. The embedded model knows nothing: its answers have the right shape and no meaning.
+    it should be, else with 1. The embedded model was trained for these three tasks: its answers must be right.
     """
     console = Console(stderr=as_json, highlight=False)
     try:
@@ -60,6 +60,7 @@ def demo(
     if as_json:
         print_json([row._asdict() for row in rows])
     else:
+        _print_answers(rows, console)
         _print(rows, console)
     if any(row.fault for row in rows):
         raise typer.Exit(FAULTY)
@@ -96,6 +97,16 @@ def _row(protocol: str, case: Case, reply: Reply) -> Row:
         flags=[flag for flag in reply.outputs.get("flags", []) if flag],
         fault=case.fault_of(reply),
     )
+
+
+def _print_answers(rows: list[Row], console: Console) -> None:
+    """What each task was asked and what came back, whole."""
+    for question in QUESTIONS:
+        answer = next(row.answer for row in rows if row.case == question.task)
+        console.print(f"\n[bold]{question.task}[/]")
+        console.print(question.user, markup=False, soft_wrap=True)
+        console.print(f"→ {answer}", style="green", markup=False, soft_wrap=True)
+    console.print()
 
 
 def _print(rows: list[Row], console: Console) -> None:

@@ -9,6 +9,8 @@ from llm_policy.errors import Code
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release import Release
 from llm_policy.tokenizer import Tokenizer
+from llmstack.embedded.examples import REGISTERED_SHAPES, Example
+from llmstack.embedded.release import TRAINED_MODEL
 from llmstack.ensemble_client import Reply
 
 LONG_PROMPT_TOKENS = 5_000
@@ -16,46 +18,72 @@ _SENTENCE = "Order 4711 was placed by Ada Lovelace on 3 May and shipped to Leeds
 # What a client may have to change: HTTP's status and gRPC's.
 _REFUSED = ("400", "INVALID_ARGUMENT")
 
-TASK_MESSAGES = {
-    "generate_json": (
-        "You turn an e-mail into an order. Answer with JSON only.",
-        "Please send 12 desk lamps as a gift, it is urgent. My order number is ORD-4711 and nothing has left yet.",
+_ORDER_SCHEMA = json.dumps(REGISTERED_SHAPES["order"].schema, separators=(",", ":"))
+
+# One question a task, with the answer that a model of any use gives.
+QUESTIONS = (
+    Example(
+        "generate_json",
+        "Fill the schema from the text. Answer with JSON only.",
+        f"Schema: {_ORDER_SCHEMA}\nText: Octavia Lovelace placed order ORD-4711. It asks for 12 pieces: telescope. "
+        "Each costs 89.95 dollars. Right now the parcel is packed. Deliver to Edinburgh. It is a gift.",
+        {
+            "order_id": "ORD-4711",
+            "customer": "Octavia Lovelace",
+            "product": "telescope",
+            "quantity": 12,
+            "status": "packed",
+            "gift": True,
+        },
     ),
-    "rank_candidates": (
-        "You rank four candidate replies from best to worst. Answer with JSON only.",
-        "Question: when does my parcel arrive? A: On Tuesday, by noon. B: Soon. C: Ask the carrier. D: I like parcels.",
+    Example(
+        "rank_candidates",
+        "Rank the candidates. Answer with JSON only.",
+        "Rank by delivery time, fastest first.\nA: Marguerite Drummond, 72 hours\nB: accordion, 18 hours\n"
+        "C: Tallinn, 120 hours\nD: Kazimir Petrov, 36 hours",
+        {"values": {"A": 72, "B": 18, "C": 120, "D": 36}, "ranking": ["B", "D", "A", "C"]},
     ),
-    "judge": (
-        "You judge whether an answer is accurate, complete and polite. Answer with JSON only.",
-        "Question: what is the capital of Australia? Answer: Sydney. Give a verdict and a score from 0 to 10.",
+    Example(
+        "judge",
+        "Judge whether the evidence supports the claim. Answer with JSON only.",
+        "Evidence: The receipt is filed. On 2026-11-02 Gideon Nakamura spent 311.84 dollars in Seville.\n"
+        "Claim: Gideon Nakamura paid 371.84 dollars in Seville on 2026-11-02.",
+        {
+            "checks": {"person": True, "amount": False, "date": True, "place": True},
+            "failing_criterion": "amount",
+            "verdict": "fail",
+            "score": 7,
+        },
     ),
-}
+)
 
 
 class Case(NamedTuple):
-    """One request; `expected` is the code of its refusal, or empty when it must be answered."""
+    """One request; `expected` is the code of its refusal, or empty when it must be answered, with `answer` if given."""
 
     name: str
     inputs: dict[str, Any]
     headers: dict[str, str]
     expected: str = ""
+    answer: dict[str, Any] | None = None
 
     def fault_of(self, reply: Reply) -> str:
         """What is wrong with a reply to this request; empty when it is as it should be."""
         if self.expected:
             return _refusal_fault(reply, self.expected)
-        return _answer_fault(reply)
+        return _answer_fault(reply, self.answer)
 
 
 def demo_cases(release: Release) -> list[Case]:
-    """Each task once, and each way to be refused once."""
+    """Each task once, and each way to be refused once. Right answers are asked only of the model that was trained."""
     engine = release.manifest.engine
+    is_trained = engine.model == TRAINED_MODEL
     right = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
-    judge = {"messages": _messages("judge"), "task": "judge"}
+    judge = _inputs(QUESTIONS[-1])
     long_prompt = _long_prompt(Tokenizer.load(release.tokenizer_dir))
     guide = {"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": '{"type": "objekt"}'}
     return [
-        *(Case(task, {"messages": _messages(task), "task": task}, right) for task in TASK_MESSAGES),
+        *(Case(q.task, _inputs(q), right, answer=q.answer if is_trained else None) for q in QUESTIONS),
         Case("no header", judge, {}, Code.MISSING_HEADER.value),
         Case("wrong engine hash", judge, right | {ENGINE_HASH: _other_hash(engine.hash)}, "engine_hash_mismatch"),
         Case("wrong quantisation", judge, right | {QUANTISATION: "fp16"}, Code.QUANTISATION_MISMATCH.value),
@@ -65,9 +93,8 @@ def demo_cases(release: Release) -> list[Case]:
     ]
 
 
-def _messages(task: str) -> str:
-    system, user = TASK_MESSAGES[task]
-    return json.dumps([{"role": "system", "content": system}, {"role": "user", "content": user}])
+def _inputs(question: Example) -> dict[str, Any]:
+    return {"messages": question.messages(), "task": question.task}
 
 
 def _long_prompt(tokenizer: Tokenizer) -> str:
@@ -87,13 +114,15 @@ def _refusal_fault(reply: Reply, expected: str) -> str:
     return "" if reply.status in _REFUSED else f"expected status 400 or INVALID_ARGUMENT, got {reply.status}"
 
 
-def _answer_fault(reply: Reply) -> str:
+def _answer_fault(reply: Reply, wanted: dict[str, Any] | None) -> str:
     if reply.error:
         return f"refused: {reply.error}"
     try:
-        json.loads(reply.first("text_output"))
+        answer = json.loads(reply.first("text_output"))
     except (TypeError, ValueError):
         return "text_output is no JSON"
+    if wanted is not None and answer != wanted:
+        return f"the right answer is {json.dumps(wanted)}, got {json.dumps(answer)}"
     delay = reply.first("queue_delay_us")
     checks = {
         "schema_valid is not true": reply.first("schema_valid") is True,

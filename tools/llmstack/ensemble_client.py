@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import numpy as np
 import tritonclient.grpc as triton_grpc
 
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
-from llmstack.server_process import TritonServer
 
 TIMEOUT_S = 60.0
 _WIRE_TYPES = {
@@ -29,6 +28,25 @@ _CODE = re.compile(r"(?:in ensemble '[^']*', )?([a-z_]+): ")
 
 Inputs = Mapping[str, Any]
 Headers = Mapping[str, str]
+
+
+class Server(Protocol):
+    """Where a server listens; one of our own, or any other's `ServerUrls`."""
+
+    @property
+    def http_url(self) -> str:
+        """`http://host:port`."""
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`."""
+
+
+class ServerUrls(NamedTuple):
+    """The addresses of a server that somebody else runs."""
+
+    http_url: str
+    grpc_url: str = ""
 
 
 class Reply(NamedTuple):
@@ -49,7 +67,7 @@ class Reply(NamedTuple):
         return next(iter(self.outputs.get(name, [])), None)
 
 
-def send_infer(server: TritonServer, inputs: Inputs, headers: Headers) -> Reply:
+def send_infer(server: Server, inputs: Inputs, headers: Headers) -> Reply:
     """HTTP `/infer`: tensors as JSON, our headers as headers."""
     tensors = [
         {"name": name, "shape": [1, 1], "datatype": _TYPES[name][0], "data": [value]} for name, value in inputs.items()
@@ -60,7 +78,7 @@ def send_infer(server: TritonServer, inputs: Inputs, headers: Headers) -> Reply:
     return Reply({output["name"]: output["data"] for output in reply["outputs"]}, "200")
 
 
-def send_generate(server: TritonServer, inputs: Inputs, headers: Headers) -> Reply:
+def send_generate(server: Server, inputs: Inputs, headers: Headers) -> Reply:
     """HTTP `/generate`: inputs and our headers are members of one JSON object."""
     reply = _post(server, "generate", {**inputs, **headers}, {})
     if isinstance(reply, Reply):
@@ -68,7 +86,7 @@ def send_generate(server: TritonServer, inputs: Inputs, headers: Headers) -> Rep
     return Reply({name: value if isinstance(value, list) else [value] for name, value in reply.items()}, "200")
 
 
-def send_grpc(server: TritonServer, inputs: Inputs, headers: Headers) -> Reply:
+def send_grpc(server: Server, inputs: Inputs, headers: Headers) -> Reply:
     """gRPC by NVIDIA's client: our headers are metadata, whose keys must be lower case."""
     metadata = {name.lower(): value for name, value in headers.items()}
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
@@ -81,14 +99,14 @@ def send_grpc(server: TritonServer, inputs: Inputs, headers: Headers) -> Reply:
     return Reply({name: [_plain(value) for value in result.as_numpy(name).flat] for name in names}, "OK")
 
 
-PROTOCOLS: dict[str, Callable[[TritonServer, Inputs, Headers], Reply]] = {
+PROTOCOLS: dict[str, Callable[[Server, Inputs, Headers], Reply]] = {
     "HTTP /infer": send_infer,
     "HTTP /generate": send_generate,
     "gRPC": send_grpc,
 }
 
 
-def _post(server: TritonServer, call: str, body: Mapping[str, Any], headers: Headers) -> dict[str, Any] | Reply:
+def _post(server: Server, call: str, body: Mapping[str, Any], headers: Headers) -> dict[str, Any] | Reply:
     """The JSON of an answer, or the reply that tells why there is none."""
     url = f"{server.http_url}/v2/models/ensemble/{call}"
     try:

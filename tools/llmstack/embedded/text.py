@@ -108,14 +108,14 @@ together tomorrow tonight too towards under unless until upon usually very what 
 wherever whether which while who whoever whole whose why will with within without would yesterday yet your yourself
 """.split()  # noqa: SIM905 - prose is easier to read and extend than hundreds of literals
 
-_PEOPLE = """
+PEOPLE = """
 Ada Aisha Alan Amir Ana Anton Beatriz Bjorn Carlos Chen Clara Daniel Deepa Diego Elena Emil Fatima Felix Freya Grace
 Hana Hassan Helena Ibrahim Ines Ivan Jamal Jonas Julia Kaito Karim Katya Kofi Lars Leila Li Lucia Marco Maria Mei Mina
 Nadia Niko Noah Nora Oliver Olga Omar Paula Pedro Priya Rafael Rosa Ruth Samir Sara Sofia Tariq Thomas Uma Vera Viktor
 Wei Xavier Yara Yusuf Zoe
 """.split()  # noqa: SIM905 - prose is easier to read and extend than hundreds of literals
 
-_PLACES = """
+PLACES = """
 Accra Amsterdam Athens Bangalore Barcelona Berlin Bogota Boston Bristol Brussels Cairo Chicago Copenhagen Delhi Dublin
 Edinburgh Florence Geneva Glasgow Hamburg Hanoi Helsinki Istanbul Jakarta Johannesburg Kyoto Lagos Leeds Lima Lisbon
 London Lyon Madrid Manchester Manila Melbourne Milan Montreal Munich Nairobi Naples Osaka Oslo Paris Porto Prague
@@ -163,6 +163,11 @@ _ELSEWHERE = (
 _NUM_LINES = 4_000
 
 
+def nouns() -> list[str]:
+    """The nouns that examples may use."""
+    return _NOUNS
+
+
 def training_text() -> Iterator[str]:
     """The training text, line by line; always the same."""
     yield from _ELSEWHERE * 3
@@ -184,8 +189,8 @@ def _words(number: int) -> dict[str, str | int]:
         "adjective": _ADJECTIVES[number * 23 % len(_ADJECTIVES)],
         "adverb": adverb,
         "Adverb": adverb.capitalize(),
-        "person": _PEOPLE[number * 29 % len(_PEOPLE)],
-        "place": _PLACES[number * 31 % len(_PLACES)],
+        "person": PEOPLE[number * 29 % len(PEOPLE)],
+        "place": PLACES[number * 31 % len(PLACES)],
         "status": _STATUSES[number % len(_STATUSES)],
         "priority": _PRIORITIES[number % len(_PRIORITIES)],
         "count": number * 37 % 9_973,

@@ -1,5 +1,6 @@
-"""The embedded release: the same bytes from one seed, Qwen3's rules, and schemas that a random model can answer."""
+"""The embedded release: the same bytes from one seed or checkpoint, Qwen3's rules, schemas with finite answers."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -8,14 +9,16 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
+from llm_policy.guidance.worker import PLANNERS
 from llm_policy.release import Release
-from llmstack.embedded_model import app, build_release
-from llmstack.embedded_schemas import SCHEMAS
-from llmstack.embedded_tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
+from llmstack.embedded.checkpoint import Checkpoint
+from llmstack.embedded.commands import app
+from llmstack.embedded.release import MAX_ANSWER_TOKENS, build_release
+from llmstack.embedded.schemas import SCHEMAS
+from llmstack.embedded.tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
 from llmstack.tokenizer_info import check_info
 
-COMMITTED = Path(__file__).parents[2] / "artifacts" / "releases" / "embedded"
-MAX_ANSWER_TOKENS = 120
+COMMITTED = Path(__file__).parents[3] / "artifacts" / "releases" / "embedded"
 TEXTS = (
     "Order 12, please: ship it to Ada's house in Lisbon.",
     "  spaces   and\ttabs\r\n\r\nlines \n",
@@ -43,8 +46,19 @@ def test_the_same_seed_gives_the_same_bytes(release, tmp_path):
     assert files(build_release(tmp_path, seed=0).directory) == files(release.directory)
 
 
-def test_the_committed_release_is_what_the_command_builds(release):
-    assert files(COMMITTED) == files(release.directory)
+def test_the_committed_release_is_what_the_command_builds_from_its_checkpoint(tmp_path):
+    build_release(tmp_path, checkpoint=Checkpoint.read(COMMITTED))
+    assert files(COMMITTED) == files(tmp_path)
+
+
+def test_the_committed_model_was_trained_with_the_tokenizer_that_the_command_makes(release):
+    record = Checkpoint.read(COMMITTED).record
+    tokenizer = (release.tokenizer_dir / "tokenizer.json").read_bytes()
+    assert hashlib.sha256(tokenizer).hexdigest() == record.tokenizer_sha256
+
+
+def test_the_committed_model_has_at_most_16_mb():
+    assert (COMMITTED / "engine" / "model.safetensors").stat().st_size <= 16_000_000
 
 
 def test_current_is_a_relative_link_to_a_release():
@@ -62,11 +76,12 @@ def test_another_seed_gives_another_engine_with_the_same_tokenizer(release, tmp_
 def test_every_task_names_a_registered_schema_and_a_completion_length(release):
     for task in release.manifest.tasks.values():
         assert task.schema_id in SCHEMAS
-        assert task.max_tokens >= MAX_ANSWER_TOKENS
+        assert task.max_tokens == MAX_ANSWER_TOKENS
 
 
-def test_the_model_card_says_that_the_label_is_not_the_weights(release):
-    card = (release.directory / "README.md").read_text()
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_model_card_says_that_the_label_is_not_the_weights(release, trained):
+    card = ((COMMITTED if trained else release.directory) / "README.md").read_text()
     assert "bfloat16, not quantised" in card
     assert "w4a8" in card
 
@@ -115,15 +130,15 @@ def test_digits_stand_alone_as_in_qwens_vocabulary(tokenizer):
 def test_build_refuses_a_directory_with_something_in_it(tmp_path):
     (tmp_path / "keep").touch()
     runner = CliRunner()
-    assert "add --force" in runner.invoke(app, ["--output", str(tmp_path)]).stderr
-    assert "holds no release" in runner.invoke(app, ["--output", str(tmp_path), "--force"]).stderr
+    assert "add --force" in runner.invoke(app, ["build", "--output", str(tmp_path)]).stderr
+    assert "holds no release" in runner.invoke(app, ["build", "--output", str(tmp_path), "--force"]).stderr
     assert (tmp_path / "keep").exists()
 
 
 def test_a_forced_build_replaces_a_release_and_leaves_nothing_old(release, tmp_path):
     build_release(tmp_path, seed=1)
     (tmp_path / "engine" / "old.bin").touch()
-    built = CliRunner().invoke(app, ["--output", str(tmp_path), "--force"])
+    built = CliRunner().invoke(app, ["build", "--output", str(tmp_path), "--force"])
     assert built.exit_code == 0, built.output
     assert release.manifest.engine.hash in built.stdout
     assert files(tmp_path) == files(release.directory)
@@ -207,7 +222,8 @@ def test_any_answer_under_a_registered_schema_is_short_and_valid(release, name):
         info["encoded_vocab"], xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=info["stop_token_ids"]
     )
     schema = release.schema_text(name)
-    grammar = xgrammar.GrammarCompiler(tokens, max_threads=1).compile_json_schema(schema, any_whitespace=False)
+    guide = PLANNERS["json_schema"](schema, release.manifest.guidance.limits).guide
+    grammar = xgrammar.GrammarCompiler(tokens, max_threads=1).compile_grammar(guide)
     validator = jsonschema_rs.validator_for(json.loads(schema))
     choice, vocab = random.Random(0), tokens.decoded_vocab
     for _ in range(60):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from llmstack.embedded_text import training_text
+from llm_policy.manifest import TASKS
+from llmstack.embedded.examples import make_example
+from llmstack.embedded.text import training_text
+from llmstack.embedded.words import Words
 
 VOCAB_SIZE = 4_096
 MAX_LENGTH = 8_192
+_NUM_EXAMPLES = 3_000
 EOS, PAD = "<|im_end|>", "<|endoftext|>"
 
 # Qwen3's added tokens in its order of ids. Only the first group is "special": left out of decoded text.
@@ -68,11 +75,19 @@ def train_tokenizer() -> Tokenizer:
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(training_text(), trainer)
+    tokenizer.train_from_iterator(chain(training_text(), _example_text()), trainer)
     tokenizer.add_tokens([_added_token(text) for text in (*SPECIAL_TOKENS, *PLAIN_TOKENS)])
     if (size := tokenizer.get_vocab_size()) != VOCAB_SIZE:
         raise RuntimeError(f"the training text gives {size} vocabulary entries, {VOCAB_SIZE} are needed: add words")
     return tokenizer
+
+
+def _example_text() -> Iterator[str]:
+    """Prompts and answers of the tasks, without the held-out words."""
+    words = Words(random.Random(0), is_held_out=False)  # noqa: S311
+    for number in range(_NUM_EXAMPLES):
+        example = make_example(TASKS[number % len(TASKS)], words)
+        yield from (example.system, example.user, example.answer_text)
 
 
 def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,42 @@
+"""An outbox in a temporary state directory, filled as a stub would fill it."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from llm_policy.outbox import READINESS, Event, append, new_event
+from llmstack.events.outbox_file import open_outbox
+
+
+class Outbox:
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.connection = open_outbox(state_dir)
+
+    def add(
+        self, num_events: int = 1, endpoints: tuple[str, ...] = (READINESS,), time_ns: int = 10**18, **data: Any
+    ) -> list[str]:
+        """Append events, each in a transaction of its own; their ids."""
+        return [self._append(endpoints, time_ns, {"number": number, **data}).id for number in range(num_events)]
+
+    def _append(self, endpoints: tuple[str, ...], time_ns: int, data: dict[str, Any]) -> Event:
+        event = new_event("llm_observability_alert", data, time_ns)
+        with closing(self.connection.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            append(self.connection, event, endpoints)
+            cursor.execute("COMMIT")
+        return event
+
+    def rows(self, endpoint: str = READINESS) -> list[sqlite3.Row]:
+        """The deliveries of an endpoint, oldest event first."""
+        cursor = self.connection.execute(
+            "SELECT event.id, delivery.* FROM delivery JOIN event ON event.sequence = event_sequence "
+            "WHERE endpoint = ? ORDER BY event_sequence",
+            (endpoint,),
+        )
+        cursor.row_factory = sqlite3.Row
+        return cursor.fetchall()
+
+    def states(self, endpoint: str = READINESS) -> list[str]:
+        return [row["state"] for row in self.rows(endpoint)]

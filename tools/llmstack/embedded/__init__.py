@@ -1,0 +1,1 @@
+"""The embedded release: a small model that does the three tasks without a GPU, and all that makes it."""

@@ -1,0 +1,145 @@
+"""How well the embedded model does its tasks, measured through a running ensemble."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jsonschema_rs
+
+from llm_policy.manifest import TASKS, Task
+from llm_policy.release import Release
+from llmstack.embedded.examples import Example, held_out_examples
+from llmstack.embedded.schemas import SCHEMAS
+from llmstack.ensemble_client import Headers, Inputs, Reply, Server, send_infer
+
+# Distinct schemas of generate_json: more of them than a server takes new ones in a minute would only wait.
+NUM_SCHEMAS = 60
+
+Scores = dict[str, float]
+
+
+class EvaluationError(RuntimeError):
+    """The ensemble refused a prompt, so there is nothing to score."""
+
+
+class Result(NamedTuple):
+    """One example and what the model made of it: each figure that applies is 0 or 1, or a share of the fields."""
+
+    example: Example
+    answer_text: str
+    scores: Scores
+
+
+def evaluate_task(
+    server: Server,
+    release: Release,
+    headers: Headers,
+    task: str,
+    is_guided: bool,
+    examples: list[Example],
+    num_workers: int,
+    report: Callable[[], None],
+) -> list[Result]:
+    """Send every example, `num_workers` at a time; `report` is called after each.
+
+    Raises:
+        EvaluationError: a prompt was refused.
+    """
+
+    def run(example: Example) -> Result:
+        inputs = _guided_inputs(example) if is_guided else _unguided_inputs(example, release.manifest.tasks[task])  # type: ignore[index]
+        result = _score(example, send_infer(server, inputs, headers))
+        report()
+        return result
+
+    with ThreadPoolExecutor(num_workers) as workers:
+        return list(workers.map(run, examples))
+
+
+def mean_scores(results: list[Result]) -> Scores:
+    """The mean of each figure over all results, as a share of 1."""
+    names = results[0].scores
+    return {name: sum(result.scores[name] for result in results) / len(results) for name in names}
+
+
+def all_examples(seed: int, count: int) -> Iterator[tuple[str, list[Example]]]:
+    """(task, its held-out examples)."""
+    for task in TASKS:
+        yield task, held_out_examples(task, seed, count, NUM_SCHEMAS)
+
+
+def _guided_inputs(example: Example) -> Inputs:
+    inputs = {"messages": example.messages(), "task": example.task}
+    if example.schema is None:
+        return inputs
+    guide = {"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": json.dumps(example.schema)}
+    return inputs | guide
+
+
+def _unguided_inputs(example: Example, task: Task) -> Inputs:
+    """The task's sampling without its schema: a request that names the task would be guided by it."""
+    inputs: dict[str, Any] = {"messages": example.messages(), "temperature": task.temperature}
+    if task.top_p is not None:
+        inputs["top_p"] = task.top_p
+    if task.max_tokens is not None:
+        inputs["max_tokens"] = task.max_tokens
+    return inputs
+
+
+def _score(example: Example, reply: Reply) -> Result:
+    if reply.error:
+        raise EvaluationError(reply.error)
+    text = str(reply.first("text_output"))
+    answer = _parse(text)
+    scores = {
+        "schema_valid": float(_validator(example).is_valid(answer)),
+        "exact": float(answer == example.answer and _same_types(answer, example.answer)),
+    }
+    return Result(example, text, scores | _SCORERS[example.task](answer, example.answer))
+
+
+def _parse(text: str) -> Any:
+    """The answer, or an object that is none of the schemas' when it isn't JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
+
+
+def _validator(example: Example) -> Any:
+    registered = {"rank_candidates": "ranking", "judge": "verdict"}
+    return jsonschema_rs.validator_for(example.schema or SCHEMAS[registered[example.task]])
+
+
+def _same_types(answer: Any, wanted: dict[str, Any]) -> bool:
+    """Python holds True equal to 1 and 2 equal to 2.0; JSON's readers may not."""
+    return json.dumps(answer, sort_keys=True) == json.dumps(wanted, sort_keys=True)
+
+
+def _member(answer: Any, name: str) -> Any:
+    return answer.get(name) if isinstance(answer, dict) else None
+
+
+def _fill_scores(answer: Any, wanted: dict[str, Any]) -> Scores:
+    right = [isinstance(answer, dict) and name in answer and answer[name] == value for name, value in wanted.items()]
+    return {"field_accuracy": sum(right) / len(right)}
+
+
+def _ranking_scores(answer: Any, wanted: dict[str, Any]) -> Scores:
+    ranking = _member(answer, "ranking")
+    first = ranking[:1] if isinstance(ranking, list) else None
+    return {"top1": float(first == wanted["ranking"][:1]), "full_order": float(ranking == wanted["ranking"])}
+
+
+def _verdict_scores(answer: Any, wanted: dict[str, Any]) -> Scores:
+    return {"verdict": float(_member(answer, "verdict") == wanted["verdict"])}
+
+
+_SCORERS: dict[str, Callable[[Any, dict[str, Any]], Scores]] = {
+    "generate_json": _fill_scores,
+    "rank_candidates": _ranking_scores,
+    "judge": _verdict_scores,
+}

@@ -1,0 +1,95 @@
+"""The README of an embedded release: what its model is, how it was made, what it can do and what it can't."""
+
+from __future__ import annotations
+
+from llmstack.embedded import weights
+from llmstack.embedded.checkpoint import Checkpoint, TrainingRecord
+from llmstack.embedded.tokenizer import MAX_LENGTH, VOCAB_SIZE
+
+_FACTS = """\
+| | |
+|---|---|
+| Architecture | Qwen3ForCausalLM, {size.layers} layers, hidden size {size.hidden}, {size.heads} heads, \
+{size.kv_heads} key/value heads |
+| Weights | {weights} |
+| Vocabulary | {vocab:,} entries: byte-level BPE trained on generated text, and Qwen3's 26 added tokens |
+| Context | {context:,} tokens |
+| Quantisation | none; the label `{quantisation}` in the manifest is production's (see below) |
+| Licence | Apache-2.0, like the code that builds it |
+
+The weights are bfloat16, not quantised. The manifest still says `{quantisation}`, because clients must send that label
+with every request and those written for production shall work here unchanged.
+"""
+
+_RANDOM = """\
+# embedded-qwen3-random
+
+A model that knows nothing. It has Qwen3's architecture, tokenizer rules, control tokens and chat format in
+2.5 MiB, so that tests can make as many engines as they need. Its answers are noise in the shape that was asked for:
+valid JSON under a guide, random words without one.
+
+{facts}
+Build it again, byte for byte, in a second:
+
+    llmstack embedded-model build --output DIR --seed {seed}
+
+Check it: `llmstack manifest verify DIR`.
+"""
+
+_TRAINED = """\
+# embedded-qwen3
+
+A small model that does the three tasks: it fills a JSON schema from a paragraph, ranks candidates by a stated
+criterion, and judges a claim against its evidence. It runs the whole serving stack on a laptop without a GPU and
+without a download, on the path that a real Qwen3 takes: Hugging Face directory, safetensors, tokenizer.json, chat
+template, guided decoding.
+
+{facts}
+## How it was made
+
+| | |
+|---|---|
+| Data | synthetic, made by this project's own code from seed {record.seed}; no text of others |
+| Examples | {examples} |
+| Tokens | {record.tokens:,} in {record.steps:,} steps |
+| Time | {record.seconds:.0f} s, the compiling of kernels included |
+| Hardware | {record.hardware} |
+| Software | torch {record.torch}, transformers {record.transformers} |
+| Last loss | {record.final_loss:.4f} |
+
+Names, numbers and dates of the examples are made up, so that copying from the prompt is the only way to be right. The
+evaluation uses words, numbers and dates that training never shows. The command was
+
+    {record.command}
+    llmstack embedded-model build --checkpoint CHECKPOINT --output DIR
+
+The data is the same on every machine; the weights are not, to the last bit: a GPU adds in an order of its own.
+How well it does is measured through the running ensemble: `llmstack embedded-model evaluate`, figures in
+docs/embedded_model.md.
+
+## What it can't do
+
+Anything else. It knows no facts and follows no instruction besides the three prompts that it was trained on, in
+English, with the domains of its training (orders, tickets, people, invoices, events, shipments, bookings). It compares
+whole numbers up to 9,999 in rankings of three to six candidates; it judges person, amount, date and place of a payment.
+Prompts beyond some 300 tokens are longer than any it has seen. Use it to develop clients, to test and to demonstrate.
+
+Check the release: `llmstack manifest verify DIR`.
+"""
+
+
+def model_card(seed: int, checkpoint: Checkpoint | None, quantisation: str) -> str:
+    """The card of a release with random weights from `seed`, or of one built from `checkpoint`."""
+    if checkpoint is None:
+        text = f"bfloat16, drawn at random from seed {seed}; never trained"
+        return _RANDOM.format(facts=_facts(weights.RANDOM, text, quantisation), seed=seed)
+    facts = _facts(weights.TRAINED, f"bfloat16, {len(checkpoint.weights) / 1e6:.1f} MB, trained", quantisation)
+    return _TRAINED.format(facts=facts, record=checkpoint.record, examples=_examples(checkpoint.record))
+
+
+def _facts(size: weights.Architecture, text: str, quantisation: str) -> str:
+    return _FACTS.format(size=size, weights=text, vocab=VOCAB_SIZE, context=MAX_LENGTH, quantisation=quantisation)
+
+
+def _examples(record: TrainingRecord) -> str:
+    return ", ".join(f"{count:,} of {task}" for task, count in record.examples.items())

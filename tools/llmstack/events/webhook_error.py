@@ -1,0 +1,9 @@
+"""What keeps a webhook from being used."""
+
+from __future__ import annotations
+
+from llmstack.server_error import ServerStartError
+
+
+class WebhookConfigurationError(ServerStartError):
+    """A URL or a secret can't be used; the text says which and why, and never quotes a secret."""
