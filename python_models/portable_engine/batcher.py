@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from portable_engine.decode_graph import DecodeGraph, uses_graphs
 from portable_engine.kv_cache import SlotCache
 from portable_engine.sampling import choose_tokens
 from portable_engine.sequence import Finish, Sequence
@@ -37,6 +38,7 @@ class InFlightBatcher:
         self._mask = mask
         self._clock = clock
         self._cache = SlotCache(model.config.num_hidden_layers, max_batch_size)
+        self._graph = DecodeGraph(model, self._cache) if uses_graphs(model.device) else None
         self._free_slots = list(range(max_batch_size))
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -80,43 +82,43 @@ class InFlightBatcher:
             sequence = self._waiting.popleft()
             self._free_slots.sort()
             sequence.slot = self._free_slots.pop(0)
+            self._cache.reserve(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
             sequence.first_scheduled_time_ns = self._clock()
             self._running.append(sequence)
             self._running.sort(key=lambda running: running.slot)
 
     def _decode(self, sequences: list[Sequence]) -> torch.Tensor:
-        tokens = [[sequence.completion_token_ids[-1]] for sequence in sequences]
-        positions = [[sequence.num_cached_tokens] for sequence in sequences]
-        return self._forward(tokens, positions, [sequence.slot for sequence in sequences], sequences)
+        """Logits [sequences, vocabulary] after each one's last token."""
+        if self._graph is None:
+            tokens = [[sequence.completion_token_ids[-1]] for sequence in sequences]
+            logits = self._forward(tokens, [[sequence.num_cached_tokens] for sequence in sequences], sequences)
+        else:
+            logits = self._replay(self._graph, sequences)
+        for sequence in sequences:
+            sequence.num_cached_tokens += 1
+        return logits
+
+    def _replay(self, graph: DecodeGraph, sequences: list[Sequence]) -> torch.Tensor:
+        token_ids, positions = [0] * self._cache.num_slots, [0] * self._cache.num_slots
+        for sequence in self._running:  # one in the midst of its prompt gets a token that its next chunk overwrites
+            positions[sequence.slot] = sequence.num_cached_tokens
+        for sequence in sequences:
+            token_ids[sequence.slot] = sequence.completion_token_ids[-1]
+        return graph.run(token_ids, positions)[[sequence.slot for sequence in sequences]]
 
     def _prefill(self, sequence: Sequence) -> torch.Tensor | None:
         """Logits after the prompt's last chunk, else None."""
         start = sequence.num_cached_tokens
         chunk = sequence.request.prompt_token_ids[start : start + PREFILL_CHUNK_TOKENS]
-        positions = list(range(start, start + len(chunk)))
-        logits = self._forward([chunk], [positions], [sequence.slot], [sequence])
+        logits = self._forward([chunk], [list(range(start, start + len(chunk)))], [sequence])
+        sequence.num_cached_tokens += len(chunk)
         return logits if sequence.num_cached_tokens == sequence.num_prompt_tokens else None
 
-    def _forward(
-        self, tokens: list[list[int]], positions: list[list[int]], slots: list[int], sequences: list[Sequence]
-    ) -> torch.Tensor:
+    def _forward(self, tokens: list[list[int]], positions: list[list[int]], sequences: list[Sequence]) -> torch.Tensor:
         device = self._model.device
-        where = torch.tensor(positions, device=device)
-        self._cache.select(torch.tensor(slots, device=device), where)
-        attended = torch.arange(self._cache.num_attended, device=device)
-        mask = attended[None, None, None, :] <= where[:, None, :, None]
-        logits = self._model(
-            input_ids=torch.tensor(tokens, device=device),
-            position_ids=where,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        for sequence, row in zip(sequences, positions, strict=True):
-            sequence.num_cached_tokens += len(row)
-        last: torch.Tensor = logits[:, -1].float()
-        return last
+        slots = torch.tensor([sequence.slot for sequence in sequences], device=device)
+        self._cache.select(slots, torch.tensor(positions, device=device), max(row[-1] for row in positions) + 1)
+        return self._cache.forward(self._model, torch.tensor(tokens, device=device))
 
     def _take(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         self._mask(logits, [sequence.matcher for sequence in sequences])

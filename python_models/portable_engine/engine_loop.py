@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -160,12 +161,14 @@ class EngineLoop:
 
     def _fail_all(self, error: Exception) -> None:
         """A step failed: nobody's state can be trusted, but the loop goes on."""
-        self._log(f"decode step failed: {type(error).__name__}")
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self._log(f"decode step failed: {type(error).__name__} at {where.filename}:{where.lineno}: {str(error)[:200]}")
         self._batcher.clear()
         jobs = {id(job): job for job in self._jobs.values()}
         self._jobs.clear()
         for job in jobs.values():
-            self._end(job, lambda job: job.on_error("the engine failed while it decoded"))
+            if not job.is_over:
+                self._end(job, lambda job: job.on_error("the engine failed while it decoded"))
 
     def _end(self, job: Job, answer: Callable[[Job], None]) -> None:
         job.is_over = True

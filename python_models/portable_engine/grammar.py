@@ -68,7 +68,9 @@ class GrammarEngine:
         bitmask = xgrammar.allocate_token_bitmask(len(matchers), self.vocab_size)
         for row in rows:
             matchers[row].fill_next_token_bitmask(bitmask, row)
-        xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows)
+        # On a GPU XGrammar would compile a kernel when the first guided request is under way, in an embedded Python.
+        backend = "auto" if logits.device.type == "cpu" else "torch_native"
+        xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows, backend=backend)
 
     def close(self) -> None:
         """Stop the compiler's thread."""

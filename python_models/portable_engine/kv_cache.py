@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
@@ -61,12 +63,28 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._positions = torch.zeros(0, dtype=torch.long)
         super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
 
-    def select(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
-        """The next pass has rows `slots` [rows], whose tokens stand at `positions` [rows, tokens]."""
-        self._slots, self._positions = slots, positions
-        self.num_attended = int(positions.max()) + 1
-        while self.capacity < self.num_attended:
+    def reserve(self, num_tokens: int) -> None:
+        """Make sure that a slot holds so many tokens."""
+        while self.capacity < num_tokens:
             self.capacity *= 2
+
+    def select(self, slots: torch.Tensor, positions: torch.Tensor, num_attended: int) -> None:
+        """The next pass has rows `slots` [rows], whose tokens stand at `positions` [rows, tokens]; none of them looks
+        at the token `num_attended` or a later one."""
+        self._slots, self._positions, self.num_attended = slots, positions, num_attended
+
+    def forward(self, model: Any, token_ids: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] after the last of `token_ids` [rows, tokens] in the rows that are selected."""
+        attended = torch.arange(self.num_attended, device=token_ids.device)
+        logits: torch.Tensor = model(
+            input_ids=token_ids,
+            position_ids=self._positions,
+            attention_mask=attended[None, None, None, :] <= self._positions[:, None, :, None],
+            past_key_values=self,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1].float()
 
     def store(self, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """Put `new` [rows, heads, tokens, size] into its places; the selected rows up to the last attended token."""

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from portable_engine.attention import GROUPED
+from portable_engine.rms_norm import fuse_norms
+from portable_engine.skinny_linear import make_linears_skinny
 
 DEVICE = "LLMSTACK_ENGINE_DEVICE"
 DTYPE = "LLMSTACK_ENGINE_DTYPE"
+RANDOM_WEIGHTS = "LLMSTACK_ENGINE_RANDOM_WEIGHTS"
+_SEED = 0
 
 
 def choose_device() -> torch.device:
@@ -32,19 +38,39 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 def load_model(directory: Path) -> Any:
     """The model at `directory` (config.json and safetensors), for inference. Nothing is fetched or executed.
 
+    With `$LLMSTACK_ENGINE_RANDOM_WEIGHTS` set to 1 and no safetensors, a model of the configuration's shape whose
+    weights are drawn on the device: for measurements, its answers mean nothing.
+
     Raises:
         OSError: no such model.
     """
     device = choose_device()
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=choose_dtype(device),
-        attn_implementation="sdpa",
-    )
+    dtype = choose_dtype(device)
+    has_weights = any(directory.glob("*.safetensors"))
+    if os.environ.get(RANDOM_WEIGHTS) == "1" and not has_weights:
+        model = _random_model(directory, device, dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=dtype,
+            attn_implementation=GROUPED,
+        )
     if device.type == "cpu":
         # A small model's steps are shorter than waking more threads; on busy cores OpenMP's waiting makes it collapse.
         torch.set_num_threads(1)
+        make_linears_skinny(model)
+    fuse_norms(model)
     return model.to(device).eval()
+
+
+def _random_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Weights are made where they stay: 65 GB would take minutes through the host's memory."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    torch.manual_seed(_SEED)
+    with device:
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, dtype=dtype, attn_implementation=GROUPED
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import bench, demo, guides, manifest, serve, tokenizer_info
+from llmstack import demo, guides, manifest, serve, tokenizer_info
+from llmstack.bench import commands as bench
 from llmstack.door import command as door
 from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
@@ -12,7 +13,7 @@ from llmstack.events import commands as events
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
 app.command()(demo.demo)
-app.command()(bench.bench)
+app.add_typer(bench.app, name="bench")
 app.add_typer(door.app, name="door")
 app.add_typer(events.app, name="events")
 app.add_typer(guides.app, name="guides")

@@ -13,6 +13,8 @@ from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
 
 CLOSING = (b"}", b"]", b'"', b'"}', b":", b'":', b"0", b",")
 """Tokens that tend to bring JSON to its end, the best first; without one of them, the first token allowed."""
+QUOTE, LETTER = b'"', b"a"
+"""Where a letter is allowed the walk is in a text, which only its quote ends: `}` would be one more character of it."""
 MASK_BITS = 32
 
 
@@ -27,12 +29,14 @@ def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> No
     matcher = xgrammar.GrammarMatcher(compiled_grammar)
     bitmask = xgrammar.allocate_token_bitmask(1, tokenizer_info.vocab_size)
     stop_ids = list(tokenizer_info.stop_token_ids)
-    preferred = [*stop_ids, *closing_tokens(tokenizer_info)]
+    ids = known_tokens(tokenizer_info)
+    preferred = [*stop_ids, *(ids[token] for token in CLOSING if token in ids)]
+    text_ends = (ids[QUOTE], ids[LETTER]) if QUOTE in ids and LETTER in ids else None
     # Processor time: a busy machine makes no guide more complex.
     deadline = time.process_time() + limits.max_probe_ms / 1_000
     for _ in range(limits.max_probe_steps):
         restricted = matcher.fill_next_token_bitmask(bitmask)
-        token = choose(bitmask[0].tolist(), preferred) if restricted else preferred[0]
+        token = choose(bitmask[0].tolist(), preferred, text_ends) if restricted else preferred[0]
         if token is None:
             raise invalid("the guide reaches a point where no token is allowed")
         if token in stop_ids:
@@ -44,28 +48,33 @@ def probe(compiled_grammar: Any, tokenizer_info: Any, limits: GuideLimits) -> No
             raise too_complex("time of the guide's probe in ms", limit_ms + 1, limit_ms)
 
 
-def closing_tokens(tokenizer_info: Any) -> tuple[int, ...]:
-    """Ids of the CLOSING tokens that the vocabulary has, in that order (half a second; the last answer is kept)."""
+def known_tokens(tokenizer_info: Any) -> dict[bytes, int]:
+    """Ids of those of the tokens named here that the vocabulary has (half a second; the last answer is kept)."""
     if not any(known is tokenizer_info for known, _ in _LAST):
-        _LAST[:] = [(tokenizer_info, _find_closing(tokenizer_info))]
+        wanted = {*CLOSING, QUOTE, LETTER}
+        found = {token: i for i, token in enumerate(tokenizer_info.decoded_vocab) if token in wanted}
+        _LAST[:] = [(tokenizer_info, found)]
     return _LAST[0][1]
 
 
-_LAST: list[tuple[Any, tuple[int, ...]]] = []
+_LAST: list[tuple[Any, dict[bytes, int]]] = []
 
 
-def _find_closing(tokenizer_info: Any) -> tuple[int, ...]:
-    wanted = set(CLOSING)
-    found = {token: i for i, token in enumerate(tokenizer_info.decoded_vocab) if token in wanted}
-    return tuple(found[token] for token in CLOSING if token in found)
+def choose(words: list[int], preferred: list[int], text_ends: tuple[int, int] | None = None) -> int | None:
+    """A token of the mask (one bit for each token, 32 to a word): a preferred one, else the first; None if empty.
 
-
-def choose(words: list[int], preferred: list[int]) -> int | None:
-    """A token of the mask (one bit for each token, 32 to a word): a preferred one, else the first; None if empty."""
+    `text_ends` are the ids of a quote and a letter: where both are allowed, it is the quote.
+    """
+    if text_ends and all(_allows(words, token) for token in text_ends):
+        return text_ends[0]
     for token in preferred:
-        if words[token // MASK_BITS] >> (token % MASK_BITS) & 1:
+        if _allows(words, token):
             return token
     for i, word in enumerate(words):
         if word:
             return i * MASK_BITS + (word & -word).bit_length() - 1
     return None
+
+
+def _allows(words: list[int], token: int) -> bool:
+    return bool(words[token // MASK_BITS] >> (token % MASK_BITS) & 1)

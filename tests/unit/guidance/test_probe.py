@@ -9,7 +9,7 @@ import pytest
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.planner import plan_json, plan_json_schema
-from llm_policy.guidance.probe import probe
+from llm_policy.guidance.probe import choose, probe
 from tests.grammar_check import compile_guide, tokenizer_info
 
 LIMITS = GuideLimits()
@@ -35,3 +35,10 @@ def test_a_walk_that_takes_too_long_is_cut_off() -> None:
     guide = plan_json_schema('{"type":"string","minLength":400}', LIMITS).guide
     with pytest.raises(InvalidRequest, match=r"^schema_too_complex: time of the guide's probe"):
         probe(compile_guide(guide), tokenizer_info(), GuideLimits(max_probe_ms=0))
+
+
+def test_a_text_is_left_by_its_quote_and_not_filled_with_brackets() -> None:
+    bracket, quote, letter = 3, 5, 40
+    in_text, between_members = [1 << bracket | 1 << quote, 1 << (letter - 32)], [1 << bracket | 1 << quote, 0]
+    assert choose(in_text, [bracket, quote], (quote, letter)) == quote
+    assert choose(between_members, [bracket, quote], (quote, letter)) == bracket

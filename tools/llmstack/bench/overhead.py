@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import psutil
@@ -22,11 +22,10 @@ from tritonclient.grpc import InferenceServerClient
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release import Release
 from llm_policy.tokenizer import Tokenizer
-from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.perf_analyzer import Measurement, PerfAnalyzer, PerfAnalyzerError, find_perf_analyzer
 from llmstack.server_process import TritonServer
 
-PASS_THROUGH_REPOSITORY = Path(__file__).parent / "pass_through"
+PASS_THROUGH_REPOSITORY = Path(__file__).parents[1] / "pass_through"
 PROMPT_TOKENS = (500, 3_500)
 COMPLETION_TOKENS = 64
 CONCURRENCIES = (1, 4, 16)
@@ -90,11 +89,8 @@ def prompt_of(tokenizer: Tokenizer, num_tokens: int) -> tuple[str, list[int]]:
     return text, [int(token) for token in tokenizer.encode_text(text)]
 
 
-def bench(
-    release: Annotated[Path, typer.Option(help="The release whose policy is measured.")] = DEFAULT_RELEASE_DIR,
-    output: Annotated[Path, typer.Option(help="Where the rows go as JSON.")] = Path("build/bench.json"),
-) -> None:
-    """Measure the policy's overhead against the no-op engine and print it beside a pass-through ensemble."""
+def measure_overhead(release: Path, output: Path) -> None:
+    """Measure the policy against the no-op engine, print it beside a pass-through ensemble, write `output`."""
     console = Console()
     try:
         binary = find_perf_analyzer()

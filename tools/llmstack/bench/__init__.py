@@ -1,0 +1,1 @@
+"""Measurements: what the policy costs, and how fast an engine is."""

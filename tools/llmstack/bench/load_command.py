@@ -1,0 +1,119 @@
+"""`llmstack bench load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import orjson
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from llm_policy.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.release import Release
+from llm_policy.tokenizer import Tokenizer
+from llmstack.bench.load import LoadError, Row, measure
+from llmstack.bench.overhead import prompt_of
+from llmstack.ensemble_client import Inputs
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.serve import give_up, open_release
+from llmstack.serve_options import EngineChoice
+from llmstack.server_error import ServerStartError
+from llmstack.server_process import TritonServer
+from llmstack.terminal import fail, print_json
+
+_WARM_UPS = 4
+
+
+class _Sizes(NamedTuple):
+    prompt_tokens: int
+    completion_tokens: int
+    num_requests: int
+    schema_id: str
+
+
+def load(
+    release_dir: Annotated[Path, typer.Option("--release", help="The release that is measured.")] = DEFAULT_RELEASE_DIR,
+    engine: EngineChoice = None,
+    concurrency: Annotated[list[int], typer.Option(min=1, help="Requests at a time; repeat for more.")] = [1, 4, 8],  # noqa: B006
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt, about.")] = 512,
+    completion_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of each completion.")] = 64,
+    num_requests: Annotated[int, typer.Option("--requests", min=1, help="Requests a cell.")] = 32,
+    schema_id: Annotated[str | None, typer.Option(help="The guided requests' schema [the first one].")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the rows go as JSON, besides.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Load the whole stack through the ensemble, guided and unguided: tokens per second, waits, the policy's share.
+
+    Example: llmstack bench load --concurrency 1 --concurrency 4 --requests 16
+    """
+    console = Console(stderr=True, highlight=False)
+    try:
+        release = open_release(release_dir)
+        with TritonServer(release_dir=release.directory, engine=engine.value if engine else "embedded") as server:
+            sizes = _Sizes(
+                prompt_tokens, completion_tokens, num_requests, schema_id or sorted(release.manifest.schemas)[0]
+            )
+            rows = list(_measure(server, release, console, concurrency, sizes))
+    except ServerStartError as error:
+        give_up(error)
+    except LoadError as error:
+        fail(f"a request was not answered: {error}", "choose fewer tokens, or look into the release's thresholds")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(orjson.dumps([row._asdict() for row in rows], option=orjson.OPT_INDENT_2))
+    if as_json:
+        print_json([row._asdict() for row in rows])
+    else:
+        Console().print(_table(rows, sizes))
+
+
+def _measure(
+    server: TritonServer, release: Release, console: Console, concurrencies: list[int], sizes: _Sizes
+) -> Iterator[Row]:
+    engine = release.manifest.engine
+    headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
+    text, _ = prompt_of(Tokenizer.load(release.tokenizer_dir), sizes.prompt_tokens)
+    cells = [(is_guided, concurrency) for is_guided in (False, True) for concurrency in concurrencies]
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("warming up", total=len(cells) * sizes.num_requests)
+        for is_guided in (False, True):
+            measure(server, headers, _inputs(text, is_guided, sizes), is_guided, _WARM_UPS, _WARM_UPS, lambda: None)
+        for is_guided, concurrency in cells:
+            kind = "guided" if is_guided else "unguided"
+            progress.update(bar, description=f"{kind}, {concurrency} at a time")
+            inputs_of = _inputs(text, is_guided, sizes)
+            num_requests = max(sizes.num_requests, concurrency)
+            yield measure(
+                server, headers, inputs_of, is_guided, concurrency, num_requests, lambda: progress.advance(bar)
+            )
+
+
+def _inputs(text: str, is_guided: bool, sizes: _Sizes) -> Callable[[int], Inputs]:
+    """Greedy requests whose prompts differ from their first token on."""
+
+    def inputs_of(number: int) -> Inputs:
+        inputs = {"text_input": f"{number}. {text}", "max_tokens": sizes.completion_tokens, "temperature": 0.0}
+        return {**inputs, "schema_id": sizes.schema_id} if is_guided else inputs
+
+    return inputs_of
+
+
+def _table(rows: list[Row], sizes: _Sizes) -> Table:
+    title = f"Through the ensemble: prompts of {sizes.prompt_tokens} tokens, up to {sizes.completion_tokens} in return"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("at once", "tok/s", "tokens", "TTFT ms\np50", "\np99", "queue µs\np50", "\np99"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("latency\nms p50", "policy\nshare"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        values = (row.tokens_per_s, row.completion_tokens, row.ttft_ms_p50, row.ttft_ms_p99)
+        delays = (row.queue_delay_us_p50, row.queue_delay_us_p99, row.latency_ms_p50)
+        cells = [f"{value:.0f}" for value in (row.concurrency, *values, *delays)]
+        table.add_row("guided" if row.guided else "unguided", *cells, f"{row.policy_share:.2%}")
+    return table

@@ -1,0 +1,44 @@
+"""A release whose engine has a large model's shape and no weights: to measure the stack where no weights can be had.
+
+The portable engine draws the weights on its device (`LLMSTACK_ENGINE_RANDOM_WEIGHTS=1`). Tokenizer, token ids, grammars
+and the work of a step are the real model's; what it says means nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_policy.release import Release
+from llmstack.manifest import describe_release, manifest_bytes
+from llmstack.qwen_vocabulary import build_tokenizer
+from llmstack.tokenizer_info import build_info, info_bytes
+
+# With a vocabulary of 151,643 entries each token inside a string that is counted costs the engine some 100 ms.
+MAX_COUNTED_LENGTH = 16
+
+
+def write_random_release(directory: Path, name: str, config: Mapping[str, Any], pattern: Release) -> Release:
+    """Write the release of a model `name` with `config`; schemas, tasks and prices are those of `pattern`.
+
+    Raises:
+        FileNotFoundError: the package with Qwen's vocabulary is not installed.
+        OSError: `directory` can't be written.
+    """
+    build_tokenizer(directory / "tokenizer")
+    for file in ("chat_template.jinja", "tokenizer_config.json"):
+        shutil.copyfile(pattern.tokenizer_dir / file, directory / "tokenizer" / file)
+    info = build_info(directory / "tokenizer")
+    (directory / "tokenizer_info.json").write_bytes(info_bytes(info))
+    (directory / "engine").mkdir(exist_ok=True)
+    (directory / "engine" / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    shutil.copytree(pattern.directory / "schemas", directory / "schemas", dirs_exist_ok=True)
+    settings = pattern.manifest.model_dump(exclude_none=True, exclude={"tokenizer", "schemas"})
+    settings["engine"] = {**settings["engine"], "model": f"{name}-random"}
+    del settings["engine"]["hash"]
+    settings["guidance"]["limits"]["max_counted_length"] = MAX_COUNTED_LENGTH
+    (directory / "manifest.json").write_bytes(manifest_bytes(describe_release(directory, settings)))
+    return Release.open(directory).verify_files()
