@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,7 @@ def name(model: bytes) -> bytes:
 
 def cut(call: bytes, places: list[int]) -> list[bytes]:
     marks = sorted({min(place, len(call)) for place in places} | {0, len(call)})
-    return [call[start:end] for start, end in zip(marks, marks[1:], strict=False)]
+    return [call[start:end] for start, end in itertools.pairwise(marks)]
 
 
 def messages_of(call: bytes) -> list[bytes]:

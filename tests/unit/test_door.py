@@ -28,8 +28,10 @@ def test_a_backend_is_host_and_ports(text, backend):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "host", "host:1", "host:1:2:3:4", "host:0:1", "host:1:65536", ":1:2", "a b:1:2", "host\n:1:2", "h:١:2"]
-    + ["-host:1:2", "fd00::7:1:2", "[host]:1:2", "h;x:1:2", "[]:1:2", "a..b:1:2"],
+    [
+        *("", "host", "host:1", "host:1:2:3:4", "host:0:1", "host:1:65536", ":1:2", "a b:1:2", "host\n:1:2", "h:١:2"),
+        *("-host:1:2", "fd00::7:1:2", "[host]:1:2", "h;x:1:2", "[]:1:2", "a..b:1:2"),
+    ],
 )
 def test_anything_else_is_named(text):
     with pytest.raises(BackendError, match=re.escape(repr(text))):
