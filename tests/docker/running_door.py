@@ -94,6 +94,13 @@ class RunningDoor:
             context.set_alpn_protocols(list(protocols))
         return context
 
+    @contextlib.contextmanager
+    def connect(self, seconds: float = 10) -> Iterator[ssl.SSLSocket]:
+        """A connection to write bytes to as they are."""
+        plain = socket.create_connection(("127.0.0.1", self.http_port), timeout=seconds)
+        with self.tls("http/1.1").wrap_socket(plain, server_hostname="localhost") as secure:
+            yield secure
+
     def metrics(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10).text
 

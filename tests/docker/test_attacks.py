@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 import subprocess
 import time
@@ -72,14 +71,10 @@ def call(door: RunningDoor, method: str, message: bytes, metadata: tuple[tuple[s
 def send_raw(door: RunningDoor, *pieces: bytes, seconds: float = 5.0) -> bytes:
     """Bytes over TLS as they are, and all that comes back."""
     received = b""
-    with (
-        socket.create_connection(("127.0.0.1", door.http_port), timeout=seconds) as plain,
-        door.tls("http/1.1").wrap_socket(plain, server_hostname="localhost") as secure,
-        suppress(OSError),
-    ):
+    with door.connect(seconds) as connection, suppress(OSError):
         for piece in pieces:
-            secure.sendall(piece)
-        while chunk := secure.recv(65_536):
+            connection.sendall(piece)
+        while chunk := connection.recv(65_536):
             received += chunk
     return received
 
