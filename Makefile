@@ -16,7 +16,7 @@ PYTEST    := $(BIN)/pytest -n 2 --timeout 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test serve bench check format clean distclean
+.PHONY: help install demo test soak serve bench check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 
 test: $(INSTALLED)  ## Run every test, those on a live server too
 	$(PYTEST) $(ARGS)
+
+# One process, in order: what runs beside it would be in the figures.
+soak: $(INSTALLED)  ## Kill every process many times under load; each recovery must take 15 s at most
+	LLMSTACK_SOAK_KILLS=30 $(BIN)/pytest -s tests/integration/test_kills.py $(ARGS)
 
 bench: $(INSTALLED)  ## Measure what the policy costs; writes build/bench.json
 	@$(BIN)/llmstack bench $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -40,17 +41,21 @@ class Reply(NamedTuple):
 
 
 class LiveService:
-    """A parent on ports and a state directory of its own; `stop` or `kill` it, and `start` it again."""
+    """A parent on ports and a state directory of its own, to be ended and started again.
+
+    `manifest` changes entries of the release's manifest, by section.
+    """
 
     def __init__(
-        self, directory: Path, engine: str = "echo", environment: dict[str, str] | None = None, **manifest: Any
+        self, directory: Path, engine_name: str = "echo", environment: dict[str, str] | None = None, **manifest: dict
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.state_dir = directory / "state"
         self.release_dir = shutil.copytree(DEFAULT_RELEASE_DIR.resolve(), directory / "release")
-        change_manifest(self.release_dir, **manifest)
+        tree = json.loads((self.release_dir / "manifest.json").read_text())
+        change_manifest(self.release_dir, **{name: {**tree[name], **section} for name, section in manifest.items()})
         self.output_path = directory / "output.txt"
-        self._engine, self._environment = engine, environment or {}
+        self._engine_name, self._environment = engine_name, environment or {}
         free = [*Ports().choose(HOST), Ports().choose(HOST).http]
         self.http_port, self.grpc_port, self.metrics_port, self.ready_port = free
         engine_facts = Release.open(self.release_dir).manifest.engine
@@ -90,7 +95,7 @@ class LiveService:
         """The command line of the parent."""
         ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port, "ready": self.ready_port}
         return [
-            *(sys.executable, "-m", "llmstack", "serve", "--engine", self._engine),
+            *(sys.executable, "-m", "llmstack", "serve", "--engine", self._engine_name),
             *("--release", str(self.release_dir), "--state-dir", str(self.state_dir)),
             *(word for name, port in ports.items() for word in (f"--{name}-port", str(port))),
             *("--canary-interval-secs", "1"),

@@ -1,4 +1,7 @@
-"""`llmstack serve` and the server that it starts, with a model that only says what reached it."""
+"""`llmstack serve` as a command, and what its server hands on to the models, with one that only says what reached it.
+
+How the service behaves once it runs is in `test_supervision.py`.
+"""
 
 import contextlib
 import json
@@ -24,7 +27,7 @@ from llmstack.server_error import ServerStartError
 from llmstack.server_process import LOG_NAME, TritonServer
 
 PARROT = Path(__file__).parent / "parrot"
-FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
 
 pytestmark = pytest.mark.server
 
@@ -41,7 +44,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     with contextlib.ExitStack() as started:
 
         def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-            command = [sys.executable, "-m", "llmstack", "serve", "--model-repository", str(PARROT)]
+            command = [sys.executable, "-m", "llmstack", "serve", "--engine", "echo"]
             process = subprocess.Popen(
                 [*command, "--state-dir", str(tmp_path / "state"), *arguments],
                 stdout=subprocess.PIPE,
@@ -196,23 +199,6 @@ def test_a_signal_while_models_load_ends_it_too(serve, tmp_path):
     assert family_of(tmp_path) == []
 
 
-def test_the_server_ends_when_its_parent_is_killed(serve, tmp_path):
-    process = serve(*FREE)
-    read_urls(process)
-    process.kill()
-    assert wait_until(lambda: family_of(tmp_path) == [])
-
-
-def test_a_server_that_ends_by_itself_ends_the_command(serve, tmp_path):
-    process = serve(*FREE)
-    read_urls(process)
-    servers = [pid for pid in family_of(tmp_path) if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver"]
-    os.kill(servers[0], signal.SIGKILL)
-    assert process.wait(60) == 1
-    assert "ended by itself" in process.stderr.read()
-    assert wait_until(lambda: family_of(tmp_path) == [])
-
-
 def test_a_taken_port_is_named(serve):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -243,7 +229,7 @@ def test_a_changed_file_of_the_release_is_refused_before_anything_starts(serve, 
 
 
 def test_a_model_that_refuses_to_load_says_why_on_the_console(serve):
-    process = serve(*FREE, PARROT_REFUSAL="engine.hash: on disk is another")
+    process = serve(*FREE, "--model-repository", str(PARROT), PARROT_REFUSAL="engine.hash: on disk is another")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "failed to load 'ensemble'" in errors

@@ -201,7 +201,7 @@ def test_no_orphan_survives_the_parent_and_a_new_one_takes_over(live):
 
 
 def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_under_way(tmp_path):
-    with LiveService(tmp_path, engine="embedded") as live:
+    with LiveService(tmp_path, "embedded") as live:
         slow: list = []
         asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=600, min_tokens=600)))
         asking.start()
@@ -228,7 +228,7 @@ def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_und
 
 
 def test_a_second_signal_waits_for_nobody(tmp_path):
-    with LiveService(tmp_path, engine="embedded") as live:
+    with LiveService(tmp_path, "embedded") as live:
         asking = threading.Thread(target=lambda: live.ask(max_tokens=4000, min_tokens=4000))
         asking.start()
         wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])

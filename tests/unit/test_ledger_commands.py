@@ -207,6 +207,15 @@ def test_readers_hold_up_no_writer(ledger, tmp_path):
     assert time.monotonic() - began < 1.0
 
 
+def test_what_writing_costs_is_measured_with_one_and_two_writers(tmp_path):
+    done = CliRunner().invoke(app, ["ledger", "bench", "--rows", "100", "--directory", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    costs = json.loads(done.stdout)
+    assert [(cost["num_writers"], cost["call"]) for cost in costs[::3]] == [(1, "enter"), (2, "enter")]
+    assert all(0 < cost["median_us"] <= cost["p99_us"] for cost in costs)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("nano_usd", "text"),
     [(0, "0.000000000"), (1, "0.000000001"), (-1, "-0.000000001"), (10**18 + 62_000, "1000000000.000062000")],

@@ -1,8 +1,10 @@
 """What a person sees of the server's log."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from llmstack.server_log import LogRelay, failure_reasons, is_harmless
+from llmstack.server_log import LogRelay, failure_reasons, is_harmless, rotate_log
 
 NO_GPU = """\
 W1123 13:10:25.081957 10311 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory pool \
@@ -58,3 +60,48 @@ def test_a_relay_hands_on_whole_lines_up_to_the_last(tmp_path: Path):
     with LogRelay(log, seen.append), log.open("a") as file:
         file.write("a line\nlast\n")
     assert seen == ["one", "half a line", "last"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_log_within_its_bound_is_left_alone(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("12345")
+    assert not rotate_log(log, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_log_beyond_its_bound_is_copied_and_cut(tmp_path):
+    log = tmp_path / "log"
+    for number in range(6):
+        log.write_text(f"turn {number}")
+        assert rotate_log(log, 5)
+        assert log.read_text() == ""
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"log": "", "log.1": "turn 5", "log.2": "turn 4", "log.3": "turn 3"}
+
+
+def test_who_writes_the_log_goes_on_writing_it(tmp_path):
+    log = tmp_path / "log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"before\n")
+        rotate_log(log, 1)
+        writer.write(b"after\n")
+    assert (log.read_text(), (tmp_path / "log.1").read_text()) == ("after\n", "before\n")
+
+
+def test_a_relay_follows_a_log_that_was_cut(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("one\n")
+    shown = []
+    with LogRelay(log, shown.append):
+        wait_until(lambda: shown == ["one"])
+        rotate_log(log, 1)
+        time.sleep(0.5)  # two polls: what is shorter than before was cut
+        log.write_text("two\n")
+        wait_until(lambda: shown == ["one", "two"])

@@ -2,21 +2,43 @@
 
 Run as `python -I -S leash.py PARENT_PID SIGNAL_NUMBER PROGRAM ARGUMENT…`. A `preexec_fn` would do the same, but may
 deadlock when the parent has threads. The kernel ties the leash to the *thread* that forked: start from one that stays.
+
+Where the program leads a process group, a watcher ends the whole group as soon as the program is gone: a stub whose
+server was killed in the middle of a request waits for ever for a mutex in their shared memory.
 """
 
 import ctypes
 import os
+import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PROGRAM_GONE = signal.SIGTERM
 
 
 def main(parent_pid: str, death_signal: str, program: str, *arguments: str) -> None:
     """Ask for `death_signal` at the parent's death, then become `program`."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal))
-    if os.getppid() != int(parent_pid):  # it died before we asked
+    if not _is_leashed_to(int(parent_pid), int(death_signal)):
         sys.exit(1)
+    if os.getpgrp() == os.getpid():
+        _start_watcher()
     os.execv(program, [program, *arguments])  # noqa: S606 - no shell is what we want
+
+
+def _start_watcher() -> None:
+    program_pid = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {_PROGRAM_GONE})
+    if os.fork() == 0:
+        if _is_leashed_to(program_pid, _PROGRAM_GONE):
+            signal.sigwait({_PROGRAM_GONE})
+        os.killpg(0, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {_PROGRAM_GONE})
+
+
+def _is_leashed_to(parent_pid: int, death_signal: int) -> bool:
+    """Ask for the signal; False when the parent died before."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
+    return os.getppid() == parent_pid
 
 
 if __name__ == "__main__":

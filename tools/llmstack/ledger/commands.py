@@ -1,4 +1,4 @@
-"""`llmstack ledger`: report, export and verify. All three only read, so a server may be running."""
+"""`llmstack ledger`: report, export, verify, and what writing costs. They only read, so a server may be running."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from llmstack.ledger.export import WRITERS, count_rows, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import GROUPS, Period, Report, Sums, make_report
 from llmstack.ledger.verification import Verification, verify
+from llmstack.ledger.write_bench import measure
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.terminal import DIFFERENT, fail, print_json
 
@@ -126,6 +127,35 @@ def verify_ledger(
         _print_verification(result)
     if result.findings:
         raise typer.Exit(DIFFERENT)
+
+
+@app.command()
+def bench(
+    rows: Annotated[int, typer.Option(min=100, help="Rows that each process writes.")] = 5_000,
+    directory: Annotated[
+        Path | None, typer.Option(help="On the disk to measure; the temporary directory's without it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the ledger costs a request: one row entered, then settled, by one process and by two at once.
+
+    Example: llmstack ledger bench --directory /var/lib/llmstack
+    """
+    costs = []
+    try:
+        with Console(stderr=True).status("writing"):
+            for num_writers in (1, 2):
+                with tempfile.TemporaryDirectory(dir=directory, prefix="ledger-bench-") as place:
+                    costs += measure(Path(place), rows, num_writers)
+    except (OSError, sqlite3.Error, EOFError) as error:
+        fail(f"{directory or tempfile.gettempdir()}: {error}", "give --directory a place that can be written")
+    if as_json:
+        print_json([cost._asdict() for cost in costs])
+        return
+    table = Table("processes", "transaction", "median µs", "p99 µs", box=None)
+    for cost in costs:
+        table.add_row(str(cost.num_writers), cost.call, f"{cost.median_us:.0f}", f"{cost.p99_us:.0f}")
+    Console().print(table)
 
 
 def _report_table(made: Report) -> Table:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -59,8 +59,9 @@ class ProofFailure(Exception):
 class Canary:
     """Sends proofs to one start of the server; not for several threads at once."""
 
-    def __init__(self, server: TritonServer, release: Release) -> None:
+    def __init__(self, server: TritonServer, release: Release, now_s: Callable[[], float] = time.monotonic) -> None:
         engine = release.manifest.engine
+        self._now_s = now_s
         self._engine_hash = engine.hash
         self._inputs = _canary_inputs(release)
         self._headers = {
@@ -72,7 +73,7 @@ class Canary:
         }
         self._admin_headers = {ADMIN_KEY_HEADER: server.admin_key}
         self._client = httpx.Client(base_url=server.http_url, trust_env=False)
-        self._progress_at_s = time.monotonic()
+        self._progress_at_s = now_s()
         self._num_succeeded = 0
         self._num_unanswered = 0  # canaries since the last that was answered: they still wait in the server themselves
 
@@ -90,9 +91,9 @@ class Canary:
 
     def probe(self, timeout_s: float) -> Finding:
         """Send one canary and judge what becomes of it."""
-        began = time.monotonic()
+        began = self._now_s()
         error = self._attempt(timeout_s)
-        ended = time.monotonic()
+        ended = self._now_s()
         self._num_unanswered = self._num_unanswered + 1 if isinstance(error, httpx.TimeoutException) else 0
         statistics = self._try_statistics()
         is_proof = error is None or self._has_served(statistics)
@@ -100,7 +101,7 @@ class Canary:
             self._progress_at_s = ended
         if statistics is not None:
             self._num_succeeded = statistics.ensemble.num_succeeded
-        result = CanaryResult(error is None, (ended - began) * 1_000, _reason(error))
+        result = CanaryResult(error is None, (ended - began) * 1_000, _reason(error), ended)
         return Finding(self._judge(error, statistics, is_proof), result, is_proof)
 
     def prove(self, inputs: Mapping[str, Any], timeout_s: float) -> None:
@@ -155,7 +156,7 @@ class Canary:
 
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
         """Whether others wait in the engine, too, and that for no longer than it may take."""
-        if statistics is None or time.monotonic() - self._progress_at_s > MAX_STALL_S:
+        if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False
         return statistics.max_in_flight > self._num_unanswered
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -37,7 +37,7 @@ class CanaryResult:
 class Readiness:
     """The state behind `/readyz` and `/livez`. Any thread may tell it something; every answer is consistent."""
 
-    def __init__(self, release: Release, engine: str) -> None:
+    def __init__(self, release: Release, engine: str, now_s: Callable[[], float] = time.monotonic) -> None:
         manifest = release.manifest
         self._facts = {
             "release": str(release.directory),
@@ -48,6 +48,7 @@ class Readiness:
             "manifest_hash": release.manifest_hash,
             "tokenizer_info_hash": manifest.tokenizer.info_hash,
         }
+        self._now_s = now_s
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {SERVER: "the server starts"}
         self._canary: CanaryResult | None = None
@@ -89,7 +90,7 @@ class Readiness:
     def pulse(self, thread: str) -> None:
         """A thread turned; from its first pulse on it must go on to."""
         with self._lock:
-            self._pulses[thread] = time.monotonic()
+            self._pulses[thread] = self._now_s()
 
     @property
     def is_ready(self) -> bool:
@@ -112,7 +113,7 @@ class Readiness:
                 "reasons": self._reasons(),
                 "since": datetime.fromtimestamp(self._since, timezone.utc).isoformat(timespec="milliseconds"),
                 **self._facts,
-                "canary": _canary_document(canary),
+                "canary": _canary_document(canary, self._now_s()),
                 "window_s": WINDOW_S,
                 "queue_delay_p95_us": self._figures.queue_delay_p95_us,
                 "breaches": dict(self._figures.num_breaches),
@@ -141,14 +142,14 @@ class Readiness:
         return reasons + self._hanging()
 
     def _unproven(self) -> str:
-        age_s = time.monotonic() - self._proven_at_s if self._proven_at_s is not None else None
+        age_s = self._now_s() - self._proven_at_s if self._proven_at_s is not None else None
         if age_s is not None and age_s <= MAX_PROOF_AGE_S:
             return ""
         error = self._canary.error if self._canary else ""
         return f"canary: no proof for {age_s:.0f} s: {error}" if age_s is not None else "canary: no proof yet"
 
     def _hanging(self) -> list[str]:
-        now = time.monotonic()
+        now = self._now_s()
         return [
             f"{thread}: no sign of life for {now - at:.0f} s"
             for thread, at in self._pulses.items()
@@ -163,12 +164,12 @@ class Readiness:
         return is_ready
 
 
-def _canary_document(canary: CanaryResult | None) -> dict[str, Any] | None:
+def _canary_document(canary: CanaryResult | None, now_s: float) -> dict[str, Any] | None:
     if canary is None:
         return None
     return {
         "ok": canary.is_ok,
-        "age_s": round(time.monotonic() - canary.at_s, 3),
+        "age_s": round(now_s - canary.at_s, 3),
         "latency_ms": round(canary.latency_ms, 3),
         "error": canary.error or None,
     }

@@ -1,0 +1,63 @@
+"""Clients that never stop asking, whatever becomes of the service, and remember every answer."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import NamedTuple
+
+import httpx
+
+from tests.integration.live_service import LiveService, Reply
+
+RETRY_S = 0.2
+
+
+class Asked(NamedTuple):
+    """One request and what its client saw."""
+
+    request_id: str
+    is_dear: bool  # it costs more than the manifest allows
+    reply: Reply
+    duration_s: float
+
+
+class Load:
+    """`num_clients` threads while open; every fifth request is one that breaches the cost threshold, and is served."""
+
+    def __init__(self, live: LiveService, num_clients: int = 8, prefix: str = "r", pause_s: float = 0.0) -> None:
+        self._live, self._prefix, self._pause_s = live, prefix, pause_s
+        self._numbers = itertools.count()
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_clients)]
+        self.asked: list[Asked] = []
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def answered(self) -> list[Asked]:
+        return [asked for asked in self.asked if asked.reply.status == 200]
+
+    def _run(self) -> None:
+        with httpx.Client() as client:
+            while not self._closing.wait(self._pause_s):
+                number = next(self._numbers)
+                request_id, is_dear = f"{self._prefix}-{number}", number % 5 == 0
+                began = time.monotonic()
+                reply = self._live.ask(client, {"X-Request-Id": request_id}, max_tokens=64 if is_dear else 4)
+                self.asked.append(Asked(request_id, is_dear, reply, time.monotonic() - began))
+                if reply.status != 200:
+                    self._closing.wait(RETRY_S)
+
+
+# 64 tokens at 300 nano-dollars are more, 4 tokens and the prompt are less. The queue's delay is no test's business.
+DEAR_FROM = {"max_queue_delay_us": 60_000_000, "max_cost_usd": 0.00001}

@@ -1,0 +1,92 @@
+"""A state directory that is full or read-only: nothing is served unrecorded, nothing is damaged, service comes back."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.live_service import LiveService, wait_until
+from tests.integration.load import Load
+
+SIZE = "32m"
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(path)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def live(tmp_path: Path, small_disk: Path) -> Iterator[LiveService]:
+    service = LiveService(tmp_path / "service")
+    service.state_dir = small_disk / "state"
+    with service:
+        yield service
+
+
+def fill(directory: Path) -> Path:
+    """Take all the room there is."""
+    filler = directory / "filler"
+    file = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    try:
+        for size in (1 << 16, 1 << 12, 1):
+            with suppress(OSError):
+                while True:
+                    os.write(file, b"\0" * size)
+    finally:
+        os.close(file)
+    return filler
+
+
+def check_whole(live: LiveService) -> None:
+    assert live.rows("PRAGMA integrity_check") == [("ok",)]
+    verified = live.llmstack("ledger", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout
+
+
+def test_a_full_disk_refuses_and_service_returns_with_the_room(live, small_disk):
+    assert live.ask().status == 200
+    filler = fill(small_disk)
+    with Load(live, num_clients=2, pause_s=0.02) as load:
+        wait_until(lambda: any(asked.reply.status != 200 for asked in load.asked), 120)
+        wait_until(lambda: not live.is_ready())
+        refused = live.readiness()["reasons"]
+        filler.unlink()
+        wait_until(live.is_ready, 120, live.output)
+        num_before = len(load.answered)
+        wait_until(lambda: len(load.answered) > num_before, 120, live.output)
+    assert any("No space left" in reason or "full" in reason for reason in refused), refused
+    refusals = {asked.reply.code for asked in load.asked if asked.reply.status != 200}
+    assert refusals == {"internal"}
+    assert live.readiness()["restarts"] == 0
+    answered = {asked.request_id for asked in load.answered}
+    settled = {row[0] for row in live.rows("SELECT request_id FROM request WHERE state = 'settled'")}
+    assert answered <= settled  # nobody was answered unrecorded
+    check_whole(live)
+
+
+def test_a_read_only_state_directory_is_refused_at_the_start(tmp_path, small_disk):
+    live = LiveService(tmp_path / "service")
+    live.state_dir = small_disk / "state"
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    live.start()
+    try:
+        assert live.process.wait(60) == 1
+        assert f"the state directory {live.state_dir} can't be written: read-only file system" in live.output()
+        assert "--state-dir" in live.output()
+    finally:
+        live.end()

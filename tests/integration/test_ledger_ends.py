@@ -1,0 +1,205 @@
+"""Every other end that a request can come to on a live server: shed, cancelled, taken back, withheld, lost."""
+
+import json
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+import tritonclient.grpc as triton_grpc
+
+from llm_policy.database import FILE_NAME, open_database
+from llm_policy.ledger import Ledger
+from llm_policy.release import Release
+from llmstack.ledger.verification import verify
+from llmstack.server_process import TritonServer
+from tests.integration.client import Client, as_array
+from tests.integration.live_books import ledger_of, metrics_of, release_with, two_stubs
+
+TEXT = "Ada Lovelace ordered 5 lamps."
+LONG = {"text_input": TEXT, "max_tokens": 2_000, "min_tokens": 2_000}
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory):
+    """A server with a queue of two places that refuses what could cost more than 0.001 dollars."""
+    directory = tmp_path_factory.mktemp("busy")
+    release = release_with(
+        directory, engine={"max_queue_size": 2}, thresholds={"max_cost_usd": 0.001}, on_cost_breach="reject"
+    )
+    with TritonServer(
+        release, model_repository=two_stubs(directory), state_dir=directory / "state", exit_timeout_s=2
+    ) as server:
+        yield server
+
+
+class Calls:
+    """Long answers under way over gRPC, cancelled at the end of the block."""
+
+    def __init__(self, server, number):
+        self._client = triton_grpc.InferenceServerClient(server.grpc_url)
+        self._headers = {name.lower(): value for name, value in Client(server, "grpc").headers.items()}
+        self._number = number
+
+    def __enter__(self):
+        tensors = []
+        for name, value in LONG.items():
+            array = as_array(name, value)
+            kind = "BYTES" if array.dtype == object else "INT32"
+            tensors.append(triton_grpc.InferInput(name, [1, 1], kind).set_data_from_numpy(array))
+        self._calls = [
+            self._client.async_infer(
+                "ensemble", tensors, lambda result, error: None, headers={**self._headers, "x-request-id": f"long-{n}"}
+            )
+            for n in range(self._number)
+        ]
+        return self
+
+    def __exit__(self, *exception):
+        for call in self._calls:
+            call.cancel()
+        self._client.close()
+
+
+def rows_where(server, condition):
+    with ledger_of(server.state_dir) as ledger:
+        return ledger.execute(f"SELECT request_id, state, code, canary FROM request WHERE {condition}").fetchall()
+
+
+def wait_for_rows(server, condition, number):
+    deadline = time.monotonic() + 60
+    while len(found := rows_where(server, condition)) != number and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(found) == number
+    return found
+
+
+def sweep(server, max_open_s):
+    """What the parent does each second."""
+    with closing(open_database(server.state_dir / FILE_NAME)) as connection:
+        ledger = Ledger(connection, Release.open(server.release_dir).manifest, server.boot_id)
+        return ledger.close_unanswered(time.time_ns(), max_open_s)
+
+
+def test_a_full_queue_sheds_load_at_once_but_not_the_canary(busy):
+    client = Client(busy, "grpc")
+    with Calls(busy, 2):
+        wait_for_rows(busy, "request_id LIKE 'long-%' AND state = 'admitted'", 2)
+        began = time.monotonic()
+        refused = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "shed"})
+        assert time.monotonic() - began < 5
+        canary = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Canary-Token": busy.canary_token})
+    assert refused.code == "overloaded"
+    assert refused.status == "StatusCode.UNAVAILABLE"
+    assert canary.error is None
+    assert rows_where(busy, "request_id = 'shed'") == [("shed", "refused", "overloaded", 0)]
+    assert [row[3] for row in rows_where(busy, "tenant = 'llmstack-canary'")] == [1]
+
+
+def test_cancelled_requests_are_closed_and_charged_with_their_prompt(busy):
+    num_open = len(rows_where(busy, "state = 'admitted'"))
+    assert num_open == 2
+    assert sweep(busy, max_open_s=0) == 2
+    with ledger_of(busy.state_dir) as ledger:
+        charged = ledger.execute(
+            "SELECT actual_nano_usd - 100 * num_prompt_tokens, num_prompt_tokens > 0 FROM request "
+            "WHERE state = 'cancelled'"
+        ).fetchall()
+    assert charged == [(0, 1), (0, 1)]
+
+
+def test_what_was_cancelled_and_closed_holds_no_place(busy):
+    assert Client(busy, "http").send({"text_input": TEXT, "max_tokens": 2}).error is None
+
+
+def test_what_could_cost_too_much_is_refused_before_it_costs_anything(busy):
+    refused = Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 5_000}, {"X-Request-Id": "costly"})
+    assert refused.code == "cost_budget_overrun"
+    with ledger_of(busy.state_dir) as ledger:
+        (row,) = ledger.execute(
+            "SELECT state, code, actual_nano_usd, projected_nano_usd > 1000000 FROM request WHERE request_id = 'costly'"
+        )
+    assert row == ("refused", "cost_budget_overrun", 0, 1)
+
+
+def test_a_new_guide_that_is_refused_after_a_wait_closes_its_row(busy):
+    inputs = {"text_input": TEXT, "guided_decoding_guide_type": "regex", "guided_decoding_guide": "[z", "max_tokens": 4}
+    assert Client(busy, "grpc").send(inputs, {"X-Request-Id": "late"}).code == "schema_invalid"
+    assert rows_where(busy, "request_id = 'late'") == [("late", "refused", "schema_invalid", 0)]
+
+
+def test_a_guided_answer_of_a_new_schema_names_it_in_ledger_and_log(busy):
+    schema = '{"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"additionalProperties":false}'
+    inputs = {"text_input": TEXT, "guided_decoding_guide_type": "json_schema", "guided_decoding_guide": schema}
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"X-Request-Id": "guided", "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    answer = Client(busy, "http").send({**inputs, "max_tokens": 40}, headers)
+    with ledger_of(busy.state_dir) as ledger:
+        ((schema_id,),) = ledger.execute("SELECT schema_id FROM request WHERE request_id = 'guided'")
+    assert schema_id == answer["resolved_schema_id"]
+    (line,) = [json.loads(text) for text in busy.log_path.read_text().splitlines() if '"guided"' in text]
+    assert (line["request_id"], line["trace_id"], line["schema_id"]) == ("guided", trace_id, schema_id)
+    values = metrics_of(busy.state_dir)
+    assert values["llm_guide_compile_ms_count", ()] == values["llm_guide_cache_total", (("result", "miss"),)] > 0
+    assert TEXT not in busy.log_path.read_text()
+
+
+def test_a_draining_server_refuses_and_writes_it_down(busy):
+    mark = busy.state_dir / "draining"
+    mark.touch()
+    try:
+        refused = Client(busy, "grpc").send({"text_input": TEXT}, {"X-Request-Id": "too-late"})
+    finally:
+        mark.unlink()
+    assert refused.code == "draining"
+    assert rows_where(busy, "request_id = 'too-late'") == [("too-late", "refused", "draining", 0)]
+    assert Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 2}).error is None
+
+
+def test_while_the_ledger_cannot_be_written_nothing_is_served_and_then_all_is_well_again(busy):
+    client = Client(busy, "grpc")
+    with closing(open_database(busy.state_dir / FILE_NAME)) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON request BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        try:
+            refused = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "unwritten"})
+        finally:
+            connection.execute("DROP TRIGGER full")
+    assert (refused.code, refused.status) == ("internal", "StatusCode.INTERNAL")
+    assert "the ledger can't be written" in refused.error
+    assert rows_where(busy, "request_id = 'unwritten'") == []
+    assert client.send({"text_input": TEXT, "max_tokens": 2}).error is None
+
+
+def test_an_answer_that_cannot_be_written_is_withheld_and_its_row_closed_later(busy):
+    client = Client(busy, "grpc")
+    with closing(open_database(busy.state_dir / FILE_NAME)) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE UPDATE ON request BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        try:
+            withheld = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "withheld"})
+        finally:
+            connection.execute("DROP TRIGGER full")
+    assert withheld.code == "internal"
+    wait_for_rows(busy, "request_id = 'withheld' AND state = 'refused' AND code = 'internal'", 1)
+
+
+def test_a_server_that_is_killed_loses_what_was_open_and_nothing_else(busy):
+    before = metrics_of(busy.state_dir)
+    with Calls(busy, 2):
+        wait_for_rows(busy, "state = 'admitted'", 2)
+        busy.kill()
+    busy.start()
+    busy.wait_ready()
+    assert sweep(busy, max_open_s=600) == 2
+    with ledger_of(busy.state_dir) as ledger:
+        assert ledger.execute("SELECT count(*) FROM request WHERE state = 'lost'").fetchone() == (2,)
+        assert verify(ledger, time.time_ns(), max_open_s=0).findings == []
+    after = metrics_of(busy.state_dir)
+    assert all(after[series] >= value for series, value in before.items())
+    assert Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 2}).error is None
+
+
+def test_damage_done_from_outside_is_found(busy):
+    with sqlite3.connect(busy.state_dir / FILE_NAME) as connection:
+        connection.execute("UPDATE request SET actual_nano_usd = actual_nano_usd + 1 WHERE request_id = 'guided'")
+    with ledger_of(busy.state_dir) as ledger:
+        assert [finding.check for finding in verify(ledger, time.time_ns(), 600).findings] == ["llm_cost_usd_total"]

@@ -1,0 +1,84 @@
+"""When the engine's queue is full a request is refused at once, and what will never be answered fills it for no one."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+
+from tests.integration.live_service import LiveService, wait_until
+
+MAX_QUEUE_SIZE = 4
+SLOW_TOKENS = 300
+
+pytestmark = pytest.mark.server
+
+NUM_OPEN = "SELECT count(*) FROM request WHERE canary = 0 AND state = 'admitted'"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """The embedded engine, whose answers take as long as they are asked to."""
+    engine = {"max_queue_size": MAX_QUEUE_SIZE}
+    with LiveService(tmp_path_factory.mktemp("service"), "embedded", engine=engine) as service:
+        yield service
+
+
+@pytest.fixture
+def full(live: LiveService) -> Iterator[list[threading.Thread]]:
+    """As many slow requests under way as the queue holds."""
+    answers: list[int] = []
+
+    def ask() -> None:
+        answers.append(live.ask(max_tokens=SLOW_TOKENS, min_tokens=SLOW_TOKENS).status)
+
+    asking = [threading.Thread(target=ask) for _ in range(MAX_QUEUE_SIZE)]
+    for thread in asking:
+        thread.start()
+    wait_until(lambda: live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)])
+    yield asking
+    for thread in asking:
+        thread.join()
+    assert answers == [200] * MAX_QUEUE_SIZE
+
+
+def test_a_full_queue_refuses_at_once_and_is_no_outage(live, full):
+    num_restarts = live.readiness()["restarts"]
+    began = time.monotonic()
+    reply = live.ask()
+    refused_after_s = time.monotonic() - began
+    assert (reply.status, reply.code) == (503, "overloaded")
+    assert f"limit {MAX_QUEUE_SIZE} (max_queue_size)" in reply.error
+    assert all(thread.is_alive() for thread in full)  # nobody's answer was waited for
+    assert refused_after_s < 2
+    for thread in full:
+        thread.join()
+    assert live.ask().status == 200
+    assert live.readiness()["restarts"] == num_restarts
+    assert live.metric('llm_requests_rejected_total{code="overloaded"}') >= 1
+
+
+def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
+    with triton_grpc.InferenceServerClient(live.grpc_url) as client:
+        calls = [cancellable(client, live) for _ in range(MAX_QUEUE_SIZE)]
+        wait_until(lambda: live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)])
+        for call in calls:
+            call.cancel()
+        num_restarts = live.readiness()["restarts"]
+        wait_until(lambda: live.ask().status == 200, 120)
+    assert live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)]  # nobody can tell yet that no answer will come
+    assert live.readiness()["restarts"] == num_restarts
+
+
+def cancellable(client: triton_grpc.InferenceServerClient, live: LiveService) -> Any:
+    text = triton_grpc.InferInput("text_input", [1, 1], "BYTES")
+    text.set_data_from_numpy(np.array([[b"hello"]], np.object_))
+    inputs = [text]
+    for name in ("max_tokens", "min_tokens"):
+        number = triton_grpc.InferInput(name, [1, 1], "INT32")
+        inputs.append(number.set_data_from_numpy(np.array([[SLOW_TOKENS]], np.int32)))
+    headers = {name.lower(): value for name, value in live.headers.items()}
+    return client.async_infer("ensemble", inputs, lambda result, error: None, headers=headers)

@@ -1,0 +1,131 @@
+"""A page server that no client can hold up, whatever it sends or doesn't."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+
+import httpx
+import pytest
+
+from llmstack.ports import listen
+from llmstack.supervision.page_server import DEADLINE_S, MAX_CONNECTIONS, MAX_HEAD_BYTES, Page, PageServer
+
+HOST = "127.0.0.1"
+
+
+def broken() -> Page:
+    raise RuntimeError("/a/path/of/ours")
+
+
+@pytest.fixture
+def slow() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def server(slow: threading.Event) -> Iterator[PageServer]:
+    def wait() -> Page:
+        slow.wait(30)
+        return Page(b"at last")
+
+    pages = {"/a": lambda: Page(b'{"a": 1}'), "/b": lambda: Page(b"no", 503), "/broken": broken, "/slow": wait}
+    with PageServer(listen(HOST, "ready", 0), pages, "test") as started:
+        yield started
+        slow.set()
+
+
+def get(server: PageServer, path: str) -> httpx.Response:
+    return httpx.get(f"http://{HOST}:{server.port}{path}", timeout=30)
+
+
+def send(server: PageServer, text: bytes) -> bytes:
+    """Send bytes, then no more, and read to the end."""
+    with closing(socket.create_connection((HOST, server.port), timeout=30)) as connection:
+        connection.sendall(text)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_a_page_is_what_it_says(server):
+    answer = get(server, "/a")
+    assert (answer.status_code, answer.json()) == (200, {"a": 1})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert get(server, "/b").status_code == 503
+
+
+def test_a_query_changes_nothing(server):
+    assert get(server, "/a?verbose=1").status_code == 200
+
+
+def test_head_is_get_without_a_body(server):
+    answer = httpx.head(f"http://{HOST}:{server.port}/a")
+    assert (answer.headers["content-length"], answer.content) == ("8", b"")
+
+
+def test_other_paths_are_not_found(server):
+    assert get(server, "/").status_code == 404
+    assert get(server, "/a/b").status_code == 404
+
+
+def test_other_methods_are_not_allowed(server):
+    answer = httpx.post(f"http://{HOST}:{server.port}/a", content=b"x" * 100_000)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_a_page_that_fails_says_nothing_of_the_inside(server):
+    answer = get(server, "/broken")
+    assert (answer.status_code, answer.text) == (500, "500 Internal Server Error: RuntimeError\n")
+
+
+@pytest.mark.parametrize(
+    "text", [b"\r\n\r\n", b"GET /a\r\n\r\n", b"GET /a SPDY/3\r\n\r\n", b"\xff\xfe \x00\r\n\r\n", b"GET /a HTTP/1.1\r\n"]
+)
+def test_what_is_no_request_is_refused(server, text):
+    assert send(server, text).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert get(server, "/a").status_code == 200
+
+
+def test_a_head_that_is_too_long_is_refused(server):
+    answer = send(server, b"GET /a HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD_BYTES + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_client_that_says_nothing_is_cut_off_in_time(server):
+    began = time.monotonic()
+    with closing(socket.create_connection((HOST, server.port), timeout=30)) as connection:
+        connection.sendall(b"GET /a HT")
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    assert DEADLINE_S * 0.8 < time.monotonic() - began < DEADLINE_S * 4
+
+
+def test_idle_connections_keep_nobody_out(server):
+    with ExitStack() as opened:
+        for _ in range(2 * MAX_CONNECTIONS):
+            opened.enter_context(closing(socket.create_connection((HOST, server.port), timeout=30)))
+        assert get(server, "/a").status_code == 200
+
+
+def test_a_page_that_is_slow_does_not_hold_up_another(server, slow):
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(get(server, "/slow").text))
+    asking.start()
+    assert get(server, "/a").status_code == 200
+    assert answers == []
+    slow.set()
+    asking.join()
+    assert answers == ["at last"]
+
+
+def test_the_end_closes_what_is_open():
+    with PageServer(listen(HOST, "ready", 0), {}, "test") as server:
+        port = server.port
+        connection = socket.create_connection((HOST, port), timeout=30)
+        assert get(server, "/").status_code == 404  # so the first was accepted, too
+    with closing(connection), suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((HOST, port), timeout=5)

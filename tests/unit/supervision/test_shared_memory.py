@@ -1,0 +1,56 @@
+"""The shared memory of a server that was killed goes away, and nobody else's."""
+
+import mmap
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from llmstack.supervision.shared_memory import note_regions, remove_regions
+
+NOTE = "shared-memory.txt"
+
+
+@pytest.fixture
+def region() -> Iterator[Path]:
+    path = Path(f"/dev/shm/triton_python_backend_shm_region_{uuid.uuid4()}")
+    path.write_bytes(b"\0" * mmap.PAGESIZE)
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_what_a_process_has_mapped_is_noted_and_removed(tmp_path, region):
+    with region.open("r+b") as file, closing(mmap.mmap(file.fileno(), 0)):
+        note_regions(tmp_path, os.getpid())
+    remove_regions(tmp_path)
+    assert not region.exists()
+    assert not (tmp_path / NOTE).exists()
+
+
+def test_what_it_has_not_mapped_is_somebody_elses(tmp_path, region):
+    note_regions(tmp_path, os.getpid())
+    remove_regions(tmp_path)
+    assert region.exists()
+
+
+def test_a_process_that_is_gone_leaves_what_was_noted(tmp_path, region):
+    (tmp_path / NOTE).write_text(str(region))
+    note_regions(tmp_path, 2**22 + 1)  # beyond the largest process id
+    remove_regions(tmp_path)
+    assert not region.exists()
+
+
+@pytest.mark.parametrize("path", ["{0}/precious", "/dev/shm/triton_python_backend_shm_region_/../../..{0}/precious"])
+def test_a_note_can_name_no_other_file(tmp_path, path):
+    precious = tmp_path / "precious"
+    precious.touch()
+    (tmp_path / NOTE).write_text(path.format(tmp_path))
+    remove_regions(tmp_path)
+    assert precious.exists()
+
+
+def test_without_a_note_nothing_happens(tmp_path):
+    remove_regions(tmp_path)

@@ -1,0 +1,45 @@
+"""Dead stubs are found, by processes that carry the stub's name."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmstack.supervision.stub_watch import STUB, StubWatch
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen]]:
+    """Two children of this process, as Triton starts its stubs."""
+    (tmp_path / STUB).symlink_to("/bin/sh")
+    started = {}
+    for instance in ("preprocess_0_0", "postprocess_0_0"):
+        command = [str(tmp_path / STUB), "-c", "read line", instance, "DEFAULT"]
+        started[instance] = subprocess.Popen(command, stdin=subprocess.PIPE)
+    yield started
+    for process in started.values():
+        process.kill()
+        process.communicate()
+
+
+def test_nobody_is_dead_while_all_live(stubs):
+    assert StubWatch(os.getpid()).find_dead() == []
+
+
+def test_a_stub_that_was_killed_is_named_by_its_instance(stubs):
+    watch = StubWatch(os.getpid())
+    stubs["preprocess_0_0"].kill()
+    deadline = time.monotonic() + 10
+    while not watch.find_dead() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watch.find_dead() == ["preprocess_0_0"]
+
+
+def test_a_stub_that_its_server_ended_itself_is_forgotten(stubs):
+    watch = StubWatch(os.getpid())
+    stubs["preprocess_0_0"].kill()
+    stubs["preprocess_0_0"].wait()  # as a server does that unloads a model
+    assert watch.find_dead() == []

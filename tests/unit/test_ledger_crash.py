@@ -1,0 +1,65 @@
+"""Several processes at the same file, some of them killed in the middle of a write."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+from llm_policy.database import FILE_NAME, open_to_read
+from llmstack.ledger.verification import verify
+from llmstack.ledger.write_bench import measure
+from tests.books import admit, events, open_ledger, rows, settlement, states
+
+WRITE_FOR_EVER = """
+import sys
+from pathlib import Path
+from tests.books import admit, open_ledger, settlement
+ledger = open_ledger(Path(sys.argv[1]), max_queue_size=1000000)
+print("ready", flush=True)
+while True:
+    ledger.settle([settlement(admit(ledger), flags=["cost_breach", "schema_violation"])])
+"""
+
+
+def findings(state_dir):
+    with closing(open_to_read(state_dir / FILE_NAME)) as connection:
+        return verify(connection, time.time_ns(), max_open_s=600).findings
+
+
+def test_two_processes_that_write_at_the_same_time_leave_books_that_agree(tmp_path):
+    measure(tmp_path, 500, num_writers=2)
+    ledger = open_ledger(tmp_path)
+    assert states(ledger) == {"settled": 1_000}
+    assert findings(tmp_path) == []
+
+
+def test_a_process_killed_at_any_moment_leaves_books_that_agree(tmp_path):
+    random.seed(4711)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["python_models", "tools", "."])}
+    for _ in range(5):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, env=environment
+            )
+            for _ in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout.readline() == b"ready\n"
+        time.sleep(random.uniform(0.01, 0.1))
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+            writer.stdout.close()
+        assert findings(tmp_path) == []
+    ledger = open_ledger(tmp_path, boot_id="boot-2", max_queue_size=1_000_000)
+    num_settled = states(ledger)["settled"]
+    assert num_settled > 10
+    assert states(ledger)["admitted"] <= 10
+    ledger.close_unanswered(time.time_ns())
+    ledger.settle([settlement(admit(ledger), flags=["cost_breach"])])
+    assert findings(tmp_path) == []
+    assert {event["phase"] for event in events(ledger) if event["rule"] == "cost"} == {"first"}
+    assert len(rows(ledger)) == sum(states(ledger).values())
