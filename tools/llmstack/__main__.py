@@ -9,6 +9,7 @@ from llmstack.bench import commands as bench
 from llmstack.door import command as door
 from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
+from llmstack.image import commands as image
 from llmstack.ledger import commands as ledger
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
@@ -18,6 +19,7 @@ app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.add_typer(door.app, name="door")
 app.add_typer(events.app, name="events")
+app.add_typer(image.app, name="image")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(guides.app, name="guides")
 app.add_typer(manifest.app, name="manifest")
