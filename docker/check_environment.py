@@ -3,6 +3,7 @@
 Run by the environment's own Python; arguments are further modules that it must be able to import.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -16,7 +17,7 @@ NEEDED = ("torch", "transformers", "numpy", "xgrammar", "fastokens", "tritonclie
 def main(modules: list[str]) -> int:
     """The exit status; faults go to standard error."""
     faults = [fault for name in THE_IMAGES_OWN for fault in _replaced(name)]
-    faults += [f"{name} can't be found" for name in (*NEEDED, *modules) if not _is_there(name)]
+    faults += [fault for name in (*NEEDED, *modules) for fault in _missing(name)]
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     for name in THE_IMAGES_OWN:
@@ -29,6 +30,14 @@ def _replaced(name: str) -> list[str]:
     spec = importlib.util.find_spec(name)
     inside = spec is not None and spec.origin is not None and Path(spec.origin).is_relative_to(sys.prefix)
     return [f"{name} {_version(name)} was installed over the image's own: {spec.origin}"] if inside and spec else []
+
+
+def _missing(name: str) -> list[str]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        return [f"{name} can't be imported: {error}"]
+    return []
 
 
 def _is_there(name: str) -> bool:

@@ -15,5 +15,8 @@ if ! docker image inspect llmstack-stand-in >/dev/null 2>&1; then
     context=$(mktemp -d)
     trap 'rm -rf "$context" "${root:-}"' EXIT
     cp -rL /etc/ssl/certs "$context/certs"
+    # By this machine's own pip and its settings: they say where a build of torch without CUDA comes from.
+    "${PYTHON:-python3}" -m pip download -q --no-deps --only-binary :all: --python-version 3.11 --dest "$context/wheels" \
+        torch==2.13.0
     docker build -q --network host -f "$here/stand_in.Dockerfile" -t llmstack-stand-in "$context"
 fi

@@ -4,8 +4,9 @@ FROM llmstack-debian
 COPY certs /etc/ssl/certs
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_DEFAULT_TIMEOUT=180
+COPY wheels /wheels
 RUN rm -f /usr/lib/python3*/EXTERNALLY-MANAGED \
- && python3 -m pip install -q torch==2.13.0 --no-deps \
+ && python3 -m pip install -q --no-deps /wheels/torch-*.whl \
  && python3 -m pip install -q numpy==1.26.4 transformers==5.20.2 safetensors==0.8.0 setuptools jinja2 sympy networkx fsspec filelock typing_extensions mpmath wheel
 RUN python3 -m pip install -q --no-deps --target /tmp/server nvidia-pytriton==0.7.0 \
  && mkdir -p /opt/tritonserver/lib \
