@@ -44,8 +44,9 @@ test: $(INSTALLED)  ## Run every test, those on a live server too
 	$(PYTEST) $(ARGS)
 
 # One process, in order: what runs beside it would be in the figures.
-soak: $(INSTALLED)  ## Kill every process many times under load; each recovery must take 15 s at most
+soak: $(INSTALLED)  ## Kill every process many times under load, then count 20,000 requests to the nano-dollar
 	LLMSTACK_SOAK_KILLS=30 $(BIN)/pytest -s tests/integration/test_kills.py $(ARGS)
+	LLMSTACK_SOAK_REQUESTS=20000 $(BIN)/pytest -s tests/integration/test_ledger.py $(ARGS)
 
 bench: $(INSTALLED)  ## Measure what the policy costs; writes build/bench.json
 	@$(BIN)/llmstack bench $(ARGS)

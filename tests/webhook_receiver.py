@@ -101,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         receiver = self.receiver
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers["content-length"]))
+        if len(body) < int(headers["content-length"]):  # its sender was killed meanwhile: it is no request
+            self.close_connection = True
+            return
         receiver.count_open(1)
         try:
             with suppress(OSError):

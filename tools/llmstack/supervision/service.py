@@ -131,4 +131,5 @@ class Service:
         if self.server.is_running:
             self._state.begin_draining()
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
+        self._supervisor.hang_up()
         self.server.stop()

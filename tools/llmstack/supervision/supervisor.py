@@ -80,6 +80,10 @@ class Supervisor:
         """No more canaries; the server is left as it is."""
         self._closing.set()
 
+    def hang_up(self) -> None:
+        """Close the connection to the server: it would wait for that when it is to end."""
+        self._drop_canary()
+
     @property
     def live_boot_id(self) -> str:
         """The boot id of the server that runs; empty while none does."""
