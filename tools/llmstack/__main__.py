@@ -6,6 +6,7 @@ import typer
 
 from llmstack import demo, guides, manifest, ready, serve, tokenizer_info
 from llmstack.bench import commands as bench
+from llmstack.capacity.command import capacity
 from llmstack.door import command as door
 from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
@@ -16,6 +17,7 @@ app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_arg
 app.command()(serve.serve)
 app.command()(ready.ready)
 app.command()(demo.demo)
+app.command()(capacity)
 app.add_typer(bench.app, name="bench")
 app.add_typer(door.app, name="door")
 app.add_typer(events.app, name="events")
