@@ -6,7 +6,7 @@ set -eu
 if [ "${1:-}" = llmstack ]; then
     exec "$@"
 fi
-if [ "${LLMSTACK_SKIP_DOCTOR:-0}" != 1 ] && llmstack doctor --help >/dev/null 2>&1; then
+if [ "${LLMSTACK_SKIP_DOCTOR:-0}" != 1 ]; then
     llmstack doctor
 fi
 exec llmstack serve "$@"

@@ -43,7 +43,7 @@ def test_a_models_own_configuration_is_read(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}))
     document = json.loads(run("--gpu-memory", "1GB", "--engine-bytes", "0", "--model", str(config), "--json").output)
-    assert document["bytes_per_token"] == 2 * 2 * 4 * 16
+    assert document["bytes_per_token"] == 2 * 2 * 4 * 16 * 2
 
 
 @pytest.mark.parametrize(
