@@ -7,6 +7,7 @@ import typer
 from llmstack import demo, guides, manifest, ready, serve, tokenizer_info
 from llmstack.bench import commands as bench
 from llmstack.capacity.command import capacity
+from llmstack.dashboard.command import dashboard
 from llmstack.doctor.command import doctor
 from llmstack.door import command as door
 from llmstack.embedded import commands as embedded_model
@@ -19,6 +20,7 @@ app.command()(serve.serve)
 app.command()(ready.ready)
 app.command()(demo.demo)
 app.command()(capacity)
+app.command()(dashboard)
 app.command()(doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(door.app, name="door")

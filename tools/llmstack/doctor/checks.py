@@ -85,7 +85,7 @@ def check_gpu(subject: Subject) -> Finding:
 def check_shared_memory(subject: Subject) -> Finding:
     """Triton's Python models talk through /dev/shm; a container has 64 MiB of it unless told otherwise."""
     size = shutil.disk_usage("/dev/shm").total  # noqa: S108 - POSIX shared memory, not a place for files
-    text = f"{size >> 20:,} MiB in /dev/shm"  # noqa: S108
+    text = f"{size >> 20:,} MiB in /dev/shm"
     if size < MIN_SHARED_MEMORY_BYTES:
         return Finding("shared memory", Verdict.FAIL, text, "docker run --shm-size 1g")
     return Finding("shared memory", Verdict.OK, text)
