@@ -16,10 +16,10 @@ PYTEST    := $(BIN)/pytest -n 2 --timeout 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test soak serve bench check format clean distclean
+.PHONY: help install demo test test-docker soak serve bench check format clean distclean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Make .venv with everything pinned; a second time nothing happens
 
@@ -42,6 +42,9 @@ serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 
 test: $(INSTALLED)  ## Run every test, those on a live server too
 	$(PYTEST) $(ARGS)
+
+test-docker: $(INSTALLED)  ## Run the tests of containers and the front door; needs Docker, HAProxy and debootstrap
+	$(BIN)/pytest --timeout 900 tests/docker $(ARGS)
 
 # One process, in order: what runs beside it would be in the figures.
 soak: $(INSTALLED)  ## Kill every process many times under load, then count 20,000 requests to the nano-dollar

@@ -43,10 +43,11 @@ class Server(Protocol):
 
 
 class ServerUrls(NamedTuple):
-    """The addresses of a server that somebody else runs."""
+    """The addresses of a server that somebody else runs; with `root_certificates`, a PEM file, gRPC goes over TLS."""
 
     http_url: str
     grpc_url: str = ""
+    root_certificates: str | None = None
 
 
 class Reply(NamedTuple):
@@ -89,7 +90,10 @@ def send_generate(server: Server, inputs: Inputs, headers: Headers) -> Reply:
 def send_grpc(server: Server, inputs: Inputs, headers: Headers) -> Reply:
     """gRPC by NVIDIA's client: our headers are metadata, whose keys must be lower case."""
     metadata = {name.lower(): value for name, value in headers.items()}
-    with triton_grpc.InferenceServerClient(server.grpc_url) as client:
+    certificates = getattr(server, "root_certificates", None)
+    with triton_grpc.InferenceServerClient(
+        server.grpc_url, ssl=certificates is not None, root_certificates=certificates
+    ) as client:
         try:
             tensors = [_grpc_tensor(name, value) for name, value in inputs.items()]
             result = client.infer("ensemble", tensors, headers=metadata, client_timeout=TIMEOUT_S)

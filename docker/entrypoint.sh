@@ -1,0 +1,12 @@
+#!/bin/sh
+# Examines the machine, then becomes `llmstack serve`. Arguments are those of `serve`; a first argument `llmstack` runs
+# any other command instead.
+set -eu
+
+if [ "${1:-}" = llmstack ]; then
+    exec "$@"
+fi
+if [ "${LLMSTACK_SKIP_DOCTOR:-0}" != 1 ]; then
+    llmstack doctor
+fi
+exec llmstack serve "$@"

@@ -1,0 +1,32 @@
+"""Real servers behind a real HAProxy. Without the programs the tests are skipped, and say which one is missing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from llmstack.server_process import TritonServer
+from tests.docker.running_door import RunningDoor, running_door
+
+
+def need(*programs: str) -> None:
+    """Skip what follows, and say so, on a machine without these Debian packages."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (.ci/run installs them)")
+
+
+@pytest.fixture(scope="session")
+def echo() -> Iterator[TritonServer]:
+    """The whole stack with the no-op engine."""
+    need("haproxy", "openssl")
+    with TritonServer(engine="echo") as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def door(echo: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDoor]:
+    with running_door(tmp_path_factory.mktemp("door"), echo) as live:
+        yield live

@@ -1,0 +1,72 @@
+"""The image as the unchanged Dockerfile makes it of the stand-in, and containers of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+STAND_IN, TAG = "llmstack-stand-in", "llmstack-test"
+
+
+def need_docker() -> None:
+    """Skip what follows, and say so, where no Docker answers."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no Docker answers here (.ci/run installs and starts it)")
+    if shutil.which("debootstrap") is None:
+        pytest.skip("not installed: debootstrap (.ci/run installs it)")
+
+
+def docker(*arguments: str, check: bool = True, **environment: str) -> str:
+    done = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout.strip()
+
+
+def make_image() -> str:
+    """Build it; a second time takes a few seconds."""
+    subprocess.run([HERE / "make_stand_in.sh"], check=True, env={**os.environ, "PYTHON": sys.executable})
+    command = [sys.executable, "-m", "llmstack", "image", "build", "--tag", TAG, "--triton-image", STAND_IN]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'python_models'}:{ROOT / 'tools'}"}
+    done = subprocess.run(
+        [*command, "--network", "host"], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-4_000:]
+    return TAG
+
+
+def wait_healthy(container: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while (
+        state := docker("inspect", "-f", "{{.State.Status}} {{.State.Health.Status}}", container)
+    ) != "running healthy":
+        assert time.monotonic() < end and state.startswith("running"), f"{state}\n{docker('logs', container)[-4_000:]}"
+        time.sleep(0.5)
+
+
+@contextmanager
+def container(*arguments: str) -> Iterator[str]:
+    """A container that is gone at the end, with whatever it holds."""
+    made = docker("run", "--detach", *arguments)
+    try:
+        yield made
+    finally:
+        docker("rm", "--force", "--volumes", made, check=False)
+
+
+def published_port(container_id: str, inner: int) -> int:
+    return int(docker("port", container_id, str(inner)).splitlines()[0].rsplit(":", 1)[1])

@@ -1,0 +1,330 @@
+"""Who wants past the policy, against a real HAProxy before a real server: nothing but the ensemble is ever reached."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import grpc
+import httpx
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+
+from llm_policy.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.release import Release
+from llmstack.door.configuration import GET_PATHS
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.server_process import TritonServer
+from tests.docker.conftest import need
+from tests.docker.running_door import RunningDoor
+
+ENGINE = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
+HEADERS = {ENGINE_HASH: ENGINE.hash, QUANTISATION: ENGINE.quantisation}
+METADATA = tuple((name.lower(), value) for name, value in HEADERS.items())
+SERVICE = "/inference.GRPCInferenceService/"
+INFER = "/v2/models/ensemble/infer"
+BODY = {
+    "inputs": [
+        {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["hello"]},
+        {"name": "max_tokens", "shape": [1, 1], "datatype": "INT32", "data": [4]},
+    ]
+}
+Counts = Callable[[], dict[str, int]]
+INNER_MODELS = ("tensorrt_llm", "preprocess", "postprocess")
+
+
+@pytest.fixture
+def inner(echo: TritonServer) -> Counts:
+    """How often each inner model was called."""
+
+    def count() -> dict[str, int]:
+        answer = httpx.get(f"{echo.http_url}/v2/models/stats").json()
+        return {each["name"]: each["inference_count"] for each in answer["model_stats"]}
+
+    return count
+
+
+def channel(door: RunningDoor) -> grpc.Channel:
+    certificate = (door.directory / "certificate.pem").read_bytes()
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    return grpc.secure_channel(door.grpc_url, grpc.ssl_channel_credentials(certificate), options)
+
+
+def infer_request(model: str = "ensemble", text: bytes = b"hello") -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(len(text).to_bytes(4, "little") + text)
+    return request
+
+
+def call(door: RunningDoor, method: str, message: bytes, metadata: tuple[tuple[str, str], ...] = METADATA) -> bytes:
+    """One unary call of raw bytes; what the server answered."""
+    with channel(door) as opened:
+        stub = opened.unary_unary(SERVICE + method if "/" not in method else method)
+        return bytes(stub(message, metadata=metadata, timeout=20))
+
+
+def send_raw(door: RunningDoor, *pieces: bytes, seconds: float = 5.0) -> bytes:
+    """Bytes over TLS as they are, and all that comes back."""
+    received = b""
+    with door.connect(seconds) as connection, suppress(OSError):
+        for piece in pieces:
+            connection.sendall(piece)
+        while chunk := connection.recv(65_536):
+            received += chunk
+    return received
+
+
+def head(line: str, *lines: str, body: bytes = b"") -> bytes:
+    return "\r\n".join([line, "host: localhost", *lines, "", ""]).encode("latin-1") + body
+
+
+# What a client may do
+
+
+def curl(door: RunningDoor, *arguments: str) -> str:
+    """What curl prints; it speaks HTTP/2, which httpx alone does not."""
+    need("curl")
+    command = ["curl", "-s", "--cacert", str(door.directory / "certificate.pem"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_the_ensemble_answers_over_https(door: RunningDoor, version: str) -> None:
+    headers = [option for name, value in HEADERS.items() for option in ("-H", f"{name}: {value}")]
+    answer = json.loads(curl(door, version, *headers, "-d", json.dumps(BODY), door.http_url + INFER))
+    assert {"text_output", "engine_hash"} <= {output["name"] for output in answer["outputs"]}
+
+
+@pytest.mark.parametrize("path", GET_PATHS)
+def test_questions_about_server_and_ensemble_pass(door: RunningDoor, path: str) -> None:
+    assert httpx.get(door.http_url + path, verify=door.tls()).status_code == 200
+
+
+def test_generate_answers_with_headers_in_its_body(door: RunningDoor) -> None:
+    body = {"text_input": "hello", "max_tokens": 4, **HEADERS}
+    answer = httpx.post(f"{door.http_url}/v2/models/ensemble/generate", json=body, verify=door.tls(), timeout=30)
+    assert answer.json()["engine_hash"] == ENGINE.hash
+
+
+def test_a_refusal_of_the_policy_passes_unchanged(door: RunningDoor) -> None:
+    answer = httpx.post(door.http_url + INFER, json=BODY, verify=door.tls(), timeout=30)
+    assert answer.status_code == 400
+    assert "missing_header" in answer.json()["error"]
+
+
+def test_the_ensemble_answers_over_grpc_with_tls(door: RunningDoor) -> None:
+    answer = pb.ModelInferResponse.FromString(call(door, "ModelInfer", infer_request().SerializeToString()))
+    assert "text_output" in [output.name for output in answer.outputs]
+
+
+def test_a_grpc_stream_answers_each_of_its_messages(door: RunningDoor) -> None:
+    def messages() -> Iterator[bytes]:
+        for number in range(3):
+            yield infer_request(text=b"%d" % number).SerializeToString()
+
+    with channel(door) as opened:
+        stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
+        answers = [
+            pb.ModelStreamInferResponse.FromString(each) for each in stub(messages(), metadata=METADATA, timeout=30)
+        ]
+    assert [answer.error_message for answer in answers] == [""] * 3
+
+
+def test_the_largest_prompt_the_policy_takes_fits_through(door: RunningDoor) -> None:
+    text = b"order " * 100_000  # 600 kB: the policy, not the door, says that these are too many tokens
+    with pytest.raises(grpc.RpcError, match="token_budget_overrun"):
+        call(door, "ModelInfer", infer_request(text=text).SerializeToString())
+
+
+# What it may not: over HTTP, as raw bytes, because clients tidy up
+
+POST_JSON = ("content-type: application/json",)
+SIZED = (*POST_JSON, "content-length: 2")
+OTHER_PATHS = [
+    "/v2/models/tensorrt_llm/infer",
+    "/v2/models/preprocess/infer",
+    "/v2/models/postprocess/generate",
+    "/v2/models/tensorrt_llm/versions/1/infer",
+    "/v2/models/ensemble/versions/1/infer",
+    "/v2/models/ensemble/../tensorrt_llm/infer",
+    "/v2/models/ensemble/infer/../../tensorrt_llm/infer",
+    "/v2/models/ensemble%2f..%2ftensorrt_llm/infer",
+    "/v2/models/%74ensorrt_llm/infer",
+    "/v2/models/%65nsemble/infer",
+    "/v2//models/ensemble/infer",
+    "/v2/models/ensemble/infer/",
+    "/v2/models/Ensemble/infer",
+    "/V2/models/ensemble/infer",
+    "/v2/models/ensemble/infer?x=1",
+    "/v2/models/ensemble/infer#x",
+    "/v2/models/ensemble/infer;a=b",
+    "/v2/models/ensemble/infer%00",
+    "/v2/models/ensemble\\infer",
+    "/v2/repository/index",
+    "/v2/repository/models/tensorrt_llm/unload",
+    "/v2/models/ensemble/trace/setting",
+    "/v2/trace/setting",
+    "/v2/logging",
+    "/v2/systemsharedmemory/region/x/register",
+    "/v2/cudasharedmemory/status",
+    "/v2/models/ensemble/stats",
+    "/v2/models/stats",
+    "/metrics",
+    "/",
+    "*",
+    "http://127.0.0.1:8000/v2/models/tensorrt_llm/infer",
+    "https://localhost/v2/models/ensemble/infer",
+]
+
+
+@pytest.mark.parametrize("path", OTHER_PATHS)
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_no_other_path_leads_anywhere(door: RunningDoor, inner: Counts, method: str, path: str) -> None:
+    before, refused = inner(), door.num_refused()
+    lines = SIZED if method == "POST" else ()
+    answer = send_raw(
+        door, head(f"{method} {path} HTTP/1.1", *lines, "connection: close", body=b"{}" if lines else b"")
+    )
+    assert answer.split(b" ")[1][:1] == b"4"
+    assert (inner(), door.num_refused() - refused) == (before, 1)
+
+
+SMUGGLED = head("POST /v2/models/tensorrt_llm/infer HTTP/1.1", *SIZED, body=b"{}")
+BAD_BODIES = {
+    "two lengths": head(f"POST {INFER} HTTP/1.1", "content-length: 2", "content-length: 3", body=b"{}" + SMUGGLED),
+    "a list of lengths": head(f"POST {INFER} HTTP/1.1", "content-length: 2, 3", body=b"{}" + SMUGGLED),
+    "length and chunks": head(
+        f"POST {INFER} HTTP/1.1", "content-length: 5", "transfer-encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED
+    ),
+    "chunks alone": head(f"POST {INFER} HTTP/1.1", "transfer-encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n"),
+    "chunks under a false name": head(
+        f"POST {INFER} HTTP/1.1", "content-length: 5", "transfer-encoding: xchunked", body=b"0\r\n\r\n" + SMUGGLED
+    ),
+    "a blank before the colon": head(f"POST {INFER} HTTP/1.1", "content-length : 2", body=b"{}"),
+    "a bare line feed": f"POST {INFER} HTTP/1.1\nhost: localhost\ncontent-length: 2\n\n{{}}".encode() + SMUGGLED,
+    "no length": head(f"POST {INFER} HTTP/1.1"),
+    "a negative length": head(f"POST {INFER} HTTP/1.1", "content-length: -2"),
+    "a body beyond the limit": head(f"POST {INFER} HTTP/1.1", "content-length: 999999999"),
+    "a compressed body": head(f"POST {INFER} HTTP/1.1", *SIZED, "content-encoding: gzip", body=b"{}"),
+    "a change of protocol": head("GET /v2/health/live HTTP/1.1", "connection: upgrade", "upgrade: websocket"),
+    "a change to plain HTTP/2": head(
+        "GET /v2/health/live HTTP/1.1", "connection: upgrade, http2-settings", "upgrade: h2c"
+    ),
+    "a tunnel": head("CONNECT 127.0.0.1:8001 HTTP/1.1"),
+    "a trace": head("TRACE /v2/models/ensemble HTTP/1.1"),
+    "an over-long line": head(f"GET /{'a' * 100_000} HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_BODIES)
+def test_no_way_to_write_a_request_smuggles_another_one(door: RunningDoor, inner: Counts, what: str) -> None:
+    before, refused = inner(), door.num_refused()
+    answer = send_raw(door, BAD_BODIES[what], seconds=2.0)
+    assert b" 200 " not in answer.split(b"\r\n")[0]
+    after = inner()
+    assert {name: after[name] for name in INNER_MODELS} == {name: before[name] for name in INNER_MODELS}
+    assert door.num_refused() > refused
+
+
+def test_the_administrators_key_does_not_pass(door: RunningDoor, echo: TritonServer) -> None:
+    answer = httpx.get(
+        f"{door.http_url}/v2/logging", headers={"x-llmstack-admin-key": echo.admin_key}, verify=door.tls()
+    )
+    assert answer.status_code == 404
+
+
+# Over gRPC
+
+INDEX = pb.RepositoryIndexRequest().SerializeToString()
+OTHER_CALLS = {
+    "inner model": ("ModelInfer", infer_request("tensorrt_llm").SerializeToString()),
+    "first step": ("ModelInfer", infer_request("preprocess").SerializeToString()),
+    "last step": ("ModelInfer", infer_request("postprocess").SerializeToString()),
+    "another case": ("ModelInfer", infer_request("ENSEMBLE").SerializeToString()),
+    "named twice": (
+        "ModelInfer",
+        infer_request().SerializeToString() + infer_request("tensorrt_llm").SerializeToString(),
+    ),
+    "a version": ("ModelInfer", pb.ModelInferRequest(model_name="ensemble", model_version="1").SerializeToString()),
+    "too long": ("ModelInfer", infer_request(text=b"x" * (5 << 20)).SerializeToString()),
+    "inner model's readiness": ("ModelReady", pb.ModelReadyRequest(name="tensorrt_llm").SerializeToString()),
+    "inner model's shape": ("ModelMetadata", pb.ModelMetadataRequest(name="preprocess").SerializeToString()),
+    "configuration": ("ModelConfig", pb.ModelConfigRequest(name="ensemble").SerializeToString()),
+    "statistics": ("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString()),
+    "repository": ("RepositoryIndex", INDEX),
+    "loading": ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="ensemble").SerializeToString()),
+    "unloading": ("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="ensemble").SerializeToString()),
+    "shared memory": ("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest().SerializeToString()),
+    "registering memory": (
+        "SystemSharedMemoryRegister",
+        pb.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=64).SerializeToString(),
+    ),
+    "tracing": ("TraceSetting", pb.TraceSettingRequest().SerializeToString()),
+    "logging": ("LogSettings", pb.LogSettingsRequest().SerializeToString()),
+    "case of the method": ("modelinfer", infer_request().SerializeToString()),
+    "a longer path": (SERVICE + "ModelInfer/", infer_request().SerializeToString()),
+    "a doubled slash": ("/" + SERVICE + "ModelInfer", infer_request().SerializeToString()),
+    "another service": ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b""),
+    "Triton's own health service": ("/grpc.health.v1.Health/Watch", b""),
+}
+REFUSALS = {
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+@pytest.mark.parametrize("what", OTHER_CALLS)
+def test_no_other_call_passes_and_the_client_is_told_so(door: RunningDoor, inner: Counts, what: str) -> None:
+    before, refused = inner(), door.num_refused()
+    with pytest.raises(grpc.RpcError) as failure:
+        call(door, *OTHER_CALLS[what])
+    assert failure.value.code() in REFUSALS
+    assert "door:" in failure.value.details()
+    assert (inner(), door.num_refused() - refused) == (before, 1)
+
+
+def test_a_streams_later_message_for_another_model_ends_the_stream(door: RunningDoor, inner: Counts) -> None:
+    before = inner()
+
+    def messages() -> Iterator[bytes]:
+        yield infer_request().SerializeToString()
+        time.sleep(0.5)
+        yield infer_request("tensorrt_llm").SerializeToString()
+
+    with channel(door) as opened, pytest.raises(grpc.RpcError):
+        stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
+        list(stub(messages(), metadata=METADATA, timeout=20))
+    assert inner()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/grpc-web"])
+def test_another_content_type_is_no_grpc(door: RunningDoor, content_type: str) -> None:
+    url = f"https://{door.grpc_url}{SERVICE}ModelInfer"
+    answer = curl(door, "--http2", "-i", "-H", f"content-type: {content_type}", "-d", "", url)
+    assert "grpc-status: 7" in answer
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_plain_text_and_old_tls_do_not_connect(door: RunningDoor) -> None:
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://127.0.0.1:{door.http_port}/v2/health/live")
+    old = door.tls()
+    old.minimum_version = ssl.TLSVersion.TLSv1
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{door.http_url}/v2/health/live", verify=old)
+
+
+def test_every_refusal_is_logged_with_its_reason(door: RunningDoor) -> None:
+    send_raw(door, head("POST /v2/models/tensorrt_llm/infer HTTP/1.1", *SIZED, "connection: close", body=b"{}"))
+    door.wait_until(lambda: any(line["path"] == "/v2/models/tensorrt_llm/infer" for line in door.log()), 5)
+    line = [line for line in door.log() if line["path"] == "/v2/models/tensorrt_llm/infer"][-1]
+    assert (line["status"], line["reason"]) == (404, "no such path or method here")
+    assert json.dumps(line)

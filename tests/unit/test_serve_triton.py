@@ -1,0 +1,100 @@
+"""docker/serve_triton.sh: what it mounts, and what it refuses before Docker hears of it."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "serve_triton.sh"
+
+
+@pytest.fixture
+def paths(tmp_path):
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "schemas").mkdir()
+    for name in ("model.plan", "tokenizer_info.json", "manifest.json"):
+        (tmp_path / name).write_text("{}")
+    return {
+        "ENGINE_PATH": str(tmp_path / "model.plan"),
+        "MODEL_REPO": str(tmp_path / "repo"),
+        "TOKENIZER_DIR": str(tmp_path / "tokenizer"),
+        "TOKENIZER_INFO": str(tmp_path / "tokenizer_info.json"),
+    }
+
+
+def dry_run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = {"PATH": os.environ["PATH"]}
+    return subprocess.run(
+        [str(SCRIPT), "--dry-run", *arguments], env=path | environment, capture_output=True, text=True, check=False
+    )
+
+
+def command(environment: dict[str, str], *arguments: str) -> list[str]:
+    done = dry_run(environment, *arguments)
+    assert done.returncode == 0, done.stderr
+    return shlex.split(done.stdout)
+
+
+def test_an_engine_file_is_the_releases_plan(paths):
+    assert f"{paths['ENGINE_PATH']}:/workspace/release/engine.plan:ro" in command(paths)
+
+
+def test_an_engine_directory_is_the_releases_engine(paths, tmp_path):
+    (tmp_path / "engine").mkdir()
+    words = command(paths | {"ENGINE_PATH": str(tmp_path / "engine")})
+    assert f"{tmp_path}/engine:/workspace/release/engine:ro" in words
+
+
+def test_everything_named_is_mounted_and_nothing_writably(paths):
+    words = command(paths)
+    mounts = [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
+    assert f"{paths['TOKENIZER_DIR']}:/workspace/tokenizer:ro" in mounts
+    assert f"{paths['TOKENIZER_INFO']}:/workspace/release/tokenizer_info.json:ro" in mounts
+    assert f"{paths['MODEL_REPO']}:/workspace/model_repository:ro" in mounts
+    assert [mount for mount in mounts if not mount.endswith(":ro")] == ["llmstack-state-8000:/var/lib/llmstack"]
+
+
+def test_ports_image_and_arguments_are_those_given(paths):
+    ports = {"TRITON_HTTP_PORT": "9000", "TRITON_GRPC_PORT": "9001", "TRITON_METRICS_PORT": "9002"}
+    words = command(paths | ports | {"TRITON_IMAGE": "registry.example/llmstack:2"}, "--engine", "echo")
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--publish"] == [
+        "9000:8000",
+        "9001:8001",
+        "9002:8002",
+    ]
+    assert words[-3:] == ["registry.example/llmstack:2", "--engine", "echo"]
+
+
+def test_the_root_is_read_only_and_no_privilege_is_left(paths):
+    words = command(paths)
+    assert "--read-only" in words
+    assert words[words.index("--cap-drop") + 1] == "ALL"
+    assert "--privileged" not in words
+
+
+@pytest.mark.parametrize("name", ["ENGINE_PATH", "MODEL_REPO", "TOKENIZER_DIR", "TOKENIZER_INFO"])
+def test_a_path_that_is_not_there_is_refused_by_name(paths, name):
+    done = dry_run(paths | {name: "/nowhere"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {name} is /nowhere, which is not there\nnext:")
+
+
+def test_without_an_engine_of_its_own_the_guides_default_is_named(paths):
+    del paths["ENGINE_PATH"]
+    assert "artifacts/engines/qwen3-32b-w4a8.plan, which is not there" in dry_run(paths).stderr
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "80 80", "$(id)"])
+def test_a_port_that_is_none_is_refused(paths, port):
+    done = dry_run(paths | {"TRITON_HTTP_PORT": port})
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: TRITON_HTTP_PORT is {port}")
+
+
+def test_a_path_with_blanks_stays_one_word(paths, tmp_path):
+    odd = tmp_path / "my engines"
+    odd.mkdir()
+    (odd / "a b.plan").write_text("{}")
+    assert f"{odd}/a b.plan:/workspace/release/engine.plan:ro" in command(paths | {"ENGINE_PATH": f"{odd}/a b.plan"})

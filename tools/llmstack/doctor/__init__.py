@@ -1,0 +1,1 @@
+"""What this machine and its image can and can't do for the stack, said before anything starts."""

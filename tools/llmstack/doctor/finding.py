@@ -1,0 +1,24 @@
+"""What one check found."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Verdict(str, Enum):
+    """How bad it is. Only `fail` keeps the stack from serving."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIPPED = "not applicable"
+
+
+class Finding(NamedTuple):
+    """One line of the report; `next_step` says what to do about it."""
+
+    check: str
+    verdict: Verdict
+    text: str
+    next_step: str = ""

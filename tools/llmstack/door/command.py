@@ -1,0 +1,89 @@
+"""`llmstack door`: the configuration of the front door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llmstack.door.backend import BackendError, parse_backend
+from llmstack.door.configuration import Door, DoorError, Limits, find_faults, write_door
+from llmstack.terminal import fail
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The front door: HAProxy before the servers. It leads to the ensemble and to nothing else.",
+)
+
+_LIMITS = Limits()
+
+
+@app.callback()
+def door() -> None:
+    """Keep `render` a command of its own while it is the only one."""
+
+
+@app.command()
+def render(
+    backend: Annotated[
+        list[str],
+        typer.Option(help="A server: host:http:grpc[:ready]. Give one for each.", show_default=False),
+    ],
+    certificate: Annotated[
+        str,
+        typer.Option(help="PEM file with certificate and key (or a directory of them), as HAProxy's machine sees it."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Where the configuration goes; the guard, grpc_guard.lua, goes beside it.")
+    ],
+    host: Annotated[str, typer.Option(help="The address to listen on; * is every one.")] = "*",
+    http_port: Annotated[int, typer.Option(min=1, max=65535, help="HTTPS, HTTP/1.1 and HTTP/2.")] = 8443,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="gRPC over TLS.")] = 8444,
+    metrics_address: Annotated[
+        str, typer.Option(help="host:port of HAProxy's own metrics. Not for clients.")
+    ] = "127.0.0.1:8405",
+    ready_path: Annotated[str, typer.Option(help="What a health check asks a server's ready port for.")] = "/readyz",
+    max_request_bytes: Annotated[
+        int, typer.Option(min=1024, max=2**28 - 1, help="Largest body, and largest gRPC message.")
+    ] = _LIMITS.max_request_bytes,
+    max_connections: Annotated[int, typer.Option(min=1, help="Of all clients together.")] = _LIMITS.max_connections,
+    max_client_connections: Annotated[
+        int, typer.Option(min=1, help="Of one client address.")
+    ] = _LIMITS.max_client_connections,
+    max_client_requests_per_10_s: Annotated[
+        int, typer.Option("--max-client-requests-per-10-s", min=1, help="Of one client address.")
+    ] = _LIMITS.max_client_requests_per_10_s,
+    max_answer_s: Annotated[
+        int, typer.Option(min=1, help="How long an answer may take, and requests under way at a soft stop.")
+    ] = _LIMITS.max_answer_s,
+    validate: Annotated[bool, typer.Option("--validate", help="Have `haproxy -c` check what was written.")] = False,
+) -> None:
+    """Write HAProxy's configuration for these servers.
+
+    Start it with `haproxy -W -f FILE`. Render again and send SIGUSR2 for other servers; SIGUSR1 ends it once the
+    requests under way are answered.
+
+    Example: llmstack door render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
+--certificate /etc/haproxy/door.pem --output /etc/haproxy/haproxy.cfg --validate
+    """
+    limits = Limits(
+        max_request_bytes=max_request_bytes,
+        max_connections=max_connections,
+        max_client_connections=max_client_connections,
+        max_client_requests_per_10_s=max_client_requests_per_10_s,
+        max_answer_s=max_answer_s,
+    )
+    try:
+        backends = [parse_backend(text) for text in backend]
+        wanted = Door(backends, certificate, host, http_port, grpc_port, metrics_address, ready_path, limits)
+        guard = write_door(wanted, output)
+        faults = find_faults(output) if validate else ""
+    except (BackendError, DoorError) as error:
+        fail(error, "llmstack door render --help shows what each option takes")
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", "give an --output in a directory that you may write to")
+    if faults:
+        fail(f"haproxy refuses {output}:\n{faults}", "see the lines that it names; is the certificate there?")
+    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {guard}", markup=False)
