@@ -5,7 +5,7 @@ PolicyError
 ├── Unavailable        the same request may succeed later (Triton UNAVAILABLE, HTTP 503)
 └── InternalFault      our fault; the client gets a reference number (Triton INTERNAL, HTTP 500)
 
-A rule raises its error where it finds the fault; `triton/adapter.py` alone turns it into a Triton error.
+A rule raises its error where it finds the fault; `triton/refusals.py` alone turns it into a Triton error.
 The text is `<code>: <rule, limit, given>` and never quotes a prompt, a schema or a path: codes are stable
 and clients match on them, because Triton offers no status of its own for a budget or a guide.
 """

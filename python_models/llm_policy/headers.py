@@ -7,7 +7,9 @@ sent twice arrives twice: names are compared without case, and twice is a fault 
 
 from __future__ import annotations
 
+import hmac
 import json
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,19 +20,35 @@ ENGINE_HASH = "X-Engine-Hash"
 QUANTISATION = "X-Quantisation"
 TENANT = "X-Tenant"
 REQUEST_ID = "X-Request-Id"
+CANARY_TOKEN = "X-Canary-Token"  # noqa: S105 - a header's name
+TRACEPARENT = "traceparent"
+# The parent's own requests. Only who shows the token may bear the name.
+CANARY_TENANT = "llmstack-canary"
 MAX_HEADER_CHARS = 128
 MAX_KEPT_VERDICTS = 256
 MAX_KEPT_CHARS = 1_024
 
-_BY_LOWER = {name.lower(): name for name in (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID)}
+_BY_LOWER = {name.lower(): name for name in (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN)}
 _REQUIRED = (ENGINE_HASH, QUANTISATION)
+# W3C Trace Context: version (not ff), trace id and parent id (not all zeros), flags.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
 class Headers(NamedTuple):
-    """What the gate lets through; `tenant` and `request_id` are empty when the client sent none."""
+    """What the gate lets through; a text is empty when the client sent none, `trace_id` when it sent no good one."""
 
     tenant: str
     request_id: str
+    is_canary: bool = False
+    trace_id: str = ""
+
+
+class HeaderRefusal(InvalidRequest):
+    """A refusal with `headers`: those that are good all the same, to know whose request it was."""
+
+    def __init__(self, code: Code, detail: str, headers: Headers) -> None:
+        super().__init__(code, detail)
+        self.headers = headers
 
 
 class _Fault(NamedTuple):
@@ -41,7 +59,8 @@ class _Fault(NamedTuple):
 class HeaderGate:
     """Compares a request's headers with the one engine this server runs."""
 
-    def __init__(self, engine_hash: str, quantisation: str) -> None:
+    def __init__(self, engine_hash: str, quantisation: str, canary_token: str = "") -> None:
+        self._canary_token = canary_token
         self._expected = {
             ENGINE_HASH: (engine_hash, Code.ENGINE_HASH_MISMATCH),
             QUANTISATION: (quantisation, Code.QUANTISATION_MISMATCH),
@@ -53,18 +72,32 @@ class HeaderGate:
         """The headers in a request's parameters (the JSON text that `InferenceRequest.parameters()` returns).
 
         Raises:
-            InvalidRequest: with every header fault of the request in one text; the first one's code leads.
+            HeaderRefusal: with every header fault of the request in one text; the first one's code leads.
         """
         is_short = len(parameters_json) <= MAX_KEPT_CHARS
         return self._check_repeated(parameters_json) if is_short else self._check(parameters_json)
 
     def _check(self, parameters_json: str) -> Headers:
         values: dict[str, str] = {}
-        faults = [*_read(_pairs(parameters_json), values)]
+        pairs = _pairs(parameters_json)
+        faults = [*_read(pairs, values)]
         faults += self._compare(values, {fault.detail.split(" ", 1)[0] for fault in faults})
+        faults += self._check_canary(values)
+        tenant, request_id, trace_id = values.get(TENANT, ""), values.get(REQUEST_ID, ""), _trace_id(pairs)
         if faults:
-            raise _refusal(faults)
-        return Headers(values.get(TENANT, ""), values.get(REQUEST_ID, ""))
+            known = Headers("" if tenant == CANARY_TENANT else tenant, request_id, trace_id=trace_id)
+            raise _refusal(faults, known)
+        is_canary = CANARY_TOKEN in values
+        return Headers(CANARY_TENANT if is_canary else tenant, request_id, is_canary, trace_id)
+
+    def _check_canary(self, values: dict[str, str]) -> list[_Fault]:
+        token = values.get(CANARY_TOKEN)
+        if token is not None:
+            is_right = self._canary_token and hmac.compare_digest(token, self._canary_token)
+            return [] if is_right else [_Fault(Code.INVALID_HEADER, f"{CANARY_TOKEN} is not this server's")]
+        if values.get(TENANT) == CANARY_TENANT:
+            return [_Fault(Code.INVALID_HEADER, f"{TENANT} {CANARY_TENANT} is kept for the server's own requests")]
+        return []
 
     def _compare(self, values: dict[str, str], faulty: set[str]) -> list[_Fault]:
         faults = []
@@ -104,6 +137,18 @@ def _read(pairs: Iterable[tuple[str, object]], values: dict[str, str]) -> Iterab
             yield fault
 
 
+def _trace_id(pairs: Iterable[tuple[str, object]]) -> str:
+    """The trace id of the one good `traceparent`; as the standard has it, a bad one counts as none."""
+    given = [value for key, value in pairs if key.lower() == TRACEPARENT]
+    match = _TRACEPARENT.fullmatch(given[0]) if len(given) == 1 and isinstance(given[0], str) else None
+    return match[1] if match else ""
+
+
+def is_presentable(text: str) -> bool:
+    """Whether an id from a client may stand in logs, the ledger and alerts."""
+    return len(text) <= MAX_HEADER_CHARS and text.isascii() and text.isprintable()
+
+
 def _value_fault(name: str, value: object) -> _Fault | None:
     if not isinstance(value, str):
         return _Fault(Code.INVALID_HEADER, f"{name} is a {type(value).__name__}, a string is required")
@@ -114,6 +159,7 @@ def _value_fault(name: str, value: object) -> _Fault | None:
     return None
 
 
-def _refusal(faults: list[_Fault]) -> InvalidRequest:
+def _refusal(faults: list[_Fault], known: Headers) -> HeaderRefusal:
     first, *rest = dict.fromkeys(faults)
-    return InvalidRequest(first.code, "; ".join([first.detail, *(f"{f.code.value}: {f.detail}" for f in rest)]))
+    text = "; ".join([first.detail, *(f"{f.code.value}: {f.detail}" for f in rest)])
+    return HeaderRefusal(first.code, text, known)

@@ -55,6 +55,7 @@ class Engine(_Strict):
     quantisation: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
     model: Annotated[str, Field(min_length=1, max_length=128)]
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
+    max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64  # requests admitted and not yet answered
 
 
 class TokenizerInfo(_Strict):

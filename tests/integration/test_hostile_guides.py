@@ -6,11 +6,11 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import psutil
 import pytest
 
 from llm_policy.guidance.desk import NUM_CHILDREN
+from llm_policy.metrics import exposition
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server_process import TritonServer
 from tests.hostile_guides import hostile_guides
@@ -129,9 +129,8 @@ def test_no_child_outlives_its_stub():
 
 def test_an_answer_that_breaks_its_schema_is_counted(own_server):
     """The no-op engine knows no grammar; a stop word makes its answer complete."""
-    metrics = f"http://{own_server.metrics_url.removeprefix('http://').removesuffix('/metrics')}/metrics"
     client = Client(own_server, "grpc")
     word = client.send({"text_input": "hello", "max_tokens": 4})["text_output"][-1]
     answer = client.send({"text_input": "hello", "max_tokens": 4, "schema_id": "order", "stop_words": [word]})
     assert (answer["flags"], answer["schema_valid"]) == ("schema_violation", False)
-    assert "llm_schema_violations_total 1" in httpx.get(metrics).text
+    assert b"llm_schema_violations_total 1.0" in exposition(own_server.state_dir)

@@ -149,7 +149,8 @@ def test_a_batch_of_n_decides_what_n_batches_of_one_decide(singles):
     if refused:
         assert isinstance(together, str)
     else:
-        assert [row.decision for row in together] == [rows[0].decision for rows in alone]
+        decided = [rows[0].decision._replace(row_number=number) for number, rows in enumerate(alone)]
+        assert [row.decision for row in together] == decided
 
 
 @settings(max_examples=300)

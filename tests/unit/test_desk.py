@@ -1,6 +1,7 @@
 """Guides at the desk, with real children."""
 
 import queue
+from pathlib import Path
 
 import psutil
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
 from llm_policy.guidance.desk import MAX_WAITING_GUIDES, NUM_CHILDREN, GuideDesk
 from llm_policy.guidance.guide import Guide
+from llm_policy.guidance.guide_report import GuideReport
 from llm_policy.guidance.sandbox import SandboxChild
 from llm_policy.guidance.verdict_cache import VerdictCache
 from llm_policy.manifest import Guidance
@@ -54,6 +56,15 @@ def test_a_registered_schema_keeps_its_name(desk):
 def test_a_broken_registered_schema_is_named(desk):
     with pytest.raises(InvalidRequest, match=r"^schema_invalid: registered schema bad: "):
         desk.register([Guide("json_schema", '{"type":"strin"}', "bad")])
+
+
+def test_a_registered_schema_that_is_known_from_the_file_needs_no_child(tmp_path):
+    cache = VerdictCache(tmp_path / "guides.db", "test")
+    cache.put("regex", "a", GuideReport(engine_type="regex", engine_text="a"))
+    desk = GuideDesk(Guidance(), Path("/nowhere"), VerdictCache(tmp_path / "guides.db", "test"))
+    desk.register([Guide("regex", "a", "known")])
+    assert desk.verdict(Guide("regex", "a", "known")).schema_id == "known"
+    desk.close()
 
 
 def test_a_refusal_is_known_from_then_on(desk):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.headers import HeaderGate
+from llm_policy.headers import HeaderGate, Headers
 
 ENGINE = "sha256:" + "a" * 64
 GATE = HeaderGate(ENGINE, "w4a8")
@@ -21,15 +21,15 @@ def refusal(parameters: object) -> InvalidRequest:
 
 def test_right_headers_pass_with_tenant_and_request_id():
     headers = GATE.check(json.dumps({**GOOD, "X-Tenant": "finance", "X-Request-Id": "r-1"}))
-    assert headers == ("finance", "r-1")
+    assert (headers.tenant, headers.request_id) == ("finance", "r-1")
 
 
 def test_grpc_spelling_passes():
-    assert GATE.check(json.dumps({name.lower(): value for name, value in GOOD.items()})) == ("", "")
+    assert GATE.check(json.dumps({name.lower(): value for name, value in GOOD.items()})) == Headers("", "")
 
 
 def test_a_parameter_that_is_none_of_ours_is_left_alone():
-    assert GATE.check(json.dumps({**GOOD, "priority": 3})) == ("", "")
+    assert GATE.check(json.dumps({**GOOD, "priority": 3})) == Headers("", "")
 
 
 @pytest.mark.parametrize("parameters", ["", "{}"])

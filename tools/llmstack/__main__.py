@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import demo, guides, manifest, serve, tokenizer_info
+from llmstack import demo, guides, manifest, ready, serve, tokenizer_info
 from llmstack.bench import commands as bench
 from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
+from llmstack.ledger import commands as ledger
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
+app.command()(ready.ready)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
 app.add_typer(events.app, name="events")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(guides.app, name="guides")
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(tokenizer_info.app, name="tokenizer-info")

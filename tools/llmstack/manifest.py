@@ -95,6 +95,7 @@ def build(
     ],
     release_dir: ReleaseDir = DEFAULT_RELEASE_DIR,
     max_batch_size: Annotated[int, typer.Option(help="Requests the engine runs at once.")] = 4,
+    max_queue_size: Annotated[int, typer.Option(help="Requests that may wait for answers; more are shed.")] = 64,
     max_queue_delay_us: Annotated[int, typer.Option(help="Longer waits raise an alert.")] = 2_500,
     max_prompt_tokens: Annotated[int, typer.Option(help="Longer prompts are refused.")] = 4_096,
     max_tokens: Annotated[int, typer.Option(help="Limit on prompt and completion together.")] = 6_000,
@@ -129,7 +130,12 @@ def build(
             --task-schema judge=verdict --task-max-tokens judge=256
     """
     settings = {
-        "engine": {"quantisation": quantisation, "model": model, "max_batch_size": max_batch_size},
+        "engine": {
+            "quantisation": quantisation,
+            "model": model,
+            "max_batch_size": max_batch_size,
+            "max_queue_size": max_queue_size,
+        },
         "thresholds": {
             "max_queue_delay_us": max_queue_delay_us,
             "max_prompt_tokens": max_prompt_tokens,

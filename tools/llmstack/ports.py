@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from llmstack.server_error import ServerStartError
 
+_BACKLOG = 128  # connections that wait to be accepted
+
 
 class Ports(NamedTuple):
     """One port for each protocol. Triton has no port 0 of its own: `choose` picks one before it starts."""
@@ -23,23 +25,39 @@ class Ports(NamedTuple):
             ServerStartError: one is taken, or asked for twice.
         """
         with ExitStack() as held:  # held together, so that no free port is picked twice
-            return Ports(*(_hold(held, host, name, port) for name, port in self._asdict().items()))
+            return Ports(*(_number(_hold(held, host, name, port)) for name, port in self._asdict().items()))
 
 
 FREE_PORTS = Ports()
 
 
-def _hold(held: ExitStack, host: str, name: str, port: int) -> int:
+def listen(host: str, name: str, port: int) -> socket.socket:
+    """A socket of our own that listens on `port`; 0 is any free one.
+
+    Raises:
+        ServerStartError: it is taken.
+    """
+    with ExitStack() as held:
+        listener = _hold(held, host, name, port)
+        held.pop_all()
+        return listener
+
+
+def _number(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
+
+
+def _hold(held: ExitStack, host: str, name: str, port: int) -> socket.socket:
     """Listen on `port` until `held` closes; without listening Linux lets two sockets share a port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does after a restart
     try:
         listener.bind((host, port))
-        listener.listen(1)
+        listener.listen(_BACKLOG)
     except OSError as error:
         raise _refusal(host, name, port, error) from None
-    return int(listener.getsockname()[1])
+    return listener
 
 
 def _refusal(host: str, name: str, port: int, error: OSError) -> ServerStartError:

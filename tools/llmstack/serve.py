@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.metrics import exposition
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
+from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.ports import Ports
+from llmstack.server_command import Tracing
 from llmstack.server_error import ServerStartError
 from llmstack.server_log import LogRelay, is_harmless
 from llmstack.server_process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.stop_signals import StopRequested, StopSignals
+from llmstack.supervision.ledger_books import LedgerBooks
+from llmstack.supervision.service import Service, ServiceSettings
+from llmstack.supervision.state_directory import StateDirectory
 
-_POLL_S = 0.5
 FAILED = 1
+# The parent waits for requests under way itself; what is left for Triton is to unload its models.
+_TRITON_EXIT_S = 5
 
 
 def open_release(directory: Path) -> Release:
@@ -53,37 +64,64 @@ def serve(
     http_port: options.HttpPort = 8000,
     grpc_port: options.GrpcPort = 8001,
     metrics_port: options.MetricsPort = 8002,
+    ready_port: options.ReadyPort = 8003,
     admin_key_file: options.AdminKeyFile = None,
+    canary_interval_s: options.CanaryIntervalS = 5.0,
     exit_timeout_s: options.ExitTimeoutS = 30,
     start_timeout_s: options.StartTimeoutS = DEFAULT_START_TIMEOUT_S,
+    trace_url: options.TraceUrl = None,
+    trace_rate: options.TraceRate = 1,
+    max_log_mib: options.MaxLogMib = 64,
     log_verbose: options.LogVerbose = 0,
     verbose: options.Verbose = False,
 ) -> None:
     """Serve the ensemble over HTTP and gRPC until SIGTERM or Ctrl-C.
 
     Checks the release first: every file must be the one that its manifest names. Then starts tritonserver, from
-    NVIDIA's image or from the PyPI package, and prints the URLs once the models are loaded.
+    NVIDIA's image or from the PyPI package, warms up every task and schema, proves the ensemble by a request, and says
+    so on /readyz. A server that dies or stops answering is started again. The first signal drains: requests under way
+    are answered, new ones refused. A second one ends everything at once.
 
     Example: llmstack serve --engine echo --http-port 9000 --verbose
     """
     console = Console(soft_wrap=True, highlight=False)
     try:
         release = open_release(release_dir)
-        server = TritonServer(
-            release_dir=release.directory,
-            engine=engine.value if engine else pick_engine(release),
-            model_repository=model_repository,
-            state_dir=state_dir,
-            host=host,
-            ports=Ports(http_port, grpc_port, metrics_port),
-            admin_key=read_admin_key(admin_key_file) if admin_key_file else random_admin_key(),
-            exit_timeout_s=exit_timeout_s,
-            log_verbose=log_verbose,
-        )
-        with StopSignals() as stop:
-            _run(server, release, stop, start_timeout_s, console, verbose)
+        endpoints = read_endpoints(os.environ)
+        with StateDirectory(state_dir) as state, StopSignals() as stop:
+            server = TritonServer(
+                release_dir=release.directory,
+                engine=engine.value if engine else pick_engine(release),
+                model_repository=model_repository,
+                state_dir=state.path,
+                host=host,
+                ports=Ports(http_port, grpc_port).choose(host),
+                metrics_host="127.0.0.1",
+                admin_key=read_admin_key(admin_key_file) if admin_key_file else random_admin_key(),
+                exit_timeout_s=_TRITON_EXIT_S,
+                log_verbose=log_verbose,
+                tracing=_tracing(trace_url, trace_rate),
+                keeps_log=True,
+                death_signal=signal.SIGKILL,
+                inherited_fds=(state.lock_fd,),
+            )
+            settings = ServiceSettings(
+                metrics_port=metrics_port,
+                ready_port=ready_port,
+                canary_interval_s=canary_interval_s,
+                start_timeout_s=start_timeout_s,
+                exit_timeout_s=exit_timeout_s,
+                max_log_bytes=max_log_mib << 20,
+                endpoints=endpoints,
+            )
+            books = LedgerBooks(state.path, release.manifest)
+            service = Service(server, release, state, settings, stop, books, lambda: exposition(state.path))
+            _run(service, console, verbose)
     except ServerStartError as error:
         give_up(error)
+    except KeyboardInterrupt:
+        console.print("stopped at once")
+        raise typer.Exit(FAILED) from None
 
 
 def give_up(error: ServerStartError) -> None:
@@ -118,22 +156,40 @@ def start_visibly(
         server.wait_ready(timeout_s, on_poll)
 
 
-def _run(
-    server: TritonServer,
-    release: Release,
-    stop: StopSignals,
-    start_timeout_s: float,
-    console: Console,
-    verbose: bool,
-) -> None:
-    with contextlib.ExitStack() as ending, contextlib.suppress(StopRequested):
-        server.start()
-        if verbose:
-            ending.enter_context(LogRelay(server.log_path, lambda line: _show(console, line)))
-        ending.callback(_stop, server, console)
-        start_visibly(server, console, start_timeout_s, stop.check)
-        _announce(server, release, console)
-        _watch(server, stop)
+def _run(service: Service, console: Console, verbose: bool) -> None:
+    with contextlib.ExitStack() as ending:
+        ending.callback(console.print, "stopped")
+        ending.enter_context(service)
+        with contextlib.suppress(StopRequested):
+            if verbose:
+                ending.enter_context(_relay(service.server, console))
+            _start(service, console)
+            _announce(service, console)
+            service.watch(lambda line: console.print(line, markup=False))
+        with console.status("draining: requests under way are answered first"):
+            service.drain()
+
+
+def _start(service: Service, console: Console) -> None:
+    began = time.monotonic()
+    with console.status("starting") as status:
+
+        def on_step(text: str) -> None:
+            _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
+
+        service.start(on_step)
+
+
+def _show_step(status: Status, console: Console, text: str) -> None:
+    status.update(text)
+    if not console.is_terminal:
+        console.print(text, markup=False)
+
+
+def _relay(server: TritonServer, console: Console) -> LogRelay:
+    """Shows what the server logs from now on."""
+    server.log_path.touch()
+    return LogRelay(server.log_path, lambda line: _show(console, line), server.log_path.stat().st_size)
 
 
 def _show(console: Console, line: str) -> None:
@@ -141,27 +197,25 @@ def _show(console: Console, line: str) -> None:
         console.print(line, markup=False)
 
 
-def _stop(server: TritonServer, console: Console) -> None:
-    with console.status("stopping: requests under way are answered first"):
-        server.stop()
-    console.print("stopped")
+def _tracing(url: str | None, rate: int) -> Tracing | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ServerStartError(
+            f"--trace {url} is no http(s) URL",
+            "give the collector's whole URL, such as http://localhost:4318/v1/traces",
+        )
+    return Tracing(url, rate)
 
 
-def _watch(server: TritonServer, stop: StopSignals) -> None:
-    while not stop.wait(_POLL_S):
-        if not server.is_running:
-            raise ServerStartError(
-                "tritonserver ended by itself:\n" + "\n".join(server.failure_reasons()),
-                f"read the whole log: {server.log_path}",
-            )
-
-
-def _announce(server: TritonServer, release: Release, console: Console) -> None:
-    engine = release.manifest.engine
+def _announce(service: Service, console: Console) -> None:
+    server, engine = service.server, service.release.manifest.engine
     rows = {
         "HTTP": f"{server.http_url}/v2/models/ensemble/infer",
         "gRPC": server.grpc_url,
-        "Metrics": server.metrics_url,
+        "Metrics": service.metrics_url,
+        "Readiness": service.ready_url,
         ENGINE_HASH: engine.hash,
         QUANTISATION: engine.quantisation,
         "Engine": f"{server.engine}, {engine.model}",

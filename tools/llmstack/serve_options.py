@@ -32,9 +32,40 @@ Host = Annotated[
     str, typer.Option(envvar="LLMSTACK_HOST", help="The address to listen on; 0.0.0.0 is every interface.")
 ]
 _PORT_HELP = "0 picks a free port."
+_READY_HELP = "Where /readyz and /livez answer; 0 picks a free port."
+_METRICS_HELP = "Triton's metrics and the policy's on one page; 0 picks a free port."
 HttpPort = Annotated[int, typer.Option(envvar="LLMSTACK_HTTP_PORT", min=0, max=65535, help=_PORT_HELP)]
 GrpcPort = Annotated[int, typer.Option(envvar="LLMSTACK_GRPC_PORT", min=0, max=65535, help=_PORT_HELP)]
-MetricsPort = Annotated[int, typer.Option(envvar="LLMSTACK_METRICS_PORT", min=0, max=65535, help=_PORT_HELP)]
+MetricsPort = Annotated[int, typer.Option(envvar="LLMSTACK_METRICS_PORT", min=0, max=65535, help=_METRICS_HELP)]
+ReadyPort = Annotated[int, typer.Option(envvar="LLMSTACK_READY_PORT", min=0, max=65535, help=_READY_HELP)]
+CanaryIntervalS = Annotated[
+    float,
+    typer.Option(
+        "--canary-interval-secs",
+        envvar="LLMSTACK_CANARY_INTERVAL_S",
+        min=0.1,
+        max=30,
+        help="How often a real guided request proves the ensemble.",
+    ),
+]
+TraceUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--trace",
+        envvar="LLMSTACK_TRACE_URL",
+        metavar="URL",
+        help="Send OpenTelemetry spans of the ensemble and its steps to this collector, as OTLP over HTTP: "
+        "http://collector:4318/v1/traces. A request's traceparent header goes on in them.",
+        show_default=False,
+    ),
+]
+TraceRate = Annotated[
+    int, typer.Option(envvar="LLMSTACK_TRACE_RATE", min=1, help="With --trace: trace one of so many requests.")
+]
+MaxLogMib = Annotated[
+    int,
+    typer.Option(envvar="LLMSTACK_MAX_LOG_MIB", min=1, help="Length at which the server's log is cut; three are kept."),
+]
 AdminKeyFile = Annotated[
     Path | None,
     typer.Option(
@@ -45,10 +76,22 @@ AdminKeyFile = Annotated[
     ),
 ]
 ExitTimeoutS = Annotated[
-    int, typer.Option("--exit-timeout-secs", min=0, help="How long requests under way may take at the end.")
+    int,
+    typer.Option(
+        "--exit-timeout-secs",
+        envvar="LLMSTACK_EXIT_TIMEOUT_S",
+        min=0,
+        help="How long requests under way may take at the end.",
+    ),
 ]
 StartTimeoutS = Annotated[
-    float, typer.Option("--start-timeout-secs", min=1, help="How long loading the models may take.")
+    float,
+    typer.Option(
+        "--start-timeout-secs",
+        envvar="LLMSTACK_START_TIMEOUT_S",
+        min=1,
+        help="How long loading the models may take.",
+    ),
 ]
 LogVerbose = Annotated[int, typer.Option(min=0, help="Triton's own verbosity; 1 logs every request.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the server's log here too.")]

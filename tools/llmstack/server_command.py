@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_policy.guidance.sandbox import PYTHON
-from llm_policy.headers import ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
+from llm_policy.headers import CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT
 from llmstack.paths import SOURCE_ROOT
 from llmstack.ports import Ports
 from llmstack.server_binary import ServerBinary
 
 # Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
-FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID)
+FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN, TRACEPARENT)
 
 # Whoever may use these can load a model, read another process's memory region, or write files on this machine.
 ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")
@@ -44,11 +44,20 @@ def header_pattern(names: Iterable[str] = FORWARDED_HEADERS) -> str:
     return f"(?i)^({'|'.join(names).lower()})$"
 
 
-def network_flags(host: str, ports: Ports) -> list[str]:
+class Tracing(NamedTuple):
+    """Where spans go: `url` of an OpenTelemetry collector's HTTP receiver, one of `rate` requests."""
+
+    url: str
+    rate: int = 1
+
+
+def network_flags(host: str, ports: Ports, metrics_host: str | None = None) -> list[str]:
     """Where the server listens and which headers it hands on."""
     pattern = header_pattern()
     return [
-        *(f"--{protocol}-address={host}" for protocol in ("http", "grpc", "metrics")),
+        f"--http-address={host}",
+        f"--grpc-address={host}",
+        f"--metrics-address={metrics_host or host}",
         *(f"--{protocol}-port={port}" for protocol, port in ports._asdict().items()),
         f"--http-header-forward-pattern={pattern}",
         f"--grpc-header-forward-pattern={pattern}",
@@ -63,6 +72,21 @@ def admin_flags(key: str) -> list[str]:
     """
     restriction = f"{','.join(ADMIN_APIS)}:{ADMIN_KEY_HEADER}={key}"
     return [f"--http-restricted-api={restriction}", f"--grpc-restricted-protocol={restriction}"]
+
+
+def trace_flags(tracing: Tracing | None) -> list[str]:
+    """Triton's own OpenTelemetry spans of the ensemble and its steps; a client's `traceparent` goes on in them."""
+    if tracing is None:
+        return []
+    settings = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={tracing.rate}",
+        "count=-1",
+        f"opentelemetry,url={tracing.url}",
+        "opentelemetry,resource=service.name=llmstack",
+    )
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:

@@ -1,8 +1,11 @@
-"""What a person needs to see of the server's log."""
+"""The server's log: one file that never grows without a bound, and what a person needs to see of it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,11 +54,33 @@ def _message(entry: str) -> str:
     return _TRACEBACK.split(text)[0].removeprefix("ERROR: Failed to create instance: ").strip()
 
 
-class LogRelay:
-    """Hands each new line of a growing file to `show` until closed."""
+def rotate_log(path: Path, max_bytes: int, num_kept: int = 3) -> bool:
+    """Once `path` is longer than `max_bytes`: copy it to `path.1`, older ones to .2 and .3, and empty it.
 
-    def __init__(self, path: Path, show: Callable[[str], None]) -> None:
-        self._path, self._show = path, show
+    The server and its stubs keep writing to the same open file, which they append to: it can't be moved away. What
+    they write between copy and cut, microseconds apart, is lost. On a full disk the log is cut without a copy.
+    """
+    if path.stat().st_size <= max_bytes:
+        return False
+    kept = [path.with_name(f"{path.name}.{number}") for number in range(1, num_kept + 1)]
+    for older, newer in zip(reversed(kept), reversed(kept[:-1]), strict=False):
+        with contextlib.suppress(FileNotFoundError):
+            newer.replace(older)
+    try:
+        with path.open("rb") as source, kept[0].open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+            os.truncate(path, 0)
+    except OSError:
+        kept[0].unlink(missing_ok=True)
+        os.truncate(path, 0)
+    return True
+
+
+class LogRelay:
+    """Hands each new line of a growing file to `show` until closed; starts over when the file was cut."""
+
+    def __init__(self, path: Path, show: Callable[[str], None], start: int = 0) -> None:
+        self._path, self._show, self._start = path, show, start
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-relay", daemon=True)
 
@@ -68,12 +93,15 @@ class LogRelay:
         self._thread.join()
 
     def _run(self) -> None:
-        with self._path.open(encoding="utf-8", errors="replace") as file:
-            partial = ""
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            partial = b""
             while True:
                 closing = self._closing.wait(_POLL_S)
-                *lines, partial = (partial + file.read()).split("\n")
+                if self._path.stat().st_size < file.tell():
+                    file.seek(0)
+                *lines, partial = (partial + file.read()).split(b"\n")
                 for line in lines:
-                    self._show(line)
+                    self._show(line.decode("utf-8", "replace"))
                 if closing:
                     return

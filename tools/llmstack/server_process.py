@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,22 @@ from llmstack import leash
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.ports import FREE_PORTS, Ports
 from llmstack.server_binary import ServerBinary, find_server_binary
-from llmstack.server_command import ENGINES, admin_flags, model_flags, network_flags, server_environment
+from llmstack.server_command import (
+    ENGINES,
+    Tracing,
+    admin_flags,
+    model_flags,
+    network_flags,
+    server_environment,
+    trace_flags,
+)
 from llmstack.server_error import ServerStartError
 from llmstack.server_log import failure_reasons
+from llmstack.supervision.shared_memory import note_regions, remove_regions
 
 LOG_NAME = "tritonserver.log"
+# What the stubs know of the server that runs them.
+BOOT_ID, CANARY_TOKEN = "LLMSTACK_BOOT_ID", "LLMSTACK_CANARY_TOKEN"
 DEFAULT_START_TIMEOUT_S = 300.0
 _POLL_S = 0.1
 _KILL_AFTER_S = 10.0  # beyond the time that the server itself takes for requests under way
@@ -36,7 +48,11 @@ class TritonServer:
     """A server on one release: `with TritonServer(release_dir) as server:` starts it, waits and stops it.
 
     `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one that goes with it.
-    `readiness_model` must be ready too before the server counts as ready.
+    `readiness_model` must be ready too before the server counts as ready. A stopped server may be started again.
+
+    What a parent that supervises it sets: `metrics_host`, where Triton's own metrics listen if not on `host`;
+    `keeps_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
+    dies; `inherited_fds`, descriptors that the server and its stubs keep open.
     """
 
     release_dir: Path = DEFAULT_RELEASE_DIR
@@ -46,11 +62,19 @@ class TritonServer:
     state_dir: Path | None = None
     host: str = "127.0.0.1"
     ports: Ports = FREE_PORTS
+    metrics_host: str | None = None
     admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    canary_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     readiness_model: str = "ensemble"
     exit_timeout_s: int = 30
     log_verbose: int = 0
+    tracing: Tracing | None = None
+    keeps_log: bool = False
+    death_signal: signal.Signals = signal.SIGTERM
+    inherited_fds: Sequence[int] = ()
     binary: ServerBinary | None = None
+    boot_id: str = field(default="", init=False)
+    log_start: int = field(default=0, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
     _is_state_temporary: bool = field(default=False, init=False, repr=False)
     _cleanup: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
@@ -80,7 +104,7 @@ class TritonServer:
     @property
     def metrics_url(self) -> str:
         """The URL that Prometheus scrapes."""
-        return f"http://{self._local_host}:{self.ports.metrics}/metrics"
+        return f"http://{reachable(self.metrics_host or self.host)}:{self.ports.metrics}/metrics"
 
     @property
     def pid(self) -> int:
@@ -91,7 +115,7 @@ class TritonServer:
 
     @property
     def log_path(self) -> Path:
-        """Everything that the server and its models printed since the last start."""
+        """What the server and its models printed; with `keeps_log` this start's lines begin at `log_start`."""
         if self.state_dir is None:
             raise RuntimeError("the server was not started")
         return self.state_dir / LOG_NAME
@@ -102,7 +126,7 @@ class TritonServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process; it is not ready yet.
+        """Start the process under a new `boot_id`; it is not ready yet.
 
         Call from a thread that lives as long as the server: the server ends with it.
 
@@ -114,14 +138,25 @@ class TritonServer:
         self.ports = self.ports.choose(self.host)
         state_dir = self._make_state_dir()
         command = self._command(binary, binary.lay_out_backends(state_dir))
-        environment = server_environment(binary, self.release_dir.resolve(), state_dir)
-        with self.log_path.open("wb") as log:
+        remove_regions(state_dir)
+        self.boot_id = str(uuid.uuid4())
+        environment = {
+            **server_environment(binary, self.release_dir.resolve(), state_dir),
+            BOOT_ID: self.boot_id,
+            CANARY_TOKEN: self.canary_token,
+        }
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(self.death_signal))]
+        with self.log_path.open("ab") as log:
+            if not self.keeps_log:
+                log.truncate(0)
+            self.log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command],
+                [*leashed, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                pass_fds=tuple(self.inherited_fds),
                 start_new_session=True,  # Ctrl-C in a terminal is ours to pass on
             )
 
@@ -134,24 +169,41 @@ class TritonServer:
             ServerStartError: the server ended, with the reasons from its log, or took longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
-            on_poll()
-            if not self.is_running:
-                raise ServerStartError("\n".join(self.failure_reasons()), self._next_step)
-            if time.monotonic() > deadline:
-                raise ServerStartError(f"tritonserver is not ready after {timeout_s:.0f} s", self._next_step)
-            time.sleep(_POLL_S)
+        with httpx.Client(base_url=self.http_url, timeout=5, verify=False) as client:  # noqa: S501 - plain http
+            while not self._is_ready(client):
+                on_poll()
+                if not self.is_running:
+                    raise ServerStartError("\n".join(self.failure_reasons()), self._next_step)
+                if time.monotonic() > deadline:
+                    raise ServerStartError(f"tritonserver is not ready after {timeout_s:.0f} s", self._next_step)
+                time.sleep(_POLL_S)
+        note_regions(self.log_path.parent, self.pid)
 
     def failure_reasons(self) -> list[str]:
         """The errors in this start's log, each once."""
-        return failure_reasons(self.log_path.read_text(encoding="utf-8", errors="replace"))
+        with self.log_path.open("rb") as log:
+            # A log that was cut meanwhile begins with this start's lines.
+            log.seek(self.log_start if self.log_path.stat().st_size >= self.log_start else 0)
+            return failure_reasons(log.read().decode("utf-8", "replace"))
 
     def stop(self) -> None:
         """End the server and everything that it started; requests under way get `exit_timeout_s`."""
+        self._end(lambda process: _end(process, self.exit_timeout_s + _KILL_AFTER_S))
+
+    def kill(self) -> None:
+        """End the server and everything that it started at once; whoever waits for an answer gets none."""
+        self._end(_kill)
+
+    def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
         with self._cleanup.pop_all():
-            if self._process is not None:
-                _end(self._process, self.exit_timeout_s + _KILL_AFTER_S)
+            if self._process is None:
+                return
+            note_regions(self.log_path.parent, self.pid)
+            try:
+                end(self._process)
+            finally:
                 self._process = None
+                remove_regions(self.log_path.parent)
 
     @property
     def _next_step(self) -> str:
@@ -161,8 +213,7 @@ class TritonServer:
 
     @property
     def _local_host(self) -> str:
-        host = "127.0.0.1" if self.host in _ANY_HOST else self.host
-        return f"[{host}]" if ":" in host else host
+        return reachable(self.host)
 
     def _make_state_dir(self) -> Path:
         if self.state_dir is None:
@@ -178,18 +229,25 @@ class TritonServer:
         return [
             str(binary.path),
             *model_flags(repositories, backends, self.engine),
-            *network_flags(self.host, self.ports),
+            *network_flags(self.host, self.ports, self.metrics_host),
             *admin_flags(self.admin_key),
+            *trace_flags(self.tracing),
             f"--exit-timeout-secs={self.exit_timeout_s}",
             f"--log-verbose={self.log_verbose}",
         ]
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, client: httpx.Client) -> bool:
         paths = ("/v2/health/ready", f"/v2/models/{self.readiness_model}/ready")
         try:
-            return all(httpx.get(self.http_url + path, timeout=5).status_code == 200 for path in paths)
+            return all(client.get(path).status_code == 200 for path in paths)
         except httpx.HTTPError:
             return False
+
+
+def reachable(host: str) -> str:
+    """`host` as this machine's own clients write it into a URL."""
+    host = "127.0.0.1" if host in _ANY_HOST else host
+    return f"[{host}]" if ":" in host else host
 
 
 def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
@@ -200,6 +258,10 @@ def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
     except subprocess.TimeoutExpired:
         pass
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

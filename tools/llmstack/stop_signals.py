@@ -32,6 +32,11 @@ class StopSignals:
         """Whether a signal came, waiting for it up to `timeout_s`."""
         return self._asked.wait(timeout_s)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked.is_set()
+
     def check(self) -> None:
         """Raise StopRequested when a signal came."""
         if self._asked.is_set():

@@ -1,6 +1,6 @@
 """The `postprocess` model: what it does is `llm_policy.steps.postprocess`."""
 
-from llm_policy.triton.adapter import PostprocessModel
+from llm_policy.triton.postprocess_model import PostprocessModel
 
 
 class TritonPythonModel(PostprocessModel):

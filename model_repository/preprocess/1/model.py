@@ -1,6 +1,6 @@
 """The `preprocess` model: what it does is `llm_policy.steps.preprocess`."""
 
-from llm_policy.triton.adapter import PreprocessModel
+from llm_policy.triton.preprocess_model import PreprocessModel
 
 
 class TritonPythonModel(PreprocessModel):

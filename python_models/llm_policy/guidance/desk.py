@@ -64,7 +64,10 @@ class GuideDesk:
         tokenizer_info_path: Path,
         cache: VerdictCache,
         on_fault: Callable[[BaseException], object] = lambda error: None,
+        on_verdict: Callable[[GuideReport | None], object] = lambda report: None,
     ) -> None:
+        """`on_verdict` hears of each guide that was new here: its report once compiled, None when a file had it."""
+        self._on_verdict = on_verdict
         self._guidance = guidance
         self._on_fault = on_fault
         self._tokenizer_info_path = tokenizer_info_path
@@ -73,7 +76,7 @@ class GuideDesk:
         self._lock = threading.Lock()
         self._bell_out, self._bell_in = os.pipe()
         self._children: dict[SandboxChild, Key | None] = {}
-        self._suspects: set[Key | None] = set()
+        self._suspects: dict[Key, float] = {}  # guides whose child died, and when
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell_out, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="guide-desk", daemon=True)
@@ -109,18 +112,23 @@ class GuideDesk:
         os.write(self._bell_in, b"!")
 
     def register(self, guides: list[Guide]) -> None:
-        """Prove `guides` now, one after another.
+        """Prove `guides` now, one after another; those in the file need no child, which makes a restart fast.
 
         Raises:
             PolicyError: names the registered guide that is refused and why.
         """
         for guide in guides:
-            done = threading.Event()
-            refusals: list[PolicyError | None] = []
-            self.prove([guide], lambda refusal, d=done, r=refusals: (r.append(refusal), d.set())[0])  # type: ignore[misc]
-            done.wait()
-            if (refusal := refusals[0]) is not None:
+            report = self._cache.fetch(guide.kind, guide.text)
+            refusal = self._refusal(guide, report) if report is not None else self._prove_now(guide)
+            if refusal is not None:
                 raise type(refusal)(refusal.code, f"registered schema {guide.name}: {refusal.detail}")
+
+    def _prove_now(self, guide: Guide) -> PolicyError | None:
+        done = threading.Event()
+        refusals: list[PolicyError | None] = []
+        self.prove([guide], lambda refusal: (refusals.append(refusal), done.set())[0])  # type: ignore[func-returns-value]
+        done.wait()
+        return refusals[0]
 
     def close(self) -> None:
         """Stop the thread and the children."""
@@ -214,6 +222,7 @@ class GuideDesk:
                 key = self._desk.queue.popleft()
                 self._children[idle] = key
             if self._cache.get(*key) is not None or self._cache.fetch(*key) is not None:
+                self._on_verdict(None)
                 self._children[idle] = None
                 self._settle(key)
                 continue
@@ -233,23 +242,27 @@ class GuideDesk:
             return
         if message is None:
             return
+        child.spoke_s = time.monotonic()
         if not child.is_ready:
             child.is_ready = True
             return
         key, self._children[child] = self._children[child], None
         if key is not None:
-            self._suspects.discard(key)
-            self._cache.put(*key, GuideReport(*message))
+            self._suspects.pop(key, None)
+            self._cache.put(*key, report := GuideReport(*message))
+            self._on_verdict(report)
             self._settle(key)
 
     def _bury(self, child: SandboxChild) -> None:
-        """A child died. It may have died for another reason: its guide is to blame when it kills a second one."""
+        """A child died. Something else may have killed it, and others with it: its guide is to blame when it kills one
+        that was alive after the first death.
+        """
         key = self._children[child]
-        if key is None or key in self._suspects:
-            self._suspects.discard(key)
+        first_death_s = self._suspects.pop(key, None) if key is not None else None
+        if key is None or (first_death_s is not None and child.spoke_s > first_death_s):
             self._replace(child, GuideReport(Code.SCHEMA_TOO_COMPLEX.value, "guide stopped the grammar compiler"))
             return
-        self._suspects.add(key)
+        self._suspects[key] = first_death_s or time.monotonic()
         self._children[child] = None
         self._replace(child, GuideReport())
         with self._lock:

@@ -33,6 +33,7 @@ class SandboxChild:
         os.set_blocking(self._output.fileno(), False)
         self._received = b""
         self.is_ready = False
+        self.spoke_s = 0.0  # when it last said something (monotonic)
         self.deadline = time.monotonic() + START_TIMEOUT_S
 
     @property

@@ -29,6 +29,10 @@ class Decision(NamedTuple):
     stop_words: list[list[int]]
     includes_prompt: bool
     returns_log_probs: bool
+    trace_id: str = ""
+    is_canary: bool = False
+    row_number: int = 0
+    ledger_id: int = 0
 
 
 def pack_decisions(decisions: list[Decision]) -> npt.NDArray[np.uint8]:

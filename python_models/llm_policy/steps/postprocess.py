@@ -51,7 +51,7 @@ class Postprocess:
 
     def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
         """One answer a row of the engine's response."""
-        decisions = unpack_decisions(inputs["policy_decision"])
+        decisions = self.decisions(inputs)
         clocks = list(zip(*(inputs[name].reshape(-1).tolist() for name in CLOCKS), strict=True))
         counts = inputs["num_output_tokens"].reshape(-1).tolist()
         lengths = inputs["sequence_length"].reshape(len(decisions), -1)[:, 0].tolist()
@@ -60,6 +60,10 @@ class Postprocess:
             self._answer(decision, beams[row, 0, : lengths[row]].tolist(), counts[row], clocks[row])
             for row, decision in enumerate(decisions)
         ]
+
+    def decisions(self, inputs: Mapping[str, Array]) -> list[Decision]:
+        """What preprocess decided about the rows of a response."""
+        return unpack_decisions(inputs["policy_decision"])
 
     def _answer(self, decision: Decision, ids: list[int], num_out: int, clock: tuple[int, ...]) -> Answer:
         prompt_ids = ids[: decision.num_prompt_tokens] if decision.includes_prompt else []

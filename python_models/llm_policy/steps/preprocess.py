@@ -15,11 +15,12 @@ from llm_policy.budget import Budget
 from llm_policy.errors import Code, InvalidRequest, PolicyError
 from llm_policy.guidance.guide import Guide, GuideResolver
 from llm_policy.guidance.guide_report import GuidePlan
-from llm_policy.headers import HeaderGate, Headers
+from llm_policy.headers import HeaderGate, HeaderRefusal
 from llm_policy.manifest import TASKS, Manifest, Task
 from llm_policy.request import Array, Ask, Column, unpack
 from llm_policy.sampling import Sampling, choose_sampling
 from llm_policy.steps.decision import Decision, pack_decisions
+from llm_policy.steps.facts import RequestFacts, RowFacts
 from llm_policy.words import check_words, pack_words
 
 Ids = npt.NDArray[np.int32]
@@ -64,60 +65,89 @@ class Row(NamedTuple):
 class Preprocess:
     """The rules of one release. `run` has no side effects and never waits."""
 
-    def __init__(self, manifest: Manifest, tokenizer: PromptEncoder, guides: GuideResolver) -> None:
-        self._gate = HeaderGate(manifest.engine.hash, manifest.engine.quantisation)
+    def __init__(
+        self, manifest: Manifest, tokenizer: PromptEncoder, guides: GuideResolver, canary_token: str = ""
+    ) -> None:
+        self._gate = HeaderGate(manifest.engine.hash, manifest.engine.quantisation, canary_token)
         self._tasks: dict[str, Task] = dict(manifest.tasks.items())
         self._tokenizer = tokenizer
         self._guides = guides
         self._budget = Budget(manifest)
 
-    def run(self, inputs: Mapping[str, Array], parameters_json: str, request_id: str = "") -> list[Row]:
-        """The admitted rows of one request.
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        parameters_json: str,
+        facts: RequestFacts | None = None,
+        closed: PolicyError | None = None,
+    ) -> list[Row]:
+        """The admitted rows of one request; `facts` is filled with what is known, however far it gets.
+
+        `closed` is why no request is taken now; the headers are checked all the same, so that it is known whose it was.
 
         Raises:
             PolicyError: the request is refused; with several rows the text names the row at fault.
         """
-        headers = self._gate.check(parameters_json)
-        headers = headers if headers.request_id else headers._replace(request_id=request_id)
+        facts = facts or RequestFacts()
+        facts.expect_rows(inputs)
+        try:
+            facts.take(self._gate.check(parameters_json))
+        except HeaderRefusal as refusal:
+            facts.take(refusal.headers)
+            raise
+        if closed is not None and not (facts.is_canary and closed.code is Code.OVERLOADED):
+            raise closed
         asks = unpack(inputs)
         if len(asks) == 1:
-            return [self._row(asks[0], headers)]
-        return [self._numbered_row(number, ask, headers) for number, ask in enumerate(asks)]
+            return [self._row(0, asks[0], facts)]
+        return [self._numbered_row(number, ask, facts) for number, ask in enumerate(asks)]
 
-    def _numbered_row(self, number: int, ask: Ask, headers: Headers) -> Row:
+    def _numbered_row(self, number: int, ask: Ask, facts: RequestFacts) -> Row:
         try:
-            return self._row(ask, headers)
+            return self._row(number, ask, facts)
         except PolicyError as error:
             raise type(error)(error.code, f"{error.detail} (row {number})") from None
 
-    def _row(self, ask: Ask, headers: Headers) -> Row:
+    def _row(self, number: int, ask: Ask, facts: RequestFacts) -> Row:
+        known = facts.rows[number]
         task = self._task(ask.task)
+        known.task = ask.task or ""
         sampling = choose_sampling(task, ask.sampling)
         guide = self._guides.resolve(ask.schema_id, ask.guide_type, ask.guide, task.schema_id if task else None)
+        known.schema_id = guide.name if guide else ""
         input_ids = self._encode(ask)
-        num_prompt_tokens = len(input_ids)
+        num_prompt_tokens = known.num_prompt_tokens = len(input_ids)
         self._budget.check_prompt(num_prompt_tokens)
         limit = self._budget.completion_limit(num_prompt_tokens, ask.max_tokens, task)
         if sampling.min_tokens is not None and sampling.min_tokens > limit:
             raise _invalid(f"min_tokens is {sampling.min_tokens}, more than the {limit} completion tokens allowed")
         decision = Decision(
-            request_id=headers.request_id,
-            tenant=headers.tenant,
+            request_id=facts.request_id,
+            tenant=facts.tenant,
             task=ask.task or "",
             schema_id=guide.name if guide else "",
             guide_kind=guide.kind if guide else "",
             guide_text=guide.text if guide else "",
             num_prompt_tokens=num_prompt_tokens,
             max_completion_tokens=limit,
-            projected_nano_usd=self._budget.project_cost(num_prompt_tokens, limit),
+            projected_nano_usd=self._project_cost(known, limit),
             end_id=self._token_id("end_id", ask.end_id, self._tokenizer.eos_id),
             stop_words=self._encode_words("stop_words", ask.stop_words),
             includes_prompt=not ask.exclude_input_in_output,
             returns_log_probs=ask.return_log_probs,
+            trace_id=facts.trace_id,
+            is_canary=facts.is_canary,
+            row_number=number,
         )
         bad_words = self._encode_words("bad_words", ask.bad_words)
         pad_id = self._token_id("pad_id", ask.pad_id, self._tokenizer.pad_id)
         return Row(input_ids, sampling, guide, bad_words, pad_id, decision)
+
+    def _project_cost(self, known: RowFacts, max_completion_tokens: int) -> int:
+        price = self._budget.price
+        known.prompt_nano_usd = price.cost(known.num_prompt_tokens, 0)
+        known.projected_nano_usd = price.cost(known.num_prompt_tokens, max_completion_tokens)
+        return self._budget.project_cost(known.num_prompt_tokens, max_completion_tokens)
 
     def _task(self, name: str | None) -> Task | None:
         if name is None:

@@ -6,6 +6,7 @@ A `pb_utils.Tensor` that has been sent stays in shared memory and is sent again 
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -20,9 +21,10 @@ _TENSOR_BYTES = 256
 
 
 class TensorCache:
-    """The tensors used last, by name and values, up to `MAX_KEPT_BYTES`."""
+    """The tensors used last, by name and values, up to `MAX_KEPT_BYTES`. Two threads may ask."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._tensors: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._kept_bytes = 0
 
@@ -34,11 +36,12 @@ class TensorCache:
             key = (name, values.shape)
         else:
             return pb_utils.Tensor(name, values)
-        kept = self._tensors.get(key)
-        if kept is None:
-            return self._keep(key, name, values)
-        self._tensors.move_to_end(key)
-        return kept
+        with self._lock:
+            kept = self._tensors.get(key)
+            if kept is None:
+                return self._keep(key, name, values)
+            self._tensors.move_to_end(key)
+            return kept
 
     def _keep(self, key: tuple[Any, ...], name: str, values: Column | Array) -> Any:
         array = values.array() if isinstance(values, Column) else values

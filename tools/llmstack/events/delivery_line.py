@@ -7,10 +7,9 @@ repeated: a change whose commit failed is simply made again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
+from llm_policy.database import transaction
 from llm_policy.outbox import Event
 
 _HEAD = """
@@ -90,16 +89,3 @@ class DeliveryLine:
     def fail_pending(self) -> int:
         """Fail what waits, unless the endpoint was enabled again meanwhile; returns how many."""
         return self._connection.execute(_FAIL_ALL, {"endpoint": self._endpoint}).rowcount
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A write transaction: committed at the end of the block, rolled back by any exception."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite has rolled back by itself after some errors
-            connection.execute("ROLLBACK")
-        raise

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from llm_policy.outbox import TABLES
+from llm_policy.database import FILE_NAME, open_database
 
-LEDGER_FILE = "ledger.db"
-_BUSY_TIMEOUT_S = 10.0
+LEDGER_FILE = FILE_NAME
 
 
 def open_outbox(state_dir: Path) -> sqlite3.Connection:
@@ -17,14 +16,4 @@ def open_outbox(state_dir: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: the file can't be opened or made.
     """
-    connection = sqlite3.connect(
-        state_dir / LEDGER_FILE, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(TABLES)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+    return open_database(state_dir / FILE_NAME)

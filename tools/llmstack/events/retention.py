@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from llmstack.events.delivery_line import transaction
+from llm_policy.database import transaction
 
 STEP_EVENTS = 100  # a step holds the ledger's write lock: requests wait for it, so it is short
 _OLD = """

@@ -1,0 +1,61 @@
+"""A ledger in a temporary directory, written as the stubs write it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from llm_policy.database import FILE_NAME, open_database
+from llm_policy.ledger import Entry, Ledger, OpenRow, Settlement
+from llm_policy.metric_total import read_totals
+from tests.manifests import ENGINE_HASH, manifest
+
+ENTRY = Entry("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
+
+
+def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, **changes: Any) -> Ledger:
+    """The ledger of one process; `path` is the state directory."""
+    engine = {"hash": ENGINE_HASH, "quantisation": "w4a8", "model": "Qwen3-32B", "max_queue_size": max_queue_size}
+    return Ledger(open_database(path / FILE_NAME), manifest(engine=engine, **changes), boot_id)
+
+
+def admit(ledger: Ledger, entry: Entry = ENTRY, now_ns: int | None = None) -> int:
+    """Admit one request of one row; its row's id."""
+    (ids,) = ledger.enter([[entry]], now_ns)
+    assert ids is not None
+    return ids[0]
+
+
+def settlement(ledger_id: int, entry: Entry = ENTRY, flags: Any = (), **changes: Any) -> Settlement:
+    answered = Settlement(
+        *(ledger_id, entry.request_id, entry.tenant, entry.task, entry.schema_id, entry.is_canary),
+        *(entry.num_prompt_tokens, 40, entry.prompt_nano_usd + 12_000, 900, list(flags)),
+    )
+    return answered._replace(**changes)
+
+
+def open_row(ledger_id: int, entry: Entry = ENTRY) -> OpenRow:
+    return OpenRow(ledger_id, entry.task, entry.is_canary)
+
+
+def rows(ledger: Ledger) -> list[dict[str, Any]]:
+    cursor = ledger.connection.execute("SELECT * FROM request ORDER BY id")
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def states(ledger: Ledger) -> Counter[str]:
+    return Counter(row["state"] for row in rows(ledger))
+
+
+def total(ledger: Ledger, name: str, labels: str = "") -> int:
+    return read_totals(ledger.connection)[name, labels]
+
+
+def events(ledger: Ledger, endpoint: str = "readiness") -> list[dict[str, Any]]:
+    """The bodies' data of the events for one endpoint, oldest first."""
+    found = ledger.connection.execute(
+        "SELECT body FROM event JOIN delivery ON event_sequence = sequence WHERE endpoint = ? ORDER BY sequence",
+        (endpoint,),
+    )
+    return [json.loads(body)["data"] for (body,) in found]

@@ -1,0 +1,201 @@
+"""`llmstack serve` as a container runtime runs it: one process on fixed ports, started again whatever ended it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+
+from llm_policy.release import Release
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.ports import Ports
+from tests.releases import change_manifest
+
+STUB = "triton_python_backend_stub"
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 120.0
+
+
+class Reply(NamedTuple):
+    """One answer over HTTP: outputs by name, or the error's declared code."""
+
+    status: int
+    outputs: dict[str, Any]
+    error: str
+
+    @property
+    def code(self) -> str:
+        return self.error.removeprefix("in ensemble 'ensemble', ").split(":", 1)[0]
+
+
+class LiveService:
+    """A parent on ports and a state directory of its own; `stop` or `kill` it, and `start` it again."""
+
+    def __init__(
+        self, directory: Path, engine: str = "echo", environment: dict[str, str] | None = None, **manifest: Any
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.state_dir = directory / "state"
+        self.release_dir = shutil.copytree(DEFAULT_RELEASE_DIR.resolve(), directory / "release")
+        change_manifest(self.release_dir, **manifest)
+        self.output_path = directory / "output.txt"
+        self._engine, self._environment = engine, environment or {}
+        free = [*Ports().choose(HOST), Ports().choose(HOST).http]
+        self.http_port, self.grpc_port, self.metrics_port, self.ready_port = free
+        engine_facts = Release.open(self.release_dir).manifest.engine
+        self.headers = {"X-Engine-Hash": engine_facts.hash, "X-Quantisation": engine_facts.quantisation}
+        self.process: psutil.Popen | None = None
+        self._family: list[psutil.Process] = []
+
+    def __enter__(self) -> LiveService:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{HOST}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{HOST}:{self.metrics_port}/metrics"
+
+    @property
+    def ready_url(self) -> str:
+        return f"http://{HOST}:{self.ready_port}/readyz"
+
+    def command(self, *more: str) -> list[str]:
+        """The command line of the parent."""
+        ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port, "ready": self.ready_port}
+        return [
+            *(sys.executable, "-m", "llmstack", "serve", "--engine", self._engine),
+            *("--release", str(self.release_dir), "--state-dir", str(self.state_dir)),
+            *(word for name, port in ports.items() for word in (f"--{name}-port", str(port))),
+            *("--canary-interval-secs", "1"),
+            *more,
+        ]
+
+    def start(self) -> None:
+        """Start the parent; nothing is ready yet."""
+        with self.output_path.open("ab") as output:
+            self.process = psutil.Popen(
+                self.command(), stdout=output, stderr=output, env={**os.environ, **self._environment}
+            )
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> float:
+        """Seconds until /readyz said yes."""
+        began = time.monotonic()
+        wait_until(self.is_ready, timeout_s, self.output)
+        return time.monotonic() - began
+
+    def end(self) -> None:
+        """Whatever still runs is killed."""
+        family = self.family()
+        if self.process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.process.kill()
+            self.process.wait()
+        psutil.wait_procs(family, timeout=20)
+
+    def family(self) -> list[psutil.Process]:
+        """The parent's descendants, down to the guide compilers."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return self.process.children(recursive=True)
+        return []
+
+    def triton(self) -> psutil.Process:
+        """The server."""
+        return next(child for child in self.family() if child.name() == "tritonserver")
+
+    def stub(self, model: str) -> psutil.Process:
+        """The Python process of one model."""
+        for child in self.triton().children():
+            if child.name() == STUB and any(word.startswith(f"{model}_0") for word in child.cmdline()):
+                return child
+        raise LookupError(model)
+
+    def output(self) -> str:
+        """What the parent printed so far."""
+        return self.output_path.read_text()
+
+    def readiness(self) -> dict[str, Any]:
+        """The document of /readyz; one without a server when nobody answers."""
+        try:
+            return dict(httpx.get(self.ready_url, timeout=10).json())
+        except httpx.HTTPError:
+            return {"ready": False, "reasons": ["nobody answers"]}
+
+    def is_ready(self) -> bool:
+        return self.readiness()["ready"] is True
+
+    def metric(self, series: str) -> float:
+        """One series of the metrics page, by its name and labels as written there."""
+        for line in httpx.get(self.metrics_url, timeout=10).text.splitlines():
+            if line.startswith(f"{series} "):
+                return float(line.rsplit(" ", 1)[1])
+        raise LookupError(series)
+
+    def ask(self, client: httpx.Client | None = None, headers: dict[str, str] | None = None, **inputs: Any) -> Reply:
+        """Send one request over HTTP; status 0 where there was no answer at all."""
+        tensors = [_tensor(name, value) for name, value in {"text_input": "hello", "max_tokens": 4, **inputs}.items()]
+        send = client.post if client is not None else httpx.post
+        try:
+            answer = send(
+                f"{self.http_url}/v2/models/ensemble/infer",
+                json={"inputs": tensors},
+                headers={**self.headers, **(headers or {})},
+                timeout=60,
+            )
+        except httpx.HTTPError as error:
+            return Reply(0, {}, type(error).__name__)
+        if answer.status_code != 200:
+            return Reply(answer.status_code, {}, answer.json()["error"])
+        return Reply(200, {output["name"]: output["data"] for output in answer.json()["outputs"]}, "")
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query of the ledger finds."""
+        with closing(sqlite3.connect(self.state_dir / "ledger.db", timeout=30)) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def llmstack(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command on this state directory."""
+        command = [sys.executable, "-m", "llmstack", *arguments]
+        environment = {**os.environ, "LLMSTACK_STATE_DIR": str(self.state_dir)}
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def _tensor(name: str, value: Any) -> dict[str, Any]:
+    data_type = "INT32" if isinstance(value, int) else "BYTES"
+    return {"name": name, "shape": [1, 1], "datatype": data_type, "data": [value]}
+
+
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float = 60.0, explain: Callable[[], str] = lambda: "it did not happen"
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.1)

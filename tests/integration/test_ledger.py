@@ -1,0 +1,191 @@
+"""The books of a live server with two stubs of each step: to the request and the nano-dollar what its clients saw."""
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from contextlib import closing
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm_policy import alerts
+from llm_policy.database import FILE_NAME, open_database, open_to_read, transaction
+from llm_policy.metrics import exposition
+from llm_policy.release import Release
+from llmstack.ledger.verification import verify
+from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
+from llmstack.server_process import TritonServer
+from tests.integration.traffic import MAX_COST_USD, Tally, send_all
+
+# The full run is 20,000: `make soak`.
+NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
+CONCURRENCY = 32
+# The first half warms caches up, which a short one does not finish.
+MAX_GROWTH = 0.05 if NUM_REQUESTS >= 20_000 else 0.25
+
+
+def two_stubs(directory):
+    """The model repository with two instances of each step."""
+    repository = shutil.copytree(MODEL_REPOSITORY, directory / "models")
+    for step in ("preprocess", "postprocess"):
+        config = repository / step / "config.pbtxt"
+        text = config.read_text()
+        assert "count: 1 kind" in text
+        config.write_text(text.replace("count: 1 kind", "count: 2 kind"))
+    return repository
+
+
+def release_with(directory, **changes):
+    """The embedded release with changed sections of its manifest."""
+    release = shutil.copytree(DEFAULT_RELEASE_DIR, directory / "release")
+    manifest = json.loads((release / "manifest.json").read_text())
+    for section, values in changes.items():
+        manifest[section] = {**manifest[section], **values} if isinstance(values, dict) else values
+    (release / "manifest.json").write_text(json.dumps(manifest))
+    return release
+
+
+def rss_by_process(server):
+    parent = psutil.Process(server.pid)
+    return {
+        f"{process.name()} {process.pid}": process.memory_info().rss
+        for process in (parent, *parent.children(recursive=True))
+    }
+
+
+@pytest.fixture(scope="module")
+def soak(tmp_path_factory):
+    """NUM_REQUESTS in two halves: (state directory, tally, memory by process after each half, requests a second)."""
+    directory = tmp_path_factory.mktemp("soak")
+    release = release_with(directory, thresholds={"max_cost_usd": MAX_COST_USD})
+    with TritonServer(
+        release, engine="echo", model_repository=two_stubs(directory), state_dir=directory / "state"
+    ) as server:
+        tally, memory = Tally(), []
+        began = time.monotonic()
+        for _ in range(2):
+            manifest = Release.open(release).manifest
+            asyncio.run(send_all(server.grpc_url, manifest, NUM_REQUESTS // 2 - 1, CONCURRENCY, tally))
+            memory.append(rss_by_process(server))
+        yield server, tally, memory, NUM_REQUESTS / (time.monotonic() - began)
+
+
+def ledger_of(state_dir):
+    return closing(open_to_read(state_dir / FILE_NAME))
+
+
+def metrics_of(state_dir):
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(exposition(state_dir).decode())
+        for sample in family.samples
+    }
+
+
+def test_every_request_is_answered_or_refused_with_a_declared_code(soak):
+    _, tally, _, _ = soak
+    assert tally.undeclared == []
+    assert tally.num_requests == NUM_REQUESTS
+    assert 0.25 < sum(tally.codes.values()) / (sum(tally.codes.values()) + sum(tally.outcomes.values())) < 0.35
+    assert len(tally.codes) >= 9
+
+
+def test_every_row_the_clients_saw_is_one_row_of_the_ledger(soak):
+    server, tally, _, _ = soak
+    with ledger_of(server.state_dir) as ledger:
+        outcomes, codes = Counter(), Counter()
+        for task, state, code, number in ledger.execute(
+            "SELECT task, state, code, count(*) FROM request GROUP BY task, state, code"
+        ):
+            if state == "refused":
+                codes[code] += number
+            else:
+                outcomes[task or "none", state] += number
+        assert ledger.execute("SELECT count(DISTINCT boot_id) FROM request").fetchone() == (1,)
+    assert outcomes == tally.outcomes
+    assert codes == tally.codes
+
+
+def test_tokens_and_money_agree_to_the_nano_dollar(soak):
+    server, tally, _, _ = soak
+    with ledger_of(server.state_dir) as ledger:
+        assert ledger.execute(
+            "SELECT sum(num_prompt_tokens), sum(num_completion_tokens), sum(actual_nano_usd) FROM request "
+            "WHERE state = 'settled'"
+        ).fetchone() == (tally.tokens_in, tally.tokens_out, tally.cost_nano_usd)
+    values = metrics_of(server.state_dir)
+    assert values["llm_tokens_in_total", ()] == tally.tokens_in
+    assert values["llm_tokens_out_total", ()] == tally.tokens_out
+    assert round(values["llm_cost_usd_total", ()] * 1e9) == tally.cost_nano_usd
+
+
+def test_the_metrics_are_what_the_clients_saw(soak):
+    server, tally, _, _ = soak
+    values = metrics_of(server.state_dir)
+    for (task, outcome), number in tally.outcomes.items():
+        assert values["llm_requests_total", (("outcome", outcome), ("task", task))] == number
+    rejected = {
+        dict(labels)["code"]: value for (name, labels), value in values.items() if name == "llm_requests_rejected_total"
+    }
+    assert {code: number for code, number in rejected.items() if number} == tally.codes
+    assert values["llm_schema_violations_total", ()] == tally.flags["schema_violation"]
+    assert values["llm_alerts_total", (("rule", "cost"),)] == tally.flags["cost_breach"]
+    num_settled = sum(tally.outcomes.values())
+    assert values["llm_queue_delay_us_count", ()] == values["llm_time_to_first_token_us_count", ()] == num_settled
+    assert values["llm_policy_overhead_us_count", (("step", "preprocess"),)] == tally.num_requests
+
+
+def test_every_breach_is_in_an_alert_once_its_window_is_closed(soak):
+    server, tally, _, _ = soak
+    with closing(open_database(server.state_dir / FILE_NAME)) as connection:
+        with transaction(connection):
+            alerts.close_due_windows(connection, time.time_ns() + 2 * alerts.WINDOW_NS)
+        told, costly = Counter(), Counter()
+        for endpoint, body in connection.execute(
+            "SELECT endpoint, body FROM event JOIN delivery ON event_sequence = sequence"
+        ):
+            data = json.loads(body)["data"]
+            told[endpoint, data["rule"]] += data["count"]
+            costly.update(request["request_id"] for request in data.get("requests", ()))
+    assert told == {
+        ("readiness", "cost"): tally.flags["cost_breach"],
+        ("finance", "cost"): tally.flags["cost_breach"],
+        ("readiness", "schema_violation"): tally.flags["schema_violation"],
+    }
+    assert costly == +tally.costly
+    assert 0.04 < (tally.flags["cost_breach"] + tally.flags["schema_violation"]) / NUM_REQUESTS < 0.06
+
+
+def test_the_books_agree_with_themselves(soak):
+    server, *_ = soak
+    with ledger_of(server.state_dir) as ledger:
+        result = verify(ledger, time.time_ns(), max_open_s=0)
+    assert result.findings == []
+
+
+def test_both_stubs_of_each_step_took_part(soak):
+    server, *_ = soak
+    assert len(list((server.state_dir / "metrics").glob("histogram_*.db"))) == 4
+
+
+def test_no_process_grows_with_the_requests(soak):
+    _, tally, (first, second), per_second = soak
+    print(f"\n{tally.num_requests} requests, {per_second:.0f}/s; MiB after each half:")
+    for name in first:
+        print(f"  {name}: {first[name] / 2**20:.1f} {second[name] / 2**20:.1f} ({second[name] / first[name] - 1:+.1%})")
+    assert set(first) == set(second)
+    assert all(second[name] <= first[name] * (1 + MAX_GROWTH) for name in first)
+
+
+def test_each_row_has_one_line_in_the_log_without_its_prompt(soak):
+    server, tally, _, _ = soak
+    lines = [json.loads(line) for line in server.log_path.read_text().splitlines() if line.startswith('{"')]
+    requests = [line for line in lines if line.get("event") == "request"]
+    assert len(requests) == sum(tally.codes.values()) + sum(tally.outcomes.values())
+    assert Counter(line["code"] for line in requests if line["outcome"] == "refused") == tally.codes
+    assert {"request_id", "trace_id", "tenant", "schema_id", "time", "ledger_id"} <= set(requests[0]) | {"ledger_id"}
+    assert "Lovelace" not in server.log_path.read_text()

@@ -1,0 +1,262 @@
+"""`llmstack serve` looks after its server: what it says of it is true, and whatever dies comes back."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from llm_policy.headers import CANARY_TENANT
+from llm_policy.manifest import TASKS
+from llm_policy.outbox import READINESS
+from llm_policy.release import Release
+from llmstack.events.endpoint import secret_variable, url_variable
+from tests.integration.live_service import HOST, LiveService, wait_until
+from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
+
+BACK_WITHIN_S = 15
+# The machines that run this are small and busy: a bound that only says "soon" is this many times longer.
+PATIENCE = 4
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[WebhookReceiver]:
+    with WebhookReceiver(new_secret()) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def first_documents() -> list[dict]:
+    """What /readyz said before it said yes."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def live(
+    tmp_path_factory: pytest.TempPathFactory, receiver: WebhookReceiver, first_documents: list[dict]
+) -> Iterator[LiveService]:
+    directory = tmp_path_factory.mktemp("service")
+    environment = {
+        url_variable(READINESS): receiver.url,
+        secret_variable(READINESS): str(write_secrets(directory / "secret", receiver.secret)),
+    }
+    service = LiveService(directory, environment=environment)
+    service.start()
+    try:
+
+        def is_ready() -> bool:
+            document = service.readiness()
+            first_documents.append(document)
+            return document["ready"]
+
+        wait_until(is_ready, 120, service.output)
+        yield service
+    finally:
+        service.end()
+
+
+def alerts_about(receiver: WebhookReceiver, text: str) -> list[dict]:
+    """The delivered engine_unhealthy events with a sample that holds `text`."""
+    data = [each.event["data"] for each in receiver.received]
+    return [d for d in data if d["rule"] == "engine_unhealthy" and any(text in sample for sample in d["samples"])]
+
+
+def test_readyz_says_no_and_why_until_the_server_is_proven(live, first_documents):
+    answered = [document for document in first_documents if "release" in document]
+    assert [document["ready"] for document in answered] == [False] * (len(answered) - 1) + [True]
+    assert len(answered) > 1
+    assert any("starting tritonserver" in reason for reason in answered[0]["reasons"])
+    assert answered[-1]["reasons"] == []
+
+
+def test_every_task_and_every_schema_was_warmed_up(live):
+    rows = live.rows("SELECT task, schema_id FROM request WHERE canary = 1 AND state = 'settled'")
+    assert {task for task, _ in rows} >= set(TASKS)
+    assert {schema for _, schema in rows} >= set(Release.open(live.release_dir).manifest.schemas)
+
+
+def test_canaries_go_on_and_nobody_is_charged_for_them(live):
+    def count() -> int:
+        return live.rows("SELECT count(*) FROM request WHERE canary = 1")[0][0]
+
+    before, totals = count(), [live.metric("llm_cost_usd_total"), live.metric("llm_tokens_in_total")]
+    wait_until(lambda: count() >= before + 2)
+    assert [live.metric("llm_cost_usd_total"), live.metric("llm_tokens_in_total")] == totals
+    assert live.rows("SELECT count(*) FROM request WHERE canary = 1 AND tenant <> ?", CANARY_TENANT) == [(0,)]
+
+
+def test_the_canarys_tenant_is_nobody_elses(live):
+    for token in ({}, {"X-Canary-Token": "guessed"}):
+        reply = live.ask(headers={"X-Tenant": CANARY_TENANT, **token})
+        assert (reply.status, reply.code) == (400, "invalid_header")
+
+
+def test_readyz_tells_what_is_served_and_how_it_is(live):
+    live.ask()
+    wait_until(lambda: live.readiness()["queue_delay_p95_us"] is not None)
+    document = live.readiness()
+    release = Release.open(live.release_dir)
+    assert document["release"] == str(live.release_dir)
+    assert document["engine_hash"] == release.manifest.engine.hash
+    assert document["manifest_hash"] == release.manifest_hash
+    assert document["canary"]["ok"] is True
+    assert document["canary"]["age_s"] < 1 + PATIENCE * 5
+    assert document["breaches"] == {"queue_delay": 0, "cost": 0, "schema_violation": 0}
+    assert document["delivery_backlog"] == {READINESS: 0}
+
+
+def test_one_scrape_has_tritons_metrics_the_policys_and_the_parents(live):
+    live.ask()
+    text = httpx.get(live.metrics_url, timeout=10).text
+    for family in ("nv_inference_request_success", "llm_requests_total", "llm_queue_delay_us", "llm_delivery_backlog"):
+        assert f"# TYPE {family} " in text
+    assert live.metric("llm_ready") == 1
+    assert live.metric('llm_metrics_part_up{part="triton"}') == 1
+    assert live.metric('llm_metrics_part_up{part="policy"}') == 1
+
+
+def test_ready_is_readyz_for_a_shell(live):
+    said = live.llmstack("ready", "--port", str(live.ready_port))
+    assert said.returncode == 0
+    assert said.stdout.startswith("ready\n")
+    told = live.llmstack("ready", "--json", "--url", live.ready_url)
+    assert told.returncode == 0
+    assert json.loads(told.stdout)["engine_hash"] == live.headers["X-Engine-Hash"]
+
+
+def test_a_second_server_on_the_same_state_directory_is_refused(live):
+    second = subprocess.run(live.command(), capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    assert f"{live.state_dir} is in use by llmstack serve with process id {live.process.pid}" in second.stderr
+    assert "--state-dir" in second.stderr
+    assert live.is_ready()
+
+
+@pytest.mark.parametrize("victim", ["preprocess", "tensorrt_llm", "postprocess", "tritonserver"])
+def test_what_is_killed_is_reported_and_comes_back(live, receiver, victim):
+    wait_until(live.is_ready)
+    assert live.ask().status == 200
+    answered = 'llm_requests_total{outcome="settled",task="none"}'
+    num_answered, num_restarts = live.metric(answered), live.readiness()["restarts"]
+    reason = "tritonserver ended" if victim == "tritonserver" else f"{victim}_0_0 died"
+    num_told = outages(live, reason)
+    process = live.triton() if victim == "tritonserver" else live.stub(victim)
+    server_family = live.triton().children(recursive=True)
+    began = time.monotonic()
+    process.kill()
+    wait_until(lambda: live.readiness()["restarts"] > num_restarts)
+    assert not live.is_ready()
+    wait_until(lambda: live.ask().status == 200, BACK_WITHIN_S * PATIENCE, live.output)
+    wait_until(live.is_ready)
+    print(f"{victim} was back after {time.monotonic() - began:.1f} s")
+    assert live.readiness()["restarts"] == num_restarts + 1
+    assert live.metric(answered) > num_answered  # nothing was reset
+    assert outages(live, reason) == num_told + 1
+    assert psutil.wait_procs(server_family, timeout=10)[1] == []
+
+
+def outages(live: LiveService, text: str) -> int:
+    """How many engine_unhealthy breaches with this reason are told or wait in their window."""
+    told = live.rows("SELECT count(*) FROM event WHERE CAST(body AS TEXT) LIKE ?", f"%engine_unhealthy%{text}%")
+    waiting = live.rows("SELECT count(*) FROM alert_breach WHERE request_id LIKE ?", f"%{text}%")
+    return told[0][0] + waiting[0][0]
+
+
+def test_the_first_outage_was_delivered_at_once(live, receiver):
+    wait_until(lambda: alerts_about(receiver, "died") or alerts_about(receiver, "ended by itself"))
+    assert receiver.forgeries == []
+
+
+def test_a_stub_that_hangs_is_found_by_the_canary(live):
+    wait_until(live.is_ready)
+    num_restarts = live.readiness()["restarts"]
+    live.stub("postprocess").suspend()
+    wait_until(lambda: live.readiness()["restarts"] > num_restarts, 90, live.output)
+    assert "outage: the canary failed: " in live.output()
+    wait_until(lambda: live.ask().status == 200, BACK_WITHIN_S * PATIENCE, live.output)
+    wait_until(live.is_ready)
+
+
+def test_no_orphan_survives_the_parent_and_a_new_one_takes_over(live):
+    wait_until(live.is_ready)
+    family = live.family()
+    assert len(family) >= 4  # the server and its three stubs
+    began = time.monotonic()
+    live.process.kill()
+    live.process.wait()
+    live.start()
+    wait_until(lambda: live.ask().status == 200, BACK_WITHIN_S * PATIENCE, live.output)
+    print(f"the parent was back after {time.monotonic() - began:.1f} s")
+    wait_until(live.is_ready)
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_under_way(tmp_path):
+    with LiveService(tmp_path, engine="embedded") as live:
+        slow: list = []
+        asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=600, min_tokens=600)))
+        asking.start()
+        wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
+        family = live.family()
+        live.process.terminate()
+        wait_until(lambda: any("draining" in reason for reason in live.readiness()["reasons"]))
+        reply = live.ask()
+        assert (reply.status, reply.code) == (503, "draining")
+        assert slow == []  # it was under way all the time
+        assert live.llmstack("ready", "--port", str(live.ready_port)).returncode == 1
+        assert live.process.wait(60) == 0
+        asking.join()
+        assert slow[0].status == 200
+        assert slow[0].outputs["num_output_tokens"] == [600]
+        assert psutil.wait_procs(family, timeout=10)[1] == []
+        assert live.rows("SELECT state, count(*) FROM request WHERE canary = 0 GROUP BY state ORDER BY state") == [
+            ("refused", 1),
+            ("settled", 1),
+        ]
+        live.start()  # the mark of the drain is gone
+        live.wait_ready()
+        assert live.ask().status == 200
+
+
+def test_a_second_signal_waits_for_nobody(tmp_path):
+    with LiveService(tmp_path, engine="embedded") as live:
+        asking = threading.Thread(target=lambda: live.ask(max_tokens=4000, min_tokens=4000))
+        asking.start()
+        wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
+        family = live.family()
+        for number in (signal.SIGINT, signal.SIGINT):
+            os.kill(live.process.pid, number)
+            time.sleep(1)
+        assert live.process.wait(10) == 1
+        asking.join()
+        assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+def test_a_server_that_nobody_runs_is_not_ready(live):
+    said = live.llmstack("ready", "--url", f"http://{HOST}:1/readyz", "--json")
+    assert said.returncode == 1
+    document = json.loads(said.stdout)
+    assert document["ready"] is False
+    assert "does not answer" in document["reasons"][0]
+
+
+def test_a_ledger_that_is_none_is_named_and_left_alone(tmp_path: Path):
+    live = LiveService(tmp_path)
+    live.state_dir.mkdir()
+    (live.state_dir / "ledger.db").write_bytes(b"no database" * 1000)
+    live.start()
+    try:
+        assert live.process.wait(60) == 1
+        assert "file is not a database" in live.output()
+        assert (live.state_dir / "ledger.db").read_bytes() == b"no database" * 1000
+    finally:
+        live.end()

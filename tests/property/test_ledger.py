@@ -1,0 +1,173 @@
+"""Laws of the ledger: whatever two processes do in whatever order, totals are sums over rows, and no breach is lost."""
+
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from llm_policy import alerts, metric_total
+from llm_policy.database import transaction
+from llm_policy.ledger import RULE_OF_FLAG, Entry
+from llm_policy.manifest import TASKS
+from tests.books import events, open_ledger, open_row, rows, settlement
+
+FLAGS = (*RULE_OF_FLAG, "truncated")
+TENANTS = ("acme", "globex", "")
+CODES = ("invalid_input", "token_budget_overrun", "internal")
+PROCESSES = st.integers(0, 1)
+
+entries = st.builds(
+    Entry,
+    request_id=st.sampled_from(["r-1", "r-2", ""]),
+    tenant=st.sampled_from(TENANTS),
+    task=st.sampled_from([*TASKS, ""]),
+    schema_id=st.sampled_from(["order", ""]),
+    is_canary=st.integers(0, 4).map(lambda n: n == 0),
+    num_prompt_tokens=st.integers(0, 4_096),
+    projected_nano_usd=st.integers(0, 10**15),
+    prompt_nano_usd=st.integers(0, 10**12),
+    code=st.just(""),
+)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Two connections as two stubs hold them, and the parent's sweeps and windows between."""
+
+    admitted = Bundle("admitted")
+    answered = Bundle("answered")
+
+    def __init__(self):
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.now_ns = time.time_ns()
+        self.num_boots = 1
+        self.breaches = Counter()
+        self.costly = []
+        self.open()
+
+    def open(self):
+        path, boot_id = Path(self.directory.name), f"boot-{self.num_boots}"
+        self.ledgers = [open_ledger(path, boot_id=boot_id, max_queue_size=6) for _ in range(2)]
+
+    def teardown(self):
+        self.close()
+        self.directory.cleanup()
+
+    def close(self):
+        for ledger in self.ledgers:
+            ledger.connection.close()
+
+    @rule(target=admitted, process=PROCESSES, batch=st.lists(st.lists(entries, min_size=1, max_size=3), max_size=3))
+    def enter(self, process, batch):
+        batch = [[row._replace(is_canary=request[0].is_canary) for row in request] for request in batch]
+        ids = self.ledgers[process].enter(batch, self.now_ns)
+        admitted = [zip(found, request, strict=True) for request, found in zip(batch, ids, strict=True) if found]
+        kept = [pair for pairs in admitted for pair in pairs]
+        return multiple(*kept)
+
+    @rule(process=PROCESSES, request=st.lists(entries, min_size=1, max_size=3), code=st.sampled_from(CODES))
+    def enter_refused(self, process, request, code):
+        request = [row._replace(is_canary=request[0].is_canary, code=code) for row in request]
+        self.ledgers[process].enter([request], self.now_ns)
+
+    @rule(
+        target=answered,
+        process=PROCESSES,
+        row=consumes(admitted),
+        flags=st.sets(st.sampled_from(FLAGS)),
+        num_tokens=st.integers(0, 2_000),
+    )
+    def settle(self, process, row, flags, num_tokens):
+        row_id, entry = row
+        cost = entry.prompt_nano_usd + num_tokens * 300
+        answer = settlement(row_id, entry, sorted(flags), num_completion_tokens=num_tokens, actual_nano_usd=cost)
+        assert self.ledgers[process].settle([answer], self.now_ns) == [True]
+        self.note(answer, flags)
+        return answer
+
+    @rule(process=PROCESSES, answer=answered)
+    def settle_again(self, process, answer):
+        assert self.ledgers[process].settle([answer], self.now_ns) == [False]
+
+    @rule(process=PROCESSES, row=consumes(admitted), code=st.sampled_from(CODES))
+    def refuse(self, process, row, code):
+        self.ledgers[process].refuse([open_row(*row)], code, self.now_ns)
+
+    @rule(process=PROCESSES, good=admitted, bad=admitted)
+    def fail(self, process, good, bad):
+        """A transaction that can't be finished leaves nothing behind."""
+        assume(good[0] != bad[0])
+        answers = [settlement(*good, ["cost_breach"]), settlement(*bad, actual_nano_usd=None)]
+        with pytest.raises(sqlite3.IntegrityError):
+            self.ledgers[process].settle(answers, self.now_ns)
+
+    @rule(max_open_s=st.sampled_from([0.0, 30.0, 600.0]))
+    def give_up(self, max_open_s):
+        self.ledgers[0].close_unanswered(self.now_ns, max_open_s)
+
+    @rule(seconds=st.sampled_from([1, 20, 59, 61, 300]))
+    def wait(self, seconds):
+        self.now_ns += seconds * 1_000_000_000
+
+    @rule(process=PROCESSES)
+    def close_windows(self, process):
+        with transaction(self.ledgers[process].connection):
+            alerts.close_due_windows(self.ledgers[process].connection, self.now_ns)
+
+    @rule()
+    def restart(self):
+        self.close()
+        self.num_boots += 1
+        self.open()
+
+    def note(self, answer, flags):
+        if answer.is_canary:
+            return
+        self.breaches.update(RULE_OF_FLAG[flag] for flag in flags if flag in RULE_OF_FLAG)
+        if "cost_breach" in flags:
+            self.costly.append(answer.ledger_id)
+
+    @invariant()
+    def totals_are_sums_over_rows(self):
+        charged = [row for row in rows(self.ledgers[0]) if not row["canary"] and row["state"] != "admitted"]
+        used = [row for row in charged if row["state"] != "refused"]
+        totals = metric_total.read_totals(self.ledgers[1].connection)
+        assert totals[metric_total.COST, ""] == sum(row["actual_nano_usd"] for row in charged)
+        assert totals[metric_total.TOKENS_IN, ""] == sum(row["num_prompt_tokens"] for row in used)
+        assert totals[metric_total.TOKENS_OUT, ""] == sum(row["num_completion_tokens"] for row in used)
+        outcomes = Counter()
+        for row in charged:
+            task = row["task"] or metric_total.NO_TASK
+            outcomes[f"{task},{row['swept_as'] or row['state']}"] += 1
+            outcomes[f"{task},{metric_total.LATE}"] += bool(row["swept_as"])
+        assert {
+            labels: value for (name, labels), value in totals.items() if name == metric_total.REQUESTS and value
+        } == {labels: number for labels, number in outcomes.items() if number}
+        assert sum(v for (name, _), v in totals.items() if name == metric_total.REJECTED) == sum(
+            row["state"] == "refused" for row in charged
+        )
+
+    @invariant()
+    def every_breach_is_told_once_or_waits_in_its_window(self):
+        told = Counter()
+        for event in events(self.ledgers[0]):
+            told[event["rule"]] += event["count"]
+        for name, number in self.ledgers[1].connection.execute("SELECT rule, num_breaches FROM alert_window"):
+            told[name] += number
+        assert +told == +self.breaches
+
+    @invariant()
+    def the_finance_side_hears_of_each_costly_request_once(self):
+        listed = [request["ledger_id"] for event in events(self.ledgers[0], "finance") for request in event["requests"]]
+        waiting = self.ledgers[1].connection.execute("SELECT ledger_id FROM alert_breach WHERE rule = 'cost'")
+        assert sorted(listed + [row_id for (row_id,) in waiting]) == sorted(self.costly)
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

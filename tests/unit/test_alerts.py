@@ -1,0 +1,186 @@
+"""Alerts: the first breach at once, the others of its window in one summary."""
+
+import time
+
+import pytest
+
+from llm_policy import alerts, metric_total
+from llm_policy.alerts import MAX_REQUESTS_PER_EVENT, MAX_SAMPLES, WINDOW_NS
+from llm_policy.database import transaction
+from tests.books import ENTRY, admit, events, open_ledger, settlement, total
+from tests.manifests import ENGINE_HASH
+
+NOW_NS = time.time_ns()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    opened = open_ledger(tmp_path)
+    yield opened
+    opened.connection.close()
+
+
+def breach(ledger, flag="queue_delay_breach", at_ns=NOW_NS, request_id="r-1", **changes):
+    entry = ENTRY._replace(request_id=request_id)
+    row_id = admit(ledger, entry, at_ns)
+    ledger.settle([settlement(row_id, entry, [flag], **changes)], at_ns)
+    return row_id
+
+
+def close_due(ledger, at_ns=NOW_NS + WINDOW_NS):
+    with transaction(ledger.connection):
+        return alerts.close_due_windows(ledger.connection, at_ns)
+
+
+def test_the_first_breach_is_told_at_once(ledger):
+    breach(ledger, queue_delay_us=3_100)
+    (event,) = events(ledger)
+    assert {name: event[name] for name in ("rule", "phase", "threshold", "observed_max", "count", "samples")} == {
+        "rule": "queue_delay",
+        "phase": "first",
+        "threshold": 2_500,
+        "observed_max": 3_100,
+        "count": 1,
+        "samples": ["r-1"],
+    }
+    assert (event["engine_hash"], event["quantisation"]) == (ENGINE_HASH, "w4a8")
+    assert event["window_start"] < event["window_end"]
+
+
+def test_later_breaches_of_a_window_are_told_in_one_summary(ledger):
+    for number in range(5):
+        breach(ledger, request_id=f"r-{number}", queue_delay_us=3_000 + number)
+    assert len(events(ledger)) == 1
+    assert close_due(ledger) == 1
+    _, summary = events(ledger)
+    assert (summary["phase"], summary["count"], summary["observed_max"]) == ("summary", 4, 3_004)
+    assert summary["samples"] == ["r-1", "r-2", "r-3", "r-4"]
+
+
+def test_counts_add_up_to_the_breaches(ledger):
+    for number in range(30):
+        breach(ledger, at_ns=NOW_NS + number * WINDOW_NS // 10)
+    close_due(ledger, NOW_NS + 10 * WINDOW_NS)
+    assert sum(event["count"] for event in events(ledger)) == 30 == total(ledger, metric_total.ALERTS, "queue_delay")
+
+
+def test_a_window_with_one_breach_has_no_summary(ledger):
+    breach(ledger)
+    assert close_due(ledger) == 1
+    assert len(events(ledger)) == 1
+
+
+def test_a_window_is_not_closed_before_its_end(ledger):
+    breach(ledger)
+    assert close_due(ledger, NOW_NS + WINDOW_NS - 1) == 0
+
+
+def test_a_window_re_arms(ledger):
+    breach(ledger)
+    breach(ledger, at_ns=NOW_NS + WINDOW_NS)
+    assert [event["phase"] for event in events(ledger)] == ["first", "first"]
+
+
+def test_a_breach_after_the_end_closes_the_window_that_nobody_closed(ledger):
+    breach(ledger)
+    breach(ledger)
+    breach(ledger, at_ns=NOW_NS + WINDOW_NS)
+    assert [event["phase"] for event in events(ledger)] == ["first", "summary", "first"]
+
+
+def test_a_restart_neither_repeats_nor_forgets(ledger, tmp_path):
+    breach(ledger)
+    breach(ledger)
+    again = open_ledger(tmp_path, boot_id="boot-2")
+    breach(again)
+    close_due(again)
+    close_due(ledger)
+    assert [(event["phase"], event["count"]) for event in events(again)] == [("first", 1), ("summary", 2)]
+
+
+def test_a_clock_that_was_set_back_keeps_no_window_open(ledger):
+    breach(ledger)
+    breach(ledger)
+    assert close_due(ledger, NOW_NS - WINDOW_NS) == 1
+
+
+def test_a_summary_names_up_to_ten_samples(ledger):
+    for number in range(20):
+        breach(ledger, request_id=f"r-{number}")
+    close_due(ledger)
+    assert len(events(ledger)[1]["samples"]) == MAX_SAMPLES
+
+
+def test_a_request_without_an_id_is_named_by_its_row(ledger):
+    row_id = breach(ledger, request_id="")
+    assert events(ledger)[0]["samples"] == [f"ledger:{row_id}"]
+
+
+def test_rules_have_windows_of_their_own(ledger):
+    breach(ledger)
+    breach(ledger, "schema_violation")
+    assert [event["rule"] for event in events(ledger)] == ["queue_delay", "schema_violation"]
+    assert total(ledger, metric_total.VIOLATIONS) == 1
+
+
+def test_a_truncated_answer_is_no_breach(ledger):
+    breach(ledger, "truncated")
+    assert events(ledger) == []
+
+
+def test_only_cost_goes_to_the_finance_side(ledger):
+    breach(ledger)
+    assert events(ledger, "finance") == []
+
+
+def test_the_finance_side_gets_every_breaching_request_of_the_window(ledger):
+    ids = [
+        breach(ledger, "cost_breach", request_id=f"r-{number}", actual_nano_usd=10**8 + number) for number in range(25)
+    ]
+    close_due(ledger)
+    listed = [request for event in events(ledger, "finance") for request in event["requests"]]
+    assert [request["ledger_id"] for request in listed] == ids
+    assert listed[3] == {"ledger_id": ids[3], "request_id": "r-3", "tenant": "acme", "cost_usd": 0.100000003}
+
+
+def test_a_cost_alert_is_in_dollars(ledger):
+    breach(ledger, "cost_breach", actual_nano_usd=123_456_789)
+    (event,) = events(ledger)
+    assert (event["threshold"], event["observed_max"]) == (0.1, 0.123456789)
+
+
+def test_a_long_list_of_costly_requests_goes_out_in_parts(ledger, monkeypatch):
+    monkeypatch.setattr(alerts, "MAX_REQUESTS_PER_EVENT", 10)
+    for number in range(26):
+        breach(ledger, "cost_breach", actual_nano_usd=10**8 + number)
+    close_due(ledger)
+    told = events(ledger, "finance")
+    assert [event["count"] for event in told] == [1, 10, 10, 5] == [len(event["requests"]) for event in told]
+    assert [event["count"] for event in events(ledger)] == [1, 25]
+    assert MAX_REQUESTS_PER_EVENT > MAX_SAMPLES
+
+
+def test_an_alert_and_its_row_are_one_transaction(ledger):
+    row_id = admit(ledger)
+    ledger.connection.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON event BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+    )
+    with pytest.raises(Exception, match="full"):
+        ledger.settle([settlement(row_id, flags=["cost_breach"])])
+    assert ledger.connection.execute("SELECT state FROM request").fetchall() == [("admitted",)]
+    assert total(ledger, metric_total.ALERTS, "cost") == 0
+
+
+def test_the_parent_can_report_an_engine_that_is_unhealthy(ledger):
+    with transaction(ledger.connection):
+        alerts.record_breach(
+            ledger.connection,
+            alerts.ENGINE_UNHEALTHY,
+            alerts.Breach(1),
+            threshold=0,
+            engine_hash=ENGINE_HASH,
+            quantisation="w4a8",
+            now_ns=NOW_NS,
+        )
+    (event,) = events(ledger)
+    assert (event["rule"], event["count"], event["samples"]) == ("engine_unhealthy", 1, [])

@@ -1,0 +1,228 @@
+"""What becomes of one row of the ledger, and of the totals with it."""
+
+import sqlite3
+import time
+
+import pytest
+
+from llm_policy import metric_total
+from llm_policy.engine_queue import MAX_OPEN_S
+from llm_policy.ledger import Entry
+from tests.books import ENTRY, admit, open_ledger, open_row, rows, settlement, states, total
+
+REFUSED = ENTRY._replace(code="invalid_input")
+CANARY = ENTRY._replace(is_canary=True)
+SECOND_NS = 1_000_000_000
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    opened = open_ledger(tmp_path)
+    yield opened
+    opened.connection.close()
+
+
+def test_an_admitted_row_is_open_and_charged_with_its_prompt(ledger):
+    admit(ledger)
+    (row,) = rows(ledger)
+    assert (row["state"], row["actual_nano_usd"], row["projected_nano_usd"]) == ("admitted", 50_000, 200_000)
+    assert row["closed_ns"] is None
+
+
+def test_an_admitted_row_counts_nowhere_yet(ledger):
+    admit(ledger)
+    assert not any(metric_total.read_totals(ledger.connection).values())
+
+
+def test_a_settled_row_has_the_actual_cost(ledger):
+    assert ledger.settle([settlement(admit(ledger), flags=["truncated"])]) == [True]
+    (row,) = rows(ledger)
+    assert (row["state"], row["actual_nano_usd"], row["num_completion_tokens"]) == ("settled", 62_000, 40)
+    assert (row["queue_delay_us"], row["flags"]) == (900, "truncated")
+
+
+def test_a_settled_row_counts_its_tokens_and_cost(ledger):
+    ledger.settle([settlement(admit(ledger))])
+    assert total(ledger, metric_total.REQUESTS, "judge,settled") == 1
+    assert total(ledger, metric_total.TOKENS_IN) == 500
+    assert total(ledger, metric_total.TOKENS_OUT) == 40
+    assert total(ledger, metric_total.COST) == 62_000
+
+
+def test_a_refused_request_is_one_row_that_costs_nothing(ledger):
+    ledger.enter([[REFUSED]])
+    (row,) = rows(ledger)
+    assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "invalid_input", 0)
+    assert row["closed_ns"] == row["admitted_ns"]
+    assert total(ledger, metric_total.REJECTED, "invalid_input") == 1
+    assert total(ledger, metric_total.COST) == 0
+
+
+def test_a_request_without_a_task_counts_under_none(ledger):
+    ledger.enter([[Entry(code="missing_header")]])
+    assert total(ledger, metric_total.REQUESTS, "none,refused") == 1
+
+
+def test_each_row_of_a_batch_is_a_row(ledger):
+    (ids,) = ledger.enter([[ENTRY, ENTRY._replace(schema_id="ticket")]])
+    assert len(set(ids)) == 2
+    assert [(row["row_number"], row["schema_id"]) for row in rows(ledger)] == [(0, "order"), (1, "ticket")]
+
+
+def test_a_row_can_be_refused_after_it_was_admitted(ledger):
+    ledger.refuse([open_row(admit(ledger))], "schema_too_complex")
+    (row,) = rows(ledger)
+    assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "schema_too_complex", 0)
+    assert total(ledger, metric_total.REJECTED, "schema_too_complex") == 1
+
+
+def test_a_row_is_settled_once(ledger):
+    row_id = admit(ledger)
+    assert ledger.settle([settlement(row_id)]) == [True]
+    assert ledger.settle([settlement(row_id)]) == [False]
+    assert total(ledger, metric_total.COST) == 62_000
+
+
+def test_a_row_that_never_was_is_not_settled(ledger):
+    assert ledger.settle([settlement(4_711)]) == [False]
+
+
+def test_a_refused_row_is_not_settled(ledger):
+    row_id = admit(ledger)
+    ledger.refuse([open_row(row_id)], "internal")
+    assert ledger.settle([settlement(row_id)]) == [False]
+    assert total(ledger, metric_total.COST) == 0
+
+
+def test_a_row_that_was_not_answered_in_time_is_cancelled_and_costs_its_prompt(ledger):
+    now_ns = time.time_ns()
+    admit(ledger, now_ns=now_ns)
+    assert ledger.close_unanswered(now_ns + MAX_OPEN_S * SECOND_NS) == 0
+    assert ledger.close_unanswered(now_ns + MAX_OPEN_S * SECOND_NS + 1) == 1
+    (row,) = rows(ledger)
+    assert (row["state"], row["actual_nano_usd"]) == ("cancelled", 50_000)
+    assert total(ledger, metric_total.COST) == 50_000
+    assert total(ledger, metric_total.TOKENS_IN) == 500
+
+
+def test_a_row_of_an_earlier_boot_is_lost_at_once(ledger, tmp_path):
+    admit(open_ledger(tmp_path, boot_id="boot-0"))
+    admit(ledger)
+    assert ledger.close_unanswered(time.time_ns()) == 1
+    assert states(ledger) == {"lost": 1, "admitted": 1}
+
+
+def test_an_answer_that_comes_late_is_settled_and_counts_its_prompt_once(ledger):
+    row_id = admit(ledger)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert ledger.settle([settlement(row_id)]) == [True]
+    (row,) = rows(ledger)
+    assert (row["state"], row["swept_as"]) == ("settled", "cancelled")
+    assert total(ledger, metric_total.TOKENS_IN) == 500
+    assert total(ledger, metric_total.COST) == 62_000
+    assert total(ledger, metric_total.REQUESTS, "judge,late") == 1
+
+
+def test_more_rows_than_one_sweep_takes_are_all_closed(ledger, monkeypatch):
+    monkeypatch.setattr("llm_policy.ledger._MAX_SWEPT_AT_ONCE", 3)
+    for _ in range(10):
+        admit(ledger)
+    assert ledger.close_unanswered(time.time_ns() + 1, max_open_s=0) == 10
+
+
+def test_the_canary_is_in_the_ledger_and_in_no_total(ledger):
+    ledger.settle([settlement(admit(ledger, CANARY), CANARY, flags=["queue_delay_breach"])])
+    ledger.enter([[CANARY._replace(code="internal")]])
+    admit(ledger, CANARY)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert [row["canary"] for row in rows(ledger)] == [1, 1, 1]
+    assert not any(metric_total.read_totals(ledger.connection).values())
+
+
+def test_nothing_of_a_batch_is_written_when_one_row_cannot_be(ledger):
+    good, bad = settlement(admit(ledger)), settlement(admit(ledger), actual_nano_usd=None)
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.settle([good, bad])
+    assert states(ledger) == {"admitted": 2}
+    assert total(ledger, metric_total.COST) == 0
+
+
+def test_a_full_queue_sheds_what_comes_next(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=2)
+    ids = ledger.enter([[ENTRY], [ENTRY], [ENTRY]])
+    assert [row_ids is None for row_ids in ids] == [False, False, True]
+    assert [row["code"] for row in rows(ledger)] == ["", "", "overloaded"]
+    assert ledger.is_full()
+
+
+def test_a_request_of_several_rows_takes_one_place(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=2)
+    assert None not in ledger.enter([[ENTRY, ENTRY, ENTRY], [ENTRY]])
+
+
+def test_an_answer_makes_room(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    row_id = admit(ledger)
+    assert ledger.enter([[ENTRY]]) == [None]
+    ledger.settle([settlement(row_id)])
+    assert not ledger.is_full()
+    admit(ledger)
+
+
+def test_two_processes_share_one_queue(tmp_path):
+    one, two = open_ledger(tmp_path, max_queue_size=1), open_ledger(tmp_path, max_queue_size=1)
+    admit(one)
+    assert two.enter([[ENTRY]]) == [None]
+
+
+def test_rows_of_an_earlier_boot_take_no_place(tmp_path):
+    admit(open_ledger(tmp_path, boot_id="boot-0", max_queue_size=1))
+    admit(open_ledger(tmp_path, boot_id="boot-1", max_queue_size=1))
+
+
+def test_the_canary_is_never_shed(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    admit(ledger)
+    admit(ledger, CANARY)
+
+
+def test_requests_that_are_known_dead_take_no_place(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=2)
+    ledger.enter([[ENTRY], [ENTRY]])
+    ledger.set_unanswered(1)
+    assert [row_ids is None for row_ids in ledger.enter([[ENTRY], [ENTRY]])] == [False, True]
+
+
+def test_the_dead_of_another_boot_make_no_room(tmp_path):
+    open_ledger(tmp_path, boot_id="boot-0").set_unanswered(5)
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    admit(ledger)
+    assert ledger.enter([[ENTRY]]) == [None]
+
+
+def test_requests_that_wait_much_longer_than_answers_take_hold_no_place(tmp_path):
+    """Triton tells nobody of calls that their clients cancelled."""
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    now_ns = time.time_ns()
+    ledger.settle([settlement(admit(ledger, now_ns=now_ns))], now_ns + SECOND_NS)
+    admit(ledger, now_ns=now_ns)
+    assert ledger.enter([[ENTRY]], now_ns + 5 * SECOND_NS) == [None]
+    assert ledger.enter([[ENTRY]], now_ns + 20 * SECOND_NS) != [None]
+
+
+def test_until_something_was_answered_every_open_request_holds_its_place(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    now_ns = time.time_ns()
+    admit(ledger, now_ns=now_ns)
+    assert ledger.enter([[ENTRY]], now_ns + 100 * SECOND_NS) == [None]
+
+
+def test_deaths_that_were_noted_long_ago_make_no_room(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    now_ns = time.time_ns()
+    ledger.set_unanswered(7, now_ns)
+    later_ns = now_ns + 2 * MAX_OPEN_S * SECOND_NS
+    admit(ledger, now_ns=later_ns)
+    assert ledger.enter([[ENTRY]], later_ns) == [None]
+    ledger.set_unanswered(8, later_ns)
+    assert ledger.enter([[ENTRY]], later_ns) != [None]

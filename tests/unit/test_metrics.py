@@ -1,0 +1,118 @@
+"""The text that Prometheus scrapes, from several processes and across their deaths."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm_policy import metric_total
+from llm_policy.errors import Code
+from llm_policy.metrics import PolicyMetrics, exposition
+from tests.books import ENTRY, admit, open_ledger, settlement
+
+OBSERVE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from llm_policy.metrics import PolicyMetrics
+metrics = PolicyMetrics(Path(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
+    metrics.observe_answer(900, 5_000, 20_000, 4)
+    metrics.overhead_us["preprocess"].observe(300)
+if len(sys.argv) > 3:
+    sys.stdout.write("ready"); sys.stdout.flush(); sys.stdin.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    opened = open_ledger(tmp_path)
+    yield opened
+    opened.connection.close()
+
+
+def samples(state_dir):
+    """Value by name and the labels' values, in the alphabetical order of the labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(exposition(state_dir).decode())
+        for sample in family.samples
+    }
+
+
+def observer(state_dir, num_answers, *, stays=False):
+    arguments = [sys.executable, "-c", OBSERVE_AND_DIE, str(state_dir), str(num_answers), *(["stay"] if stays else [])]
+    environment = {**os.environ, "PYTHONPATH": "python_models"}
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def test_every_series_of_a_counter_is_there_from_the_start(ledger, tmp_path):
+    values = samples(tmp_path)
+    assert values["llm_cost_usd_total",] == 0
+    assert all(values["llm_requests_rejected_total", code.value] == 0 for code in Code)
+    assert all(
+        values[("llm_requests_total", *reversed(series.split(",")))] == 0
+        for series in metric_total.COUNTERS[metric_total.REQUESTS].series
+    )
+
+
+def test_money_is_exact_in_dollars(ledger, tmp_path):
+    ledger.settle([settlement(admit(ledger), actual_nano_usd=123_456_789_123_456)])
+    assert round(samples(tmp_path)["llm_cost_usd_total",] * 1e9) == 123_456_789_123_456
+
+
+def test_counters_are_the_ledgers(ledger, tmp_path):
+    ledger.settle([settlement(admit(ledger), flags=["schema_violation"])])
+    ledger.enter([[ENTRY._replace(code="unknown_task")]])
+    values = samples(tmp_path)
+    assert values["llm_requests_total", "settled", "judge"] == 1
+    assert values["llm_requests_rejected_total", "unknown_task"] == 1
+    assert values["llm_schema_violations_total",] == 1
+    assert values["llm_alerts_total", "schema_violation"] == 1
+    assert (values["llm_tokens_in_total",], values["llm_tokens_out_total",]) == (500, 40)
+
+
+def test_observations_of_two_processes_at_once_add_up(ledger, tmp_path):
+    children = [observer(tmp_path, 5, stays=True) for _ in range(2)]
+    for child in children:
+        assert child.stdout.read(5) == b"ready"
+    assert samples(tmp_path)["llm_queue_delay_us_count",] == 10
+    for child in children:
+        child.communicate(b"")
+    assert len(list((tmp_path / "metrics").glob("histogram_*.db"))) == 2
+
+
+def test_what_a_killed_process_observed_stays_and_is_counted_on(ledger, tmp_path):
+    for _ in range(3):
+        assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
+    values = samples(tmp_path)
+    assert values["llm_queue_delay_us_count",] == 15
+    assert values["llm_queue_delay_us_sum",] == 15 * 900
+    assert values["llm_time_per_output_token_us_sum",] == 15 * 5_000
+    assert values["llm_policy_overhead_us_count", "preprocess"] == 15
+    assert len(list((tmp_path / "metrics").glob("histogram_*.db"))) == 1
+
+
+def test_an_answer_of_one_token_has_no_time_per_token(ledger, tmp_path):
+    metrics = PolicyMetrics(tmp_path)
+    metrics.observe_answer(900, 5_000, 5_000, 1)
+    values = samples(tmp_path)
+    assert (values["llm_time_to_first_token_us_count",], values["llm_time_per_output_token_us_count",]) == (1, 0)
+
+
+def test_metrics_leave_the_environment_as_it_was(tmp_path):
+    PolicyMetrics(tmp_path)
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+
+
+def test_the_text_is_what_prometheus_reads(ledger, tmp_path):
+    PolicyMetrics(tmp_path)
+    text = exposition(tmp_path).decode()
+    families = {family.name: family.type for family in text_string_to_metric_families(text)}
+    assert families["llm_queue_delay_us"] == "histogram"
+    assert families["llm_guide_cache"] == families["llm_cost_usd"] == "counter"
+    assert text.endswith("\n")
+    assert all(line.startswith(("#", "llm_")) for line in text.splitlines())

@@ -1,0 +1,126 @@
+"""The ledger's rows as a file, read in pages: neither memory nor the write-ahead log grows with the ledger."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any, BinaryIO
+
+from llmstack.ledger.money import dollar_text, dollars
+from llmstack.ledger.report import Period
+
+PAGE_ROWS = 10_000
+_TEXTS = ("request_id", "tenant", "task", "schema_id", "engine_hash", "boot_id")
+_COUNTS = ("num_prompt_tokens", "num_completion_tokens")
+_MONEY = {"projected_usd": "projected_nano_usd", "actual_usd": "actual_nano_usd"}
+_TIMES = {"admitted": "admitted_ns", "closed": "closed_ns"}
+COLUMNS = (
+    *("id", *_TEXTS, "row_number", "canary", *_COUNTS, *_MONEY),
+    *("queue_delay_us", "flags", "state", "swept_as", "code", *_TIMES),
+)
+_SELECTED = ", ".join(_MONEY.get(name) or _TIMES.get(name) or name for name in COLUMNS)
+
+Row = dict[str, Any]
+OnPage = Callable[[int], None]
+
+
+def count_rows(connection: sqlite3.Connection, period: Period, *, with_canary: bool) -> int:
+    """How many rows an export has now."""
+    row = connection.execute(
+        "SELECT count(*) FROM request WHERE admitted_ns >= ? AND admitted_ns < ? AND canary <= ?",
+        (*period, with_canary),
+    ).fetchone()
+    return int(row[0])
+
+
+def pages(connection: sqlite3.Connection, period: Period, *, with_canary: bool) -> Iterator[list[Row]]:
+    """The rows in the order of their ids; each page is a query of its own, so nothing is locked in between."""
+    last_id = 0
+    while True:
+        found = connection.execute(
+            f"SELECT {_SELECTED} FROM request WHERE id > ? AND admitted_ns >= ? AND admitted_ns < ? AND canary <= ? "  # noqa: S608
+            "ORDER BY id LIMIT ?",
+            (last_id, *period, with_canary, PAGE_ROWS),
+        ).fetchall()
+        if not found:
+            return
+        yield [dict(zip(COLUMNS, row, strict=True)) for row in found]
+        last_id = found[-1][0]
+
+
+def write_csv(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
+    """RFC 4180 with a header; flags are separated by commas."""
+    text = io.TextIOWrapper(output, "utf-8", newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for page in rows:
+        for row in page:
+            plain = _plain(row)
+            writer.writerow([*({**plain, "flags": row["flags"], "canary": int(plain["canary"])}.values())])
+        on_page(len(page))
+    text.flush()
+    text.detach()
+
+
+def write_jsonl(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
+    """One object a line."""
+    for page in rows:
+        output.writelines(json.dumps(_plain(row), separators=(",", ":")).encode() + b"\n" for row in page)
+        on_page(len(page))
+    output.flush()
+
+
+def write_parquet(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
+    """Money as decimal128(38, 9), times as UTC timestamps of microseconds (Python's datetimes), flags as lists.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _parquet_schema(pa)
+    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
+        for page in rows:
+            writer.write_table(pa.Table.from_pylist([_for_parquet(row) for row in page], schema=schema))
+            on_page(len(page))
+
+
+WRITERS = {"csv": write_csv, "parquet": write_parquet, "jsonl": write_jsonl}
+
+
+def _plain(row: Row) -> Row:
+    """For text formats: money as exact decimals, times as RFC 3339 with nanoseconds."""
+    typed = _typed(row)
+    money = {name: dollar_text(row[name]) for name in _MONEY}
+    times = {name: None if row[name] is None else _rfc3339(row[name]) for name in _TIMES}
+    return {**typed, **money, **times}
+
+
+def _typed(row: Row) -> Row:
+    flags = row["flags"].split(",") if row["flags"] else []
+    return {**row, **{name: dollars(row[name]) for name in _MONEY}, "flags": flags, "canary": bool(row["canary"])}
+
+
+def _for_parquet(row: Row) -> Row:
+    return {**_typed(row), **{name: None if row[name] is None else row[name] // 1_000 for name in _TIMES}}
+
+
+def _rfc3339(time_ns: int) -> str:
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def _parquet_schema(pa: Any) -> Any:
+    special = {
+        **{name: pa.decimal128(38, 9) for name in _MONEY},
+        **{name: pa.timestamp("us", tz="UTC") for name in _TIMES},
+        **{name: pa.string() for name in (*_TEXTS, "state", "swept_as", "code")},
+        "canary": pa.bool_(),
+        "flags": pa.list_(pa.string()),
+    }
+    return pa.schema([(name, special.get(name, pa.int64())) for name in COLUMNS])

@@ -1,0 +1,94 @@
+"""Sums over the ledger's rows, grouped as an operator asks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from llmstack.ledger.money import dollar_text
+
+# What rows can be grouped by, and the SQL that says it. Days are UTC.
+GROUPS = {
+    "day": "date(admitted_ns / 1000000000, 'unixepoch')",
+    "tenant": "tenant",
+    "task": "task",
+    "engine": "engine_hash",
+    "schema": "schema_id",
+    "code": "code",
+}
+_SUMS = """
+    count(*), coalesce(sum(state = 'settled'), 0), coalesce(sum(state = 'refused'), 0),
+    coalesce(sum(state = 'cancelled'), 0), coalesce(sum(state = 'lost'), 0), coalesce(sum(state = 'admitted'), 0),
+    coalesce(sum(CASE WHEN state = 'refused' THEN 0 ELSE num_prompt_tokens END), 0),
+    coalesce(sum(num_completion_tokens), 0),
+    coalesce(sum(CASE WHEN state = 'admitted' THEN 0 ELSE actual_nano_usd END), 0),
+    coalesce(sum(flags LIKE '%queue_delay_breach%'), 0), coalesce(sum(flags LIKE '%cost_breach%'), 0),
+    coalesce(sum(flags LIKE '%schema_violation%'), 0)
+"""
+
+
+class Sums(NamedTuple):
+    """What the rows of one group come to. Each row of a batch counts; prompts are those that the engine got."""
+
+    num_rows: int
+    settled: int
+    refused: int
+    cancelled: int
+    lost: int
+    open: int
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    cost_nano_usd: int
+    queue_delay_breaches: int
+    cost_breaches: int
+    schema_violations: int
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, and the cost as an exact decimal."""
+        return {**self._asdict(), "cost_usd": dollar_text(self.cost_nano_usd)}
+
+
+class Period(NamedTuple):
+    """Unix times in nanoseconds: from the first, up to but without the second."""
+
+    from_ns: int = 0
+    until_ns: int = (1 << 63) - 1
+
+
+class Report(NamedTuple):
+    """The sums of each group, in the order of the groups' names, and of all together."""
+
+    group_names: Sequence[str]
+    groups: list[tuple[tuple[str, ...], Sums]]
+    total: Sums
+
+    def as_json(self) -> dict[str, Any]:
+        """Groups as objects that name what they are grouped by."""
+        named = [{**dict(zip(self.group_names, key, strict=True)), **sums.as_json()} for key, sums in self.groups]
+        return {"groups": named, "total": self.total.as_json()}
+
+
+def make_report(
+    connection: sqlite3.Connection, group_names: Sequence[str], period: Period, *, with_canary: bool
+) -> Report:
+    """The report by any of GROUPS.
+
+    Raises:
+        sqlite3.Error: the ledger can't be read.
+    """
+    where = "FROM request WHERE admitted_ns >= ? AND admitted_ns < ? AND canary <= ?"
+    values = (*period, with_canary)
+    keys = ", ".join(GROUPS[name] for name in group_names)
+    places = ", ".join(str(place + 1) for place in range(len(group_names)))
+    cut = len(group_names)
+    found = connection.execute(
+        f"SELECT {keys}, {_SUMS} {where} GROUP BY {places} ORDER BY {places}",
+        values,
+    )
+    groups = [(tuple(row[:cut]), Sums(*row[cut:])) for row in found]
+    total = Sums(*(sum(column) for column in zip(*(sums for _, sums in groups), strict=True))) if groups else _NOTHING
+    return Report(group_names, groups, total)
+
+
+_NOTHING = Sums(*(0 for _ in Sums._fields))

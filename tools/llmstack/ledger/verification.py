@@ -1,0 +1,167 @@
+"""Whether the books agree with themselves: rows with totals, breaches with alerts, events with deliveries.
+
+All is read in one snapshot, so a server may be writing meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from llm_policy import alerts, metric_total
+from llm_policy.ledger import RULE_OF_FLAG
+from llm_policy.outbox import FINANCE, READINESS
+
+_COUNTED = "canary = 0 AND state <> 'admitted'"
+
+
+class Finding(NamedTuple):
+    """Two figures that ought to be the same, or the number of rows that ought not to be there."""
+
+    check: str
+    in_rows: Any
+    in_totals: Any
+
+
+class Verification(NamedTuple):
+    """How much was looked at, and what differs."""
+
+    num_rows: int
+    num_events: int
+    cost_nano_usd: int
+    findings: list[Finding]
+
+
+def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Verification:
+    """Compare everything; `max_open_s` is how long a row may be open.
+
+    Raises:
+        sqlite3.Error: the ledger can't be read.
+    """
+    connection.execute("BEGIN")
+    try:
+        findings = [
+            *_damage(connection),
+            *_differences(_sums(connection), metric_total.read_totals(connection)),
+            *_bad_rows(connection, now_ns, max_open_s),
+            *_orphans(connection),
+            *_untold(connection),
+        ]
+        (num_rows,) = connection.execute("SELECT count(*) FROM request").fetchone()
+        (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
+        cost = metric_total.read_totals(connection)[metric_total.COST, ""]
+    finally:
+        connection.execute("COMMIT")
+    return Verification(num_rows, num_events, cost, findings)
+
+
+def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
+    told = [line for (line,) in connection.execute("PRAGMA quick_check(10)")]
+    if told != ["ok"]:
+        yield Finding("the file is whole (PRAGMA quick_check)", "; ".join(told), "ok")
+
+
+def _sums(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """What the rows say that the totals are."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for task, state, swept_as, num_rows, tokens_in, tokens_out, nano_usd in connection.execute(
+        "SELECT task, state, swept_as, count(*), sum(num_prompt_tokens), sum(num_completion_tokens), "  # noqa: S608
+        f"sum(actual_nano_usd) FROM request WHERE {_COUNTED} GROUP BY task, state, swept_as"
+    ):
+        task = task or metric_total.NO_TASK
+        sums[metric_total.REQUESTS, f"{task},{swept_as or state}"] += num_rows
+        if swept_as:
+            sums[metric_total.REQUESTS, f"{task},{metric_total.LATE}"] += num_rows
+        sums[metric_total.COST, ""] += nano_usd
+        if state != "refused":
+            sums[metric_total.TOKENS_IN, ""] += tokens_in
+            sums[metric_total.TOKENS_OUT, ""] += tokens_out
+    for code, num_rows in connection.execute(
+        f"SELECT code, count(*) FROM request WHERE {_COUNTED} AND state = 'refused' GROUP BY code"  # noqa: S608
+    ):
+        sums[metric_total.REJECTED, code] += num_rows
+    for rule, num_rows in _breaches(connection).items():
+        sums[metric_total.ALERTS, rule] += num_rows
+        if rule == alerts.SCHEMA_VIOLATION:
+            sums[metric_total.VIOLATIONS, ""] += num_rows
+    return dict(sums)
+
+
+def _breaches(connection: sqlite3.Connection) -> Counter[str]:
+    """By rule, what the rows' flags say."""
+    breaches: Counter[str] = Counter()
+    for flags, num_rows in connection.execute(
+        f"SELECT flags, count(*) FROM request WHERE {_COUNTED} AND flags <> '' GROUP BY flags"  # noqa: S608
+    ):
+        breaches.update({RULE_OF_FLAG[flag]: num_rows for flag in flags.split(",") if flag in RULE_OF_FLAG})
+    return breaches
+
+
+def _differences(sums: Mapping[tuple[str, str], int], totals: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+    for name, labels in sorted({*sums, *totals}):
+        in_rows, in_totals = sums.get((name, labels), 0), totals.get((name, labels), 0)
+        # The engine's health is no row's.
+        if in_rows != in_totals and (name, labels) != (metric_total.ALERTS, alerts.ENGINE_UNHEALTHY):
+            yield Finding(f"{name} {labels}".rstrip(), in_rows, in_totals)
+
+
+def _bad_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Iterator[Finding]:
+    oldest_ns = now_ns - int(max_open_s * 1e9)
+    conditions = {
+        f"rows open for more than {max_open_s:g} s": f"state = 'admitted' AND admitted_ns < {oldest_ns}",
+        "closed rows without a time": "state <> 'admitted' AND closed_ns IS NULL",
+        "refused rows that cost something": "state = 'refused' AND actual_nano_usd <> 0",
+        "refused rows without a code": "state = 'refused' AND code = ''",
+    }
+    for check, condition in conditions.items():
+        (num_rows,) = connection.execute(f"SELECT count(*) FROM request WHERE {condition}").fetchone()  # noqa: S608
+        if num_rows:
+            yield Finding(check, num_rows, 0)
+
+
+def _orphans(connection: sqlite3.Connection) -> Iterator[Finding]:
+    queries = {
+        "events without a delivery": "event WHERE sequence NOT IN (SELECT event_sequence FROM delivery)",
+        "deliveries without their event": "delivery WHERE event_sequence NOT IN (SELECT sequence FROM event)",
+    }
+    for check, query in queries.items():
+        (number,) = connection.execute(f"SELECT count(*) FROM {query}").fetchone()  # noqa: S608
+        if number:
+            yield Finding(check, number, 0)
+
+
+def _untold(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """Breaches that were told, or wait in their window, are those that were counted: while no event is forgotten."""
+    if connection.execute("SELECT count(*) FROM event").fetchone()[0] != _num_events_ever(connection):
+        return
+    counted = {
+        rule: number
+        for (name, rule), number in metric_total.read_totals(connection).items()
+        if name == metric_total.ALERTS
+    }
+    waiting = dict(connection.execute("SELECT rule, num_breaches FROM alert_window"))
+    for endpoint, rules in ((READINESS, alerts.RULES), (FINANCE, (alerts.COST,))):
+        told = _told(connection, endpoint)
+        for rule in rules:
+            number = told[rule] + waiting.get(rule, 0)
+            if number != counted[rule]:
+                yield Finding(f"breaches of {rule} told to {endpoint} or waiting to be", number, counted[rule])
+
+
+def _num_events_ever(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _told(connection: sqlite3.Connection, endpoint: str) -> Counter[str]:
+    told: Counter[str] = Counter()
+    for (body,) in connection.execute(
+        "SELECT body FROM event JOIN delivery ON event_sequence = sequence WHERE type = ? AND endpoint = ?",
+        (alerts.EVENT_TYPE, endpoint),
+    ):
+        data = json.loads(body)["data"]
+        told[data["rule"]] += data["count"]
+    return told

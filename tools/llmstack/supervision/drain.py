@@ -1,0 +1,54 @@
+"""The orderly end: new requests are refused, those under way are answered, then the server stops."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from llmstack.server_process import TritonServer
+from llmstack.supervision.supervisor import Supervisor
+
+POLL_S = 0.25
+# Long enough for a request that preprocess let through just before it saw the mark to show in the statistics.
+SETTLE_S = 1.0
+
+
+def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
+    """Whether every request under way got its answer within `timeout_s`.
+
+    Triton does not count cancelled calls as ended, so its statistics may never say that it is idle; that no client is
+    connected any more is as good. Triton's own wait at SIGTERM would refuse new connections without a word, and would
+    wait for idle ones.
+    """
+    deadline = time.monotonic() + timeout_s
+    idle_since_s = None
+    while time.monotonic() < deadline and supervisor.server.is_running:
+        now = time.monotonic()
+        if not _is_idle(supervisor):
+            idle_since_s = None
+        elif idle_since_s is None:
+            idle_since_s = now
+        elif now - idle_since_s >= SETTLE_S:
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def _is_idle(supervisor: Supervisor) -> bool:
+    statistics = supervisor.statistics()
+    return (statistics is not None and statistics.max_in_flight == 0) or not has_clients(supervisor.server)
+
+
+def has_clients(server: TritonServer) -> bool:
+    """Whether anybody but this process is connected to the server's protocols."""
+    ports = {server.ports.http, server.ports.grpc}
+    try:
+        connections = psutil.Process(server.pid).net_connections("tcp")
+        own = {connection.laddr for connection in psutil.Process().net_connections("tcp")}
+    except psutil.Error:
+        return True
+    return any(
+        connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port in ports and connection.raddr not in own
+        for connection in connections
+    )

@@ -1,0 +1,141 @@
+"""What the parent asks of the ledger, on the real one.
+
+The housekeeping thread keeps one connection, and opens it anew after a fault: the disk may have been full or gone. An
+outage is written over a connection of its own, because the supervisor's thread must never wait for the other; one that
+could not be written is owed, and written at the next turn that can.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from llm_policy import alerts
+from llm_policy.database import FILE_NAME, checkpoint, is_locked, open_database, transaction
+from llm_policy.engine_queue import MAX_OPEN_S
+from llm_policy.ledger import RULE_OF_FLAG, Ledger
+from llm_policy.manifest import Manifest
+from llmstack.supervision.books import WINDOW_S, WindowFigures
+
+_NS_PER_S = 1_000_000_000
+# Rows are in the order of their admission, so a bound on ids spares a look at every row there ever was.
+_LAST_ID_BEFORE = "SELECT id FROM request WHERE admitted_ns < ? ORDER BY id DESC LIMIT 1"
+_FIRST_ID_OF_WINDOW = (
+    "SELECT id FROM request WHERE id > ? AND (closed_ns IS NULL OR closed_ns >= ?) ORDER BY id LIMIT 1"
+)
+_WINDOW = (
+    "SELECT queue_delay_us, flags FROM request WHERE id > ? AND closed_ns >= ? AND state = 'settled' AND canary = 0"
+)
+
+
+class LedgerBooks:
+    """The ledger in `state_dir`. Every method raises sqlite3.Error when the ledger can't be read or written."""
+
+    def __init__(self, state_dir: Path, manifest: Manifest) -> None:
+        self._path = state_dir / FILE_NAME
+        self._manifest = manifest
+        self._connection: sqlite3.Connection | None = None
+        self._closed_up_to_id: int | None = None  # no row up to this one was closed in the window
+        self._owed: list[tuple[int, str]] = []
+        self._owed_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def close_due_windows(self, now_ns: int) -> None:
+        """Write the summary of each alert window that ended, and outages that could not be written before."""
+        with self._opened() as connection:
+            self._record_owed(connection)
+            if alerts.has_due_windows(connection, now_ns):
+                with transaction(connection):
+                    alerts.close_due_windows(connection, now_ns)
+
+    def close_unanswered(self, now_ns: int, live_boot_id: str) -> None:
+        """Close admitted rows that nobody will answer."""
+        with self._opened() as connection:
+            Ledger(connection, self._manifest, live_boot_id).close_unanswered(now_ns)
+
+    def set_unanswered(self, boot_id: str, num_requests: int) -> None:
+        """So many requests that this server start admitted are known to be dead."""
+        with self._opened() as connection:
+            Ledger(connection, self._manifest, boot_id).set_unanswered(num_requests)
+
+    def window(self, now_ns: int) -> WindowFigures:
+        """The figures of the last `WINDOW_S` seconds, the canary's requests left out."""
+        from_ns = now_ns - WINDOW_S * _NS_PER_S
+        with self._opened() as connection:
+            rows = connection.execute(_WINDOW, (self._skip_closed(connection, from_ns), from_ns)).fetchall()
+        flags = Counter(flag for _, joined in rows for flag in joined.split(","))
+        breaches = {rule: flags[flag] for flag, rule in RULE_OF_FLAG.items()}
+        return WindowFigures(_p95([delay_us for delay_us, _ in rows]), breaches)
+
+    def checkpoint(self) -> None:
+        """Keep the write-ahead log from growing."""
+        with self._opened() as connection:
+            checkpoint(connection)
+
+    def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
+        """Report one outage; may be called from another thread than the rest."""
+        try:
+            with closing(open_database(self._path)) as connection, transaction(connection):
+                self._record_outage(connection, now_ns, reason)
+        except sqlite3.Error:
+            with self._owed_lock:
+                self._owed.append((now_ns, reason))
+            raise
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._connection is None:
+                self._connection = open_database(self._path)
+            yield self._connection
+        except sqlite3.Error as error:
+            if not is_locked(error):
+                self.close()
+            raise
+
+    def _record_owed(self, connection: sqlite3.Connection) -> None:
+        with self._owed_lock:
+            owed = list(self._owed)
+        if owed:
+            with transaction(connection):
+                for now_ns, reason in owed:
+                    self._record_outage(connection, now_ns, reason)
+            with self._owed_lock:
+                del self._owed[: len(owed)]
+
+    def _record_outage(self, connection: sqlite3.Connection, now_ns: int, reason: str) -> None:
+        engine = self._manifest.engine
+        alerts.record_breach(
+            connection,
+            alerts.ENGINE_UNHEALTHY,
+            alerts.Breach(1, request_id=reason),
+            threshold=0,
+            engine_hash=engine.hash,
+            quantisation=engine.quantisation,
+            now_ns=now_ns,
+        )
+
+    def _skip_closed(self, connection: sqlite3.Connection, from_ns: int) -> int:
+        """An id up to which no row was closed since `from_ns`; it grows from call to call."""
+        if self._closed_up_to_id is None:
+            oldest_open_ns = from_ns - MAX_OPEN_S * _NS_PER_S
+            row = connection.execute(_LAST_ID_BEFORE, (oldest_open_ns,)).fetchone()
+            self._closed_up_to_id = int(row[0]) if row else 0
+        row = connection.execute(_FIRST_ID_OF_WINDOW, (self._closed_up_to_id, from_ns)).fetchone()
+        if row:
+            self._closed_up_to_id = int(row[0]) - 1
+        return self._closed_up_to_id
+
+
+def _p95(values: list[int]) -> float | None:
+    return float(sorted(values)[(len(values) * 95 - 1) // 100]) if values else None

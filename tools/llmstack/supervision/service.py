@@ -1,0 +1,134 @@
+"""The parent process put together: supervisor, housekeeping, deliveries and the two ports of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from llm_policy.release import Release
+from llmstack.events.delivery_service import DeliveryService
+from llmstack.events.endpoint import Endpoint
+from llmstack.ports import listen
+from llmstack.server_process import TritonServer, reachable
+from llmstack.stop_signals import StopSignals
+from llmstack.supervision.books import Books
+from llmstack.supervision.drain import wait_until_idle
+from llmstack.supervision.housekeeping import Housekeeping
+from llmstack.supervision.metrics_page import MetricsPage
+from llmstack.supervision.page_server import PageServer
+from llmstack.supervision.readiness import SERVER, Readiness
+from llmstack.supervision.state_directory import StateDirectory
+from llmstack.supervision.supervisor import Supervisor
+
+
+class ServiceSettings(NamedTuple):
+    """What an operator may set of the parent itself."""
+
+    metrics_port: int
+    ready_port: int
+    canary_interval_s: float
+    start_timeout_s: float
+    exit_timeout_s: float
+    max_log_bytes: int
+    endpoints: Sequence[Endpoint] = ()
+
+
+class Service:
+    """`with` opens its ports and ends everything; between: `start`, `watch` and `drain`, all on one thread.
+
+    `books` is the ledger; `policy_metrics` returns the Prometheus text of all that the policy counts.
+
+    Raises:
+        ServerStartError: one of its own ports is taken.
+    """
+
+    def __init__(
+        self,
+        server: TritonServer,
+        release: Release,
+        state: StateDirectory,
+        settings: ServiceSettings,
+        stop: StopSignals,
+        books: Books,
+        policy_metrics: Callable[[], bytes],
+    ) -> None:
+        self.server, self.release = server, release
+        self._state, self._settings, self._stop = state, settings, stop
+        self._books = books
+        self._deliveries = DeliveryService(state.path, settings.endpoints)
+        self._policy_metrics = policy_metrics
+        self._readiness = Readiness(release, server.engine)
+        self._ending = contextlib.ExitStack()
+
+    def __enter__(self) -> Service:
+        with contextlib.ExitStack() as opened:
+            metrics = MetricsPage(
+                lambda: self.server.metrics_url,
+                self._policy_metrics,
+                lambda: self._readiness.is_ready,
+                lambda: self._readiness.backlogs,
+            )
+            ready_pages = {"/readyz": self._readiness.readyz, "/livez": self._readiness.livez}
+            self._ready = PageServer(listen(self.server.host, "ready", self._settings.ready_port), ready_pages, "ready")
+            opened.enter_context(self._ready)
+            self._metrics = PageServer(
+                listen(self.server.host, "metrics", self._settings.metrics_port), {"/metrics": metrics.make}, "metrics"
+            )
+            opened.enter_context(self._metrics)
+            self._ending = opened.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Whatever still runs ends at once; after `drain` nothing does."""
+        with self._ending:
+            self.server.kill()
+            self._state.end_draining()
+
+    @property
+    def ready_url(self) -> str:
+        """Where the service explains whether it is ready."""
+        return f"http://{reachable(self.server.host)}:{self._ready.port}/readyz"
+
+    @property
+    def metrics_url(self) -> str:
+        """The URL that Prometheus scrapes."""
+        return f"http://{reachable(self.server.host)}:{self._metrics.port}/metrics"
+
+    def start(self, on_step: Callable[[str], None]) -> None:
+        """Start the server, warm it up and prove it; `on_step` is told what it is at.
+
+        Raises:
+            ServerStartError: it doesn't start, or doesn't answer as it should.
+            StopRequested: somebody asked to stop meanwhile.
+        """
+        self._supervisor = Supervisor(
+            self.server,
+            self.release,
+            self._readiness,
+            self._books,
+            self._stop,
+            self._settings.start_timeout_s,
+            self._settings.canary_interval_s,
+            on_step,
+        )
+        keeping = Housekeeping(
+            self._supervisor, self._state, self._books, self._deliveries, self._settings.max_log_bytes
+        )
+        self._deliveries.start()
+        self._ending.callback(self._deliveries.stop)
+        self._ending.enter_context(keeping)
+        self._supervisor.start()
+
+    def watch(self, report: Callable[[str], None]) -> None:
+        """Look after the server until a stop is asked for; `report` gets a line for each outage and recovery."""
+        self._supervisor.watch(report)
+
+    def drain(self) -> None:
+        """Refuse what is new, answer what is under way, stop the server."""
+        self._readiness.set_problem(SERVER, "draining: requests under way are answered, new ones refused")
+        self._supervisor.hush()
+        if self.server.is_running:
+            self._state.begin_draining()
+            wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
+        self.server.stop()

@@ -1,0 +1,121 @@
+"""The state directory of one running `llmstack serve`: locked, writable, and marked while the server drains."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from llmstack.server_error import ServerStartError
+
+DRAINING = "draining"
+_LOCK, _PROBE = "serve.lock", ".write-probe"
+_PROBE_BYTES = 4_096
+# The server of a parent that was killed holds the lock too, and is killed by the kernel: that takes a moment.
+_LOCK_PATIENCE_S = 15.0
+_POLL_S = 0.1
+
+
+class StateDirectory:
+    """While open, no other `llmstack serve` works in this directory.
+
+    The lock is inherited by the server and its stubs, so it is free only when the last of them is gone.
+
+    Raises:
+        ServerStartError: it can't be made or written, or somebody else has it.
+    """
+
+    def __init__(self, path: Path, lock_patience_s: float = _LOCK_PATIENCE_S) -> None:
+        self.path = path.absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            self._acquire(lock_patience_s)
+            self.check_writable()
+            self.end_draining()
+        except OSError as error:
+            os.close(self._lock)
+            raise self._unwritable(error) from None
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> StateDirectory:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._lock)
+
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor that holds the lock, for the server to inherit."""
+        return self._lock
+
+    def check_writable(self) -> None:
+        """Write a little and take it away again.
+
+        Raises:
+            OSError: the directory is full, read-only or gone.
+        """
+        probe = self.path / _PROBE
+        file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(file, b"\0" * _PROBE_BYTES)
+            os.fsync(file)
+        finally:
+            os.close(file)
+            with contextlib.suppress(OSError):
+                probe.unlink()
+
+    def begin_draining(self) -> None:
+        """From now on preprocess refuses every new request."""
+        (self.path / DRAINING).touch()
+
+    def end_draining(self) -> None:
+        """Requests are welcome again; also when an earlier run left its mark behind."""
+        (self.path / DRAINING).unlink(missing_ok=True)
+
+    def _acquire(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner_pid = self._owner_pid()
+                if _is_alive(owner_pid) or time.monotonic() > deadline:
+                    raise self._taken(owner_pid) from None
+            time.sleep(_POLL_S)
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def _owner_pid(self) -> int:
+        text = os.pread(self._lock, 32, 0).decode("ascii", "replace")
+        return int(text) if text.isdigit() else 0
+
+    def _taken(self, owner_pid: int) -> ServerStartError:
+        who = f"llmstack serve with process id {owner_pid}" if _is_alive(owner_pid) else "a server whose parent is gone"
+        return ServerStartError(
+            f"the state directory {self.path} is in use by {who}",
+            "stop it, or give this one another --state-dir (LLMSTACK_STATE_DIR)",
+        )
+
+    def _unwritable(self, error: OSError) -> ServerStartError:
+        return ServerStartError(
+            f"the state directory {self.path} can't be written: {(error.strerror or str(error)).lower()}",
+            "make room or change its owner, or give another --state-dir (LLMSTACK_STATE_DIR)",
+        )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,221 @@
+"""Keeps one proven server running: starts it, warms it up, watches it, starts it again.
+
+The supervisor's own thread starts every server, because a server ends with the thread that started it. It looks at the
+processes several times a second; a second thread sends canaries. What either finds wrong is an outage: the service is
+unready, the whole server is killed (a dead stub doesn't come back alone) and started again until it is proven.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+import psutil
+
+from llm_policy.release import Release
+from llmstack.server_error import ServerStartError
+from llmstack.server_process import TritonServer
+from llmstack.stop_signals import StopSignals
+from llmstack.supervision.backoff import Backoff
+from llmstack.supervision.books import Books
+from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, warm_up_inputs
+from llmstack.supervision.readiness import SERVER, Readiness
+from llmstack.supervision.stub_watch import StubWatch
+from llmstack.supervision.triton_statistics import TritonStatistics
+
+WATCH_S = 0.25
+MAX_FAILURES_IN_ROW = 2
+CANARY_TIMEOUT_S = 10.0
+WARM_UP_TIMEOUT_S = 60.0
+SUPERVISOR, CANARY = "supervisor", "canary"
+
+
+@dataclass
+class Supervisor:
+    """`start` and then `watch`, both on the thread that shall own the server, and `hush` at the end.
+
+    `on_step` is told what the first start is at.
+    """
+
+    server: TritonServer
+    release: Release
+    readiness: Readiness
+    books: Books
+    stop: StopSignals
+    start_timeout_s: float
+    canary_interval_s: float
+    on_step: Callable[[str], None]
+    report: Callable[[str], None] = field(default=lambda line: None, init=False)
+    _backoff: Backoff = field(default_factory=Backoff, init=False)
+    _canary: Canary | None = field(default=None, init=False)
+    _stubs: StubWatch | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _closing: threading.Event = field(default_factory=threading.Event, init=False)
+    _num_failures: int = field(default=0, init=False)
+    _fault: str = field(default="", init=False)
+
+    def start(self) -> None:
+        """Start the server for the first time and prove it.
+
+        Raises:
+            ServerStartError: it doesn't start, or doesn't answer as it should.
+            StopRequested: somebody asked to stop meanwhile.
+        """
+        self._bring_up()
+        threading.Thread(target=self._send_canaries, name=CANARY, daemon=True).start()
+
+    def watch(self, report: Callable[[str], None]) -> None:
+        """Look after the server until a stop is asked for, and recover from every outage; `report` gets lines."""
+        self.report, self.on_step = report, lambda text: None
+        while not self.stop.wait(WATCH_S):
+            self.readiness.pulse(SUPERVISOR)
+            if outage := self._find_outage():
+                self._recover(outage)
+
+    def hush(self) -> None:
+        """No more canaries; the server is left as it is."""
+        self._closing.set()
+
+    @property
+    def live_boot_id(self) -> str:
+        """The boot id of the server that runs; empty while none does."""
+        return self.server.boot_id if self.server.is_running else ""
+
+    def statistics(self) -> TritonStatistics | None:
+        """What Triton counts; None while no server runs or it doesn't tell."""
+        with self._lock:
+            canary = self._canary
+        if canary is None:
+            return None
+        with contextlib.suppress(httpx.HTTPError, RuntimeError, ValueError, KeyError):
+            return canary.statistics()
+        return None
+
+    def _find_outage(self) -> str:
+        if not self.server.is_running:
+            return "tritonserver ended by itself"
+        if self._stubs is not None and (dead := self._stubs.find_dead()):
+            return f"the process of {', '.join(dead)} died"
+        with self._lock:
+            return self._fault
+
+    def _recover(self, outage: str) -> None:
+        began = time.monotonic()
+        self.readiness.set_problem(SERVER, outage)
+        self._drop_canary()
+        self.report(f"outage: {outage}")
+        self._tell_books(outage)
+        while not self.stop.is_asked:
+            self.server.kill()
+            self._wait(self._backoff.next_s())
+            self.readiness.count_restart()
+            try:
+                self._bring_up(f"{outage}; ")
+            except ServerStartError as error:
+                self.report(f"restart failed: {error}")
+                self.readiness.set_problem(SERVER, f"{outage}; the restart failed: {str(error).splitlines()[0]}")
+            else:
+                self.report(f"restarted: the server is proven again after {time.monotonic() - began:.1f} s")
+                return
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left_s := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left_s, 1.0)):
+            self.readiness.pulse(SUPERVISOR)
+
+    def _tell_books(self, outage: str) -> None:
+        """A ledger that can't be written must not keep the server from coming back; its own part says so."""
+        try:
+            self.books.record_engine_unhealthy(time.time_ns(), outage)
+        except Exception as error:
+            self.report(f"the outage could not be recorded: {error}")
+
+    def _bring_up(self, prefix: str = "") -> None:
+        """Start, wait, warm up and prove; the service is ready at the end."""
+        try:
+            self._try_bring_up(prefix)
+        except (OSError, psutil.Error) as error:
+            raise ServerStartError(f"the server can't be started: {error}", _NEXT_STEP) from None
+
+    def _try_bring_up(self, prefix: str) -> None:
+        self._step(f"{prefix}starting tritonserver with the {self.server.engine} engine")
+        # Whoever took the port of Triton's own metrics meanwhile may keep it.
+        self.server.ports = self.server.ports._replace(metrics=0)
+        self.server.start()
+        self.server.wait_ready(self.start_timeout_s, self._check)
+        canary = Canary(self.server, self.release)
+        try:
+            for what, inputs in warm_up_inputs(self.release).items():
+                self._step(f"{prefix}warming up {what}")
+                self._check()
+                _prove(what, lambda i=inputs: canary.prove(i, WARM_UP_TIMEOUT_S))  # type: ignore[misc]
+            self._step(f"{prefix}proving the ensemble")
+            finding = canary.probe(WARM_UP_TIMEOUT_S)
+            if finding.verdict is not Verdict.PROVEN:
+                raise ServerStartError(f"the canary failed: {finding.result.error}", _NEXT_STEP)
+        except BaseException:
+            canary.close()
+            raise
+        self._stubs = StubWatch(self.server.pid)
+        with self._lock:
+            self._canary, self._num_failures, self._fault = canary, 0, ""
+        self._backoff.mark_proven()
+        self.readiness.set_canary(finding.result, is_proof=True)
+        self.readiness.set_problem(SERVER, "")
+
+    def _step(self, text: str) -> None:
+        self.readiness.pulse(SUPERVISOR)
+        self.readiness.set_problem(SERVER, text)
+        self.on_step(text)
+
+    def _check(self) -> None:
+        self.readiness.pulse(SUPERVISOR)
+        self.stop.check()
+
+    def _drop_canary(self) -> None:
+        with self._lock:
+            canary, self._canary, self._fault = self._canary, None, ""
+        if canary is not None:
+            canary.close()
+
+    # What follows runs on the canary's thread.
+
+    def _send_canaries(self) -> None:
+        while not self._closing.wait(self.canary_interval_s):
+            self.readiness.pulse(CANARY)
+            with self._lock:
+                canary = self._canary
+            if canary is not None:
+                self._send(canary)
+
+    def _send(self, canary: Canary) -> None:
+        try:
+            finding = canary.probe(CANARY_TIMEOUT_S)
+        except RuntimeError:  # closed meanwhile: an outage was found otherwise
+            return
+        with self._lock:
+            if canary is not self._canary:
+                return
+            self._judge(finding)
+        self.readiness.set_canary(finding.result, is_proof=finding.is_proof)
+
+    def _judge(self, finding: Finding) -> None:
+        failed = finding.verdict in (Verdict.FAILED, Verdict.DEAD)
+        self._num_failures = self._num_failures + 1 if failed else 0
+        if finding.verdict is Verdict.DEAD or self._num_failures >= MAX_FAILURES_IN_ROW:
+            self._fault = f"the canary failed: {finding.result.error}"
+
+
+def _prove(what: str, attempt: Callable[[], None]) -> None:
+    try:
+        attempt()
+    except (ProofFailure, httpx.HTTPError) as error:
+        reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else error
+        raise ServerStartError(f"warming up {what} failed: {reason}", _NEXT_STEP) from None
+
+
+_NEXT_STEP = "read the server's log in the state directory; llmstack manifest verify checks the release"

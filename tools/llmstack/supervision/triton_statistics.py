@@ -1,0 +1,63 @@
+"""What Triton counts of each model, read over HTTP.
+
+Measured on Triton 2.51: a Python model's answer counts as success when `execute` returns, refusals among them; a failed
+call counts twice on the ensemble; a call that its client cancelled is counted nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import httpx
+
+TIMEOUT_S = 2.0
+# The statistics API is open today; with the key it also answers should it be restricted like the others.
+_PATH = "/v2/models/stats"
+_FAILURES_PER_CALL = 2
+
+
+class Calls(NamedTuple):
+    """Requests of one model since the server's start."""
+
+    num_succeeded: int = 0
+    num_failed: int = 0
+
+
+class TritonStatistics(NamedTuple):
+    """The models of the ensemble."""
+
+    preprocess: Calls = Calls()
+    engine: Calls = Calls()
+    postprocess: Calls = Calls()
+    ensemble: Calls = Calls()
+
+    @property
+    def num_ended(self) -> int:
+        """Calls of the ensemble that ended, well or not: it grows while the server makes progress."""
+        return self.ensemble.num_succeeded + self.ensemble.num_failed // _FAILURES_PER_CALL
+
+    @property
+    def max_in_flight(self) -> int:
+        """No more calls than this are under way. Cancelled ones stay in it for ever, so it may be too high."""
+        return max(0, self.preprocess.num_succeeded + self.preprocess.num_failed - self.num_ended)
+
+    @property
+    def num_dead(self) -> int:
+        """Calls that preprocess admitted and that the engine or postprocess failed, as far as Triton counts them."""
+        return self.engine.num_failed + self.postprocess.num_failed
+
+
+def read_statistics(client: httpx.Client, admin_headers: dict[str, str]) -> TritonStatistics:
+    """The counts right now; `client` has the server as its base URL.
+
+    Raises:
+        httpx.HTTPError: no answer in time, or another than 200.
+    """
+    answer = client.get(_PATH, headers=admin_headers, timeout=TIMEOUT_S).raise_for_status()
+    calls = {model["name"]: _calls(model["inference_stats"]) for model in answer.json()["model_stats"]}
+    names = ("preprocess", "tensorrt_llm", "postprocess", "ensemble")
+    return TritonStatistics(*(calls.get(name, Calls()) for name in names))
+
+
+def _calls(statistics: dict[str, dict[str, int]]) -> Calls:
+    return Calls(statistics["success"]["count"], statistics["fail"]["count"])
