@@ -6,6 +6,7 @@ import typer
 
 from llmstack import demo, guides, manifest, ready, serve, tokenizer_info
 from llmstack.bench import commands as bench
+from llmstack.board import commands as board
 from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
 from llmstack.ledger import commands as ledger
@@ -15,6 +16,7 @@ app.command()(serve.serve)
 app.command()(ready.ready)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")
+app.add_typer(board.app, name="board")
 app.add_typer(events.app, name="events")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(guides.app, name="guides")

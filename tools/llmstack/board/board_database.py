@@ -61,8 +61,8 @@ CREATE INDEX IF NOT EXISTS alert_by_window ON alert (window_start, rule);
 
 
 @contextmanager
-def open_board(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to the board's database at `path`, made when missing; what is done within is one transaction.
+def open_board(path: Path, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
+    """A connection to the board's database at `path`; what is done within is one transaction.
 
     Raises:
         sqlite3.Error: it can't be opened or written; nothing has changed then.
@@ -71,7 +71,7 @@ def open_board(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.row_factory = sqlite3.Row
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
             yield connection
             connection.execute("COMMIT")

@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
     name: str
     is_current: bool
     problem: str = ""
-    summary: Mapping[str, Any] = {}  # noqa: RUF012 - a NamedTuple's default
+    summary: Mapping[str, Any] = {}
     evidence: tuple[Evidence, ...] = ()
     alignments: tuple[Alignment, ...] = ()
 
