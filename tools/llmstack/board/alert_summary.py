@@ -53,7 +53,7 @@ def window_summaries(connection: sqlite3.Connection, offset: int = 0) -> list[Wi
         "FROM alert GROUP BY window_start, rule ORDER BY window_start DESC, rule LIMIT ? OFFSET ?",
         (PAGE_SIZE, offset),
     ).fetchall()
-    return [WindowSummary(*tuple(row), samples=_samples(connection, row[0], row[1])) for row in rows]
+    return [WindowSummary._make([*row, _samples(connection, row[0], row[1])]) for row in rows]
 
 
 def bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:

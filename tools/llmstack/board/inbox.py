@@ -19,6 +19,7 @@ from llmstack.events.secret_file import read_secrets
 # A cost alert lists up to a thousand requests, each with a client's id of up to 128 characters.
 MAX_BODY_BYTES = 1 << 20
 PROMOTED, ROLLED_BACK = "llm_release_promoted", "llm_rollback_completed"
+_NO_EVENT = "the body is no CloudEvents 1.0 event in JSON"
 _Text = Annotated[str, Field(max_length=512)]
 _Count = Annotated[int, Field(ge=0, le=1 << 53)]
 
@@ -82,7 +83,7 @@ class Inbox:
         try:
             event = CloudEvent.model_validate_json(body)
         except (ValidationError, RecursionError):
-            raise Refusal(400, "the body is no CloudEvents 1.0 event in JSON") from None
+            raise Refusal(400, _NO_EVENT) from None
         if event.id != headers.get("webhook-id"):
             raise Refusal(400, "webhook-id is not the event's id")
         return event
@@ -93,6 +94,8 @@ class Inbox:
                 webhook.verify(body, dict(headers))
             except (WebhookVerificationError, ValueError, UnicodeError, OverflowError):
                 continue
+            except RecursionError:  # the library parses what it has verified
+                raise Refusal(400, _NO_EVENT) from None
             return
         raise Refusal(401, "no signature of ours over this body, or its timestamp is more than five minutes off")
 
