@@ -16,10 +16,10 @@ PYTEST    := $(BIN)/pytest -n 2 --timeout 300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test serve bench check format clean distclean
+.PHONY: help install demo test test-browser serve bench check format clean distclean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Make .venv with everything pinned; a second time nothing happens
 
@@ -42,6 +42,9 @@ serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 
 test: $(INSTALLED)  ## Run every test, those on a live server too
 	$(PYTEST) $(ARGS)
+
+test-browser: $(INSTALLED)  ## Run the board's tests in a real Chromium; screenshots go to build/screenshots
+	$(BIN)/pytest --timeout 300 tests/browser $(ARGS)
 
 bench: $(INSTALLED)  ## Measure what the policy costs; writes build/bench.json
 	@$(BIN)/llmstack bench $(ARGS)
