@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +40,13 @@ def docker(*arguments: str, check: bool = True, **environment: str) -> str:
 
 
 def make_image() -> str:
-    """Build it; a second time takes a few seconds."""
+    """Build it; a second time takes a few seconds. Workers that start together wait for the first."""
+    with (Path(tempfile.gettempdir()) / "llmstack-image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _make_image()
+
+
+def _make_image() -> str:
     subprocess.run([HERE / "make_stand_in.sh"], check=True, env={**os.environ, "PYTHON": sys.executable})
     command = [sys.executable, "-m", "llmstack", "image", "build", "--tag", TAG, "--triton-image", STAND_IN]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'python_models'}:{ROOT / 'tools'}"}

@@ -6,6 +6,7 @@ import typer
 
 from llmstack import demo, guides, manifest, ready, serve, tokenizer_info
 from llmstack.bench import commands as bench
+from llmstack.board import commands as board
 from llmstack.capacity.command import capacity
 from llmstack.dashboard.command import dashboard
 from llmstack.doctor.command import doctor
@@ -23,6 +24,7 @@ app.command()(capacity)
 app.command()(dashboard)
 app.command()(doctor)
 app.add_typer(bench.app, name="bench")
+app.add_typer(board.app, name="board")
 app.add_typer(door.app, name="door")
 app.add_typer(events.app, name="events")
 app.add_typer(image.app, name="image")

@@ -1,0 +1,100 @@
+"""A board on its own port, and what tests send it."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import uvicorn
+from standardwebhooks import Webhook
+
+from llm_policy.alerts import EVENT_TYPE
+from llm_policy.outbox import new_event
+from llmstack.board.accounts import READER, REVIEWER, add_account
+from llmstack.board.app import BoardSettings, make_app
+from llmstack.board.board_database import make_board, open_board
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.ports import listen
+from tests.webhook_receiver import new_secret, write_secrets
+
+
+class LiveBoard:
+    """A board at `url` over `directory`, with the committed releases unless others are given."""
+
+    def __init__(self, directory: Path, url: str, secret: str, settings: BoardSettings) -> None:
+        self.directory, self.url, self.secret, self.settings = directory, url, secret, settings
+
+    def add(self, name: str, kind: str = REVIEWER) -> str:
+        with open_board(self.settings.database) as connection:
+            return add_account(connection, name, kind, time.time_ns())
+
+    def add_reader(self, name: str = "deploy") -> str:
+        return self.add(name, READER)
+
+    def log_in(self, token: str) -> httpx.Client:
+        client = httpx.Client(base_url=self.url, follow_redirects=True)
+        assert client.post("/login", data={"token": token}).status_code == 200
+        return client
+
+    def send(self, body: bytes, **headers: str) -> httpx.Response:
+        """A webhook, signed now unless headers say otherwise."""
+        given = signed(self.secret, body, json.loads(body)["id"]) | headers
+        return httpx.post(f"{self.url}/webhooks", content=body, headers=given)
+
+
+@contextmanager
+def live_board(
+    directory: Path, releases_dir: Path = DEFAULT_RELEASE_DIR.parent / "releases", current: Path = DEFAULT_RELEASE_DIR
+) -> Iterator[LiveBoard]:
+    secret = new_secret()
+    socket = listen("127.0.0.1", "board", 0)
+    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    settings = BoardSettings(
+        directory / "board.db",
+        releases_dir,
+        current,
+        write_secrets(directory / "secret", secret),
+        "http://127.0.0.1:9/readyz",
+        url,
+    )
+    make_board(settings.database)
+    server = uvicorn.Server(uvicorn.Config(make_app(settings), log_level="warning"))
+    thread = Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+    thread.start()
+    try:
+        yield LiveBoard(directory, url, secret, settings)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def signed(secret: str, body: bytes, event_id: str, age_s: float = 0.0) -> dict[str, str]:
+    moment = datetime.fromtimestamp(time.time() - age_s, timezone.utc)
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(moment.timestamp())),
+        "webhook-signature": Webhook(secret).sign(event_id, moment, body.decode()),
+        "content-type": "application/cloudevents+json",
+    }
+
+
+def alert(rule: str = "queue_delay", count: int = 1, time_ns: int | None = None, **data: Any) -> bytes:
+    time_ns = time.time_ns() if time_ns is None else time_ns
+    start = datetime.fromtimestamp(time_ns // 60_000_000_000 * 60, timezone.utc).isoformat()
+    values = {
+        "rule": rule,
+        "threshold": 2_500,
+        "observed_max": 9_000,
+        "count": count,
+        "window_start": start,
+        "window_end": start,
+        "engine_hash": "sha256:" + "a" * 64,
+        "quantisation": "w4a8",
+        "samples": ["req-1"],
+    }
+    return new_event(EVENT_TYPE, values | data, time_ns).body

@@ -1,0 +1,115 @@
+"""The board in a real Chromium, as a reviewer uses it: by its labels, without JavaScript."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from llm_policy.outbox import new_event
+from llm_policy.release import Release
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from tests.board_client import LiveBoard, alert, live_board
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium")
+NAME = DEFAULT_RELEASE_DIR.resolve().name
+SCREENSHOTS = Path("build/screenshots")
+SCRIPT = "<script>document.title='owned'</script>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[LiveBoard]:
+    with live_board(tmp_path) as live:
+        yield live
+
+
+def log_in(browser: Browser, board: LiveBoard, token: str, scheme: str = "light", javascript: bool = False) -> Page:
+    context = browser.new_context(base_url=board.url, color_scheme=scheme, java_script_enabled=javascript)
+    page = context.new_page()
+    page.goto("/")
+    page.get_by_label("Your token").fill(token)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Releases", exact=True)).to_be_visible()
+    return page
+
+
+def shoot(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def test_two_reviewers_sign_and_promote_can_read_it(browser: Browser, board: LiveBoard) -> None:
+    for name, scheme in (("Ada", "light"), ("Grace", "dark")):
+        page = log_in(browser, board, board.add(name), scheme)
+        page.get_by_role("link", name=NAME).click()
+        page.get_by_label("Comment").fill(f"{name} looked at the evidence")
+        shoot(page, f"release-{scheme}")
+        page.get_by_role("button", name="Sign off").click()
+        expect(page.get_by_role("button", name="Withdraw my signature")).to_be_visible()
+        page.context.close()
+    release = Release.open(DEFAULT_RELEASE_DIR)
+    hashes = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
+    bearer = {"authorization": f"Bearer {board.add_reader()}"}
+    answer = httpx.get(f"{board.url}/api/signoffs", params=hashes, headers=bearer)
+    assert [each["reviewer"] for each in answer.json()["signoffs"]] == ["Ada", "Grace"]
+
+
+def test_alerts_and_their_chart_come_from_webhooks(browser: Browser, board: LiveBoard) -> None:
+    now_ns = time.time_ns()
+    for number, rule in enumerate(("queue_delay", "cost", "schema_violation", "engine_unhealthy") * 6):
+        board.send(alert(rule, number + 1, now_ns - number * 3_000_000_000_000))
+    for scheme in ("light", "dark"):
+        page = log_in(browser, board, board.add(f"Ada {scheme}"), scheme)
+        page.get_by_role("link", name="Alerts").click()
+        expect(page.get_by_role("img", name="Breaches an hour")).to_be_visible()
+        expect(page.get_by_text("24 windows")).to_be_visible()
+        shoot(page, f"alerts-{scheme}")
+        page.context.close()
+
+
+def test_nothing_that_anybody_wrote_runs_even_with_javascript(browser: Browser, board: LiveBoard) -> None:
+    board.send(alert(rule=SCRIPT, samples=[SCRIPT], window_start=SCRIPT))
+    sides = {"from": SCRIPT, "to": SCRIPT, "root_cause": SCRIPT}
+    board.send(new_event("llm_rollback_completed", sides, time.time_ns()).body)
+    page = log_in(browser, board, board.add("Ada"), javascript=True)
+    blocked: list[str] = []
+    page.on("console", lambda message: blocked.append(message.text) if message.type == "error" else None)
+    for link in ("Alerts", "History", "Releases"):
+        page.get_by_role("navigation", name="Pages").get_by_role("link", name=link).click()
+        assert "owned" not in page.title()
+    page.get_by_role("link", name="History").click()
+    expect(page.get_by_text(SCRIPT).first).to_be_visible()
+    assert blocked == []
+
+
+def test_every_form_field_and_picture_has_a_name_and_pages_one_heading(browser: Browser, board: LiveBoard) -> None:
+    page = log_in(browser, board, board.add("Ada"), javascript=True)
+    for path in ("/", "/alerts", "/history", f"/releases/{NAME}"):
+        page.goto(path)
+        assert page.locator("h1").count() == 1
+        assert page.locator("html").get_attribute("lang") == "en"
+        unnamed = "els => els.filter(e => !e.labels?.length && !e.getAttribute('aria-label')).map(e => e.outerHTML)"
+        assert page.eval_on_selector_all("input:not([type=hidden]), textarea", unnamed) == []
+        assert page.eval_on_selector_all("table", "els => els.filter(e => !e.caption).length") == 0
+
+
+def test_the_keyboard_alone_is_enough_to_log_in(browser: Browser, board: LiveBoard) -> None:
+    page = browser.new_context(base_url=board.url).new_page()
+    page.goto("/login")
+    page.keyboard.type(board.add("Ada"))  # the field has the focus
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Releases", exact=True)).to_be_visible()

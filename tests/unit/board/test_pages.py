@@ -1,0 +1,203 @@
+"""Pages for reviewers: nobody else sees them, and whatever anybody wrote stands there as text."""
+
+import re
+import time
+from contextlib import closing
+
+import httpx
+import pytest
+
+from llm_policy.outbox import new_event
+from llm_policy.release import Release
+from llmstack.board.page_security import CONTENT_SECURITY_POLICY
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from tests.board_client import alert, live_board
+
+RELEASE = Release.open(DEFAULT_RELEASE_DIR)
+NAME = DEFAULT_RELEASE_DIR.resolve().name
+HASHES = {"engine_hash": RELEASE.manifest.engine.hash, "manifest_hash": RELEASE.manifest_hash}
+PAGES = ["/", "/alerts", "/history", f"/releases/{NAME}"]
+SCRIPT = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    with live_board(tmp_path_factory.mktemp("board")) as live:
+        live.token = live.add("Ada")
+        yield live
+
+
+@pytest.fixture
+def ada(board):
+    with closing(board.log_in(board.token)) as client:
+        yield client
+
+
+def csrf_token(client: httpx.Client) -> str:
+    return re.search(r'name="csrf_token" value="([^"]+)"', client.get("/").text)[1]
+
+
+def form(client: httpx.Client, **fields: str) -> dict[str, str]:
+    return {"csrf_token": csrf_token(client), **HASHES, **fields}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_without_a_session_leads_to_the_login(board, path):
+    answer = httpx.get(board.url + path)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/alerts", "/history", f"/releases/{NAME}", "/login", "/nothing", "/static/board.css"]
+)
+def test_every_answer_forbids_scripts_frames_and_caches(ada, path):
+    headers = ada.get(path).headers
+    assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    assert (headers["x-frame-options"], headers["x-content-type-options"]) == ("DENY", "nosniff")
+    assert "script" not in CONTENT_SECURITY_POLICY
+
+
+def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(board):
+    answer = httpx.post(f"{board.url}/login", data={"token": board.token})
+    assert {"httponly", "samesite=strict", "path=/"} <= set(answer.headers["set-cookie"].lower().split("; "))
+
+
+def test_a_release_is_signed_once_and_withdrawn(board, ada):
+    assert ada.post(f"/releases/{NAME}/sign", data=form(ada, comment="looks right")).status_code == 200
+    assert "looks right" in ada.get(f"/releases/{NAME}").text
+    assert ada.post(f"/releases/{NAME}/sign", data=form(ada)).status_code == 409
+    assert ada.post(f"/releases/{NAME}/withdraw", data=form(ada)).status_code == 200
+    assert ada.post(f"/releases/{NAME}/withdraw", data=form(ada)).status_code == 409
+
+
+def test_promote_reads_who_signed_for_exactly_these_hashes(board, ada):
+    bearer = {"authorization": f"Bearer {board.add_reader()}"}
+    ada.post(f"/releases/{NAME}/sign", data=form(ada, comment="yes"))
+
+    def read(**hashes: str) -> list[str]:
+        answer = httpx.get(f"{board.url}/api/signoffs", params=HASHES | hashes, headers=bearer)
+        return [each["reviewer"] for each in answer.json()["signoffs"]]
+
+    assert read() == ["Ada"]
+    assert read(manifest_hash="sha256:" + "0" * 64) == []
+    ada.post(f"/releases/{NAME}/withdraw", data=form(ada))
+    assert read() == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic eDp5"}])
+def test_signatures_are_for_those_with_a_token(tmp_path, headers):
+    with live_board(tmp_path) as board:
+        assert httpx.get(f"{board.url}/api/signoffs", params=HASHES, headers=headers).status_code == 401
+
+
+def test_a_release_that_changed_since_it_was_shown_is_not_signed(ada):
+    answer = ada.post(f"/releases/{NAME}/sign", data=form(ada, manifest_hash="sha256:" + "0" * 64))
+    assert answer.status_code == 409
+
+
+@pytest.mark.parametrize("field", ["", "wrong"])
+def test_a_form_without_its_sessions_token_is_refused(ada, field):
+    answer = ada.post(f"/releases/{NAME}/sign", data={**HASHES, "csrf_token": field})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}]
+)
+def test_a_form_of_another_site_is_refused(ada, headers):
+    assert ada.post(f"/releases/{NAME}/sign", data=form(ada), headers=headers).status_code == 403
+
+
+def test_nobody_signs_without_a_session(board):
+    assert httpx.post(f"{board.url}/releases/{NAME}/sign", data=HASHES).status_code == 401
+
+
+def test_a_logout_ends_the_session_itself(board):
+    client = board.log_in(board.token)
+    cookies = dict(client.cookies)
+    client.post("/logout", data={"csrf_token": csrf_token(client)})
+    assert httpx.get(board.url, cookies=cookies).status_code == 303
+
+
+def test_a_readers_token_does_not_log_in(board):
+    assert httpx.post(f"{board.url}/login", data={"token": board.add_reader("ci")}).status_code == 401
+
+
+def test_guessing_tokens_is_slowed_down(tmp_path):
+    with live_board(tmp_path) as board:
+        answers = [httpx.post(f"{board.url}/login", data={"token": f"guess {n}"}).status_code for n in range(6)]
+        assert answers == [401] * 5 + [429]
+        assert httpx.post(f"{board.url}/login", data={"token": board.add("Ada")}).status_code == 429
+
+
+@pytest.mark.parametrize("page", ["0", "-1", "99999999", "1e9", "²", "x" * 5_000])
+def test_any_page_number_shows_a_page(ada, page):
+    assert ada.get("/alerts", params={"page": page}).status_code == 200
+
+
+def test_a_foreign_host_header_is_refused(board):
+    assert httpx.get(f"{board.url}/login", headers={"host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/releases/..%2f..%2fetc", "/releases/nothing", "/static/../app.py", "/static/%2e%2e/app.py"]
+)
+def test_nothing_else_is_served(ada, path):
+    assert ada.get(path).status_code == 404
+
+
+def test_script_in_any_field_is_text(board, ada):
+    board.send(alert(rule=SCRIPT, samples=[SCRIPT], window_start=SCRIPT, engine_hash=SCRIPT))
+    sides = {"from": SCRIPT, "to": {"release": SCRIPT}, "root_cause": SCRIPT, "duration_s": 1.5}
+    board.send(new_event("llm_rollback_completed", sides, time.time_ns()).body)
+    ada.post(f"/releases/{NAME}/sign", data=form(ada, comment=SCRIPT))
+    pages = [ada.get(path).text for path in ("/", "/alerts", "/history", f"/releases/{NAME}")]
+    assert all("&lt;script&gt;" in page for page in pages), [page.count("&lt;") for page in pages]
+    assert not any("<script" in page or "<img" in page for page in pages)
+    ada.post(f"/releases/{NAME}/withdraw", data=form(ada))
+
+
+def test_a_windows_first_event_and_its_summary_add_up(tmp_path):
+    with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
+        now_ns = time.time_ns()
+        board.send(alert("cost", 1, now_ns))
+        board.send(alert("cost", 41, now_ns))
+        page = client.get("/alerts").text
+    assert "1 windows, page 1 of 1" in page
+    assert page.count('<td class="number">42</td>') == 2  # in the window's row and in the day's sum
+
+
+def test_ten_thousand_alerts_are_shown_page_by_page_within_a_second(tmp_path):
+    from llmstack.board.board_database import open_board
+    from llmstack.board.inbox import CloudEvent, keep
+
+    with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
+        now_ns = time.time_ns()
+        with open_board(board.settings.database) as connection:
+            for number in range(10_000):
+                body = alert("queue_delay", 2, now_ns - number * 5_000_000_000)
+                keep(connection, CloudEvent.model_validate_json(body), body, now_ns)
+        client.get("/login")
+        began = time.perf_counter()
+        page = client.get("/alerts")
+        assert time.perf_counter() - began < 1.0
+        assert page.text.count("<tr>") == 50 + 4 + 2  # a page of windows, the rules' sums, two headings
+
+
+def test_an_account_is_removed_with_its_sessions_and_signatures(board):
+    from llmstack.board.accounts import remove_account
+    from llmstack.board.board_database import open_board
+
+    client = board.log_in(board.add("Charles"))
+    client.post(f"/releases/{NAME}/sign", data=form(client))
+    with open_board(board.settings.database) as connection:
+        remove_account(connection, "Charles", time.time_ns())
+    assert client.get("/", follow_redirects=False).status_code == 303
+    bearer = {"authorization": f"Bearer {board.add_reader('audit')}"}
+    answer = httpx.get(f"{board.url}/api/signoffs", params=HASHES, headers=bearer)
+    assert "Charles" not in [each["reviewer"] for each in answer.json()["signoffs"]]
+
+
+def test_tokens_are_kept_as_hashes_alone(board):
+    content = b"".join(path.read_bytes() for path in board.directory.glob("board.db*"))
+    assert board.token.encode() not in content

@@ -1,0 +1,1 @@
+"""The readiness board: what was released, what was measured and told, and who signed it."""

@@ -1,0 +1,142 @@
+"""Webhooks: signed, fresh, small, well formed, each taken once."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from standardwebhooks import WebhookVerificationError
+
+from llm_policy.alerts import EVENT_TYPE as ALERT
+from llmstack.events.secret_file import read_secrets
+
+# A cost alert lists up to a thousand requests, each with a client's id of up to 128 characters.
+MAX_BODY_BYTES = 1 << 20
+PROMOTED, ROLLED_BACK = "llm_release_promoted", "llm_rollback_completed"
+_NO_EVENT = "the body is no CloudEvents 1.0 event in JSON"
+_Text = Annotated[str, Field(max_length=512)]
+_Count = Annotated[int, Field(ge=0, le=1 << 53)]
+
+
+class Refusal(Exception):
+    """The webhook is not taken; `status` is for HTTP, the text says why and quotes nothing of it."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class CloudEvent(BaseModel):
+    """The envelope; what else is in it is kept with the body."""
+
+    model_config = ConfigDict(extra="allow")
+
+    specversion: Annotated[str, Field(pattern=r"^1\.0$")]
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    source: Annotated[str, Field(min_length=1, max_length=256)]
+    type: Annotated[str, Field(min_length=1, max_length=256)]
+    time: datetime
+    data: dict[str, Any]
+
+
+class AlertData(BaseModel):
+    """`data` of an `llm_observability_alert`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rule: _Text
+    threshold: float
+    observed_max: float
+    count: _Count
+    window_start: _Text
+    window_end: _Text
+    engine_hash: _Text
+    samples: Annotated[list[Any], Field(max_length=100)] = []
+
+
+class Inbox:
+    """Takes webhooks that one of the secrets in the file at `secret_path` signed; the file is read for each.
+
+    Raises:
+        WebhookConfigurationError: the file can't be used.
+    """
+
+    def __init__(self, secret_path: Path) -> None:
+        self._secret_path = secret_path
+        read_secrets(secret_path)
+
+    def verify(self, body: bytes, headers: Mapping[str, str]) -> CloudEvent:
+        """The event in `body`.
+
+        Raises:
+            Refusal: it is forged, older or newer than five minutes, or no event.
+        """
+        if len(body) > MAX_BODY_BYTES:
+            raise Refusal(413, f"a body may have {MAX_BODY_BYTES} bytes")
+        self._check_signature(body, headers)
+        try:
+            event = CloudEvent.model_validate_json(body)
+        except (ValidationError, RecursionError):
+            raise Refusal(400, _NO_EVENT) from None
+        if event.id != headers.get("webhook-id"):
+            raise Refusal(400, "webhook-id is not the event's id")
+        return event
+
+    def _check_signature(self, body: bytes, headers: Mapping[str, str]) -> None:
+        for webhook in read_secrets(self._secret_path):
+            try:
+                webhook.verify(body, dict(headers))
+            except (WebhookVerificationError, ValueError, UnicodeError, OverflowError):
+                continue
+            except RecursionError:  # the library parses what it has verified
+                raise Refusal(400, _NO_EVENT) from None
+            return
+        raise Refusal(401, "no signature of ours over this body, or its timestamp is more than five minutes off")
+
+
+def keep(connection: sqlite3.Connection, event: CloudEvent, body: bytes, now_ns: int) -> bool:
+    """Write the event down; False when it was there already.
+
+    Raises:
+        Refusal: an alert whose data are none.
+    """
+    alert = _alert_data(event)
+    time_ns = _unix_ns(event.time)
+    cursor = connection.execute(
+        "INSERT OR IGNORE INTO event (id, type, time_ns, received_ns, body) VALUES (?, ?, ?, ?, ?)",
+        (event.id, event.type, time_ns, now_ns, body),
+    )
+    if not cursor.rowcount:
+        return False
+    if alert is not None:
+        connection.execute(
+            "INSERT INTO alert VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(event.id, alert.rule, alert.window_start, alert.window_end, time_ns, alert.count),
+                *(alert.observed_max, alert.threshold, alert.engine_hash, json.dumps(alert.samples)),
+            ),
+        )
+    return True
+
+
+def _alert_data(event: CloudEvent) -> AlertData | None:
+    if event.type != ALERT:
+        return None
+    try:
+        alert = AlertData.model_validate(event.data)
+    except ValidationError:
+        raise Refusal(400, f"the data of this {ALERT} are none") from None
+    if not (math.isfinite(alert.threshold) and math.isfinite(alert.observed_max)):
+        raise Refusal(400, f"the data of this {ALERT} are none")
+    return alert
+
+
+def _unix_ns(moment: datetime) -> int:
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return int(aware.timestamp() * 1_000_000) * 1_000
