@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from llmstack.door.backend import Backend
-from llmstack.door.configuration import Door, Limits, write_door
+from llmstack.door.configuration import GUARD, Door, Limits, write_door
 from llmstack.server_process import TritonServer
 
 
@@ -60,6 +60,7 @@ class RunningDoor:
         door = Door(
             self.backends,
             str(self.certificate),
+            str(self.directory / GUARD),
             "127.0.0.1",
             self.http_port,
             self.grpc_port,

@@ -39,7 +39,7 @@ def test_anything_else_is_named(text):
 
 
 def test_every_backend_serves_both_protocols_and_is_checked_once():
-    text = Door(TWO, "/door.pem").render("/guard.lua")
+    text = Door(TWO, "/door.pem", "/guard.lua").render()
     assert "server s1 triton-1:8000 port 8003\n" in text
     assert "server s2 [::1]:9000 port 9003\n" in text
     assert "server s1 triton-1:8001 proto h2 track triton_http/s1\n" in text
@@ -47,24 +47,24 @@ def test_every_backend_serves_both_protocols_and_is_checked_once():
 
 
 def test_no_time_limit_lets_a_slow_guard_be_passed_over():
-    assert "tune.lua.session-timeout 0\n" in Door(TWO, "/door.pem").render("/guard.lua")
+    assert "tune.lua.session-timeout 0\n" in Door(TWO, "/door.pem", "/guard.lua").render()
 
 
 def test_a_door_that_leads_nowhere_is_refused():
     with pytest.raises(DoorError, match="--backend"):
-        Door([], "/door.pem").render("/guard.lua")
+        Door([], "/door.pem", "/guard.lua").render()
 
 
 @pytest.mark.parametrize("certificate", ["/a b.pem", "/a.pem\n  bind *:1", '/a".pem', "/a.pem#", "/$HOME.pem", ""])
 def test_a_value_can_not_become_a_directive(certificate):
     with pytest.raises(DoorError, match="certificate"):
-        Door(TWO, certificate).render("/guard.lua")
+        Door(TWO, certificate, "/guard.lua").render()
 
 
 def test_the_guard_lies_beside_the_configuration(tmp_path: Path):
-    guard = write_door(Door(TWO, "/door.pem"), tmp_path / "haproxy.cfg")
+    guard = write_door(Door(TWO, "/door.pem", "/guard.lua"), tmp_path / "haproxy.cfg")
     assert guard == tmp_path / GUARD
-    assert f"lua-load-per-thread {guard}\n" in (tmp_path / "haproxy.cfg").read_text()
+    assert "lua-load-per-thread /guard.lua\n" in (tmp_path / "haproxy.cfg").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"haproxy.cfg", GUARD}
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from llmstack.door.backend import BackendError, parse_backend
-from llmstack.door.configuration import Door, DoorError, Limits, find_faults, write_door
+from llmstack.door.configuration import GUARD, Door, DoorError, Limits, find_faults, write_door
 from llmstack.terminal import fail
 
 app = typer.Typer(
@@ -38,6 +38,12 @@ def render(
     output: Annotated[
         Path, typer.Option(help="Where the configuration goes; the guard, grpc_guard.lua, goes beside it.")
     ],
+    guard: Annotated[
+        str | None,
+        typer.Option(
+            help="grpc_guard.lua, as HAProxy's machine sees it.", show_default="beside the output, as it is here"
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; * is every one.")] = "*",
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="HTTPS, HTTP/1.1 and HTTP/2.")] = 8443,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="gRPC over TLS.")] = 8444,
@@ -77,8 +83,9 @@ def render(
     )
     try:
         backends = [parse_backend(text) for text in backend]
-        wanted = Door(backends, certificate, host, http_port, grpc_port, metrics_address, ready_path, limits)
-        guard = write_door(wanted, output)
+        where = guard or str(output.resolve().with_name(GUARD))
+        wanted = Door(backends, certificate, where, host, http_port, grpc_port, metrics_address, ready_path, limits)
+        written = write_door(wanted, output)
         faults = find_faults(output) if validate else ""
     except (BackendError, DoorError) as error:
         fail(error, "llmstack door render --help shows what each option takes")
@@ -86,4 +93,4 @@ def render(
         fail(f"{error.filename}: {error.strerror}", "give an --output in a directory that you may write to")
     if faults:
         fail(f"haproxy refuses {output}:\n{faults}", "see the lines that it names; is the certificate there?")
-    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {guard}", markup=False)
+    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {written}", markup=False)

@@ -41,10 +41,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Door:
-    """Where the door listens and where it leads."""
+    """Where the door listens and where it leads. Its paths are those that HAProxy's machine knows."""
 
     backends: Sequence[Backend]
     certificate: str
+    guard: str
     host: str = "*"
     http_port: int = 8443
     grpc_port: int = 8444
@@ -52,8 +53,8 @@ class Door:
     ready_path: str = "/readyz"
     limits: Limits = field(default_factory=Limits)
 
-    def render(self, guard: str) -> str:
-        """The configuration's text; `guard` is the path of the Lua guard on the machine that runs HAProxy.
+    def render(self) -> str:
+        """The configuration's text.
 
         Raises:
             DoorError: there is no backend, or a value is more than one word of HAProxy's language.
@@ -65,7 +66,7 @@ class Door:
             "host": self.host,
             "metrics address": self.metrics_address,
             "ready path": self.ready_path,
-            "guard": guard,
+            "guard": self.guard,
         }
         for name, word in words.items():
             if not _WORD.fullmatch(word):
@@ -77,23 +78,18 @@ class Door:
             keep_trailing_newline=True,
             autoescape=False,  # noqa: S701 - no HTML; every word was checked above
         ).get_template("haproxy.cfg.j2")
-        return template.render(
-            vars(self) | {"guard": guard},
-            get_paths=GET_PATHS,
-            post_paths=POST_PATHS,
-            grpc_methods=GRPC_METHODS,
-        )
+        return template.render(vars(self), get_paths=GET_PATHS, post_paths=POST_PATHS, grpc_methods=GRPC_METHODS)
 
 
 def write_door(door: Door, output: Path) -> Path:
-    """Write the configuration to `output` and the guard beside it, both whole or not at all; the guard's path.
+    """Write the configuration to `output` and the guard beside it, each whole or not at all; the guard's path here.
 
     Raises:
         DoorError: see `Door.render`.
         OSError: a file can't be written.
     """
     guard = output.resolve().with_name(GUARD)
-    text = door.render(str(guard))
+    text = door.render()
     for path, content in ((guard, (_HERE / GUARD).read_text(encoding="utf-8")), (output, text)):
         fresh = path.with_name(path.name + ".new")
         fresh.write_text(content, encoding="utf-8")

@@ -1,0 +1,31 @@
+"""The container's packages are those that everything else is tested with."""
+
+from __future__ import annotations
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.import_graph import ROOT
+
+# What belongs to the image and is never installed beside it.
+OF_THE_IMAGE = {"torch", "transformers", "tokenizers", "numpy", "tensorrt-llm", "triton", "safetensors"}
+
+
+def read_pins(name: str) -> dict[str, set[str]]:
+    """Each package's specifiers in a file of `requirements/`, for CPython 3.11 where a marker asks."""
+    pins: dict[str, set[str]] = {}
+    for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines():
+        if text := line.partition("#")[0].strip():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"}):
+                pins.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))
+    return pins
+
+
+def test_the_container_has_the_versions_of_the_constraints():
+    constraints = read_pins("constraints.txt")
+    assert {name: pin for name, pin in read_pins("container.txt").items() if constraints.get(name) != pin} == {}
+
+
+def test_the_container_replaces_nothing_of_the_images():
+    assert not read_pins("container.txt").keys() & OF_THE_IMAGE

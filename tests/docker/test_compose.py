@@ -1,0 +1,138 @@
+"""The compose file: comes up healthy, is reached through the door alone, is scraped, comes back, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llm_policy.release import Release
+from llmstack.door.backend import Backend
+from llmstack.door.configuration import GUARD, Door, write_door
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from tests.docker.containers import ROOT, docker, make_image, need_docker
+from tests.docker.running_door import free_ports, make_certificate
+from tests.docker.test_attacks import BODY, HEADERS, INFER
+from tests.webhook_receiver import new_secret
+
+HERE = Path(__file__).parent
+PROJECT = "llmstack-test"
+OF_OURS = f"label=com.docker.compose.project={PROJECT}"
+ENGINE_HASH = Release.open(DEFAULT_RELEASE_DIR).manifest.engine.hash
+
+
+class Compose:
+    """One project of the compose file, with secrets and configuration of its own."""
+
+    def __init__(self, directory: Path, image: str) -> None:
+        shutil.copytree(ROOT / "docker", directory / "docker")
+        shutil.copytree(DEFAULT_RELEASE_DIR, directory / "artifacts" / "current")
+        self._files = (directory / "docker" / "docker-compose.triton.yml", HERE / "compose.override.yml")
+        self.certificate = directory / "certificate.pem"
+        secrets = directory / "docker" / "secrets"
+        secrets.mkdir()
+        for name in ("readiness_webhook", "finance_webhook", "grafana_password"):
+            (secrets / name).write_text(new_secret() + "\n")
+        make_certificate(directory).replace(secrets / "door.pem")
+        configuration = directory / "docker" / "haproxy" / "haproxy.cfg"
+        configuration.parent.mkdir(exist_ok=True)
+        backend = Backend("triton", 8000, 8001, 8003)
+        write_door(Door([backend], "/run/secrets/door.pem", f"/etc/haproxy/{GUARD}"), configuration)
+        self.https_port, grpc_port = free_ports(2)
+        self._environment = {
+            **os.environ,
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "LLMSTACK_IMAGE": image,
+            "HAPROXY_IMAGE": "llmstack-debian",
+            "PROMETHEUS_IMAGE": "llmstack-debian",
+            "DOOR_HTTPS_PORT": str(self.https_port),
+            "DOOR_GRPC_PORT": str(grpc_port),
+        }
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.https_port}"
+
+    def __call__(self, *arguments: str) -> str:
+        command = ["docker-compose", *(word for file in self._files for word in ("-f", str(file))), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment)
+        assert done.returncode == 0, done.stderr[-3_000:]
+        return done.stdout
+
+    def ask(self, path: str = INFER, **arguments: Any) -> httpx.Response:
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        method = "POST" if path == INFER else "GET"
+        return httpx.request(method, self.url + path, verify=context, timeout=30, **arguments)
+
+
+@pytest.fixture(scope="module")
+def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    need_docker()
+    if shutil.which("docker-compose") is None:
+        pytest.skip("not installed: docker-compose (.ci/run installs it)")
+    project = Compose(tmp_path_factory.mktemp("compose"), make_image())
+    try:
+        project("up", "--detach")
+        yield project
+    finally:
+        project("down", "--volumes", "--timeout", "60")
+
+
+def compose_logs() -> str:
+    """What every container said last."""
+    names = docker("ps", "--all", "--filter", OF_OURS, "--format", "{{.Names}}").split()
+    return "".join(f"\n{name}:\n{docker('logs', '--tail', '20', name)}" for name in names)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except (httpx.HTTPError, AssertionError):
+            pass
+        assert time.monotonic() < end, docker("ps", "--all") + compose_logs()
+        time.sleep(1)
+
+
+def test_it_answers_through_the_door_once_it_is_healthy(compose: Compose) -> None:
+    wait_until(lambda: compose.ask("/v2/health/ready").status_code == 200)
+    answer = compose.ask(json=BODY, headers=HEADERS)
+    outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+    assert outputs["engine_hash"] == [ENGINE_HASH]
+
+
+def test_nothing_but_the_door_is_published(compose: Compose) -> None:
+    published = docker("ps", "--filter", OF_OURS, "--format", "{{.Names}} {{.Ports}}")
+    assert all("->" not in line for line in published.splitlines() if "triton" in line)
+
+
+def test_prometheus_scrapes_the_server(compose: Compose) -> None:
+    port = compose("port", "prometheus", "9090").strip().rsplit(":", 1)[1]
+
+    def is_scraped() -> bool:
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "llm_ready"}).json()
+        return [each["value"][1] for each in answer["data"]["result"]] == ["1"]
+
+    wait_until(is_scraped)
+
+
+def test_a_server_that_is_made_anew_is_found_under_its_new_address(compose: Compose) -> None:
+    wait_until(lambda: compose.ask("/v2/health/ready").status_code == 200)
+    compose("up", "--detach", "--force-recreate", "--no-deps", "triton")
+    wait_until(lambda: compose.ask(json=BODY, headers=HEADERS).status_code == 200)
+
+
+def test_it_goes_down_clean(compose: Compose) -> None:
+    compose("down", "--volumes", "--timeout", "60")
+    for what in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
+        assert docker(*what, "--filter", OF_OURS, "--quiet") == ""
