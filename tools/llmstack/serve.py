@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,12 @@ from llm_policy.metrics import exposition
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
+from llmstack.events.attempt_log import json_log
 from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.ports import Ports
+from llmstack.release.journal import Change, ReleaseJournal
+from llmstack.release.switch import Switch
 from llmstack.server_command import Tracing
 from llmstack.server_error import ServerStartError
 from llmstack.server_log import LogRelay, is_harmless
@@ -86,12 +90,18 @@ def serve(
     """
     console = Console(soft_wrap=True, highlight=False)
     try:
-        release = open_release(release_dir)
         endpoints = read_endpoints(os.environ)
+
+        def engine_of(release: Release) -> str:
+            return engine.value if engine else pick_engine(release)
+
         with StateDirectory(state_dir) as state, StopSignals() as stop:
+            switch = Switch(ReleaseJournal(state.path), release_dir, json_log())
+            unfinished = settle(switch)
+            release = open_release(release_dir)
             server = TritonServer(
                 release_dir=release.directory,
-                engine=engine.value if engine else pick_engine(release),
+                engine=engine_of(release),
                 model_repository=model_repository,
                 state_dir=state.path,
                 host=host,
@@ -115,8 +125,8 @@ def serve(
                 endpoints=endpoints,
             )
             books = LedgerBooks(state.path, release.manifest)
-            service = Service(server, release, state, settings, stop, books, lambda: exposition(state.path))
-            _run(service, console, verbose)
+            service = Service(server, release, state, settings, stop, books, lambda: exposition(state.path), engine_of)
+            _run(service, switch, unfinished, console, verbose)
     except ServerStartError as error:
         give_up(error)
     except KeyboardInterrupt:
@@ -156,28 +166,52 @@ def start_visibly(
         server.wait_ready(timeout_s, on_poll)
 
 
-def _run(service: Service, console: Console, verbose: bool) -> None:
+def settle(switch: Switch) -> Change | None:
+    """What an interrupted promotion or rollback left open, for `Switch.conclude` once the service is proven.
+
+    Raises:
+        ServerStartError: it can't be settled.
+    """
+    try:
+        return switch.settle()
+    except (sqlite3.Error, OSError) as error:
+        raise ServerStartError(
+            f"an interrupted change of the release in service can't be settled: {error}",
+            f"make {switch.link.parent} and the state directory writable",
+        ) from None
+
+
+def _run(service: Service, switch: Switch, unfinished: Change | None, console: Console, verbose: bool) -> None:
     with contextlib.ExitStack() as ending:
         ending.callback(console.print, "stopped")
         ending.enter_context(service)
         with contextlib.suppress(StopRequested):
             if verbose:
                 ending.enter_context(_relay(service.server, console))
-            _start(service, console)
+            _start(service, switch, unfinished, console)
             _announce(service, console)
-            service.watch(lambda line: console.print(line, markup=False))
+            service.watch(
+                lambda line: console.print(line, markup=False), switch.is_wanted, lambda: switch.take_up(service)
+            )
         with console.status("draining: requests under way are answered first"):
             service.drain()
 
 
-def _start(service: Service, console: Console) -> None:
+def _start(service: Service, switch: Switch, unfinished: Change | None, console: Console) -> None:
     began = time.monotonic()
     with console.status("starting") as status:
 
         def on_step(text: str) -> None:
             _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
 
-        service.start(on_step)
+        try:
+            service.start(on_step)
+        except ServerStartError as error:
+            if unfinished is not None:
+                switch.give_up(unfinished, str(error))
+            raise
+        if unfinished is not None:
+            switch.conclude(unfinished)
 
 
 def _show_step(status: Status, console: Console, text: str) -> None:

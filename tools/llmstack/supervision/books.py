@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from llm_policy.manifest import Manifest
+
 WINDOW_S = 60
 
 
@@ -20,6 +22,9 @@ class Books(Protocol):
 
     Every time is Unix time in nanoseconds. Whatever is raised makes the service unready, with the text as reason.
     """
+
+    def adopt(self, manifest: Manifest) -> None:
+        """From now on it is this manifest's engine that is served."""
 
     def close_due_windows(self, now_ns: int) -> None:
         """Write the summary of each alert window that ended."""

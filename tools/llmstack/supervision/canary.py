@@ -104,6 +104,10 @@ class Canary:
         result = CanaryResult(error is None, (ended - began) * 1_000, _reason(error), ended)
         return Finding(self._judge(error, statistics, is_proof), result, is_proof)
 
+    def prove_engine(self, timeout_s: float) -> None:
+        """Check that the answer to a plain request names the manifest's engine; raises as `prove` does."""
+        self.prove({"text_input": _PROMPT, "max_tokens": 1}, timeout_s)
+
     def prove(self, inputs: Mapping[str, Any], timeout_s: float) -> None:
         """Send one request and check that its answer is the ensemble's.
 

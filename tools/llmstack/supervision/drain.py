@@ -24,6 +24,7 @@ def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     idle_since_s = None
     while time.monotonic() < deadline and supervisor.server.is_running:
+        supervisor.pulse()
         now = time.monotonic()
         if not _is_idle(supervisor):
             idle_since_s = None

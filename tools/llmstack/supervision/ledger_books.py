@@ -43,6 +43,10 @@ class LedgerBooks:
         self._owed: list[tuple[int, str]] = []
         self._owed_lock = threading.Lock()
 
+    def adopt(self, manifest: Manifest) -> None:
+        """From now on it is this manifest's engine that is served."""
+        self._manifest = manifest
+
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
         if self._connection is not None:

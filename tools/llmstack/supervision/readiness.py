@@ -38,16 +38,7 @@ class Readiness:
     """The state behind `/readyz` and `/livez`. Any thread may tell it something; every answer is consistent."""
 
     def __init__(self, release: Release, engine: str, now_s: Callable[[], float] = time.monotonic) -> None:
-        manifest = release.manifest
-        self._facts = {
-            "release": str(release.directory),
-            "engine": engine,
-            "model": manifest.engine.model,
-            "engine_hash": manifest.engine.hash,
-            "quantisation": manifest.engine.quantisation,
-            "manifest_hash": release.manifest_hash,
-            "tokenizer_info_hash": manifest.tokenizer.info_hash,
-        }
+        self._facts = _facts(release, engine)
         self._now_s = now_s
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {SERVER: "the server starts"}
@@ -59,6 +50,13 @@ class Readiness:
         self._pulses: dict[str, float] = {}
         self._was_ready = False
         self._since = time.time()
+
+    def adopt(self, release: Release, engine: str) -> None:
+        """From now on it is this release that is served; what proved the one before proves nothing any more."""
+        with self._lock:
+            self._facts = _facts(release, engine)
+            self._canary = self._proven_at_s = None
+            self._note_change()
 
     def set_problem(self, part: str, reason: str) -> None:
         """`part` keeps the service from being ready; an empty reason takes that back."""
@@ -162,6 +160,19 @@ class Readiness:
         if is_ready != self._was_ready:
             self._was_ready, self._since = is_ready, time.time()
         return is_ready
+
+
+def _facts(release: Release, engine: str) -> dict[str, str]:
+    manifest = release.manifest
+    return {
+        "release": str(release.directory),
+        "engine": engine,
+        "model": manifest.engine.model,
+        "engine_hash": manifest.engine.hash,
+        "quantisation": manifest.engine.quantisation,
+        "manifest_hash": release.manifest_hash,
+        "tokenizer_info_hash": manifest.tokenizer.info_hash,
+    }
 
 
 def _canary_document(canary: CanaryResult | None, now_s: float) -> dict[str, Any] | None:

@@ -37,7 +37,8 @@ class ServiceSettings(NamedTuple):
 class Service:
     """`with` opens its ports and ends everything; between: `start`, `watch` and `drain`, all on one thread.
 
-    `books` is the ledger; `policy_metrics` returns the Prometheus text of all that the policy counts.
+    `books` is the ledger; `policy_metrics` returns the Prometheus text of all that the policy counts; `pick_engine`
+    says which engine serves a release.
 
     Raises:
         ServerStartError: one of its own ports is taken.
@@ -52,12 +53,13 @@ class Service:
         stop: StopSignals,
         books: Books,
         policy_metrics: Callable[[], bytes],
+        pick_engine: Callable[[Release], str],
     ) -> None:
         self.server, self.release = server, release
         self._state, self._settings, self._stop = state, settings, stop
         self._books = books
         self._deliveries = DeliveryService(state.path, settings.endpoints)
-        self._policy_metrics = policy_metrics
+        self._policy_metrics, self._pick_engine = policy_metrics, pick_engine
         self._readiness = Readiness(release, server.engine)
         self._ending = contextlib.ExitStack()
 
@@ -102,6 +104,11 @@ class Service:
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
+        self.prepare(on_step)
+        self._supervisor.start()
+
+    def prepare(self, on_step: Callable[[str], None]) -> None:
+        """All but the server: `bring_up` may follow. `on_step` is told what the server is at."""
         self._supervisor = Supervisor(
             self.server,
             self.release,
@@ -118,18 +125,51 @@ class Service:
         self._deliveries.start()
         self._ending.callback(self._deliveries.stop)
         self._ending.enter_context(keeping)
-        self._supervisor.start()
 
-    def watch(self, report: Callable[[str], None]) -> None:
-        """Look after the server until a stop is asked for; `report` gets a line for each outage and recovery."""
-        self._supervisor.watch(report)
+    def watch(
+        self, report: Callable[[str], None], wants_turn: Callable[[], bool], take_turn: Callable[[], None]
+    ) -> None:
+        """Look after the server until a stop is asked for; `report` gets a line for each outage and recovery.
+
+        Whenever `wants_turn` says so, `take_turn` has the server to itself.
+        """
+        self._supervisor.watch(report, wants_turn, take_turn)
 
     def drain(self) -> None:
         """Refuse what is new, answer what is under way, stop the server."""
-        self._readiness.set_problem(SERVER, "draining: requests under way are answered, new ones refused")
+        self.turn_away("draining: requests under way are answered, new ones refused")
         self._supervisor.hush()
+        self.drain_requests()
+        self._supervisor.hang_up()
+        self.server.stop()
+
+    def turn_away(self, why: str) -> None:
+        """Say on /readyz that requests had better go elsewhere."""
+        self._readiness.set_problem(SERVER, why)
+
+    def drain_requests(self) -> None:
+        """Refuse what is new and answer what is under way, within the exit time-out."""
         if self.server.is_running:
             self._state.begin_draining()
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
-        self._supervisor.hang_up()
-        self.server.stop()
+
+    def halt(self) -> None:
+        """Stop the server; one that comes next takes requests again."""
+        self._supervisor.halt()
+        self._state.end_draining()
+
+    def adopt(self, release: Release) -> None:
+        """From now on serve this release."""
+        self.release = self._supervisor.release = release
+        self.server.release_dir = release.directory
+        self.server.engine = self._pick_engine(release)
+        self._books.adopt(release.manifest)
+        self._readiness.adopt(release, self.server.engine)
+
+    def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
+        """Start the server and prove it; see `Supervisor.bring_up`."""
+        self._supervisor.bring_up(on_phase, start_timeout_s)
+
+    def recover(self, outage: str) -> None:
+        """Go on trying to bring the server up; see `Supervisor.recover`."""
+        self._supervisor.recover(outage)

@@ -20,13 +20,18 @@ _LOCK_PATIENCE_S = 15.0
 _POLL_S = 0.1
 
 
+class StateDirectoryTaken(ServerStartError):
+    """Another `llmstack serve` works there."""
+
+
 class StateDirectory:
     """While open, no other `llmstack serve` works in this directory.
 
     The lock is inherited by the server and its stubs, so it is free only when the last of them is gone.
 
     Raises:
-        ServerStartError: it can't be made or written, or somebody else has it.
+        ServerStartError: it can't be made or written.
+        StateDirectoryTaken: somebody else has it.
     """
 
     def __init__(self, path: Path, lock_patience_s: float = _LOCK_PATIENCE_S) -> None:
@@ -100,9 +105,9 @@ class StateDirectory:
         text = os.pread(self._lock, 32, 0).decode("ascii", "replace")
         return int(text) if text.isdigit() else 0
 
-    def _taken(self, owner_pid: int) -> ServerStartError:
+    def _taken(self, owner_pid: int) -> StateDirectoryTaken:
         who = f"llmstack serve with process id {owner_pid}" if _is_alive(owner_pid) else "a server whose parent is gone"
-        return ServerStartError(
+        return StateDirectoryTaken(
             f"the state directory {self.path} is in use by {who}",
             "stop it, or give this one another --state-dir (LLMSTACK_STATE_DIR)",
         )

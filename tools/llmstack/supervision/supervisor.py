@@ -23,6 +23,7 @@ from llmstack.stop_signals import StopSignals
 from llmstack.supervision.backoff import Backoff
 from llmstack.supervision.books import Books
 from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, warm_up_inputs
+from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WARM_UP
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.stub_watch import StubWatch
 from llmstack.supervision.triton_statistics import TritonStatistics
@@ -31,7 +32,7 @@ WATCH_S = 0.25
 MAX_FAILURES_IN_ROW = 2
 CANARY_TIMEOUT_S = 10.0
 WARM_UP_TIMEOUT_S = 60.0
-SUPERVISOR, CANARY = "supervisor", "canary"
+SUPERVISOR, CANARIES = "supervisor", "canary"
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Supervisor:
     canary_interval_s: float
     on_step: Callable[[str], None]
     report: Callable[[str], None] = field(default=lambda line: None, init=False)
+    _wants_turn: Callable[[], bool] = field(default=lambda: False, init=False)
     _backoff: Backoff = field(default_factory=Backoff, init=False)
     _canary: Canary | None = field(default=None, init=False)
     _stubs: StubWatch | None = field(default=None, init=False)
@@ -65,16 +67,27 @@ class Supervisor:
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
-        self._bring_up()
-        threading.Thread(target=self._send_canaries, name=CANARY, daemon=True).start()
+        self.bring_up()
+        threading.Thread(target=self._send_canaries, name=CANARIES, daemon=True).start()
 
-    def watch(self, report: Callable[[str], None]) -> None:
-        """Look after the server until a stop is asked for, and recover from every outage; `report` gets lines."""
-        self.report, self.on_step = report, lambda text: None
+    def watch(
+        self, report: Callable[[str], None], wants_turn: Callable[[], bool], take_turn: Callable[[], None]
+    ) -> None:
+        """Look after the server until a stop is asked for, and recover from every outage; `report` gets lines.
+
+        Whenever `wants_turn` says so, also while the server can't be recovered, `take_turn` has the server to itself.
+        """
+        self.report, self.on_step, self._wants_turn = report, lambda text: None, wants_turn
         while not self.stop.wait(WATCH_S):
             self.readiness.pulse(SUPERVISOR)
-            if outage := self._find_outage():
-                self._recover(outage)
+            if wants_turn():
+                take_turn()
+            elif outage := self._find_outage():
+                self.recover(outage)
+
+    def pulse(self) -> None:
+        """The thread that owns the server is alive."""
+        self.readiness.pulse(SUPERVISOR)
 
     def hush(self) -> None:
         """No more canaries; the server is left as it is."""
@@ -83,6 +96,25 @@ class Supervisor:
     def hang_up(self) -> None:
         """Close the connection to the server: it would wait for that when it is to end."""
         self._drop_canary()
+
+    def halt(self) -> None:
+        """Stop the server; nobody is told of an outage."""
+        self._drop_canary()
+        self.server.stop()
+
+    def bring_up(
+        self, on_phase: Callable[[str], None] = lambda phase: None, start_timeout_s: float | None = None
+    ) -> None:
+        """Start, wait, warm up and prove; the service is ready at the end. `on_phase` hears of each of `PHASES` before.
+
+        Raises:
+            ServerStartError: it doesn't start, or doesn't answer as it should; it may run all the same.
+            StopRequested: somebody asked to stop meanwhile.
+        """
+        try:
+            self._bring_up("", on_phase, start_timeout_s)
+        except (OSError, psutil.Error) as error:
+            raise ServerStartError(f"the server can't be started: {error}", _NEXT_STEP) from None
 
     @property
     def live_boot_id(self) -> str:
@@ -107,19 +139,20 @@ class Supervisor:
         with self._lock:
             return self._fault
 
-    def _recover(self, outage: str) -> None:
+    def recover(self, outage: str) -> None:
+        """Start the server again until it is proven, a stop is asked for, or somebody wants a turn."""
         began = time.monotonic()
         self.readiness.set_problem(SERVER, outage)
         self._drop_canary()
         self.report(f"outage: {outage}")
         self._tell_books(outage)
-        while not self.stop.is_asked:
+        while not self.stop.is_asked and not self._wants_turn():
             self.server.kill()
             self._wait(self._backoff.next_s())
             self.readiness.count_restart()
             try:
                 self._bring_up(f"{outage}; ")
-            except ServerStartError as error:
+            except (ServerStartError, OSError, psutil.Error) as error:
                 self.report(f"restart failed: {error}")
                 self.readiness.set_problem(SERVER, f"{outage}; the restart failed: {str(error).splitlines()[0]}")
             else:
@@ -130,6 +163,8 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while (left_s := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left_s, 1.0)):
             self.readiness.pulse(SUPERVISOR)
+            if self._wants_turn():
+                return
 
     def _tell_books(self, outage: str) -> None:
         """A ledger that can't be written must not keep the server from coming back; its own part says so."""
@@ -138,29 +173,33 @@ class Supervisor:
         except Exception as error:
             self.report(f"the outage could not be recorded: {error}")
 
-    def _bring_up(self, prefix: str = "") -> None:
-        """Start, wait, warm up and prove; the service is ready at the end."""
-        try:
-            self._try_bring_up(prefix)
-        except (OSError, psutil.Error) as error:
-            raise ServerStartError(f"the server can't be started: {error}", _NEXT_STEP) from None
-
-    def _try_bring_up(self, prefix: str) -> None:
+    def _bring_up(
+        self,
+        prefix: str,
+        on_phase: Callable[[str], None] = lambda phase: None,
+        start_timeout_s: float | None = None,
+    ) -> None:
+        on_phase(START)
         self._step(f"{prefix}starting tritonserver with the {self.server.engine} engine")
         # Whoever took the port of Triton's own metrics meanwhile may keep it.
         self.server.ports = self.server.ports._replace(metrics=0)
         self.server.start()
-        self.server.wait_ready(self.start_timeout_s, self._check)
+        self.server.wait_ready(start_timeout_s or self.start_timeout_s, self._check)
         canary = Canary(self.server, self.release)
         try:
+            on_phase(HASHES)
+            _prove("the engine's hash", lambda: canary.prove_engine(WARM_UP_TIMEOUT_S))
+            on_phase(WARM_UP)
             for what, inputs in warm_up_inputs(self.release).items():
                 self._step(f"{prefix}warming up {what}")
                 self._check()
                 _prove(what, lambda i=inputs: canary.prove(i, WARM_UP_TIMEOUT_S))  # type: ignore[misc]
+            on_phase(CANARY)
             self._step(f"{prefix}proving the ensemble")
             finding = canary.probe(WARM_UP_TIMEOUT_S)
             if finding.verdict is not Verdict.PROVEN:
                 raise ServerStartError(f"the canary failed: {finding.result.error}", _NEXT_STEP)
+            on_phase(READINESS_ON)
         except BaseException:
             canary.close()
             raise
@@ -190,7 +229,7 @@ class Supervisor:
 
     def _send_canaries(self) -> None:
         while not self._closing.wait(self.canary_interval_s):
-            self.readiness.pulse(CANARY)
+            self.readiness.pulse(CANARIES)
             with self._lock:
                 canary = self._canary
             if canary is not None:

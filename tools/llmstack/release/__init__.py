@@ -1,0 +1,1 @@
+"""Releases on their way into service and out of it."""

@@ -1,0 +1,240 @@
+"""The journal of releases: every change of the release in service, step by step, in ledger.db.
+
+A step is committed before it is done. So whoever finds an open change knows how far it can have come, and the end of a
+change and the event that tells of it are one transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_policy import outbox
+from llm_policy.database import FILE_NAME, open_database, open_to_read, transaction
+from llm_policy.release import Release
+from llmstack.supervision.phases import PHASES
+
+PROMOTION, ROLLBACK = "promotion", "rollback"
+REQUESTED, READINESS_OFF, DRAIN, STOP, SWITCH = BEFORE = ("requested", "readiness_off", "drain", "stop", "switch")
+UNDOING = "undoing"
+STEPS = (*BEFORE, *PHASES, UNDOING)
+OPEN, COMPLETED, UNDONE, REFUSED, FAILED = ("open", "completed", "undone", "refused", "failed")
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS release_change (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL CHECK (kind IN ('promotion', 'rollback')),
+    link TEXT NOT NULL,                -- what is switched
+    source TEXT NOT NULL,              -- the release's directory before; empty when there was none
+    source_engine_hash TEXT NOT NULL,
+    source_manifest_hash TEXT NOT NULL,
+    target TEXT NOT NULL,
+    target_engine_hash TEXT NOT NULL,
+    target_manifest_hash TEXT NOT NULL,
+    reason TEXT NOT NULL,              -- a rollback's root cause; why a promotion's missing evidence was overridden
+    overridden TEXT NOT NULL,          -- what was missing then, a line each
+    start_timeout_s REAL,              -- the service's own without one
+    step TEXT NOT NULL,
+    outcome TEXT NOT NULL DEFAULT 'open' CHECK (outcome IN ('open', 'completed', 'undone', 'refused', 'failed')),
+    detail TEXT NOT NULL DEFAULT '',
+    requested_ns INTEGER NOT NULL,     -- Unix time
+    step_ns INTEGER NOT NULL,          -- Unix time
+    ended_ns INTEGER                   -- Unix time
+);
+CREATE UNIQUE INDEX IF NOT EXISTS release_change_open ON release_change (outcome) WHERE outcome = 'open';
+"""
+_COLUMNS = (
+    "id, kind, link, source, source_engine_hash, source_manifest_hash, target, target_engine_hash, "
+    "target_manifest_hash, reason, overridden, start_timeout_s, step, outcome, detail, requested_ns, step_ns, ended_ns"
+)
+_INSERT = """
+INSERT INTO release_change (
+    kind, link, source, source_engine_hash, source_manifest_hash, target, target_engine_hash, target_manifest_hash,
+    reason, overridden, start_timeout_s, step, requested_ns, step_ns
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class ChangeUnderWay(RuntimeError):
+    """Another change is open; one at a time."""
+
+
+class Side(NamedTuple):
+    """A release as a change names it; all empty where there was none."""
+
+    directory: str = ""
+    engine_hash: str = ""
+    manifest_hash: str = ""
+
+    @classmethod
+    def of(cls, release: Release) -> Side:
+        """The release at its place and with its hashes."""
+        return cls(str(release.directory), release.manifest.engine.hash, release.manifest_hash)
+
+    @property
+    def name(self) -> str:
+        """The release's name."""
+        return Path(self.directory).name
+
+
+class Change(NamedTuple):
+    """One row of the journal; times are Unix time in nanoseconds."""
+
+    id: int
+    kind: str
+    link: str
+    source: Side
+    target: Side
+    reason: str
+    overridden: tuple[str, ...]
+    start_timeout_s: float | None
+    step: str
+    outcome: str
+    detail: str
+    requested_ns: int
+    step_ns: int
+    ended_ns: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still under way."""
+        return self.outcome == OPEN
+
+    @property
+    def duration_s(self) -> float | None:
+        """From the request to the end."""
+        return None if self.ended_ns is None else round((self.ended_ns - self.requested_ns) / 1e9, 3)
+
+
+class ReleaseJournal:
+    """The journal in one state directory. Several processes may use it; each call is a connection of its own.
+
+    Every method raises sqlite3.Error when the ledger can't be read or written.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / FILE_NAME
+
+    def request(
+        self,
+        kind: str,
+        link: Path,
+        source: Side,
+        target: Side,
+        now_ns: int,
+        *,
+        reason: str = "",
+        overridden: tuple[str, ...] = (),
+        start_timeout_s: float | None = None,
+    ) -> Change:
+        """Open a change.
+
+        Raises:
+            ChangeUnderWay: one is open already.
+        """
+        row = (kind, str(link), *source, *target, reason, "\n".join(overridden), start_timeout_s)
+        with self._writable() as connection:
+            try:
+                cursor = connection.execute(_INSERT, (*row, REQUESTED, now_ns, now_ns))
+            except sqlite3.IntegrityError:
+                raise ChangeUnderWay from None
+            return _change(_select(connection, "WHERE id = ?", cursor.lastrowid).fetchone())
+
+    def open_change(self) -> Change | None:
+        """The change that is under way."""
+        return next(iter(self._read("WHERE outcome = 'open'")), None)
+
+    def change(self, change_id: int) -> Change:
+        """The change with this id, as it is now."""
+        return self._read("WHERE id = ?", change_id)[0]
+
+    def changes(self) -> list[Change]:
+        """Every change, the oldest first."""
+        return self._read("ORDER BY id")
+
+    def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> None:
+        """From now on `step` may have been done."""
+        with self._writable() as connection:
+            connection.execute(
+                "UPDATE release_change SET step = ?, step_ns = ?, detail = coalesce(?, detail) WHERE id = ?",
+                (step, now_ns, detail, change.id),
+            )
+
+    def end(
+        self, change: Change, outcome: str, now_ns: int, detail: str = "", event: outbox.Event | None = None
+    ) -> None:
+        """Close the change; `event` is told to the readiness webhook in the same transaction."""
+        with self._writable() as connection:
+            connection.execute(
+                "UPDATE release_change SET outcome = ?, ended_ns = ?, detail = CASE ? WHEN '' THEN detail ELSE ? END "
+                "WHERE id = ?",
+                (outcome, now_ns, detail, detail, change.id),
+            )
+            if event is not None:
+                outbox.append(connection, event, [outbox.READINESS])
+
+    @contextmanager
+    def _writable(self) -> Iterator[sqlite3.Connection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(open_database(self._path)) as connection:
+            if not _has_table(connection):
+                connection.executescript(_TABLES)
+            with transaction(connection):
+                yield connection
+
+    def _read(self, where: str, *values: object) -> list[Change]:
+        if not self._path.exists():
+            return []
+        with closing(open_to_read(self._path)) as connection:
+            return [_change(row) for row in _select(connection, where, *values)] if _has_table(connection) else []
+
+
+def previous_release(changes: list[Change], link: Path, current: str) -> Side | None:
+    """Where a rollback from `current` leads: the release that was promoted before it, or None.
+
+    A promotion that held puts a release on top of the one before, a rollback takes the top away.
+    """
+    held: list[Side] = []
+    for change in changes:
+        if change.link != str(link) or change.outcome not in (COMPLETED, FAILED):
+            continue
+        if change.kind == PROMOTION and change.outcome == COMPLETED:
+            if change.source.directory and (not held or held[-1].directory != change.source.directory):
+                held.append(change.source)
+            held.append(change.target)
+        elif change.kind == ROLLBACK:
+            while held and held[-1].directory != change.target.directory:
+                held.pop()
+    while held and held[-1].directory == current:
+        held.pop()
+    return held[-1] if held else None
+
+
+def _has_table(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'release_change_open'").fetchone() is not None
+
+
+def _select(connection: sqlite3.Connection, where: str, *values: object) -> sqlite3.Cursor:
+    # Only clauses of this module's own come here.
+    return connection.execute(f"SELECT {_COLUMNS} FROM release_change {where}", values)  # noqa: S608
+
+
+def _change(row: tuple) -> Change:  # type: ignore[type-arg]
+    change_id, kind, link, *sides, reason, overridden, start_timeout_s, step, outcome, detail = row[:15]
+    return Change(
+        change_id,
+        kind,
+        link,
+        Side(*sides[:3]),
+        Side(*sides[3:]),
+        reason,
+        tuple(overridden.splitlines()),
+        start_timeout_s,
+        step,
+        outcome,
+        detail,
+        *row[15:],
+    )
