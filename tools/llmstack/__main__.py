@@ -15,6 +15,7 @@ from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
 from llmstack.image import commands as image
 from llmstack.ledger import commands as ledger
+from llmstack.release import commands as release
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)
@@ -29,6 +30,7 @@ app.add_typer(door.app, name="door")
 app.add_typer(events.app, name="events")
 app.add_typer(image.app, name="image")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(release.app, name="release")
 app.add_typer(guides.app, name="guides")
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(tokenizer_info.app, name="tokenizer-info")

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llmstack.board.inbox import PROMOTED, ROLLED_BACK
+from llmstack.release.change_events import PROMOTED, ROLLED_BACK
 
 MAX_ROWS = 100
 

@@ -18,7 +18,6 @@ from llmstack.events.secret_file import read_secrets
 
 # A cost alert lists up to a thousand requests, each with a client's id of up to 128 characters.
 MAX_BODY_BYTES = 1 << 20
-PROMOTED, ROLLED_BACK = "llm_release_promoted", "llm_rollback_completed"
 _NO_EVENT = "the body is no CloudEvents 1.0 event in JSON"
 _Text = Annotated[str, Field(max_length=512)]
 _Count = Annotated[int, Field(ge=0, le=1 << 53)]

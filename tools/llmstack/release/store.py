@@ -19,8 +19,8 @@ class ReleaseStore:
     """The releases under `artifacts`; the directory itself need not be there yet."""
 
     def __init__(self, artifacts: Path) -> None:
-        self.releases_dir = artifacts.absolute() / "releases"
-        self.link = artifacts.absolute() / "current"
+        self.releases_dir = artifacts.resolve() / "releases"
+        self.link = artifacts.resolve() / "current"
 
     def names(self) -> list[str]:
         """Every directory under `releases/` that is fit to be a release's, by name."""
@@ -60,6 +60,11 @@ class ReleaseStore:
     def in_service(self) -> Path | None:
         """The directory that `current` leads to; None where it leads nowhere."""
         return self.link.resolve() if self.link.is_dir() else None
+
+
+def link_path(link: Path) -> Path:
+    """The one spelling of a link's own path, whatever it leads to."""
+    return link.parent.resolve() / link.name
 
 
 def point_link(link: Path, target: Path | None) -> None:

@@ -17,7 +17,7 @@ from llm_policy.release import Release, ReleaseError
 from llmstack.release import change_events as events
 from llmstack.release import journal as steps
 from llmstack.release.journal import Change, ReleaseJournal, Side
-from llmstack.release.store import point_link
+from llmstack.release.store import link_path, point_link
 from llmstack.server_error import ServerStartError
 from llmstack.supervision.phases import READINESS_ON
 
@@ -50,7 +50,7 @@ class Switch:
     """The changes of `journal` to what `link` leads to; `log` gets a line with every end."""
 
     def __init__(self, journal: ReleaseJournal, link: Path, log: Any, now_ns: Callable[[], int] = time.time_ns) -> None:
-        self.journal, self.link, self._log, self._now_ns = journal, link.absolute(), log, now_ns
+        self.journal, self.link, self._log, self._now_ns = journal, link_path(link), log, now_ns
 
     def settle(self) -> Change | None:
         """Point the link to where an interrupted change shall end; the change, for `conclude` once that is proven.

@@ -1,0 +1,156 @@
+"""Has a change performed: by the `llmstack serve` that runs, or, where none does, by a service for the proof alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_policy.metrics import exposition
+from llm_policy.release import Release
+from llmstack.admin_key import random_admin_key
+from llmstack.events.delivery_settings import DeliverySettings
+from llmstack.events.due_delivery import deliver_due
+from llmstack.events.endpoint import read_endpoints
+from llmstack.events.endpoint_lock import EndpointBusy
+from llmstack.paths import MODEL_REPOSITORY
+from llmstack.release.journal import Change, ReleaseJournal
+from llmstack.release.switch import Switch
+from llmstack.server_error import ServerStartError
+from llmstack.server_process import DEFAULT_START_TIMEOUT_S, TritonServer
+from llmstack.stop_signals import StopSignals
+from llmstack.supervision.ledger_books import LedgerBooks
+from llmstack.supervision.service import Service, ServiceSettings
+from llmstack.supervision.state_directory import StateDirectory, StateDirectoryTaken
+
+POLL_S = 0.2
+_EXIT_S = 5
+
+
+class Outcome(NamedTuple):
+    """A change that ended, and whether a service runs on its release now."""
+
+    change: Change
+    is_served: bool
+
+
+class Operator:
+    """Changes of what `link` leads to, with the state in `state_dir`; `report` gets a line for each step.
+
+    `pick_engine` says which engine serves a release where no service runs.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        link: Path,
+        pick_engine: Callable[[Release], str],
+        report: Callable[[str], None],
+        log: Any,
+    ) -> None:
+        self.journal = ReleaseJournal(state_dir)
+        self._state_dir, self._link, self._pick_engine, self._report = state_dir, link, pick_engine, report
+        self._switch = Switch(self.journal, link, log)
+        self._log = log
+
+    def settle(self) -> Change | None:
+        """Make right what a crash left open, unless a service runs, which does so itself; what it was.
+
+        Raises:
+            ServerStartError: it could not be proven; the next attempt goes on.
+        """
+        if self.journal.open_change() is None:
+            return None
+        try:
+            with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
+                change = self._switch.settle()
+                if change is not None:
+                    self._report(f"settling the {change.kind} of {change.target.name} that was interrupted")
+                    self._prove(state, stop, change)
+        except StateDirectoryTaken:
+            return None
+        self._deliver()
+        return self.journal.change(change.id) if change else None
+
+    def carry_out(self, change: Change) -> Outcome:
+        """Wait for a running service to perform `change`, or perform it here.
+
+        Raises:
+            ServerStartError: the state directory can't be written.
+            StopRequested: Ctrl-C; a running service goes on, and what was begun here is settled by the next command.
+        """
+        step = ""
+        while (now := self.journal.change(change.id)).is_open:
+            if now.step != step:
+                self._report(f"{now.kind} of {now.target.name}: {now.step.replace('_', ' ')}")
+                step = now.step
+            with suppress(StateDirectoryTaken):
+                return self._perform_here(change.id)
+            time.sleep(POLL_S)
+        return Outcome(now, is_served=True)
+
+    def _perform_here(self, change_id: int) -> Outcome:
+        with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
+            change = self.journal.change(change_id)
+            if not change.is_open:  # a service ended it a moment ago
+                return Outcome(change, is_served=False)
+            self._report(
+                "no llmstack serve works on this state directory: the release is proven on a server of its own"
+            )
+            with self._service(state, stop, Release.open(change.target.directory)) as service:
+                service.prepare(self._report)
+                self._switch.perform_alone(service, change)
+                service.halt()
+        self._deliver()
+        return Outcome(self.journal.change(change_id), is_served=False)
+
+    def _prove(self, state: StateDirectory, stop: StopSignals, change: Change) -> None:
+        """Prove what the link leads to after `settle`, and close the change."""
+        if not self._link.is_dir():  # a first promotion that was taken back
+            self._switch.conclude(change)
+            return
+        with self._service(state, stop, Release.open(self._link)) as service:
+            service.prepare(self._report)
+            try:
+                service.bring_up(lambda phase: None, None)
+            except ServerStartError as error:
+                self._switch.give_up(change, str(error))
+                raise
+            self._switch.conclude(change)
+            service.halt()
+
+    def _service(self, state: StateDirectory, stop: StopSignals, release: Release) -> Service:
+        server = TritonServer(
+            release_dir=release.directory,
+            engine=self._pick_engine(release),
+            model_repository=Path(os.environ.get("LLMSTACK_MODEL_REPOSITORY") or MODEL_REPOSITORY),
+            state_dir=state.path,
+            metrics_host="127.0.0.1",
+            admin_key=random_admin_key(),
+            exit_timeout_s=_EXIT_S,
+            keeps_log=True,
+            death_signal=signal.SIGKILL,
+            inherited_fds=(state.lock_fd,),
+        )
+        settings = ServiceSettings(
+            metrics_port=0,
+            ready_port=0,
+            canary_interval_s=5.0,
+            start_timeout_s=float(os.environ.get("LLMSTACK_START_TIMEOUT_S") or DEFAULT_START_TIMEOUT_S),
+            exit_timeout_s=_EXIT_S,
+            max_log_bytes=64 << 20,
+        )
+        books = LedgerBooks(state.path, release.manifest)
+        return Service(server, release, state, settings, stop, books, lambda: exposition(state.path), self._pick_engine)
+
+    def _deliver(self) -> None:
+        """Send what is due now: no service does. What can't be sent waits for the next one."""
+        try:
+            deliver_due(self._state_dir, read_endpoints(os.environ), DeliverySettings(), self._log)
+        except (ServerStartError, EndpointBusy, OSError, sqlite3.Error) as error:
+            self._report(f"the event waits for the next llmstack serve: {error}")
