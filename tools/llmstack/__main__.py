@@ -15,6 +15,8 @@ from llmstack.embedded import commands as embedded_model
 from llmstack.events import commands as events
 from llmstack.image import commands as image
 from llmstack.ledger import commands as ledger
+from llmstack.proof.smoke_command import smoke
+from llmstack.proof.warmup_command import warmup
 from llmstack.release import commands as release
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
@@ -24,6 +26,8 @@ app.command()(demo.demo)
 app.command()(capacity)
 app.command()(dashboard)
 app.command()(doctor)
+app.command()(warmup)
+app.command()(smoke)
 app.add_typer(bench.app, name="bench")
 app.add_typer(board.app, name="board")
 app.add_typer(door.app, name="door")

@@ -14,6 +14,7 @@ from llm_policy.release import Release
 from llmstack.embedded.checkpoint import Checkpoint
 from llmstack.embedded.evaluate_command import evaluate
 from llmstack.embedded.release import NUM_STEPS, build_release
+from llmstack.embedded.slices import write_slices
 from llmstack.terminal import fail
 
 # What the committed model was trained with.
@@ -64,6 +65,23 @@ def build(
         fail(f"{output}: {error.strerror}", "give --output a directory that can be written")
     typer.echo(f"{output}: {release.manifest.engine.model}, engine {release.manifest.engine.hash}")
     typer.echo(f"Serve it: llmstack serve --release {output}")
+
+
+@app.command()
+def slices(
+    output: Annotated[Path, typer.Option(help="Directory to write the files to.", show_default=False)],
+    count: Annotated[int, typer.Option(min=1, help="Slices a task.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Which questions.")] = 0,
+) -> None:
+    """Write eval slices for `llmstack smoke`: held-out questions of each task with the right answers.
+
+    Example: llmstack embedded-model slices --output artifacts/slices
+    """
+    try:
+        write_slices(output, seed, count)
+    except OSError as error:
+        fail(f"{output}: {error.strerror}", "give --output a directory that can be written")
+    typer.echo(f"{output}: {count} slices a task; run them: llmstack smoke --slices {output}")
 
 
 def _read_checkpoint(directory: Path) -> Checkpoint:
