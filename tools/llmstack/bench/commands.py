@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from llmstack.bench.gate_command import gate
 from llmstack.bench.load_command import load
 from llmstack.bench.random_release_command import random_release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 app = typer.Typer(help="Measure what the policy costs and how fast an engine is.", invoke_without_command=True)
 app.command()(load)
+app.command()(gate)
 app.command()(random_release)
 
 ReleaseOption = Annotated[Path, typer.Option("--release", help="The release that is measured.")]

@@ -70,10 +70,12 @@ def live_target(
     """
     release = open_release(release_dir)
     if not serve:
-        _check_served(release, ready_url)
+        check_engine(_check_served(release, ready_url))
         yield Target(release, ServerUrls(http_url.rstrip("/"), grpc_url), metrics_url)
         return
-    server = TritonServer(release_dir=release.directory, engine=engine.value if engine else pick_engine(release))
+    server = TritonServer(
+        release_dir=release.directory, engine=check_engine(engine.value if engine else pick_engine(release))
+    )
     try:
         server.start()
         start_visibly(server, Console(stderr=True, highlight=False))
@@ -82,7 +84,22 @@ def live_target(
         server.stop()
 
 
-def _check_served(release: Release, ready_url: str) -> None:
+def check_engine(engine: str) -> str:
+    """The name of an engine that really runs the release.
+
+    Raises:
+        ServerStartError: it is the one that does not.
+    """
+    if engine == "echo":
+        raise ServerStartError(
+            "the echo engine answers with fixed tokens: that proves nothing of a release",
+            "use the release's own engine",
+        )
+    return engine
+
+
+def _check_served(release: Release, ready_url: str) -> str:
+    """The engine of the server behind `ready_url`, which serves the release and is ready."""
     document = _readyz(ready_url)
     ours = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
     if differs := {key: document.get(key) for key, value in ours.items() if document.get(key) != value}:
@@ -93,6 +110,7 @@ def _check_served(release: Release, ready_url: str) -> None:
         )
     if document.get("ready") is not True:
         raise ServerStartError(f"the server is not ready: {document.get('reasons')}", "llmstack ready shows when it is")
+    return str(document.get("engine"))
 
 
 def _readyz(url: str) -> dict[str, Any]:
