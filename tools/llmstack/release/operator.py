@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ from llmstack.events.due_delivery import deliver_due
 from llmstack.events.endpoint import read_endpoints
 from llmstack.events.endpoint_lock import EndpointBusy
 from llmstack.paths import MODEL_REPOSITORY
+from llmstack.release import journal
 from llmstack.release.journal import Change, ReleaseJournal
 from llmstack.release.switch import Switch
 from llmstack.server_error import ServerStartError
@@ -26,9 +28,11 @@ from llmstack.server_process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.stop_signals import StopSignals
 from llmstack.supervision.ledger_books import LedgerBooks
 from llmstack.supervision.service import Service, ServiceSettings
-from llmstack.supervision.state_directory import StateDirectory, StateDirectoryTaken
+from llmstack.supervision.state_directory import StateDirectory, StateDirectoryTaken, is_taken
 
 POLL_S = 0.2
+# A service that died is started again by whoever keeps it alive, and settles its change itself.
+GRACE_S = 20.0
 _EXIT_S = 5
 
 
@@ -68,10 +72,7 @@ class Operator:
             return None
         try:
             with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
-                change = self._switch.settle()
-                if change is not None:
-                    self._report(f"settling the {change.kind} of {change.target.name} that was interrupted")
-                    self._prove(state, stop, change)
+                change = self._settle_here(state, stop)
         except StateDirectoryTaken:
             return None
         self._deliver()
@@ -84,21 +85,36 @@ class Operator:
             ServerStartError: the state directory can't be written.
             StopRequested: Ctrl-C; a running service goes on, and what was begun here is settled by the next command.
         """
-        step = ""
+        step, free_since_s = "", -math.inf  # nobody has worked there: no need to wait for anybody
         while (now := self.journal.change(change.id)).is_open:
             if now.step != step:
                 self._report(f"{now.kind} of {now.target.name}: {now.step.replace('_', ' ')}")
                 step = now.step
-            with suppress(StateDirectoryTaken):
-                return self._perform_here(change.id)
+            if is_taken(self._state_dir):
+                free_since_s = math.inf
+            elif time.monotonic() - free_since_s > GRACE_S:
+                with suppress(StateDirectoryTaken):
+                    return self._perform_here(change.id)
+            else:
+                free_since_s = min(free_since_s, time.monotonic())
             time.sleep(POLL_S)
         return Outcome(now, is_served=True)
+
+    def _settle_here(self, state: StateDirectory, stop: StopSignals) -> Change | None:
+        change = self._switch.settle()
+        if change is not None:
+            self._report(f"settling the {change.kind} of {change.target.name} that was interrupted")
+            self._prove(state, stop, change)
+        return change
 
     def _perform_here(self, change_id: int) -> Outcome:
         with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
             change = self.journal.change(change_id)
             if not change.is_open:  # a service ended it a moment ago
                 return Outcome(change, is_served=False)
+            if change.step != journal.REQUESTED:  # a service began it, and is gone
+                self._settle_here(state, stop)
+                return Outcome(self.journal.change(change_id), is_served=False)
             self._report(
                 "no llmstack serve works on this state directory: the release is proven on a server of its own"
             )

@@ -119,6 +119,21 @@ class StateDirectory:
         )
 
 
+def is_taken(path: Path) -> bool:
+    """Whether somebody works in the state directory at `path` right now."""
+    try:
+        lock = os.open(path / _LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _is_alive(pid: int) -> bool:
     try:
         return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

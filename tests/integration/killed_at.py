@@ -1,0 +1,26 @@
+"""`python -m tests.integration.killed_at STEP serve …`: llmstack, killed -9 right after the journal has the step."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from llmstack.__main__ import app
+from llmstack.release.journal import ReleaseJournal
+
+
+def main() -> None:
+    last_step = sys.argv.pop(1)
+    advance = ReleaseJournal.advance
+
+    def advance_and_die(self: ReleaseJournal, change: Any, step: str, *rest: Any) -> None:
+        advance(self, change, step, *rest)
+        if step == last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ReleaseJournal.advance = advance_and_die  # type: ignore[method-assign]
+    app()
+
+
+if __name__ == "__main__":
+    main()

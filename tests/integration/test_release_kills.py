@@ -1,0 +1,112 @@
+"""kill -9 of whoever performs a promotion or a rollback, at each journalled step: the next command makes it right.
+
+Each step takes a whole start of the server, so by default a few stand for all; LLMSTACK_RELEASE_KILLS=all takes each.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmstack.release import journal as steps
+from tests.integration.live_service import wait_until
+from tests.integration.release_service import FIRST, SECOND, ReleaseService
+
+pytestmark = pytest.mark.server
+
+ALL = (*steps.BEFORE[1:], *steps.PHASES)
+IS_ALL = os.environ.get("LLMSTACK_RELEASE_KILLS") == "all"
+OVERRIDE = ("--override", "test", "--required-sign-offs", "0")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseService]:
+    live = ReleaseService(tmp_path_factory.mktemp("kills"), "echo")
+    try:
+        yield live
+    finally:
+        live.end()
+
+
+def outcomes(service: ReleaseService) -> list[dict]:
+    return json.loads(service.llmstack("release", "history", "--json").stdout)
+
+
+@pytest.mark.parametrize("step", ALL if IS_ALL else ("switch",))
+def test_a_promotion_whose_parent_was_killed_is_settled_by_the_next_start(service: ReleaseService, step: str) -> None:
+    service.killed_at = step
+    service.start()
+    service.wait_ready()
+    asking = service.llmstack_in_background("release", "promote", SECOND, *OVERRIDE)
+    service.die()
+    service.killed_at = ""
+    service.start()
+    service.wait_ready()
+    asking.wait(timeout=60)
+    expected = SECOND if step == "readiness_on" else FIRST
+    assert (service.in_service(), service.served()) == (expected, expected)
+    wait_until(lambda: outcomes(service)[0]["outcome"] == ("completed" if expected == SECOND else "undone"))
+    if expected == SECOND:
+        assert service.llmstack("release", "rollback", "--root-cause", "back").returncode == 0
+    service.end()
+
+
+@pytest.mark.parametrize("step", ALL if IS_ALL else ("drain",))
+def test_a_rollback_whose_parent_was_killed_goes_on_at_the_next_start(service: ReleaseService, step: str) -> None:
+    service.start()
+    service.wait_ready()
+    assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
+    service.end()
+    service.killed_at = step
+    service.start()
+    service.wait_ready()
+    asking = service.llmstack_in_background("release", "rollback", "--root-cause", "killed")
+    service.die()
+    service.killed_at = ""
+    service.start()
+    service.wait_ready()
+    asking.wait(timeout=60)
+    assert (service.in_service(), service.served()) == (FIRST, FIRST)
+    wait_until(lambda: outcomes(service)[0]["outcome"] == "completed")
+    assert outcomes(service)[0]["reason"] == "killed"
+    service.end()
+
+
+@pytest.mark.parametrize("step", ALL if IS_ALL else ("start",))
+def test_a_command_that_was_killed_where_no_service_runs_is_settled_by_the_next_one(
+    service: ReleaseService, step: str
+) -> None:
+    killed = service.llmstack("release", "promote", SECOND, *OVERRIDE, killed_at=step)
+    assert killed.returncode == -signal.SIGKILL
+    back = service.llmstack("release", "rollback", "--root-cause", "settle first")
+    if step == "readiness_on":
+        assert back.returncode == 0, back.stderr
+    else:
+        assert back.returncode == 1
+        assert "nothing to go back to" in back.stderr
+    assert service.in_service() == FIRST
+    assert not any(change["outcome"] == "open" for change in outcomes(service))
+
+
+def test_a_command_that_is_killed_leaves_the_service_to_finish(service: ReleaseService) -> None:
+    service.start()
+    service.wait_ready()
+    asking = service.llmstack_in_background("release", "promote", SECOND, *OVERRIDE)
+    wait_until(lambda: outcomes(service)[0]["outcome"] == "open")
+    asking.kill()
+    wait_until(lambda: outcomes(service)[0]["outcome"] == "completed")
+    assert service.served() == SECOND
+    assert service.llmstack("release", "rollback", "--root-cause", "back").returncode == 0
+    service.end()
+
+
+def test_a_rollback_works_while_the_server_is_dead(service: ReleaseService, tmp_path: Path) -> None:
+    assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
+    done = service.llmstack("release", "rollback", "--root-cause", "the server is dead", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["from"], told["to"], told["outcome"], told["is_served"]) == (SECOND, FIRST, "completed", False)
+    assert service.in_service() == FIRST
