@@ -1,0 +1,223 @@
+"""A release's whole life: published, measured, signed by two people in a browser, promoted under load, rolled back."""
+
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm_policy.release import Release
+from llmstack.manifest import describe_release, manifest_bytes
+from tests.board_client import LiveBoard, live_board
+from tests.browser.test_board import CHROMIUM, log_in, shoot
+from tests.integration.live_service import wait_until
+from tests.integration.release_service import FIRST, SECOND, ReleaseService
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Browser, expect, sync_playwright
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium"),
+]
+MAX_ROLLBACK_S = 30
+SLICE = {"id": "judge-1", "task": "judge", "text_input": "Is it so?", "quantisation": "w4a8"}
+EXPECT = {"schema_valid": True, "finish_reason": "stop", "max_cost_usd": 0.01}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseService]:
+    directory = tmp_path_factory.mktemp("life")
+    artifacts = directory / "service" / "artifacts"
+    with live_board(directory, artifacts / "releases", artifacts / "current") as board:
+        token_file = directory / "token"
+        token_file.write_text(board.add_reader())
+        environment = {
+            "LLMSTACK_READINESS_WEBHOOK_URL": f"{board.url}/webhooks",
+            "LLMSTACK_READINESS_WEBHOOK_SECRET_FILE": str(board.settings.webhook_secrets),
+            "LLMSTACK_BOARD_URL": board.url,
+            "LLMSTACK_BOARD_TOKEN_FILE": str(token_file),
+        }
+        with ReleaseService(directory / "service", "embedded", environment) as live:
+            live.board = board  # type: ignore[attr-defined]
+            yield live
+
+
+@pytest.fixture(scope="module")
+def board(service: ReleaseService) -> LiveBoard:
+    return service.board  # type: ignore[attr-defined,no-any-return]
+
+
+class Traffic:
+    """Clients of both releases that ask without a pause; `answers` counts what each got."""
+
+    def __init__(self, service: ReleaseService) -> None:
+        self._service = service
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.wrong: list[tuple[str, str]] = []
+        self._is_over = threading.Event()
+        self._clients = [threading.Thread(target=self._ask, args=(name,)) for name in (FIRST, SECOND) * 2]
+
+    def __enter__(self) -> "Traffic":
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_over.set()
+        for client in self._clients:
+            client.join()
+
+    def _ask(self, name: str) -> None:
+        headers = self._service.headers_of(name)
+        while not self._is_over.is_set():
+            reply = self._service.ask(headers=headers)
+            if reply.status == 200 and reply.outputs["engine_hash"] != [headers["X-Engine-Hash"]]:
+                self.wrong.append((name, str(reply.outputs["engine_hash"])))
+            self.answers[name, reply.code if reply.status else "no connection"] += 1
+            if reply.status != 200:
+                time.sleep(0.02)
+
+
+def gates(service: ReleaseService, name: str) -> dict[str, list[str]]:
+    found = json.loads(service.llmstack("release", "status", name, "--json").stdout)["gates"]
+    return {gate: missing for gate, missing in found.items() if missing}
+
+
+def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
+    service: ReleaseService, board: LiveBoard, browser: Browser, tmp_path: Path
+) -> None:
+    directory = service.store.directory(SECOND)
+
+    refused = service.llmstack("release", "promote", SECOND)
+    assert refused.returncode == 1
+    for gate in ("alignment", "warm-up", "smoke", "sign-offs"):
+        assert f"✘ {gate}" in refused.stderr
+
+    warmed = service.llmstack("warmup", "--release", str(directory), "--serve", "--prompt-tokens", "16")
+    assert warmed.returncode == 0, warmed.stdout + warmed.stderr
+    slices = tmp_path / "slices.jsonl"
+    slices.write_text(json.dumps({**SLICE, "expect": EXPECT}) + "\n")
+    smoked = service.llmstack("smoke", "--release", str(directory), "--serve", "--slices", str(slices))
+    assert smoked.returncode == 0, smoked.stdout + smoked.stderr
+    (directory / "module6").mkdir()
+    shutil.copy(directory / "manifest.json", directory / "module6" / "eval-blueprint.json")
+    assert set(gates(service, SECOND)) == {"sign-offs"}
+
+    for name, scheme in (("Ada", "light"), ("Grace", "dark")):
+        page = log_in(browser, board, board.add(name), scheme)
+        page.get_by_role("link", name=SECOND, exact=True).click()
+        expect(page.get_by_text("passed").first).to_be_visible()
+        page.get_by_label("Comment").fill("Both runs passed")
+        shoot(page, f"life-sign-{scheme}")
+        page.get_by_role("button", name="Sign off").click()
+        expect(page.get_by_role("button", name="Withdraw my signature")).to_be_visible()
+        page.context.close()
+    assert gates(service, SECOND) == {}
+
+    with Traffic(service) as traffic:
+        time.sleep(1)
+        promoted = service.llmstack("release", "promote", SECOND, "--json")
+        assert promoted.returncode == 0, promoted.stderr
+        time.sleep(2)
+    assert traffic.wrong == []
+    assert traffic.answers[FIRST, ""] and traffic.answers[SECOND, ""]
+    codes = {code for _, code in traffic.answers}
+    assert codes <= {"", "draining", "engine_hash_mismatch", "no connection", "overloaded"}, traffic.answers
+    assert service.served() == SECOND
+
+    rolled_back = service.llmstack("release", "rollback", "--root-cause", "it answers nonsense", "--json")
+    assert rolled_back.returncode == 0, rolled_back.stderr
+    told = json.loads(rolled_back.stdout)
+    assert (told["from"], told["to"]) == (SECOND, FIRST)
+    assert told["duration_s"] < MAX_ROLLBACK_S
+    assert service.served() == FIRST
+    print(f"promotion {json.loads(promoted.stdout)['duration_s']} s, rollback {told['duration_s']} s")
+    print(traffic.answers)
+
+    page = log_in(browser, board, board.add("Lin"))
+    page.get_by_role("link", name="History").click()
+
+    def has_both() -> bool:
+        page.reload()
+        text = page.locator("main").inner_text()
+        return "promotion" in text and "it answers nonsense" in text
+
+    wait_until(has_both)
+    shoot(page, "life-history")
+    again = service.llmstack("release", "rollback", "--root-cause", "once more")
+    assert again.returncode == 1
+    assert "nothing to go back to" in again.stderr
+
+
+def test_a_slice_for_another_engine_is_refused_and_nothing_is_proven(service: ReleaseService, tmp_path: Path) -> None:
+    other = {**SLICE, "engine_hash": service.headers_of(SECOND)["X-Engine-Hash"], "expect": EXPECT}
+    (tmp_path / "slices.jsonl").write_text(json.dumps(other))
+    urls = ("--http-url", service.http_url, "--metrics-url", service.metrics_url, "--ready-url", service.ready_url)
+    arguments = ("smoke", "--release", str(service.store.link), "--slices", str(tmp_path / "slices.jsonl"), *urls)
+    run = service.llmstack(*arguments, "--json")
+    assert run.returncode == 1, run.stderr
+    record = json.loads(run.stdout)
+    assert (record["passed"], record["num_refused"]) == (False, 1)
+    wrong = service.llmstack("smoke", "--release", str(service.store.directory(SECOND)), *arguments[3:])
+    assert wrong.returncode == 2
+    assert "serves another release" in wrong.stderr
+
+
+def test_a_bad_release_is_refused_or_taken_back_by_itself(
+    service: ReleaseService, board: LiveBoard, tmp_path: Path
+) -> None:
+    override = ("--override", "to see what happens")
+
+    slow = service.llmstack("release", "promote", SECOND, *override, "--start-timeout-secs", "1")
+    assert (slow.returncode, service.served(), service.in_service()) == (1, FIRST, FIRST)
+    assert "not ready after 1 s" in slow.stdout
+
+    sick = make_sick(service, tmp_path / "sick")
+    service.llmstack("release", "publish", str(sick)).check_returncode()
+    failed = service.llmstack("release", "promote", "sick", *override)
+    assert (failed.returncode, service.served(), service.in_service()) == (1, FIRST, FIRST)
+    assert service.is_ready()
+
+    changed = service.store.directory("sick") / "engine" / "config.json"
+    changed.write_text(changed.read_text() + " ")
+    refused = service.llmstack("release", "promote", "sick", *override)
+    assert refused.returncode == 1
+    assert "✘ files" in refused.stderr and "engine.hash" in refused.stderr
+
+    def causes() -> list[str]:
+        client = board.log_in(board.add(f"reader {time.monotonic()}"))
+        text = client.get("/history").text
+        return [cause for cause in ("not ready after 1 s", "warming up") if cause in text]
+
+    wait_until(lambda: len(causes()) == 2)
+
+
+def make_sick(service: ReleaseService, directory: Path) -> Path:
+    """A release that starts and can't answer: its weights are not numbers. Its files are those of its manifest."""
+    shutil.copytree(service.store.directory(FIRST), directory)
+    (directory / "build_manifest.json").unlink()
+    weights = directory / "engine" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file(
+        {name: torch.full_like(tensor, float("nan")) for name, tensor in tensors.items()}, weights, {"format": "pt"}
+    )
+    tree = json.loads((directory / "manifest.json").read_text())
+    settings = {key: value for key, value in tree.items() if key not in ("tokenizer", "schemas")}
+    settings["engine"] = {key: value for key, value in tree["engine"].items() if key != "hash"}
+    (directory / "manifest.json").write_bytes(manifest_bytes(describe_release(directory, settings)))
+    return Release.open(directory).verify_files().directory
