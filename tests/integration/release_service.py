@@ -54,11 +54,20 @@ class ReleaseService(LiveService):
         """The release that /readyz names."""
         return Path(self.readiness().get("release", "")).name
 
-    def llmstack(self, *arguments: str, killed_at: str = "") -> subprocess.CompletedProcess[str]:
+    def llmstack(
+        self, *arguments: str, killed_at: str = "", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command on this store and state directory; with `killed_at` it is killed -9 at that step."""
         module = ["tests.integration.killed_at", killed_at] if killed_at else ["llmstack"]
         command = [sys.executable, "-m", *module, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=self._variables(), check=False)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=self._variables() | (environment or {}),
+            check=False,
+        )
 
     def llmstack_in_background(self, *arguments: str) -> subprocess.Popen[bytes]:
         """The same, without waiting."""

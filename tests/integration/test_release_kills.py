@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from llm_policy.outbox import READINESS
+from llmstack.events.endpoint import secret_variable, url_variable
 from llmstack.release import journal as steps
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
+from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
 pytestmark = pytest.mark.server
 
@@ -28,7 +31,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseService
     try:
         yield live
     finally:
-        live.end()
+        if live.process is not None:
+            live.end()
 
 
 def outcomes(service: ReleaseService) -> list[dict]:
@@ -103,10 +107,19 @@ def test_a_command_that_is_killed_leaves_the_service_to_finish(service: ReleaseS
     service.end()
 
 
-def test_a_rollback_works_while_the_server_is_dead(service: ReleaseService, tmp_path: Path) -> None:
+def test_a_rollback_works_while_the_server_is_dead_and_is_told(service: ReleaseService, tmp_path: Path) -> None:
     assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
-    done = service.llmstack("release", "rollback", "--root-cause", "the server is dead", "--json")
+    with WebhookReceiver(new_secret()) as receiver:
+        environment = {
+            url_variable(READINESS): receiver.url,
+            secret_variable(READINESS): str(write_secrets(tmp_path / "secret", receiver.secret)),
+        }
+        arguments = ("release", "rollback", "--root-cause", "the server is dead", "--json")
+        done = service.llmstack(*arguments, environment=environment)
     assert done.returncode == 0, done.stderr
+    assert receiver.forgeries == []
+    event = receiver.received[-1].event
+    assert (event["type"], event["data"]["root_cause"]) == ("llm_rollback_completed", "the server is dead")
     told = json.loads(done.stdout)
     assert (told["from"], told["to"], told["outcome"], told["is_served"]) == (SECOND, FIRST, "completed", False)
     assert service.in_service() == FIRST
