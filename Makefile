@@ -12,7 +12,7 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH     := torch==2.13.0
-PYTEST    := $(BIN)/pytest -n 2 --timeout 300
+PYTEST    := $(BIN)/pytest -n 2 --timeout 300 --durations 25
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

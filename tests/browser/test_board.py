@@ -110,6 +110,7 @@ def test_every_form_field_and_picture_has_a_name_and_pages_one_heading(browser: 
 def test_the_keyboard_alone_is_enough_to_log_in(browser: Browser, board: LiveBoard) -> None:
     page = browser.new_context(base_url=board.url).new_page()
     page.goto("/login")
-    page.keyboard.type(board.add("Ada"))  # the field has the focus
+    expect(page.get_by_label("Your token")).to_be_focused()
+    page.keyboard.type(board.add("Ada"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Releases", exact=True)).to_be_visible()
