@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,8 @@ def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
     service: ReleaseService, board: LiveBoard, browser: Browser, tmp_path: Path
 ) -> None:
     directory = service.store.directory(SECOND)
+    with ThreadPoolExecutor(16) as clients:  # a batch holds four: the others wait too long
+        list(clients.map(lambda _: service.ask(max_tokens=32), range(16)))
 
     refused = service.llmstack("release", "promote", SECOND)
     assert refused.returncode == 1
@@ -150,6 +153,8 @@ def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
     print(traffic.answers)
 
     page = log_in(browser, board, board.add("Lin"))
+    page.get_by_role("link", name="Alerts").click()
+    expect(page.get_by_role("rowheader", name="queue_delay").last).to_be_visible()
     page.get_by_role("link", name="History").click()
 
     def has_both() -> bool:

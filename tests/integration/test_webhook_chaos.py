@@ -64,7 +64,7 @@ def webhook_environment(directory: Path, receivers: dict[str, WebhookReceiver]) 
 
 def median_duration_s(live: LiveService, is_over: Callable[[], bool]) -> float:
     """The median of at least `NUM_REQUESTS` answers, which go on until `is_over`."""
-    with Load(live, num_clients=4, pause_s=0.02) as load:
+    with Load(live, num_clients=4, pause_s=0.05) as load:
         wait_until(lambda: len(load.asked) >= NUM_REQUESTS and is_over(), 300, live.output)
     assert all(asked.reply.status == 200 for asked in load.asked)
     return statistics.median(asked.duration_s for asked in load.asked)
