@@ -1,0 +1,209 @@
+"""`llmstack release promote` and `rollback`: what is in service changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from llm_policy.release import Release, ReleaseError
+from llmstack.events.attempt_log import json_log
+from llmstack.paths import DEFAULT_STATE_DIR
+from llmstack.release import journal
+from llmstack.release.change_document import change_document
+from llmstack.release.gate_report import board_access, check_visibly, find_release, print_findings
+from llmstack.release.gates import Evidence, Finding
+from llmstack.release.journal import Change, ChangeUnderWay, Side, previous_release
+from llmstack.release.operator import Operator, Outcome
+from llmstack.release.options import (
+    DEFAULT_ARTIFACTS_DIR,
+    NUM_SIGN_OFFS,
+    Against,
+    ArtifactsDir,
+    AsJson,
+    BoardTokenFile,
+    BoardUrl,
+    NumSignOffs,
+    ReleaseName,
+    StateDir,
+)
+from llmstack.release.store import ReleaseStore
+from llmstack.serve import pick_engine
+from llmstack.serve_options import EngineChoice
+from llmstack.server_error import ServerStartError
+from llmstack.stop_signals import StopRequested
+from llmstack.terminal import DIFFERENT, fail, print_json
+
+
+def promote(
+    name: ReleaseName,
+    override: Annotated[
+        str | None,
+        typer.Option(help="Promote in spite of what is missing; the reason is recorded and sent.", show_default=False),
+    ] = None,
+    against: Against = None,
+    board_url: BoardUrl = None,
+    board_token_file: BoardTokenFile = None,
+    required_sign_offs: NumSignOffs = NUM_SIGN_OFFS,
+    start_timeout_s: Annotated[
+        float | None,
+        typer.Option("--start-timeout-secs", min=1, help="How long its models may load.", show_default="the service's"),
+    ] = None,
+    engine: EngineChoice = None,
+    artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Put a release into service, once every gate is passed.
+
+    The `llmstack serve` that works on the state directory drains, switches, starts and proves the release, and goes
+    back by itself when it can't. Where none runs, the release is proven on a server that ends afterwards. Exits with 0
+    when the release is in service, with 1 when it was refused or taken back.
+
+    Example: llmstack release promote qwen3-32b-r7 --board-url http://board:8004 --board-token-file board.token
+    """
+    store = ReleaseStore(artifacts)
+    operator = _operator(store, state_dir, engine)
+    _settle(operator)
+    target = find_release(store, name)
+    if override is not None and not override.strip():
+        fail("--override has no reason", 'say why: --override "the board is down, incident 4711"')
+    evidence = Evidence(against or (), board_access(board_url, board_token_file), required_sign_offs, state_dir)
+    lacking = [finding for finding in check_visibly(target, evidence) if finding.missing]
+    current = store.in_service()
+    if current == target.directory:
+        fail(f"{target.directory.name} is in service already", "llmstack release list shows the candidates")
+    if any(finding.is_absolute for finding in lacking) or (lacking and override is None):
+        _refuse(target, lacking, as_json)
+    change = _request(
+        operator,
+        journal.PROMOTION,
+        store,
+        Side.of(target),
+        reason=override or "",
+        overridden=tuple(f"{finding.gate}: {text}" for finding in lacking for text in finding.missing),
+        start_timeout_s=start_timeout_s,
+    )
+    _finish(operator, change, as_json)
+
+
+def rollback(
+    root_cause: Annotated[str, typer.Option(help="Why; it is recorded and sent.", show_default=False)],
+    start_timeout_s: Annotated[
+        float | None,
+        typer.Option("--start-timeout-secs", min=1, help="How long its models may load.", show_default="the service's"),
+    ] = None,
+    engine: EngineChoice = None,
+    artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to the engine and the manifest that were in service before the last promotion.
+
+    Works while the server is dead too: then the release is proven on a server of its own. Exits with 0 when the release
+    is in service, with 1 when there is nothing to go back to or it does not start.
+
+    Example: llmstack release rollback --root-cause "judge scores everything 7 since r7"
+    """
+    if not root_cause.strip():
+        fail("--root-cause is empty", "say what went wrong: those who read the event need it")
+    store = ReleaseStore(artifacts)
+    operator = _operator(store, state_dir, engine)
+    _settle(operator)
+    current = store.in_service()
+    back = previous_release(operator.journal.changes(), store.link, str(current or ""))
+    if back is None:
+        _refuse_rollback("no release was in service before this one", as_json)
+    try:
+        target = Release.open(back.directory).verify_files()
+    except ReleaseError as error:
+        _refuse_rollback(f"{back.name} is not what it was: {error}", as_json)
+    if Side.of(target) != back:
+        _refuse_rollback(f"the manifest of {back.name} is not the one that was in service", as_json)
+    change = _request(
+        operator, journal.ROLLBACK, store, back, reason=root_cause.strip(), start_timeout_s=start_timeout_s
+    )
+    _finish(operator, change, as_json)
+
+
+def _operator(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> Operator:
+    def engine_of(release: Release) -> str:
+        return engine.value if engine else pick_engine(release)
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    return Operator(state_dir, store.link, engine_of, lambda line: console.print(line, markup=False), json_log())
+
+
+def _settle(operator: Operator) -> None:
+    try:
+        operator.settle()
+    except ServerStartError as error:
+        fail(f"an interrupted change could not be settled: {error}", error.next_step)
+
+
+def _request(operator: Operator, kind: str, store: ReleaseStore, target: Side, **facts: Any) -> Change:
+    current = store.in_service()
+    try:
+        source = Side.of(Release.open(current)) if current else Side()
+    except ReleaseError:  # broken: all the more reason to leave it
+        source = Side(str(current))
+    try:
+        return operator.journal.request(kind, store.link, source, target, time.time_ns(), **facts)
+    except ChangeUnderWay:
+        fail(
+            "another promotion or rollback is under way",
+            "llmstack release status shows it; ask again when it has ended",
+        )
+
+
+def _finish(operator: Operator, change: Change, as_json: bool) -> NoReturn:
+    try:
+        outcome = operator.carry_out(change)
+    except ServerStartError as error:
+        fail(error, error.next_step)
+    except (StopRequested, KeyboardInterrupt):
+        fail("interrupted", "llmstack release status shows how far it came; the next command settles it")
+    if as_json:
+        print_json({**change_document(outcome.change), "is_served": outcome.is_served})
+    else:
+        _print_outcome(outcome)
+    raise typer.Exit(0 if outcome.change.outcome == journal.COMPLETED else DIFFERENT)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    change = outcome.change
+    console = Console(soft_wrap=True, highlight=False)
+    if change.outcome == journal.COMPLETED:
+        console.print(f"{change.target.name} is in service, {change.duration_s:.1f} s after the request", style="green")
+        if not outcome.is_served:
+            console.print("next: start llmstack serve; none runs on this state directory")
+        return
+    console.print(f"{change.kind} of {change.target.name} {change.outcome}: {change.detail}", style="red", markup=False)
+    if change.outcome == journal.UNDONE and change.source.name:
+        console.print(f"{change.source.name} is in service as before", markup=False)
+
+
+def _refuse(release: Release, lacking: Sequence[Finding], as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"outcome": journal.REFUSED, "missing": {each.gate: list(each.missing) for each in lacking}})
+    else:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"{release.directory.name} may not be promoted:", style="red", markup=False)
+        print_findings(console, lacking)
+        if not any(each.is_absolute for each in lacking):
+            console.print('next:  do what is said above, or give --override "reason", which is recorded and sent')
+    raise typer.Exit(DIFFERENT)
+
+
+def _refuse_rollback(why: str, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"outcome": journal.REFUSED, "detail": why})
+    else:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"error: nothing to go back to: {why}", style="red", markup=False)
+        console.print("next:  llmstack release promote NAME puts another release into service", markup=False)
+    raise typer.Exit(DIFFERENT)
