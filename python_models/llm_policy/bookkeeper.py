@@ -26,6 +26,7 @@ from llm_policy.metrics import PolicyMetrics
 BOOT_ID = "LLMSTACK_BOOT_ID"
 DRAINING = "draining"
 RETRY_S = 1.0
+UNWRITTEN = "the ledger can't be written"
 Result = TypeVar("Result")
 
 
@@ -33,7 +34,7 @@ class LedgerUnavailable(PolicyError):
     """The ledger can't be written, so nothing is served; the same request may succeed later."""
 
     def __init__(self, cause: object) -> None:
-        super().__init__(Code.INTERNAL, f"the ledger can't be written ({cause}), so nothing is served; try again later")
+        super().__init__(Code.INTERNAL, f"{UNWRITTEN} ({cause}), so nothing is served; try again later")
 
 
 class Bookkeeper:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmstack.supervision.supervisor import MAX_FAILURES_IN_ROW
 from tests.integration.live_service import LiveService, wait_until
 from tests.integration.load import Load
 
@@ -52,6 +53,18 @@ def fill(directory: Path) -> Path:
     return filler
 
 
+def wait_for_failed_canaries(live: LiveService, num_canaries: int) -> None:
+    latencies_ms = set()
+
+    def have_failed() -> bool:
+        canary = live.readiness()["canary"]
+        if not canary["ok"]:
+            latencies_ms.add(canary["latency_ms"])
+        return len(latencies_ms) >= num_canaries
+
+    wait_until(have_failed, 120, live.output)
+
+
 def check_whole(live: LiveService) -> None:
     assert live.rows("PRAGMA integrity_check") == [("ok",)]
     verified = live.llmstack("ledger", "verify", "--json")
@@ -65,6 +78,7 @@ def test_a_full_disk_refuses_and_service_returns_with_the_room(live, small_disk)
         wait_until(lambda: any(asked.reply.status != 200 for asked in load.asked), 120)
         wait_until(lambda: not live.is_ready())
         refused = live.readiness()["reasons"]
+        wait_for_failed_canaries(live, MAX_FAILURES_IN_ROW + 1)  # more than restart a server that could be mended so
         filler.unlink()
         wait_until(live.is_ready, 120, live.output)
         num_before = len(load.answered)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_policy.bookkeeper import LedgerUnavailable
 from llm_policy.headers import CANARY_TENANT
 from llm_policy.manifest import TASKS
 from llm_policy.release import Release
@@ -102,8 +103,9 @@ def test_garbage_is_a_failure(canary, triton, body):
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("in ensemble 'ensemble', overloaded: 64 requests wait", Verdict.LOADED),
-        ("draining: this server is being stopped", Verdict.LOADED),
+        ("in ensemble 'ensemble', overloaded: 64 requests wait", Verdict.EXCUSED),
+        ("draining: this server is being stopped", Verdict.EXCUSED),
+        (f"in ensemble 'ensemble', {LedgerUnavailable('disk is full')}", Verdict.EXCUSED),
         ("in ensemble 'ensemble', internal: reference 12", Verdict.FAILED),
         ("something overloaded: no code at the beginning", Verdict.FAILED),
         ("in ensemble 'ensemble', Stub process 'preprocess_0_0' is not healthy.", Verdict.DEAD),
@@ -135,7 +137,7 @@ def test_a_canary_that_waits_behind_others_is_no_failure(canary, triton):
     triton.hangs = True
     triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
     finding = canary.probe(AT_ONCE_S)
-    assert (finding.verdict, finding.is_proof) == (Verdict.LOADED, False)
+    assert (finding.verdict, finding.is_proof) == (Verdict.EXCUSED, False)
 
 
 def test_an_engine_that_finishes_nothing_for_too_long_has_no_excuse(canary, triton, clock):
@@ -151,7 +153,7 @@ def test_calls_of_others_that_succeed_prove_as_much(canary, triton, clock):
     clock.now_s += MAX_STALL_S + 1
     triton.calls = {"preprocess": (9, 0), "ensemble": (5, 0)}
     finding = canary.probe(AT_ONCE_S)
-    assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (Verdict.LOADED, True, False)
+    assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (Verdict.EXCUSED, True, False)
 
 
 def test_a_server_that_nobody_can_reach_is_a_failure(release):

@@ -1,8 +1,9 @@
 """Real requests that prove the ensemble: preprocess, the engine and postprocess each had to do their part.
 
-A canary that fails because of load must not cause a restart, which would only lose the requests of everybody else:
+A canary that fails for a reason that no restart mends must not cause one, which would only lose the requests of others:
 
 - `overloaded` and `draining` come from a preprocess that lives. They prove too little to be a success and are no fault.
+- A ledger that can't be written is the disk's fault. The stubs try again with each request: no restart makes room.
 - One that takes too long is no fault while others wait in an engine that finished something within `MAX_STALL_S`. A
   server that is idle otherwise has no such excuse.
 - Calls of others that came to a good end since the last canary prove as much as the canary itself.
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from llm_policy.bookkeeper import UNWRITTEN
 from llm_policy.errors import Code
 from llm_policy.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
 from llm_policy.manifest import TASKS
@@ -29,8 +31,8 @@ from llmstack.supervision.triton_statistics import TritonStatistics, read_statis
 
 MAX_TOKENS = 8
 MAX_STALL_S = 120.0
-_LOADED = (Code.OVERLOADED.value, Code.DRAINING.value)
-_CODE = re.compile(r"(?:in ensemble '[^']*', )?([a-z_]+): ")
+_EXCUSES = (f"{Code.OVERLOADED.value}: ", f"{Code.DRAINING.value}: ", f"{Code.INTERNAL.value}: {UNWRITTEN}")
+_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 _DEAD_STUB = "is not healthy"
 _PROMPT = "Is the service well?"
 
@@ -39,7 +41,7 @@ class Verdict(Enum):
     """What a canary says of the server."""
 
     PROVEN = "proven"
-    LOADED = "loaded"
+    EXCUSED = "excused"
     FAILED = "failed"
     DEAD = "dead"
 
@@ -150,13 +152,10 @@ class Canary:
     def _judge(self, error: Exception | None, statistics: TritonStatistics | None, is_proof: bool) -> Verdict:
         if error is None:
             return Verdict.PROVEN
-        code = _CODE.match(str(error))
-        if isinstance(error, ProofFailure) and code and code[1] in _LOADED:
-            return Verdict.LOADED
         if isinstance(error, ProofFailure):
-            return Verdict.DEAD if _DEAD_STUB in str(error) else Verdict.FAILED
+            return _judge_refusal(str(error))
         is_late = isinstance(error, httpx.TimeoutException)
-        return Verdict.LOADED if is_late and (is_proof or self._is_busy(statistics)) else Verdict.FAILED
+        return Verdict.EXCUSED if is_late and (is_proof or self._is_busy(statistics)) else Verdict.FAILED
 
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
         """Whether others wait in the engine, too, and that for no longer than it may take."""
@@ -186,6 +185,12 @@ def _canary_inputs(release: Release) -> dict[str, Any]:
 
 def _tensor(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "shape": [1, 1], "datatype": "INT32" if isinstance(value, int) else "BYTES", "data": [value]}
+
+
+def _judge_refusal(text: str) -> Verdict:
+    if _ENSEMBLE.sub("", text, count=1).startswith(_EXCUSES):
+        return Verdict.EXCUSED
+    return Verdict.DEAD if _DEAD_STUB in text else Verdict.FAILED
 
 
 def _reason(error: Exception | None) -> str:
