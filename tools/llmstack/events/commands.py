@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from llm_policy.database import NewerLedger
 from llm_policy.outbox import ENDPOINTS, new_event
 from llmstack.events.attempt_log import json_log
 from llmstack.events.delivery_settings import DeliverySettings
@@ -218,6 +219,8 @@ def _outbox(state_dir: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(open_outbox(state_dir)) as connection:
             yield connection
+    except NewerLedger as error:
+        fail(f"{state_dir}: {error}", "the llmstack that serves from there has this command too")
     except sqlite3.Error as error:
         _give_up(state_dir, error)
 

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.database import FILE_NAME, open_to_read
+from llm_policy.database import FILE_NAME, NewerLedger, open_to_read
 from llm_policy.engine_queue import MAX_OPEN_S
 from llmstack.ledger.export import WRITERS, count_rows, pages
 from llmstack.ledger.money import dollar_text
@@ -232,6 +232,8 @@ def _ledger(state_dir: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(open_to_read(path)) as connection:
             yield connection
+    except NewerLedger as error:
+        fail(f"{path}: {error}", "the llmstack that serves from there has this command too")
     except sqlite3.Error as error:
         fail(f"{path}: {error}", "see that you may read the file and those beside it, and write the directory")
 
