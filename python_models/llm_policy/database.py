@@ -33,16 +33,17 @@ RESTART_PAGES = 8_192
 
 _TABLES = "\n".join((ledger_tables.TABLES, engine_queue.TABLES, metric_total.TABLES, alerts.TABLES, outbox.TABLES))
 # What a file has is what the code of its version made. A new version only adds, so that the tables are simply made.
-VERSION = 1
+VERSION = 2
 
 
 class NewerLedger(sqlite3.DatabaseError):
-    """The file was made by code that knows more than this does."""
+    """The file was made by code that knows more than this does; `next_step` says what to do about it."""
+
+    next_step = "run the llmstack that made it, or give this one another --state-dir (LLMSTACK_STATE_DIR)"
 
     def __init__(self, version: int) -> None:
         super().__init__(
-            f"this {FILE_NAME} is of version {version}, made by a newer llmstack than this one, which knows up to "
-            f"{VERSION}; run the newer one, or give this one another --state-dir (LLMSTACK_STATE_DIR)"
+            f"{FILE_NAME} is of version {version}, made by a newer llmstack than this one, which knows up to {VERSION}"
         )
 
 

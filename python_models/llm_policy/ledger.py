@@ -30,6 +30,7 @@ from llm_policy.manifest import Manifest
 from llm_policy.metric_total import Increments
 
 _MAX_SWEPT_AT_ONCE = 1_000
+_MAX_FORGOTTEN_AT_ONCE = 100  # requests wait for the write lock meanwhile
 
 RULE_OF_FLAG = {
     "queue_delay_breach": alerts.QUEUE_DELAY,
@@ -54,6 +55,11 @@ _SETTLE_LATE = (
 UNANSWERED = (
     "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request INDEXED BY request_open "
     "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
+)
+# The newest row stays: SQLite would give its id to the next one.
+_OLD_CANARIES = (
+    "SELECT id FROM request INDEXED BY request_canary WHERE canary = 1 AND admitted_ns < ? AND state <> 'admitted' "
+    "AND id < (SELECT max(id) FROM request) LIMIT ?"
 )
 _REFUSE = (
     "UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? "
@@ -190,6 +196,14 @@ class Ledger:
             self._sweep(rows, now_ns)
             num_closed += len(rows)
         return num_closed
+
+    def forget_canaries(self, before_ns: int) -> int:
+        """Delete some of the canary's rows from before then, which are in no total; how many. For the parent."""
+        rows = self.connection.execute(_OLD_CANARIES, (before_ns, _MAX_FORGOTTEN_AT_ONCE)).fetchall()
+        if rows:
+            with transaction(self.connection):
+                self.connection.executemany("DELETE FROM request WHERE id = ?", rows)
+        return len(rows)
 
     def set_unanswered(self, num_requests: int, now_ns: int | None = None) -> None:
         """Say how many requests admitted in this boot have died in the engine so far, so that they fill no queue."""

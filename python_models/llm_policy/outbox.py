@@ -37,13 +37,26 @@ CREATE TABLE IF NOT EXISTS delivery (
     PRIMARY KEY (endpoint, event_sequence)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS delivery_pending ON delivery (endpoint, event_sequence) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS delivery_failed ON delivery (endpoint) WHERE state = 'failed';
+CREATE INDEX IF NOT EXISTS delivery_delivered ON delivery (delivered_ns) WHERE state = 'delivered';
 CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event_sequence);
 CREATE TABLE IF NOT EXISTS disabled_endpoint (   -- its receiver said 410 Gone
     endpoint TEXT PRIMARY KEY,
     since_ns INTEGER NOT NULL,                   -- Unix time
     reason TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pruned_total (        -- of events that are deleted, so that the books can still be compared
+    endpoint TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    value INTEGER NOT NULL,                      -- breaches of the rule that they told the endpoint
+    PRIMARY KEY (endpoint, rule)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO pruned_total               -- version 1 deleted without counting
+    SELECT '', 'events uncounted', seq - (SELECT count(*) FROM event)
+        - coalesce((SELECT value FROM pruned_total WHERE endpoint = '' AND rule = 'events'), 0)
+    FROM sqlite_sequence WHERE name = 'event';
 """
+PRUNED_EVENTS, UNCOUNTED_EVENTS = ("", "events"), ("", "events uncounted")  # in pruned_total: how many are gone
 
 
 class Event(NamedTuple):

@@ -111,8 +111,8 @@ def test_readyz_tells_what_is_served_and_how_it_is(live):
     assert document["manifest_hash"] == release.manifest_hash
     assert document["canary"]["ok"] is True
     assert document["canary"]["age_s"] < 1 + PATIENCE * 5
-    assert document["breaches"] == {"queue_delay": 0, "cost": 0, "schema_violation": 0}
-    assert document["delivery_backlog"] == {READINESS: 0}
+    assert document["breaches"] == {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0}
+    assert document["delivery_backlog"] == document["delivery_failed"] == {READINESS: 0}
 
 
 def test_one_scrape_has_tritons_metrics_the_policys_and_the_parents(live):

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.__main__ import app
+from llmstack.events.retention import prune_step
 from llmstack.ledger.export import COLUMNS, WRITERS, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import Period
@@ -179,6 +180,45 @@ def test_whatever_was_tampered_with_is_found(change, ledger, tmp_path):
     result = run_json(tmp_path, "verify", exit_code=1)
     assert result["findings"]
     assert "next:" in run(tmp_path, "verify", exit_code=1).stdout
+
+
+def test_an_event_that_is_gone_with_its_delivery_is_found(ledger, tmp_path):
+    ledger.connection.execute("DELETE FROM delivery WHERE event_sequence = 1")
+    ledger.connection.execute("DELETE FROM event WHERE sequence = 1")
+    assert "events that are gone" in [
+        finding["check"] for finding in run_json(tmp_path, "verify", exit_code=1)["findings"]
+    ]
+
+
+def deliver_all(ledger):
+    ledger.connection.execute("UPDATE delivery SET state = 'delivered', delivered_ns = 1")
+
+
+def test_breaches_are_compared_with_alerts_that_are_long_deleted(ledger, tmp_path):
+    deliver_all(ledger)
+    assert prune_step(ledger.connection, 2) > 1
+    assert ledger.connection.execute("SELECT count(*) FROM event").fetchone() == (0,)
+    assert run_json(tmp_path, "verify")["not_compared"] == []
+    ledger.connection.execute("UPDATE pruned_total SET value = value + 1 WHERE endpoint = 'finance'")
+    (finding,) = run_json(tmp_path, "verify", exit_code=1)["findings"]
+    assert finding["check"] == "breaches of cost told to finance or waiting to be"
+
+
+def test_what_can_not_be_compared_is_told(ledger, tmp_path):
+    """Version 1 deleted events without a count of what they told."""
+    execute = ledger.connection.execute
+    for statement in (
+        "DELETE FROM delivery",
+        "DELETE FROM event",
+        "DROP TABLE pruned_total",
+        "PRAGMA user_version = 1",
+    ):
+        execute(statement)
+    (before,) = run_json(tmp_path, "verify")["not_compared"]
+    open_ledger(tmp_path).connection.close()
+    result = run_json(tmp_path, "verify")
+    assert (result["findings"], result["not_compared"]) == ([], [before])
+    assert "not compared: breaches" in run(tmp_path, "verify").stdout.replace("\n", " ")
 
 
 def test_a_damaged_file_is_no_ledger(tmp_path):

@@ -9,15 +9,18 @@ from pathlib import Path
 from llm_policy.alerts import WINDOW_NS
 from llm_policy.engine_queue import MAX_OPEN_S
 from llmstack.events import backlog
-from llmstack.events.delivery_line import DeliveryLine
+from llmstack.events.delivery_line import DeliveryLine, Outcome
 from llmstack.events.outbox_file import open_outbox
+from llmstack.events.retention import prune_step
 from llmstack.supervision.ledger_books import LedgerBooks
 from tests.books import ENTRY, admit, open_ledger, settlement
 from tests.manifests import manifest
 
 GROWING = ("request", "event", "delivery")
 # An index of open, waiting or given up rows alone has no others.
-SCAN = re.compile(rf"SCAN (?:{'|'.join(GROWING)})(?! USING (?:COVERING )?INDEX (?:request_open|delivery_pending))")
+SCAN = re.compile(
+    rf"SCAN (?:{'|'.join(GROWING)})(?! USING (?:COVERING )?INDEX (?:request_open|delivery_pending|delivery_failed))"
+)
 
 
 @contextmanager
@@ -50,6 +53,7 @@ def test_the_parents_turn_reads_no_whole_table(tmp_path: Path):
         books.close_unanswered(now_ns, "boot-1")
         books.close_due_windows(now_ns)
         books.window(now_ns)
+        books.forget_canaries(now_ns)
 
 
 def test_a_request_reads_no_whole_table(tmp_path: Path):
@@ -72,3 +76,5 @@ def test_delivery_reads_no_whole_table(tmp_path: Path):
         line.is_disabled()
         line.fail_pending()
         backlog._of(connection, "readiness", True, 1)
+        line.record(line.head(), Outcome("delivered", 1, 1))
+        assert prune_step(connection, 2) == 1

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from llm_policy.database import NewerLedger
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.metrics import exposition
 from llm_policy.release import Release, ReleaseError
@@ -174,6 +175,8 @@ def settle(switch: Switch) -> Change | None:
     """
     try:
         return switch.settle()
+    except NewerLedger as error:
+        raise ServerStartError(str(error), error.next_step) from None
     except (sqlite3.Error, OSError) as error:
         raise ServerStartError(
             f"an interrupted change of the release in service can't be settled: {error}",

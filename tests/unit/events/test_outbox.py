@@ -11,6 +11,8 @@ from llm_policy.outbox import FINANCE, READINESS
 from llmstack.__main__ import app
 from llmstack.events.backlog import exposition, read_backlog
 from llmstack.events.delivery_line import DeliveryLine, Outcome
+from llmstack.events.delivery_service import DeliveryService
+from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.outbox_file import open_outbox
 from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
@@ -154,10 +156,33 @@ def test_the_backlog_tells_what_waits_for_whom(outbox, tmp_path):
     outbox.add(3, endpoints=(FINANCE,), time_ns=NOW_NS)
     settle(outbox, WAITING)
     readiness, finance = read_backlog(tmp_path, [READINESS], NOW_NS)
-    assert readiness == (READINESS, True, "", 2, 90.0, "HTTP 500")
-    assert finance == (FINANCE, False, "", 3, 0.0, "")
+    assert readiness == (READINESS, True, "", 2, 90.0, "HTTP 500", 0)
+    assert finance == (FINANCE, False, "", 3, 0.0, "", 0)
     settle(outbox, GONE)
-    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0] == (READINESS, True, "HTTP 410 Gone", 0, 0.0, "")
+    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0] == (READINESS, True, "HTTP 410 Gone", 0, 0.0, "", 2)
+
+
+def test_what_was_given_up_is_told_until_it_is_replayed(outbox, tmp_path):
+    outbox.add(2)
+    settle(outbox, FAILED, DELIVERED)
+    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0].num_failed == 1
+    replay_endpoint(outbox.connection, READINESS)
+    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0].num_failed == 0
+
+
+def test_where_no_ledger_is_none_is_made(tmp_path):
+    with pytest.raises(sqlite3.Error):
+        read_backlog(tmp_path, [READINESS], NOW_NS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_events_are_forgotten_without_any_webhook(outbox, tmp_path):
+    outbox.add(2, time_ns=NOW_NS)
+    settle(outbox, DELIVERED)
+    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 29 * 86_400 * NS_PER_S)).forget_old()
+    assert outbox.states() == ["delivered", "pending"]
+    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 31 * 86_400 * NS_PER_S)).forget_old()
+    assert outbox.states() == ["pending"]
 
 
 def test_the_metrics_are_those_of_configured_endpoints(outbox, tmp_path):
@@ -170,6 +195,7 @@ def test_the_metrics_are_those_of_configured_endpoints(outbox, tmp_path):
     assert samples == [
         'llm_delivery_backlog{endpoint="readiness"} 2',
         'llm_delivery_oldest_age_seconds{endpoint="readiness"} 90.0',
+        'llm_delivery_failed{endpoint="readiness"} 0',
         'llm_delivery_disabled{endpoint="readiness"} 0',
     ]
 

@@ -40,6 +40,7 @@ def test_all_parts_are_on_one_page(triton_url):
         "llm_cost_usd_total": 0.5,
         "llm_delivery_backlog readiness": 3,
         "llm_delivery_oldest_age_seconds readiness": 12.5,
+        "llm_delivery_failed readiness": 0,
         "llm_delivery_disabled readiness": 0,
         "llm_ready": 1,
         "llm_metrics_part_up triton": 1,

@@ -220,7 +220,7 @@ def _outbox(state_dir: Path) -> Iterator[sqlite3.Connection]:
         with closing(open_outbox(state_dir)) as connection:
             yield connection
     except NewerLedger as error:
-        fail(f"{state_dir}: {error}", "the llmstack that serves from there has this command too")
+        fail(f"{state_dir}: {error}", error.next_step)
     except sqlite3.Error as error:
         _give_up(state_dir, error)
 

@@ -194,6 +194,8 @@ def _shown(text: str) -> str:
 
 def _print_verification(result: Verification) -> None:
     console = Console()
+    for text in result.not_compared:
+        console.print(f"[yellow]not compared:[/] {escape(text)}", highlight=False)
     if not result.findings:
         console.print(
             f"[green]✔[/] {result.num_rows:,} rows, {result.num_events:,} events and "
@@ -233,7 +235,7 @@ def _ledger(state_dir: Path) -> Iterator[sqlite3.Connection]:
         with closing(open_to_read(path)) as connection:
             yield connection
     except NewerLedger as error:
-        fail(f"{path}: {error}", "the llmstack that serves from there has this command too")
+        fail(f"{state_dir}: {error}", error.next_step)
     except sqlite3.Error as error:
         fail(f"{path}: {error}", "see that you may read the file and those beside it, and write the directory")
 
