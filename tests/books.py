@@ -1,7 +1,10 @@
 """A ledger in a temporary directory, written as the stubs write it."""
 
 import json
+import resource
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,17 @@ from llm_policy.metric_total import read_totals
 from tests.manifests import ENGINE_HASH, manifest
 
 ENTRY = Entry("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """The kernel refuses this process every byte of a file beyond the first 4,096."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, **changes: Any) -> Ledger:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -48,6 +49,7 @@ class Bookkeeper:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._metrics: PolicyMetrics | None = None
+        self._metrics_due_s = 0.0  # on the monotonic clock: not tried again before
         self._owed: list[tuple[Sequence[OpenRow], str]] = []  # rows to refuse, and the code
         self._retry: threading.Timer | None = None
 
@@ -94,8 +96,9 @@ class Bookkeeper:
     @property
     def metrics(self) -> PolicyMetrics | None:
         """Where measurements go; None while the disk takes none, for they are worth less than an answer."""
-        if self._metrics is None:
+        if self._metrics is None and time.monotonic() >= self._metrics_due_s:
             with self._lock, contextlib.suppress(OSError):
+                self._metrics_due_s = time.monotonic() + RETRY_S
                 self._metrics = self._metrics or PolicyMetrics(self._state_dir)
         return self._metrics
 

@@ -122,7 +122,8 @@ def test_one_scrape_has_tritons_metrics_the_policys_and_the_parents(live):
         assert f"# TYPE {family} " in text
     assert live.metric("llm_ready") == 1
     assert live.metric('llm_metrics_part_up{part="triton"}') == 1
-    assert live.metric('llm_metrics_part_up{part="policy"}') == 1
+    assert live.metric('llm_metrics_part_up{part="ledger"}') == 1
+    assert live.metric('llm_metrics_part_up{part="histograms"}') == 1
 
 
 def test_ready_is_readyz_for_a_shell(live):

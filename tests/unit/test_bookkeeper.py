@@ -14,7 +14,7 @@ from llm_policy.database import open_database
 from llm_policy.errors import Code, PolicyError
 from llm_policy.ledger import Entry
 from llm_policy.metric_total import read_totals
-from tests.books import ENTRY, open_row, settlement
+from tests.books import ENTRY, no_room, open_row, settlement
 from tests.manifests import manifest
 
 # Unmounted with the namespace of the child that mounts it, whatever becomes of the test.
@@ -83,6 +83,16 @@ def test_nothing_is_corrupt_and_totals_agree_after_a_full_disk(books, tmp_path):
     reader = open_database(tmp_path / "ledger.db")
     assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert read_totals(reader)[metric_total.REJECTED, "invalid_input"] == num_entered
+
+
+def test_measurements_that_find_no_room_are_not_tried_again_with_each_request(tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_policy.bookkeeper.RETRY_S", 3_600.0)
+    books = Bookkeeper(tmp_path, manifest(), "boot-1")
+    with no_room():
+        assert books.metrics is None
+    assert books.metrics is None
+    books._metrics_due_s = 0.0
+    assert books.metrics is not None
 
 
 def break_settling(tmp_path):

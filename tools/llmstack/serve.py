@@ -18,7 +18,7 @@ from rich.status import Status
 
 from llm_policy.database import NewerLedger
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
-from llm_policy.metrics import exposition
+from llm_policy.metrics import exposition_parts
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
@@ -126,7 +126,7 @@ def serve(
                 endpoints=endpoints,
             )
             books = LedgerBooks(state.path, release.manifest)
-            service = Service(server, release, state, settings, stop, books, lambda: exposition(state.path), engine_of)
+            service = Service(server, release, state, settings, stop, books, exposition_parts(state.path), engine_of)
             _run(service, switch, unfinished, console, verbose)
     except ServerStartError as error:
         give_up(error)

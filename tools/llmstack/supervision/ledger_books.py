@@ -108,7 +108,7 @@ class LedgerBooks:
             Ledger(connection, self._manifest, boot_id).set_unanswered(num_requests)
 
     def window(self, now_ns: int) -> WindowFigures:
-        """The figures of the last `WINDOW_S` seconds, the canary's requests left out; outages are those of this parent."""
+        """The figures of the last `WINDOW_S` seconds, without the canary's; outages are this parent's."""
         from_ns = now_ns - WINDOW_S * _NS_PER_S
         with self._opened() as connection:
             rows = connection.execute(_WINDOW, (self._skip_closed(connection, from_ns), from_ns)).fetchall()
