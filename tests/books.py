@@ -35,9 +35,14 @@ def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, *
 
 def admit(ledger: Ledger, entry: Entry = ENTRY, now_ns: int | None = None) -> int:
     """Admit one request of one row; its row's id."""
-    (ids,) = ledger.enter([[entry]], now_ns)
-    assert ids is not None
+    ((ids, is_shed),) = ledger.enter([[entry]], now_ns)
+    assert not is_shed
     return ids[0]
+
+
+def sheds(ledger: Ledger, num_requests: int = 1, now_ns: int | None = None) -> list[bool]:
+    """Whether each of so many requests that come together is shed."""
+    return [entered.is_shed for entered in ledger.enter([[ENTRY]] * num_requests, now_ns)]
 
 
 def settlement(ledger_id: int, entry: Entry = ENTRY, flags: Any = (), **changes: Any) -> Settlement:

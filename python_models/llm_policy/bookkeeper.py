@@ -20,7 +20,7 @@ import psutil
 
 from llm_policy.database import FILE_NAME, is_locked, open_database
 from llm_policy.errors import Code, PolicyError, Unavailable
-from llm_policy.ledger import Entry, Ledger, OpenRow, Settlement
+from llm_policy.ledger import Entered, Entry, Ledger, OpenRow, Settlement
 from llm_policy.manifest import Manifest
 from llm_policy.metrics import PolicyMetrics
 
@@ -72,7 +72,7 @@ class Bookkeeper:
         limit = self._manifest.engine.max_queue_size
         return Unavailable(Code.OVERLOADED, f"{limit} requests wait for their answers, limit {limit} (max_queue_size)")
 
-    def enter(self, requests: Sequence[Sequence[Entry]]) -> list[list[int] | None]:
+    def enter(self, requests: Sequence[Sequence[Entry]]) -> list[Entered]:
         """See `Ledger.enter`."""
         return self._use(lambda ledger: ledger.enter(requests))
 

@@ -81,6 +81,13 @@ class Entry(NamedTuple):
     code: str = ""
 
 
+class Entered(NamedTuple):
+    """What became of one request: the ids of its rows, and whether it was shed instead of admitted."""
+
+    ids: list[int]
+    is_shed: bool = False
+
+
 class Settlement(NamedTuple):
     """One answered row as postprocess knows it."""
 
@@ -136,26 +143,26 @@ class Ledger:
             self._was_full = self._queue.room(time.time_ns()) <= 0
         return self._was_full
 
-    def enter(self, requests: Sequence[Sequence[Entry]], now_ns: int | None = None) -> list[list[int] | None]:
-        """Write the rows of each request; their ids, or None for a request that was shed instead of admitted."""
+    def enter(self, requests: Sequence[Sequence[Entry]], now_ns: int | None = None) -> list[Entered]:
+        """Write the rows of each request, those that are refused too."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             is_admission = any(not rows[0].code for rows in requests)
             room = self._queue.room(now_ns) if is_admission else 0
-            ids: list[list[int] | None] = []
+            entered = []
             for rows in requests:
                 is_open = not rows[0].code
-                if is_open and room <= 0 and not rows[0].is_canary:
-                    self._insert([row._replace(code=Code.OVERLOADED.value) for row in rows], now_ns, increments)
-                    ids.append(None)
+                is_shed = is_open and room <= 0 and not rows[0].is_canary
+                if is_shed:
+                    rows = [row._replace(code=Code.OVERLOADED.value) for row in rows]
                 else:
                     room -= is_open
-                    ids.append(self._insert(rows, now_ns, increments))
+                entered.append(Entered(self._insert(rows, now_ns, increments), is_shed))
             metric_total.add(self.connection, increments)
         if is_admission:
             self._was_full = room <= 0
-        return ids
+        return entered
 
     def settle(self, settlements: Sequence[Settlement], now_ns: int | None = None) -> list[bool]:
         """Close answered rows; False for one that is not there or was closed by an answer or a refusal before."""

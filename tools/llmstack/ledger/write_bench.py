@@ -66,9 +66,9 @@ def _write(directory: Path, num_rows: int, sender: Connection) -> None:
     for number in range(num_rows):
         call = "settle" if number % 10 else "settle with a breach"
         began_ns = time.perf_counter_ns()
-        (ids,) = ledger.enter([[_ENTRY]])
+        (((row_id,), _),) = ledger.enter([[_ENTRY]])
         entered_ns = time.perf_counter_ns()
-        row = Settlement((ids or [0])[0], *_ENTRY[:5], 512, 64, 70_400, 900, _FLAGS[call])
+        row = Settlement(row_id, *_ENTRY[:5], 512, 64, 70_400, 900, _FLAGS[call])
         settling_ns = time.perf_counter_ns()
         ledger.settle([row])
         times[call].append(time.perf_counter_ns() - settling_ns)
