@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import psutil
 
+from llm_policy import outbox
 from llm_policy.database import FILE_NAME, is_locked, open_database
 from llm_policy.errors import Code, PolicyError, Unavailable
 from llm_policy.ledger import Entered, Entry, Ledger, OpenRow, Settlement
@@ -54,7 +55,12 @@ class Bookkeeper:
         self._retry: threading.Timer | None = None
 
     def open(self) -> None:
-        """Open everything before the first request comes; what can't be opened now is tried again then."""
+        """Open everything before the first request comes; what can't be opened now is tried again then.
+
+        Raises:
+            InstanceError: no event could say where it comes from.
+        """
+        outbox.source()
         with contextlib.suppress(LedgerUnavailable):
             self._use(lambda ledger: None)
         _ = self.metrics

@@ -7,15 +7,19 @@ with its cause, so neither exists without the other.
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-SOURCE = "llmstack"
+INSTANCE = "LLMSTACK_INSTANCE"
 READINESS, FINANCE = "readiness", "finance"
 ENDPOINTS = (READINESS, FINANCE)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS event (
@@ -68,13 +72,35 @@ class Event(NamedTuple):
     body: bytes
 
 
+class InstanceError(ValueError):
+    """What this installation is called can't stand in an event; `next_step` says what to do about it."""
+
+    next_step = f"set {INSTANCE} to 1 to 64 letters, digits, dots, underscores and hyphens"
+
+
+def source() -> str:
+    """Where events come from: the installation's name, so that several may share a receiver; else the host's.
+
+    Raises:
+        InstanceError: it is no such name.
+    """
+    name = os.environ.get(INSTANCE) or socket.gethostname()
+    if not _NAME.fullmatch(name):
+        raise InstanceError(f"{INSTANCE if os.environ.get(INSTANCE) else 'the host name'} is {name!r:.80}")
+    return f"/llmstack/{name}"
+
+
 def new_event(event_type: str, data: Mapping[str, Any], time_ns: int, subject: str | None = None) -> Event:
-    """An event with an id of its own; `data` must be JSON."""
+    """An event with an id of its own; `data` must be JSON.
+
+    Raises:
+        InstanceError: see `source`.
+    """
     event_id = f"msg_{uuid.uuid4().hex}"
     body: dict[str, Any] = {
         "specversion": "1.0",
         "id": event_id,
-        "source": SOURCE,
+        "source": source(),
         "type": event_type,
         "time": datetime.fromtimestamp(time_ns / 1e9, timezone.utc).isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",

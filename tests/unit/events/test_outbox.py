@@ -1,13 +1,15 @@
 """What an operator and the retention may do to the outbox, and what they never do."""
 
 import json
+import socket
 import sqlite3
 import threading
 
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.outbox import FINANCE, READINESS
+from llm_policy.bookkeeper import Bookkeeper
+from llm_policy.outbox import FINANCE, READINESS, InstanceError, new_event
 from llmstack.__main__ import app
 from llmstack.events.backlog import exposition, read_backlog
 from llmstack.events.delivery_line import DeliveryLine, Outcome
@@ -17,6 +19,9 @@ from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.outbox_file import open_outbox
 from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
 from llmstack.events.retention import STEP_EVENTS, prune_step
+from llmstack.server_error import ServerStartError
+from llmstack.supervision.ledger_books import LedgerBooks
+from tests.manifests import manifest
 from tests.outbox import Outbox
 
 NS_PER_S = 10**9
@@ -149,6 +154,23 @@ def test_forgetting_goes_in_small_steps(outbox):
     outbox.add(STEP_EVENTS + 1)
     settle(outbox, *[DELIVERED] * (STEP_EVENTS + 1))
     assert [prune_step(outbox.connection, NOW_NS + 1) for _ in range(3)] == [STEP_EVENTS, 1, 0]
+
+
+def test_an_event_says_which_installation_it_comes_from(monkeypatch):
+    monkeypatch.setenv("LLMSTACK_INSTANCE", "berlin-2")
+    assert json.loads(new_event("t", {}, NOW_NS).body)["source"] == "/llmstack/berlin-2"
+    monkeypatch.delenv("LLMSTACK_INSTANCE")
+    assert json.loads(new_event("t", {}, NOW_NS).body)["source"] == f"/llmstack/{socket.gethostname()}"
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "ä", "a\n", "a" * 65])
+def test_a_name_that_can_not_stand_in_an_event_keeps_the_server_from_starting(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMSTACK_INSTANCE", name)
+    with pytest.raises(ServerStartError, match="LLMSTACK_INSTANCE is") as refused:
+        LedgerBooks(tmp_path, manifest())
+    assert "1 to 64 letters" in refused.value.next_step
+    with pytest.raises(InstanceError):
+        Bookkeeper(tmp_path, manifest(), "boot-1").open()
 
 
 def test_the_backlog_tells_what_waits_for_whom(outbox, tmp_path):

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from llm_policy.database import NewerLedger
-from llm_policy.outbox import ENDPOINTS, new_event
+from llm_policy.outbox import ENDPOINTS, InstanceError, new_event
 from llmstack.events.attempt_log import json_log
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.due_delivery import DueReport, deliver_due
@@ -176,7 +176,10 @@ def test(endpoint: OneEndpoint = None, as_json: AsJson = False) -> None:
 
     Example: llmstack events test --endpoint finance
     """
-    results = {each.name: _send_test(each) for each in _configured(endpoint)}
+    try:
+        results = {each.name: _send_test(each) for each in _configured(endpoint)}
+    except InstanceError as error:
+        fail(error, error.next_step)
     if as_json:
         print_json({name: {**answer._asdict(), "delivered": not answer.error} for name, answer in results.items()})
     else:

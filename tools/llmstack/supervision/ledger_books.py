@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from llm_policy import alerts
+from llm_policy import alerts, outbox
 from llm_policy.database import FILE_NAME, NewerLedger, checkpoint, is_locked, open_database, transaction
 from llm_policy.engine_queue import MAX_OPEN_S
 from llm_policy.ledger import RULE_OF_FLAG, Ledger
@@ -53,7 +53,7 @@ class LedgerBooks:
     Every method raises sqlite3.Error when the ledger can't be read or written, LedgerMoved when it is another one.
 
     Raises:
-        ServerStartError: the ledger was made by a newer version.
+        ServerStartError: the ledger was made by a newer version, or events can't say where they come from.
     """
 
     def __init__(self, state_dir: Path, manifest: Manifest) -> None:
@@ -66,10 +66,11 @@ class LedgerBooks:
         self._outages_ns: list[int] = []  # of the last window
         self._outage_lock = threading.Lock()
         try:
+            outbox.source()
             with self._opened():
                 pass
-        except NewerLedger as error:
-            raise ServerStartError(f"{state_dir}: {error}", error.next_step) from None
+        except (NewerLedger, outbox.InstanceError) as error:
+            raise ServerStartError(str(error), error.next_step) from None
         except sqlite3.Error:
             pass  # tried again each second, and on /readyz meanwhile
 
