@@ -4,17 +4,20 @@ import csv
 import io
 import json
 import time
+from contextlib import closing
 from datetime import datetime, timezone
 from decimal import Decimal
 
 import pytest
 from typer.testing import CliRunner
 
+from llm_policy.database import open_to_read
 from llmstack.__main__ import app
 from llmstack.events.retention import prune_step
 from llmstack.ledger.export import COLUMNS, WRITERS, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import Period
+from llmstack.ledger.write_bench import fill
 from tests.books import ENTRY, admit, open_ledger, open_row, settlement
 
 DAY_NS = 86_400 * 10**9
@@ -247,13 +250,31 @@ def test_readers_hold_up_no_writer(ledger, tmp_path):
     assert time.monotonic() - began < 1.0
 
 
-def test_what_writing_costs_is_measured_with_one_and_two_writers(tmp_path):
-    done = CliRunner().invoke(app, ["ledger", "bench", "--rows", "100", "--directory", str(tmp_path), "--json"])
+def bench(tmp_path, *arguments):
+    options = ["--writes", "100", "--rows", "2000", "--directory", str(tmp_path)]
+    done = CliRunner().invoke(app, ["ledger", "bench", *options, *arguments])
     assert done.exit_code == 0, done.output
-    costs = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_what_writing_costs_is_measured_with_one_and_two_writers(tmp_path):
+    measured = json.loads(bench(tmp_path, "--json"))
+    costs = measured["costs"]
     assert [(cost["num_writers"], cost["call"]) for cost in costs[::3]] == [(1, "enter"), (2, "enter")]
     assert all(0 < cost["median_us"] <= cost["p99_us"] for cost in costs)
+    assert (measured["directory"], measured["num_rows"]) == (str(tmp_path), 2_000)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_says_where_and_on_how_many_rows(tmp_path):
+    assert f"in {tmp_path}, on a ledger of 2,000 rows:" in bench(tmp_path)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2_000])
+def test_a_ledger_is_filled_with_as_many_rows_as_were_asked_for(tmp_path, num_rows):
+    fill(tmp_path, num_rows)
+    with closing(open_to_read(tmp_path / "ledger.db")) as connection:
+        assert connection.execute("SELECT count(*), count(closed_ns) FROM request").fetchone() == (num_rows, num_rows)
 
 
 @pytest.mark.parametrize(

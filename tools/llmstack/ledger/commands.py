@@ -27,7 +27,7 @@ from llmstack.ledger.export import WRITERS, count_rows, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import GROUPS, Period, Report, Sums, make_report
 from llmstack.ledger.verification import Verification, verify
-from llmstack.ledger.write_bench import measure
+from llmstack.ledger.write_bench import fill, measure
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.terminal import DIFFERENT, fail, print_json
 
@@ -131,7 +131,8 @@ def verify_ledger(
 
 @app.command()
 def bench(
-    rows: Annotated[int, typer.Option(min=100, help="Rows that each process writes.")] = 5_000,
+    rows: Annotated[int, typer.Option(min=0, help="Rows that the ledger has before; your server's may be long.")] = 0,
+    writes: Annotated[int, typer.Option(min=100, help="Rows that each process writes.")] = 5_000,
     directory: Annotated[
         Path | None, typer.Option(help="On the disk to measure; the temporary directory's without it.")
     ] = None,
@@ -139,23 +140,29 @@ def bench(
 ) -> None:
     """Measure what the ledger costs a request: one row entered, then settled, by one process and by two at once.
 
-    Example: llmstack ledger bench --directory /var/lib/llmstack
+    It writes a ledger of its own and deletes it.
+
+    Example: llmstack ledger bench --rows 1000000 --directory /var/lib/llmstack
     """
-    costs = []
+    place = (directory or Path(tempfile.gettempdir())).absolute()
     try:
-        with Console(stderr=True).status("writing"):
-            for num_writers in (1, 2):
-                with tempfile.TemporaryDirectory(dir=directory, prefix="ledger-bench-") as place:
-                    costs += measure(Path(place), rows, num_writers)
+        with (
+            tempfile.TemporaryDirectory(dir=place, prefix="ledger-bench-") as own,
+            Console(stderr=True).status("writing"),
+        ):
+            fill(Path(own), rows)
+            costs = [cost for num_writers in (1, 2) for cost in measure(Path(own), writes, num_writers)]
     except (OSError, sqlite3.Error, EOFError) as error:
-        fail(f"{directory or tempfile.gettempdir()}: {error}", "give --directory a place that can be written")
+        fail(f"{place}: {error}", "give --directory a place that can be written")
     if as_json:
-        print_json([cost._asdict() for cost in costs])
+        print_json({"directory": str(place), "num_rows": rows, "costs": [cost._asdict() for cost in costs]})
         return
     table = Table("processes", "transaction", "median µs", "p99 µs", box=None)
     for cost in costs:
         table.add_row(str(cost.num_writers), cost.call, f"{cost.median_us:.0f}", f"{cost.p99_us:.0f}")
-    Console().print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"in {place}, on a ledger of {rows:,} rows:", markup=False)
+    console.print(table)
 
 
 def _report_table(made: Report) -> Table:
