@@ -43,8 +43,8 @@ def test_the_parents_turn_reads_no_whole_table(tmp_path: Path):
     ledger = open_ledger(tmp_path)
     books = LedgerBooks(tmp_path, manifest())
     now_ns = time.time_ns()
-    books.window(now_ns)  # the first call looks for its beginning
     old_ns = now_ns - (MAX_OPEN_S + 1) * 10**9
+    books.window(now_ns)
     books.record_engine_unhealthy(now_ns - WINDOW_NS, "gone")
     books.record_engine_unhealthy(now_ns - WINDOW_NS, "gone again")
     admit(ledger, now_ns=old_ns)

@@ -29,7 +29,8 @@ WITH RECURSIVE counted (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM co
 INSERT INTO request (request_id, tenant, task, schema_id, engine_hash, boot_id, row_number, canary, num_prompt_tokens,
     num_completion_tokens, projected_nano_usd, actual_nano_usd, queue_delay_us, state, admitted_ns, closed_ns)
 SELECT printf('request-%010d', number), :tenant, :task, :schema_id, :hash, 'earlier', 0, 0, :num_prompt_tokens,
-    64, :projected_nano_usd, 70400, 900, 'settled', :now_ns - (:num - number) * 1000000, :now_ns
+    64, :projected_nano_usd, 70400, 900, 'settled', :now_ns - (:num - number) * 1000000,
+    :now_ns - (:num - number) * 1000000
 FROM counted WHERE :num > 0
 """
 CALLS = ("enter", *_FLAGS)
