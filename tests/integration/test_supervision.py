@@ -115,6 +115,19 @@ def test_readyz_tells_what_is_served_and_how_it_is(live):
     assert document["delivery_backlog"] == document["delivery_failed"] == {READINESS: 0}
 
 
+def test_a_ledger_that_was_moved_away_is_told_and_none_is_made_in_its_place(live):
+    path, aside = live.state_dir / "ledger.db", live.state_dir / "aside.db"
+    path.rename(aside)
+    try:
+        wait_until(lambda: any(text.startswith("ledger: ledger.db was moved") for text in live.readiness()["reasons"]))
+        assert live.ask().status == 200
+        wait_until(lambda: any(text.startswith("delivery: ") for text in live.readiness()["reasons"]))
+        assert not path.exists()
+    finally:
+        aside.rename(path)
+    wait_until(live.is_ready)
+
+
 def test_one_scrape_has_tritons_metrics_the_policys_and_the_parents(live):
     live.ask()
     text = httpx.get(live.metrics_url, timeout=10).text
