@@ -290,7 +290,7 @@ def test_the_service_forgets_what_was_delivered_long_ago(outbox, receiver, tmp_p
         wait_until(lambda: outbox.states() == ["failed"] * 3)
         replay_events(outbox.connection, ids[1:], None)
         wait_until(lambda: outbox.states() == ["failed", "delivered", "delivered"])
-    DeliveryService(tmp_path, [], replace(FAST, retention_days=0)).forget_old()
+    DeliveryService(outbox.state_dir, [], replace(FAST, retention_days=0)).forget_old()
     assert [row["id"] for row in outbox.rows()] == ids[:1]
 
 
