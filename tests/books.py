@@ -1,7 +1,10 @@
 """A ledger in a temporary directory, written as the stubs write it."""
 
 import json
+import resource
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,17 @@ from tests.manifests import ENGINE_HASH, manifest
 ENTRY = Entry("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
 
 
+@contextmanager
+def no_room() -> Iterator[None]:
+    """The kernel refuses this process every byte of a file beyond the first 4,096."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, **changes: Any) -> Ledger:
     """The ledger of one process; `path` is the state directory."""
     engine = {"hash": ENGINE_HASH, "quantisation": "w4a8", "model": "Qwen3-32B", "max_queue_size": max_queue_size}
@@ -21,9 +35,14 @@ def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, *
 
 def admit(ledger: Ledger, entry: Entry = ENTRY, now_ns: int | None = None) -> int:
     """Admit one request of one row; its row's id."""
-    (ids,) = ledger.enter([[entry]], now_ns)
-    assert ids is not None
+    ((ids, is_shed),) = ledger.enter([[entry]], now_ns)
+    assert not is_shed
     return ids[0]
+
+
+def sheds(ledger: Ledger, num_requests: int = 1, now_ns: int | None = None) -> list[bool]:
+    """Whether each of so many requests that come together is shed."""
+    return [entered.is_shed for entered in ledger.enter([[ENTRY]] * num_requests, now_ns)]
 
 
 def settlement(ledger_id: int, entry: Entry = ENTRY, flags: Any = (), **changes: Any) -> Settlement:

@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from llm_policy.database import FILE_NAME, open_database
 from llm_policy.outbox import READINESS, Event, append, new_event
-from llmstack.events.outbox_file import open_outbox
 
 
 class Outbox:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
-        self.connection = open_outbox(state_dir)
+        self.connection = open_database(state_dir / FILE_NAME)
 
     def add(
         self, num_events: int = 1, endpoints: tuple[str, ...] = (READINESS,), time_ns: int = 10**18, **data: Any

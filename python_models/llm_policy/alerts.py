@@ -10,7 +10,9 @@ records a breach into a window that has ended.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Collection
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -45,6 +47,12 @@ CREATE TABLE IF NOT EXISTS alert_breach (  -- the breaches that the window's sum
     PRIMARY KEY (rule, number)
 ) WITHOUT ROWID;
 """
+
+_TOLD = """
+SELECT endpoint, json_extract(CAST(body AS TEXT), '$.data.rule'), sum(json_extract(CAST(body AS TEXT), '$.data.count'))
+FROM event JOIN delivery ON event_sequence = sequence WHERE type = ?{} GROUP BY 1, 2
+"""
+_AMONG = " AND sequence IN (SELECT value FROM json_each(?))"
 
 
 class Breach(NamedTuple):
@@ -103,6 +111,13 @@ def close_due_windows(connection: sqlite3.Connection, now_ns: int) -> int:
     for window in due:
         _close(connection, window, now_ns)
     return len(due)
+
+
+def told(connection: sqlite3.Connection, among: Collection[int] | None = None) -> dict[tuple[str, str], int]:
+    """How many breaches the events there are have told, by endpoint and rule; of those with these sequences alone."""
+    only, values = ("", ()) if among is None else (_AMONG, (json.dumps(list(among)),))
+    rows = connection.execute(_TOLD.format(only), (EVENT_TYPE, *values))
+    return {(endpoint, rule): number for endpoint, rule, number in rows if number}
 
 
 def has_due_windows(connection: sqlite3.Connection, now_ns: int) -> bool:

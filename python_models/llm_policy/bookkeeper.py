@@ -11,15 +11,17 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
+from llm_policy import outbox
 from llm_policy.database import FILE_NAME, is_locked, open_database
 from llm_policy.errors import Code, PolicyError, Unavailable
-from llm_policy.ledger import Entry, Ledger, OpenRow, Settlement
+from llm_policy.ledger import Entered, Entry, Ledger, OpenRow, Settlement
 from llm_policy.manifest import Manifest
 from llm_policy.metrics import PolicyMetrics
 
@@ -48,11 +50,17 @@ class Bookkeeper:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._metrics: PolicyMetrics | None = None
+        self._metrics_due_s = 0.0  # on the monotonic clock: not tried again before
         self._owed: list[tuple[Sequence[OpenRow], str]] = []  # rows to refuse, and the code
         self._retry: threading.Timer | None = None
 
     def open(self) -> None:
-        """Open everything before the first request comes; what can't be opened now is tried again then."""
+        """Open everything before the first request comes; what can't be opened now is tried again then.
+
+        Raises:
+            InstanceError: no event could say where it comes from.
+        """
+        outbox.source()
         with contextlib.suppress(LedgerUnavailable):
             self._use(lambda ledger: None)
         _ = self.metrics
@@ -70,7 +78,7 @@ class Bookkeeper:
         limit = self._manifest.engine.max_queue_size
         return Unavailable(Code.OVERLOADED, f"{limit} requests wait for their answers, limit {limit} (max_queue_size)")
 
-    def enter(self, requests: Sequence[Sequence[Entry]]) -> list[list[int] | None]:
+    def enter(self, requests: Sequence[Sequence[Entry]]) -> list[Entered]:
         """See `Ledger.enter`."""
         return self._use(lambda ledger: ledger.enter(requests))
 
@@ -94,8 +102,9 @@ class Bookkeeper:
     @property
     def metrics(self) -> PolicyMetrics | None:
         """Where measurements go; None while the disk takes none, for they are worth less than an answer."""
-        if self._metrics is None:
+        if self._metrics is None and time.monotonic() >= self._metrics_due_s:
             with self._lock, contextlib.suppress(OSError):
+                self._metrics_due_s = time.monotonic() + RETRY_S
                 self._metrics = self._metrics or PolicyMetrics(self._state_dir)
         return self._metrics
 

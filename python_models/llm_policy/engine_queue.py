@@ -80,8 +80,8 @@ class EngineQueue:
         """How long an open row counts; until something was answered, as long as it may be open at all."""
         if now_ns - self._patience_from_ns > _PATIENCE_LASTS_NS:
             row = self._connection.execute(
-                "SELECT max(closed_ns - admitted_ns) FROM "
-                "(SELECT * FROM request ORDER BY id DESC LIMIT ?) WHERE state = 'settled' AND boot_id = ?",
+                "SELECT max(closed_ns - admitted_ns) FROM request "
+                "WHERE id > (SELECT max(id) FROM request) - ? AND state = 'settled' AND boot_id = ?",
                 (_RECENT_ROWS, self._boot_id),
             ).fetchone()
             answers_ns = MAX_OPEN_S * 1_000_000_000 if row[0] is None else _PATIENCE_ANSWERS * int(row[0])

@@ -30,6 +30,7 @@ from llm_policy.manifest import Manifest
 from llm_policy.metric_total import Increments
 
 _MAX_SWEPT_AT_ONCE = 1_000
+_MAX_FORGOTTEN_AT_ONCE = 100  # requests wait for the write lock meanwhile
 
 RULE_OF_FLAG = {
     "queue_delay_breach": alerts.QUEUE_DELAY,
@@ -50,6 +51,16 @@ _SETTLE_LATE = (
     "UPDATE request SET state = 'settled', swept_as = state, schema_id = ?, num_completion_tokens = ?, "
     "actual_nano_usd = ?, queue_delay_us = ?, flags = ?, closed_ns = ? WHERE id = ?"
 )
+# Asked each second: of open rows alone, however many there are of others.
+UNANSWERED = (
+    "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request INDEXED BY request_open "
+    "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
+)
+# The newest row stays: SQLite would give its id to the next one.
+_OLD_CANARIES = (
+    "SELECT id FROM request INDEXED BY request_canary WHERE canary = 1 AND admitted_ns < ? AND state <> 'admitted' "
+    "AND id < (SELECT max(id) FROM request) LIMIT ?"
+)
 _REFUSE = (
     "UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? "
     "WHERE id = ? AND state = 'admitted'"
@@ -68,6 +79,13 @@ class Entry(NamedTuple):
     projected_nano_usd: int = 0
     prompt_nano_usd: int = 0
     code: str = ""
+
+
+class Entered(NamedTuple):
+    """What became of one request: the ids of its rows, and whether it was shed instead of admitted."""
+
+    ids: list[int]
+    is_shed: bool = False
 
 
 class Settlement(NamedTuple):
@@ -125,26 +143,26 @@ class Ledger:
             self._was_full = self._queue.room(time.time_ns()) <= 0
         return self._was_full
 
-    def enter(self, requests: Sequence[Sequence[Entry]], now_ns: int | None = None) -> list[list[int] | None]:
-        """Write the rows of each request; their ids, or None for a request that was shed instead of admitted."""
+    def enter(self, requests: Sequence[Sequence[Entry]], now_ns: int | None = None) -> list[Entered]:
+        """Write the rows of each request, those that are refused too."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             is_admission = any(not rows[0].code for rows in requests)
             room = self._queue.room(now_ns) if is_admission else 0
-            ids: list[list[int] | None] = []
+            entered = []
             for rows in requests:
                 is_open = not rows[0].code
-                if is_open and room <= 0 and not rows[0].is_canary:
-                    self._insert([row._replace(code=Code.OVERLOADED.value) for row in rows], now_ns, increments)
-                    ids.append(None)
+                is_shed = is_open and room <= 0 and not rows[0].is_canary
+                if is_shed:
+                    rows = [row._replace(code=Code.OVERLOADED.value) for row in rows]
                 else:
                     room -= is_open
-                    ids.append(self._insert(rows, now_ns, increments))
+                entered.append(Entered(self._insert(rows, now_ns, increments), is_shed))
             metric_total.add(self.connection, increments)
         if is_admission:
             self._was_full = room <= 0
-        return ids
+        return entered
 
     def settle(self, settlements: Sequence[Settlement], now_ns: int | None = None) -> list[bool]:
         """Close answered rows; False for one that is not there or was closed by an answer or a refusal before."""
@@ -185,6 +203,14 @@ class Ledger:
             self._sweep(rows, now_ns)
             num_closed += len(rows)
         return num_closed
+
+    def forget_canaries(self, before_ns: int) -> int:
+        """Delete some of the canary's rows from before then, which are in no total; how many. For the parent."""
+        rows = self.connection.execute(_OLD_CANARIES, (before_ns, _MAX_FORGOTTEN_AT_ONCE)).fetchall()
+        if rows:
+            with transaction(self.connection):
+                self.connection.executemany("DELETE FROM request WHERE id = ?", rows)
+        return len(rows)
 
     def set_unanswered(self, num_requests: int, now_ns: int | None = None) -> None:
         """Say how many requests admitted in this boot have died in the engine so far, so that they fill no queue."""
@@ -263,11 +289,7 @@ class Ledger:
         metric_total.count(increments, metric_total.COST, by=nano_usd)
 
     def _unanswered(self, before_ns: int) -> list[_Unanswered]:
-        rows = self.connection.execute(
-            "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request "
-            "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) ORDER BY id LIMIT ?",
-            (self._boot_id, before_ns, _MAX_SWEPT_AT_ONCE),
-        )
+        rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _MAX_SWEPT_AT_ONCE))
         return [_Unanswered(*row) for row in rows]
 
     def _sweep(self, rows: Sequence[_Unanswered], now_ns: int) -> None:

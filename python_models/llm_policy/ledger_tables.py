@@ -26,4 +26,6 @@ CREATE TABLE IF NOT EXISTS request (
     closed_ns INTEGER                       -- Unix time
 );
 CREATE INDEX IF NOT EXISTS request_open ON request (boot_id, admitted_ns, row_number) WHERE state = 'admitted';
+CREATE INDEX IF NOT EXISTS request_answered ON request (closed_ns) WHERE state = 'settled' AND canary = 0;
+CREATE INDEX IF NOT EXISTS request_canary ON request (admitted_ns) WHERE canary = 1;
 """

@@ -1,25 +1,25 @@
 """Prometheus metrics: histograms in memory-mapped files, counters from the ledger's totals, one text of both.
 
 A histogram's observation is a write to mapped memory (4 µs); through Triton's own metrics it would be a round trip to
-the server. Each process has a slot: a pair of files that it alone writes while it holds the slot's lock. A process that
-ends, however, leaves its numbers in its slot, and the next one counts on from there: nothing is reset, and there are
-never more files than there were processes at once.
+the server. Each process has a slot (`metric_slot`). A process that ends, however, leaves its numbers in its slot, and
+the next one counts on from there: nothing is reset, and there are never more files than there were processes at once.
 """
 
 from __future__ import annotations
 
-import fcntl
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from llm_policy.database import FILE_NAME, open_to_read
+from llm_policy.metric_slot import MetricSlot, files, move_damaged_aside
 from llm_policy.metric_total import COST, COUNTERS, read_totals
 from llm_policy.pricing import usd
 
@@ -33,11 +33,6 @@ PER_TOKEN_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 30_000, 50_0
 COMPILE_MS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 OVERHEAD_US = (50, 100, 200, 300, 500, 750, 1_000, 1_500, 2_500, 5_000, 10_000, 50_000, 250_000, 1e6)
 
-# Every series of a process, with room to spare. A file that grew later would be sparse, and a write to a page for
-# which the disk has no room ends the process.
-_FILE_BYTES = 1 << 17
-_FILE_KINDS = ("histogram", "counter")
-
 
 class PolicyMetrics:
     """What one process observes. Opening takes a slot, which is free again when the process ends.
@@ -49,22 +44,27 @@ class PolicyMetrics:
     def __init__(self, state_dir: Path) -> None:
         directory = state_dir / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
-        self._lock, slot = _take_slot(directory)
-        for kind in _FILE_KINDS:
-            _allocate(directory / f"{kind}_{slot}.db")
-        with _kept_in(directory, slot):
-            self.queue_delay_us = _histogram("llm_queue_delay_us", "Wait for a place in the batch", QUEUE_DELAY_US)
-            self.time_to_first_token_us = _histogram(
-                "llm_time_to_first_token_us", "From arrival at the engine to the first token", FIRST_TOKEN_US
-            )
-            self.time_per_output_token_us = _histogram(
-                "llm_time_per_output_token_us", "Time per completion token after the first", PER_TOKEN_US
-            )
-            self.guide_compile_ms = _histogram("llm_guide_compile_ms", "Compiling one new guide", COMPILE_MS)
-            overhead = _histogram("llm_policy_overhead_us", "What a step takes of a request", OVERHEAD_US, ["step"])
-            self.overhead_us = {step: overhead.labels(step) for step in STEPS}
-            cache = Counter("llm_guide_cache", "Guides looked up, by where the verdict was", ["result"], registry=None)
-            self.guide_cache = {result: cache.labels(result) for result in CACHE_RESULTS}
+        slot = MetricSlot(directory)
+        try:
+            with _kept_in(directory, slot.number):
+                self._make()
+        except BaseException:
+            slot.close()
+            raise
+
+    def _make(self) -> None:
+        self.queue_delay_us = _histogram("llm_queue_delay_us", "Wait for a place in the batch", QUEUE_DELAY_US)
+        self.time_to_first_token_us = _histogram(
+            "llm_time_to_first_token_us", "From arrival at the engine to the first token", FIRST_TOKEN_US
+        )
+        self.time_per_output_token_us = _histogram(
+            "llm_time_per_output_token_us", "Time per completion token after the first", PER_TOKEN_US
+        )
+        self.guide_compile_ms = _histogram("llm_guide_compile_ms", "Compiling one new guide", COMPILE_MS)
+        overhead = _histogram("llm_policy_overhead_us", "What a step takes of a request", OVERHEAD_US, ["step"])
+        self.overhead_us = {step: overhead.labels(step) for step in STEPS}
+        cache = Counter("llm_guide_cache", "Guides looked up, by where the verdict was", ["result"], registry=None)
+        self.guide_cache = {result: cache.labels(result) for result in CACHE_RESULTS}
 
     def observe_answer(
         self, queue_delay_us: int, first_token_us: int, total_us: int, num_completion_tokens: int
@@ -82,14 +82,47 @@ def exposition(state_dir: Path) -> bytes:
     Raises:
         OSError, sqlite3.Error: the state directory can't be read.
     """
+    return b"".join(part() for part in exposition_parts(state_dir).values())
+
+
+def exposition_parts(state_dir: Path) -> dict[str, Callable[[], bytes]]:
+    """What `exposition` consists of, by name, to be had one by one: what keeps one away hides no other."""
+    collectors = {"ledger": _Totals(state_dir / FILE_NAME), "histograms": _Measurements(state_dir / DIRECTORY)}
+    return {name: partial(_text, collector) for name, collector in collectors.items()}
+
+
+def _text(collector: Collector) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Totals(state_dir / FILE_NAME))
-    if (state_dir / DIRECTORY).is_dir():
-        MultiProcessCollector(registry, path=str(state_dir / DIRECTORY))  # type: ignore[no-untyped-call]
+    registry.register(collector)
     return generate_latest(registry)
 
 
-class _Totals:
+class _Measurements(Collector):
+    """What all processes have measured; files that can't be read are moved aside."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: it is known by what was measured."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a histogram and a counter."""
+        try:
+            return self._merged()
+        except OSError:
+            raise
+        except Exception:  # whatever a parser comes to in a damaged file
+            move_damaged_aside(self._directory)
+            return self._merged()
+
+    def _merged(self) -> Iterator[Metric]:
+        paths = [str(path) for path in files(self._directory) if path.stat().st_size]
+        return iter(MultiProcessCollector.merge(paths))  # type: ignore[no-untyped-call]
+
+
+class _Totals(Collector):
     """The counters in the database; every series is there from the start, so that rates see its first increment."""
 
     def __init__(self, path: Path) -> None:
@@ -114,27 +147,6 @@ class _Totals:
 
 def _histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
     return Histogram(name, text, labels, buckets=buckets, registry=None)
-
-
-def _take_slot(directory: Path) -> tuple[int, int]:
-    """The lock's file descriptor, held for the life of the process, and the number of the slot."""
-    for slot in itertools.count():
-        lock = os.open(directory / f"{slot}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock, slot
-        except BlockingIOError:
-            os.close(lock)
-    raise AssertionError("there is always one more slot")
-
-
-def _allocate(path: Path) -> None:
-    """Make sure that every page of the file has its place on the disk."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        os.posix_fallocate(file, 0, _FILE_BYTES)
-    finally:
-        os.close(file)
 
 
 @contextmanager

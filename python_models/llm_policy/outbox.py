@@ -7,15 +7,19 @@ with its cause, so neither exists without the other.
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-SOURCE = "llmstack"
+INSTANCE = "LLMSTACK_INSTANCE"
 READINESS, FINANCE = "readiness", "finance"
 ENDPOINTS = (READINESS, FINANCE)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS event (
@@ -37,13 +41,26 @@ CREATE TABLE IF NOT EXISTS delivery (
     PRIMARY KEY (endpoint, event_sequence)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS delivery_pending ON delivery (endpoint, event_sequence) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS delivery_failed ON delivery (endpoint) WHERE state = 'failed';
+CREATE INDEX IF NOT EXISTS delivery_delivered ON delivery (delivered_ns) WHERE state = 'delivered';
 CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event_sequence);
 CREATE TABLE IF NOT EXISTS disabled_endpoint (   -- its receiver said 410 Gone
     endpoint TEXT PRIMARY KEY,
     since_ns INTEGER NOT NULL,                   -- Unix time
     reason TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pruned_total (        -- of events that are deleted, so that the books can still be compared
+    endpoint TEXT NOT NULL,
+    rule TEXT NOT NULL,
+    value INTEGER NOT NULL,                      -- breaches of the rule that they told the endpoint
+    PRIMARY KEY (endpoint, rule)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO pruned_total               -- version 1 deleted without counting
+    SELECT '', 'events uncounted', seq - (SELECT count(*) FROM event)
+        - coalesce((SELECT value FROM pruned_total WHERE endpoint = '' AND rule = 'events'), 0)
+    FROM sqlite_sequence WHERE name = 'event';
 """
+PRUNED_EVENTS, UNCOUNTED_EVENTS = ("", "events"), ("", "events uncounted")  # in pruned_total: how many are gone
 
 
 class Event(NamedTuple):
@@ -55,13 +72,35 @@ class Event(NamedTuple):
     body: bytes
 
 
+class InstanceError(ValueError):
+    """What this installation is called can't stand in an event; `next_step` says what to do about it."""
+
+    next_step = f"set {INSTANCE} to 1 to 64 letters, digits, dots, underscores and hyphens"
+
+
+def source() -> str:
+    """Where events come from: the installation's name, so that several may share a receiver; else the host's.
+
+    Raises:
+        InstanceError: it is no such name.
+    """
+    name = os.environ.get(INSTANCE) or socket.gethostname()
+    if not _NAME.fullmatch(name):
+        raise InstanceError(f"{INSTANCE if os.environ.get(INSTANCE) else 'the host name'} is {name!r:.80}")
+    return f"/llmstack/{name}"
+
+
 def new_event(event_type: str, data: Mapping[str, Any], time_ns: int, subject: str | None = None) -> Event:
-    """An event with an id of its own; `data` must be JSON."""
+    """An event with an id of its own; `data` must be JSON.
+
+    Raises:
+        InstanceError: see `source`.
+    """
     event_id = f"msg_{uuid.uuid4().hex}"
     body: dict[str, Any] = {
         "specversion": "1.0",
         "id": event_id,
-        "source": SOURCE,
+        "source": source(),
         "type": event_type,
         "time": datetime.fromtimestamp(time_ns / 1e9, timezone.utc).isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",

@@ -16,7 +16,13 @@ from llmstack.dashboard.panels import QUEUE_DELAY_LIMIT_US, ROWS, expressions
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 # The parent's own gauges, and Triton's counters, which tests on a live server look for.
-PARENTS = {"llm_ready", "llm_delivery_backlog", "llm_delivery_oldest_age_seconds", "llm_delivery_disabled"}
+PARENTS = {
+    "llm_ready",
+    "llm_delivery_backlog",
+    "llm_delivery_oldest_age_seconds",
+    "llm_delivery_failed",
+    "llm_delivery_disabled",
+}
 TRITONS = {
     "nv_inference_request_success",
     "nv_inference_request_failure",

@@ -5,7 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_policy.metrics import PolicyMetrics, exposition
+from llm_policy.metrics import PolicyMetrics, exposition_parts
 from llmstack.events.backlog import Backlog
 from llmstack.supervision.metrics_page import MetricsPage
 from tests.books import open_ledger
@@ -23,7 +23,7 @@ def families(tmp_path_factory):
     PolicyMetrics(state_dir)
     backlogs = [Backlog("readiness", True, "", 0, 0.0, "")]
     page = MetricsPage(
-        lambda: "http://127.0.0.1:9/metrics", lambda: exposition(state_dir), lambda: True, lambda: backlogs
+        lambda: "http://127.0.0.1:9/metrics", exposition_parts(state_dir), lambda: True, lambda: backlogs
     )
     found = text_string_to_metric_families(page.make().body.decode())
     return {f"{family.name}_total" if family.type == "counter" else family.name: family for family in found}

@@ -31,7 +31,9 @@ COUNTERS_AND_GAUGES = {
     "llm_schema_violations_total",
     "llm_alerts_total",
     "llm_ready",
+    "llm_metrics_part_up",
     "llm_delivery_backlog",
+    "llm_delivery_failed",
     "llm_delivery_disabled",
 }
 # A metric stands alone; a recorded name has colons around it, an alert's group none of these endings.

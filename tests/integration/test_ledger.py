@@ -156,5 +156,8 @@ def test_each_row_has_one_line_in_the_log_without_its_prompt(soak):
     requests = [line for line in lines if line.get("event") == "request"]
     assert len(requests) == sum(tally.codes.values()) + sum(tally.outcomes.values())
     assert Counter(line["code"] for line in requests if line["outcome"] == "refused") == tally.codes
-    assert {"request_id", "trace_id", "tenant", "schema_id", "time", "ledger_id"} <= set(requests[0]) | {"ledger_id"}
+    assert all({"request_id", "trace_id", "tenant", "schema_id", "time", "ledger_id"} <= set(line) for line in requests)
+    with ledger_of(server.state_dir) as ledger:
+        written = {row_id for (row_id,) in ledger.execute("SELECT id FROM request WHERE canary = 0")}
+    assert {line["ledger_id"] for line in requests if not line["canary"]} == written
     assert "Lovelace" not in server.log_path.read_text()

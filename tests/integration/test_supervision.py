@@ -111,8 +111,21 @@ def test_readyz_tells_what_is_served_and_how_it_is(live):
     assert document["manifest_hash"] == release.manifest_hash
     assert document["canary"]["ok"] is True
     assert document["canary"]["age_s"] < 1 + PATIENCE * 5
-    assert document["breaches"] == {"queue_delay": 0, "cost": 0, "schema_violation": 0}
-    assert document["delivery_backlog"] == {READINESS: 0}
+    assert document["breaches"] == {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0}
+    assert document["delivery_backlog"] == document["delivery_failed"] == {READINESS: 0}
+
+
+def test_a_ledger_that_was_moved_away_is_told_and_none_is_made_in_its_place(live):
+    path, aside = live.state_dir / "ledger.db", live.state_dir / "aside.db"
+    path.rename(aside)
+    try:
+        wait_until(lambda: any(text.startswith("ledger: ledger.db was moved") for text in live.readiness()["reasons"]))
+        assert live.ask().status == 200
+        wait_until(lambda: any(text.startswith("delivery: ") for text in live.readiness()["reasons"]))
+        assert not path.exists()
+    finally:
+        aside.rename(path)
+    wait_until(live.is_ready)
 
 
 def test_one_scrape_has_tritons_metrics_the_policys_and_the_parents(live):
@@ -122,7 +135,8 @@ def test_one_scrape_has_tritons_metrics_the_policys_and_the_parents(live):
         assert f"# TYPE {family} " in text
     assert live.metric("llm_ready") == 1
     assert live.metric('llm_metrics_part_up{part="triton"}') == 1
-    assert live.metric('llm_metrics_part_up{part="policy"}') == 1
+    assert live.metric('llm_metrics_part_up{part="ledger"}') == 1
+    assert live.metric('llm_metrics_part_up{part="histograms"}') == 1
 
 
 def test_ready_is_readyz_for_a_shell(live):

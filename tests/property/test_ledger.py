@@ -66,8 +66,12 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=admitted, process=PROCESSES, batch=st.lists(st.lists(entries, min_size=1, max_size=3), max_size=3))
     def enter(self, process, batch):
         batch = [[row._replace(is_canary=request[0].is_canary) for row in request] for request in batch]
-        ids = self.ledgers[process].enter(batch, self.now_ns)
-        admitted = [zip(found, request, strict=True) for request, found in zip(batch, ids, strict=True) if found]
+        entered = self.ledgers[process].enter(batch, self.now_ns)
+        admitted = [
+            zip(ids, request, strict=True)
+            for request, (ids, is_shed) in zip(batch, entered, strict=True)
+            if not is_shed
+        ]
         kept = [pair for pairs in admitted for pair in pairs]
         return multiple(*kept)
 

@@ -14,7 +14,7 @@ from llm_policy.database import open_database
 from llm_policy.errors import Code, PolicyError
 from llm_policy.ledger import Entry
 from llm_policy.metric_total import read_totals
-from tests.books import ENTRY, open_row, settlement
+from tests.books import ENTRY, no_room, open_row, settlement
 from tests.manifests import manifest
 
 # Unmounted with the namespace of the child that mounts it, whatever becomes of the test.
@@ -73,7 +73,7 @@ def test_service_returns_by_itself_when_there_is_room_again(books, tmp_path):
     fill(books)
     num_entered, _ = enter_until_full(books)
     make_room(books)
-    assert books.enter([[ENTRY]]) != [None]
+    assert not books.enter([[ENTRY]])[0].is_shed
     assert len(states(tmp_path)) == num_entered + 1
 
 
@@ -83,6 +83,16 @@ def test_nothing_is_corrupt_and_totals_agree_after_a_full_disk(books, tmp_path):
     reader = open_database(tmp_path / "ledger.db")
     assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert read_totals(reader)[metric_total.REJECTED, "invalid_input"] == num_entered
+
+
+def test_measurements_that_find_no_room_are_not_tried_again_with_each_request(tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_policy.bookkeeper.RETRY_S", 3_600.0)
+    books = Bookkeeper(tmp_path, manifest(), "boot-1")
+    with no_room():
+        assert books.metrics is None
+    assert books.metrics is None
+    books._metrics_due_s = 0.0
+    assert books.metrics is not None
 
 
 def break_settling(tmp_path):
@@ -97,7 +107,7 @@ def mend(tmp_path):
 
 
 def test_an_answer_that_cannot_be_written_is_withdrawn_and_its_row_refused_later(books, tmp_path):
-    ((row_id,),) = books.enter([[ENTRY]])
+    (((row_id,), _),) = books.enter([[ENTRY]])
     break_settling(tmp_path)
     with pytest.raises(LedgerUnavailable):
         books.settle([settlement(row_id)])
@@ -107,7 +117,7 @@ def test_an_answer_that_cannot_be_written_is_withdrawn_and_its_row_refused_later
 
 
 def test_owed_refusals_are_written_though_nobody_asks_any_more(books, tmp_path):
-    ids = [books.enter([[ENTRY]])[0][0] for _ in range(3)]
+    ids = [books.enter([[ENTRY]])[0].ids[0] for _ in range(3)]
     break_settling(tmp_path)
     for row_id in ids:
         with pytest.raises(LedgerUnavailable):
@@ -129,7 +139,7 @@ def test_a_lock_that_is_not_free_in_time_refuses_and_keeps_the_connection(books,
     with pytest.raises(LedgerUnavailable, match="locked"):
         books.enter([[ENTRY]])
     other.execute("ROLLBACK")
-    assert books.enter([[ENTRY]]) != [None]
+    assert not books.enter([[ENTRY]])[0].is_shed
     assert connection(books) is before
 
 
@@ -142,7 +152,7 @@ def test_while_the_mark_is_there_every_request_is_refused_as_draining(books, tmp
 def test_a_full_queue_closes_the_door_before_any_work_is_done(tmp_path):
     engine = {"hash": "sha256:" + "a" * 64, "quantisation": "w4a8", "model": "m", "max_queue_size": 1}
     books = Bookkeeper(tmp_path, manifest(engine=engine), "boot-1")
-    ((row_id,),) = books.enter([[ENTRY]])
+    (((row_id,), _),) = books.enter([[ENTRY]])
     assert str(books.closed()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
     books.settle([settlement(row_id)])
     assert books.closed() is None
@@ -161,13 +171,13 @@ disk = Path("/mnt")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
 books = Bookkeeper(disk, manifest(), "boot-1")
 told = {}
-((row_id,),) = books.enter([[ENTRY]])
+(((row_id,), _),) = books.enter([[ENTRY]])
 (disk / "ballast").write_bytes(b"x" * (200 << 10))
 told["num_entered"], full = enter_until_full(books)
 told["full"] = str(full)
 (disk / "ballast").unlink()
 told["settled_with_room"] = books.settle([settlement(row_id)])
-((row_id,),) = books.enter([[ENTRY]])
+(((row_id,), _),) = books.enter([[ENTRY]])
 books._close()  # as a stub that starts anew; an open file keeps a mount from becoming read-only
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 try:
@@ -175,7 +185,7 @@ try:
 except LedgerUnavailable as refusal:
     told["read_only"] = str(refusal)
 subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-((new_id,),) = books.enter([[ENTRY]])
+(((new_id,), _),) = books.enter([[ENTRY]])
 told["settled_at_last"] = books.settle([settlement(new_id)])
 connection = books._open().connection
 told["integrity"] = connection.execute("PRAGMA integrity_check").fetchone()[0]

@@ -8,7 +8,7 @@ import pytest
 from llm_policy import metric_total
 from llm_policy.engine_queue import MAX_OPEN_S
 from llm_policy.ledger import Entry
-from tests.books import ENTRY, admit, open_ledger, open_row, rows, settlement, states, total
+from tests.books import ENTRY, admit, open_ledger, open_row, rows, settlement, sheds, states, total
 
 REFUSED = ENTRY._replace(code="invalid_input")
 CANARY = ENTRY._replace(is_canary=True)
@@ -64,7 +64,7 @@ def test_a_request_without_a_task_counts_under_none(ledger):
 
 
 def test_each_row_of_a_batch_is_a_row(ledger):
-    (ids,) = ledger.enter([[ENTRY, ENTRY._replace(schema_id="ticket")]])
+    ((ids, _),) = ledger.enter([[ENTRY, ENTRY._replace(schema_id="ticket")]])
     assert len(set(ids)) == 2
     assert [(row["row_number"], row["schema_id"]) for row in rows(ledger)] == [(0, "order"), (1, "ticket")]
 
@@ -149,21 +149,27 @@ def test_nothing_of_a_batch_is_written_when_one_row_cannot_be(ledger):
 
 def test_a_full_queue_sheds_what_comes_next(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
-    ids = ledger.enter([[ENTRY], [ENTRY], [ENTRY]])
-    assert [row_ids is None for row_ids in ids] == [False, False, True]
+    assert sheds(ledger, 3) == [False, False, True]
     assert [row["code"] for row in rows(ledger)] == ["", "", "overloaded"]
     assert ledger.is_full()
 
 
+def test_every_row_has_an_id_whatever_becomes_of_it(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    entered = ledger.enter([[REFUSED], [ENTRY, ENTRY], [ENTRY]])
+    assert [(len(ids), is_shed) for ids, is_shed in entered] == [(1, False), (2, False), (1, True)]
+    assert [row_id for ids, _ in entered for row_id in ids] == [row["id"] for row in rows(ledger)]
+
+
 def test_a_request_of_several_rows_takes_one_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
-    assert None not in ledger.enter([[ENTRY, ENTRY, ENTRY], [ENTRY]])
+    assert [entered.is_shed for entered in ledger.enter([[ENTRY, ENTRY, ENTRY], [ENTRY]])] == [False, False]
 
 
 def test_an_answer_makes_room(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     row_id = admit(ledger)
-    assert ledger.enter([[ENTRY]]) == [None]
+    assert sheds(ledger) == [True]
     ledger.settle([settlement(row_id)])
     assert not ledger.is_full()
     admit(ledger)
@@ -172,7 +178,7 @@ def test_an_answer_makes_room(tmp_path):
 def test_two_processes_share_one_queue(tmp_path):
     one, two = open_ledger(tmp_path, max_queue_size=1), open_ledger(tmp_path, max_queue_size=1)
     admit(one)
-    assert two.enter([[ENTRY]]) == [None]
+    assert sheds(two) == [True]
 
 
 def test_rows_of_an_earlier_boot_take_no_place(tmp_path):
@@ -190,14 +196,14 @@ def test_requests_that_are_known_dead_take_no_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
     ledger.enter([[ENTRY], [ENTRY]])
     ledger.set_unanswered(1)
-    assert [row_ids is None for row_ids in ledger.enter([[ENTRY], [ENTRY]])] == [False, True]
+    assert sheds(ledger, 2) == [False, True]
 
 
 def test_the_dead_of_another_boot_make_no_room(tmp_path):
     open_ledger(tmp_path, boot_id="boot-0").set_unanswered(5)
     ledger = open_ledger(tmp_path, max_queue_size=1)
     admit(ledger)
-    assert ledger.enter([[ENTRY]]) == [None]
+    assert sheds(ledger) == [True]
 
 
 def test_requests_that_wait_much_longer_than_answers_take_hold_no_place(tmp_path):
@@ -206,15 +212,15 @@ def test_requests_that_wait_much_longer_than_answers_take_hold_no_place(tmp_path
     now_ns = time.time_ns()
     ledger.settle([settlement(admit(ledger, now_ns=now_ns))], now_ns + SECOND_NS)
     admit(ledger, now_ns=now_ns)
-    assert ledger.enter([[ENTRY]], now_ns + 5 * SECOND_NS) == [None]
-    assert ledger.enter([[ENTRY]], now_ns + 20 * SECOND_NS) != [None]
+    assert sheds(ledger, now_ns=now_ns + 5 * SECOND_NS) == [True]
+    assert sheds(ledger, now_ns=now_ns + 20 * SECOND_NS) == [False]
 
 
 def test_until_something_was_answered_every_open_request_holds_its_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     now_ns = time.time_ns()
     admit(ledger, now_ns=now_ns)
-    assert ledger.enter([[ENTRY]], now_ns + 100 * SECOND_NS) == [None]
+    assert sheds(ledger, now_ns=now_ns + 100 * SECOND_NS) == [True]
 
 
 def test_deaths_that_were_noted_long_ago_make_no_room(tmp_path):
@@ -223,6 +229,6 @@ def test_deaths_that_were_noted_long_ago_make_no_room(tmp_path):
     ledger.set_unanswered(7, now_ns)
     later_ns = now_ns + 2 * MAX_OPEN_S * SECOND_NS
     admit(ledger, now_ns=later_ns)
-    assert ledger.enter([[ENTRY]], later_ns) == [None]
+    assert sheds(ledger, now_ns=later_ns) == [True]
     ledger.set_unanswered(8, later_ns)
-    assert ledger.enter([[ENTRY]], later_ns) != [None]
+    assert sheds(ledger, now_ns=later_ns) == [False]

@@ -4,16 +4,20 @@ import csv
 import io
 import json
 import time
+from contextlib import closing
 from datetime import datetime, timezone
 from decimal import Decimal
 
 import pytest
 from typer.testing import CliRunner
 
+from llm_policy.database import open_to_read
 from llmstack.__main__ import app
+from llmstack.events.retention import prune_step
 from llmstack.ledger.export import COLUMNS, WRITERS, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import Period
+from llmstack.ledger.write_bench import fill
 from tests.books import ENTRY, admit, open_ledger, open_row, settlement
 
 DAY_NS = 86_400 * 10**9
@@ -181,6 +185,45 @@ def test_whatever_was_tampered_with_is_found(change, ledger, tmp_path):
     assert "next:" in run(tmp_path, "verify", exit_code=1).stdout
 
 
+def test_an_event_that_is_gone_with_its_delivery_is_found(ledger, tmp_path):
+    ledger.connection.execute("DELETE FROM delivery WHERE event_sequence = 1")
+    ledger.connection.execute("DELETE FROM event WHERE sequence = 1")
+    assert "events that are gone" in [
+        finding["check"] for finding in run_json(tmp_path, "verify", exit_code=1)["findings"]
+    ]
+
+
+def deliver_all(ledger):
+    ledger.connection.execute("UPDATE delivery SET state = 'delivered', delivered_ns = 1")
+
+
+def test_breaches_are_compared_with_alerts_that_are_long_deleted(ledger, tmp_path):
+    deliver_all(ledger)
+    assert prune_step(ledger.connection, 2) > 1
+    assert ledger.connection.execute("SELECT count(*) FROM event").fetchone() == (0,)
+    assert run_json(tmp_path, "verify")["not_compared"] == []
+    ledger.connection.execute("UPDATE pruned_total SET value = value + 1 WHERE endpoint = 'finance'")
+    (finding,) = run_json(tmp_path, "verify", exit_code=1)["findings"]
+    assert finding["check"] == "breaches of cost told to finance or waiting to be"
+
+
+def test_what_can_not_be_compared_is_told(ledger, tmp_path):
+    """Version 1 deleted events without a count of what they told."""
+    execute = ledger.connection.execute
+    for statement in (
+        "DELETE FROM delivery",
+        "DELETE FROM event",
+        "DROP TABLE pruned_total",
+        "PRAGMA user_version = 1",
+    ):
+        execute(statement)
+    (before,) = run_json(tmp_path, "verify")["not_compared"]
+    open_ledger(tmp_path).connection.close()
+    result = run_json(tmp_path, "verify")
+    assert (result["findings"], result["not_compared"]) == ([], [before])
+    assert "not compared: breaches" in run(tmp_path, "verify").stdout.replace("\n", " ")
+
+
 def test_a_damaged_file_is_no_ledger(tmp_path):
     (tmp_path / "ledger.db").write_bytes(b"not a database" * 1_000)
     assert "next:" in run(tmp_path, "verify", exit_code=2).stderr
@@ -207,13 +250,31 @@ def test_readers_hold_up_no_writer(ledger, tmp_path):
     assert time.monotonic() - began < 1.0
 
 
-def test_what_writing_costs_is_measured_with_one_and_two_writers(tmp_path):
-    done = CliRunner().invoke(app, ["ledger", "bench", "--rows", "100", "--directory", str(tmp_path), "--json"])
+def bench(tmp_path, *arguments):
+    options = ["--writes", "100", "--rows", "2000", "--directory", str(tmp_path)]
+    done = CliRunner().invoke(app, ["ledger", "bench", *options, *arguments])
     assert done.exit_code == 0, done.output
-    costs = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_what_writing_costs_is_measured_with_one_and_two_writers(tmp_path):
+    measured = json.loads(bench(tmp_path, "--json"))
+    costs = measured["costs"]
     assert [(cost["num_writers"], cost["call"]) for cost in costs[::3]] == [(1, "enter"), (2, "enter")]
     assert all(0 < cost["median_us"] <= cost["p99_us"] for cost in costs)
+    assert (measured["directory"], measured["num_rows"]) == (str(tmp_path), 2_000)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_measurement_says_where_and_on_how_many_rows(tmp_path):
+    assert f"in {tmp_path}, on a ledger of 2,000 rows:" in bench(tmp_path)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2_000])
+def test_a_ledger_is_filled_with_as_many_rows_as_were_asked_for(tmp_path, num_rows):
+    fill(tmp_path, num_rows)
+    with closing(open_to_read(tmp_path / "ledger.db")) as connection:
+        assert connection.execute("SELECT count(*), count(closed_ns) FROM request").fetchone() == (num_rows, num_rows)
 
 
 @pytest.mark.parametrize(

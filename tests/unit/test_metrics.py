@@ -1,17 +1,20 @@
 """The text that Prometheus scrapes, from several processes and across their deaths."""
 
 import os
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm_policy import metric_total
 from llm_policy.errors import Code
-from llm_policy.metrics import PolicyMetrics, exposition
-from tests.books import ENTRY, admit, open_ledger, settlement
+from llm_policy.metrics import PolicyMetrics, exposition, exposition_parts
+from tests.books import ENTRY, admit, no_room, open_ledger, settlement
 
 OBSERVE_AND_DIE = """
 import os, signal, sys
@@ -116,3 +119,80 @@ def test_the_text_is_what_prometheus_reads(ledger, tmp_path):
     assert families["llm_guide_cache"] == families["llm_cost_usd"] == "counter"
     assert text.endswith("\n")
     assert all(line.startswith(("#", "llm_")) for line in text.splitlines())
+
+
+def zeros(path):
+    """As after a power cut: its length is there, what was written is not."""
+    path.write_bytes(path.read_bytes()[:8] + bytes(path.stat().st_size - 8))
+
+
+def beyond(path):
+    path.write_bytes(b"\xff\xff\xff\x7f" + path.read_bytes()[4:])
+
+
+def noise(path):
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:3])
+
+
+DAMAGE = [zeros, beyond, noise, cut]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_process_moves_damaged_files_of_its_slot_aside_and_counts_on(ledger, tmp_path, damage, capsys):
+    assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
+    for path in (tmp_path / "metrics").glob("*.db"):
+        damage(path)
+    PolicyMetrics(tmp_path).observe_answer(900, 5_000, 20_000, 4)
+    assert samples(tmp_path)["llm_queue_delay_us_count",] == 1
+    assert len(list((tmp_path / "metrics").glob("*.damaged-*"))) == 2
+    assert capsys.readouterr().err.count('"metrics_file_damaged"') == 2
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_that_nobody_holds_hides_nothing(ledger, tmp_path, damage):
+    first = PolicyMetrics(tmp_path)
+    assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
+    first.observe_answer(900, 5_000, 20_000, 4)
+    ledger.settle([settlement(admit(ledger))])
+    damage(tmp_path / "metrics" / "histogram_1.db")
+    values = samples(tmp_path)
+    assert values["llm_queue_delay_us_count",] == 1
+    assert values["llm_tokens_in_total",] == 500
+    assert samples(tmp_path) == values
+
+
+def test_a_damaged_file_of_a_live_process_keeps_the_histograms_away_and_not_the_ledgers(ledger, tmp_path):
+    held = PolicyMetrics(tmp_path)
+    zeros(tmp_path / "metrics" / "histogram_0.db")
+    parts = exposition_parts(tmp_path)
+    with pytest.raises(OSError):
+        parts["histograms"]()
+    assert b"llm_tokens_in_total" in parts["ledger"]()
+    assert held
+
+
+def test_without_a_ledger_there_are_histograms(tmp_path):
+    PolicyMetrics(tmp_path).observe_answer(900, 5_000, 20_000, 4)
+    parts = exposition_parts(tmp_path)
+    assert b"llm_queue_delay_us_count 1.0" in parts["histograms"]()
+    with pytest.raises(sqlite3.Error):
+        parts["ledger"]()
+
+
+def num_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_files_that_find_no_room_cost_no_slot_and_stay_closed(tmp_path):
+    num_open = num_descriptors()
+    with no_room():
+        for _ in range(3):
+            with pytest.raises(OSError):
+                PolicyMetrics(tmp_path)
+    assert num_descriptors() == num_open
+    PolicyMetrics(tmp_path)
+    assert [path.name for path in (tmp_path / "metrics").glob("*.lock")] == ["0.lock"]

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from llm_policy.database import NewerLedger
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
-from llm_policy.metrics import exposition
+from llm_policy.metrics import exposition_parts
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
@@ -125,7 +126,7 @@ def serve(
                 endpoints=endpoints,
             )
             books = LedgerBooks(state.path, release.manifest)
-            service = Service(server, release, state, settings, stop, books, lambda: exposition(state.path), engine_of)
+            service = Service(server, release, state, settings, stop, books, exposition_parts(state.path), engine_of)
             _run(service, switch, unfinished, console, verbose)
     except ServerStartError as error:
         give_up(error)
@@ -174,6 +175,8 @@ def settle(switch: Switch) -> Change | None:
     """
     try:
         return switch.settle()
+    except NewerLedger as error:
+        raise ServerStartError(str(error), error.next_step) from None
     except (sqlite3.Error, OSError) as error:
         raise ServerStartError(
             f"an interrupted change of the release in service can't be settled: {error}",

@@ -18,6 +18,7 @@ class RowFacts:
     num_prompt_tokens: int = 0
     prompt_nano_usd: int = 0
     projected_nano_usd: int = 0
+    ledger_id: int | None = None  # none until it is written down
 
 
 @dataclass

@@ -117,17 +117,19 @@ class PreprocessModel:
     def _enter(self, drafts: list[_Draft]) -> None:
         """Write the batch into the ledger; who can't be written down is refused."""
         try:
-            ids = self._books.enter([draft.entries() for draft in drafts])
+            entered = self._books.enter([draft.entries() for draft in drafts])
         except BaseException as error:
             fault = refusal_of(error)
             for draft in drafts:
                 draft.refusal = fault
             return
-        for draft, row_ids in zip(drafts, ids, strict=True):
-            if row_ids is None:
+        for draft, (ids, is_shed) in zip(drafts, entered, strict=True):
+            for known, row_id in zip(draft.facts.rows, ids, strict=True):
+                known.ledger_id = row_id
+            if is_shed:
                 draft.refusal = self._books.overload()
             elif draft.refusal is None:
-                draft.rows = [_numbered(row, row_id) for row, row_id in zip(draft.rows, row_ids, strict=True)]
+                draft.rows = [_numbered(row, row_id) for row, row_id in zip(draft.rows, ids, strict=True)]
 
     def _answer(self, draft: _Draft) -> Any:
         """The response; None for a request that is the desk's from now on."""

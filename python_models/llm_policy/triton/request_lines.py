@@ -25,6 +25,7 @@ def refused_lines(facts: RequestFacts, refusal: PolicyError) -> list[dict[str, A
             **_NOTHING_TAKEN,
             "outcome": "refused",
             "code": refusal.code.value,
+            "ledger_id": row.ledger_id,
         }
         for row in facts.rows
     ]

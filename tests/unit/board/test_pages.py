@@ -167,6 +167,15 @@ def test_a_windows_first_event_and_its_summary_add_up(tmp_path):
     assert page.count('<td class="number">42</td>') == 2  # in the window's row and in the day's sum
 
 
+def test_alerts_and_changes_say_which_server_they_are_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMSTACK_INSTANCE", "berlin-2")
+    with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
+        board.send(alert("cost"))
+        board.send(new_event("llm_release_promoted", {"from": "a", "to": "b"}, time.time_ns()).body)
+        pages = [client.get(path).text for path in ("/alerts", "/history")]
+    assert all('<td class="free">/llmstack/berlin-2</td>' in page for page in pages)
+
+
 def test_ten_thousand_alerts_are_shown_page_by_page_within_a_second(tmp_path):
     from llmstack.board.board_database import open_board
     from llmstack.board.inbox import CloudEvent, keep

@@ -1,20 +1,27 @@
 """What an operator and the retention may do to the outbox, and what they never do."""
 
 import json
+import socket
 import sqlite3
 import threading
 
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.outbox import FINANCE, READINESS
+from llm_policy.bookkeeper import Bookkeeper
+from llm_policy.outbox import FINANCE, READINESS, InstanceError, new_event
 from llmstack.__main__ import app
 from llmstack.events.backlog import exposition, read_backlog
 from llmstack.events.delivery_line import DeliveryLine, Outcome
+from llmstack.events.delivery_service import DeliveryService
+from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.outbox_file import open_outbox
 from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
 from llmstack.events.retention import STEP_EVENTS, prune_step
+from llmstack.server_error import ServerStartError
+from llmstack.supervision.ledger_books import LedgerBooks
+from tests.manifests import manifest
 from tests.outbox import Outbox
 
 NS_PER_S = 10**9
@@ -149,15 +156,55 @@ def test_forgetting_goes_in_small_steps(outbox):
     assert [prune_step(outbox.connection, NOW_NS + 1) for _ in range(3)] == [STEP_EVENTS, 1, 0]
 
 
+def test_an_event_says_which_installation_it_comes_from(monkeypatch):
+    monkeypatch.setenv("LLMSTACK_INSTANCE", "berlin-2")
+    assert json.loads(new_event("t", {}, NOW_NS).body)["source"] == "/llmstack/berlin-2"
+    monkeypatch.delenv("LLMSTACK_INSTANCE")
+    assert json.loads(new_event("t", {}, NOW_NS).body)["source"] == f"/llmstack/{socket.gethostname()}"
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "ä", "a\n", "a" * 65])
+def test_a_name_that_can_not_stand_in_an_event_keeps_the_server_from_starting(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMSTACK_INSTANCE", name)
+    with pytest.raises(ServerStartError, match="LLMSTACK_INSTANCE is") as refused:
+        LedgerBooks(tmp_path, manifest())
+    assert "1 to 64 letters" in refused.value.next_step
+    with pytest.raises(InstanceError):
+        Bookkeeper(tmp_path, manifest(), "boot-1").open()
+
+
 def test_the_backlog_tells_what_waits_for_whom(outbox, tmp_path):
     outbox.add(2, time_ns=NOW_NS - 90 * NS_PER_S)
     outbox.add(3, endpoints=(FINANCE,), time_ns=NOW_NS)
     settle(outbox, WAITING)
     readiness, finance = read_backlog(tmp_path, [READINESS], NOW_NS)
-    assert readiness == (READINESS, True, "", 2, 90.0, "HTTP 500")
-    assert finance == (FINANCE, False, "", 3, 0.0, "")
+    assert readiness == (READINESS, True, "", 2, 90.0, "HTTP 500", 0)
+    assert finance == (FINANCE, False, "", 3, 0.0, "", 0)
     settle(outbox, GONE)
-    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0] == (READINESS, True, "HTTP 410 Gone", 0, 0.0, "")
+    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0] == (READINESS, True, "HTTP 410 Gone", 0, 0.0, "", 2)
+
+
+def test_what_was_given_up_is_told_until_it_is_replayed(outbox, tmp_path):
+    outbox.add(2)
+    settle(outbox, FAILED, DELIVERED)
+    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0].num_failed == 1
+    replay_endpoint(outbox.connection, READINESS)
+    assert read_backlog(tmp_path, [READINESS], NOW_NS)[0].num_failed == 0
+
+
+def test_where_no_ledger_is_none_is_made(tmp_path):
+    with pytest.raises(sqlite3.Error):
+        read_backlog(tmp_path, [READINESS], NOW_NS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_events_are_forgotten_without_any_webhook(outbox, tmp_path):
+    outbox.add(2, time_ns=NOW_NS)
+    settle(outbox, DELIVERED)
+    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 29 * 86_400 * NS_PER_S)).forget_old()
+    assert outbox.states() == ["delivered", "pending"]
+    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 31 * 86_400 * NS_PER_S)).forget_old()
+    assert outbox.states() == ["pending"]
 
 
 def test_the_metrics_are_those_of_configured_endpoints(outbox, tmp_path):
@@ -170,6 +217,7 @@ def test_the_metrics_are_those_of_configured_endpoints(outbox, tmp_path):
     assert samples == [
         'llm_delivery_backlog{endpoint="readiness"} 2',
         'llm_delivery_oldest_age_seconds{endpoint="readiness"} 90.0',
+        'llm_delivery_failed{endpoint="readiness"} 0',
         'llm_delivery_disabled{endpoint="readiness"} 0',
     ]
 

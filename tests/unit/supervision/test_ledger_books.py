@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from llm_policy.database import VERSION, open_database
 from llm_policy.engine_queue import MAX_OPEN_S
 from llm_policy.ledger import Ledger
+from llmstack.ledger.verification import verify
+from llmstack.server_error import ServerStartError
 from llmstack.supervision.books import WINDOW_S
-from llmstack.supervision.ledger_books import LedgerBooks
-from tests.books import ENTRY, admit, events, open_ledger, rows, settlement, states
+from llmstack.supervision.ledger_books import CANARY_KEPT_S, LedgerBooks, LedgerMoved
+from tests.books import ENTRY, admit, events, open_ledger, rows, settlement, sheds, states
 from tests.manifests import manifest
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -34,7 +37,7 @@ def answer(ledger: Ledger, now_ns: int, entry=ENTRY, **changes) -> None:
 def test_nothing_is_known_of_an_empty_window(books, ledger):
     figures = books.window(NOW_NS)
     assert figures.queue_delay_p95_us is None
-    assert figures.num_breaches == {"queue_delay": 0, "cost": 0, "schema_violation": 0}
+    assert figures.num_breaches == {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0}
 
 
 def test_the_queue_delay_is_the_one_that_95_percent_do_not_exceed(books, ledger):
@@ -51,12 +54,17 @@ def test_one_answer_is_its_own_percentile(books, ledger):
 def test_breaches_are_counted_by_rule(books, ledger):
     answer(ledger, NOW_NS, flags=["queue_delay_breach", "cost_breach", "truncated"])
     answer(ledger, NOW_NS, flags=["cost_breach"])
-    assert books.window(NOW_NS).num_breaches == {"queue_delay": 1, "cost": 2, "schema_violation": 0}
+    assert books.window(NOW_NS).num_breaches == {
+        "queue_delay": 1,
+        "cost": 2,
+        "schema_violation": 0,
+        "engine_unhealthy": 0,
+    }
 
 
 def test_the_canary_is_left_out(books, ledger):
     answer(ledger, NOW_NS, ENTRY._replace(is_canary=True), flags=["queue_delay_breach"])
-    assert books.window(NOW_NS) == (None, {"queue_delay": 0, "cost": 0, "schema_violation": 0})
+    assert books.window(NOW_NS) == (None, {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0})
 
 
 def test_the_window_moves_on(books, ledger):
@@ -102,9 +110,9 @@ def test_requests_that_died_make_room(books, tmp_path):
     now_ns = time.time_ns()
     for _ in range(2):
         admit(ledger, now_ns=now_ns)
-    assert ledger.enter([[ENTRY]], now_ns) == [None]
+    assert sheds(ledger, now_ns=now_ns) == [True]
     books.set_unanswered("boot-1", 1)
-    assert ledger.enter([[ENTRY]], now_ns) != [None]
+    assert sheds(ledger, now_ns=now_ns) == [False]
 
 
 def test_an_outage_is_an_alert_at_once_and_names_its_reason(books, ledger):
@@ -158,3 +166,74 @@ def test_the_log_is_written_back_into_the_file(tmp_path, books, ledger):
     before = (tmp_path / "ledger.db").stat().st_size
     books.checkpoint()
     assert (tmp_path / "ledger.db").stat().st_size > before
+
+
+def test_outages_of_the_last_window_are_counted_among_the_breaches(books, ledger):
+    for second in (0, 50):
+        books.record_engine_unhealthy(NOW_NS + second * S, "gone")
+    assert books.window(NOW_NS + 50 * S).num_breaches["engine_unhealthy"] == 2
+    assert books.window(NOW_NS + 70 * S).num_breaches["engine_unhealthy"] == 1
+    assert books.window(NOW_NS + 111 * S).num_breaches["engine_unhealthy"] == 0
+
+
+def test_rows_of_the_canary_go_after_a_day_and_no_others(books, ledger):
+    canary = ENTRY._replace(is_canary=True)
+    old_ns = NOW_NS - (CANARY_KEPT_S + 1) * S
+    for _ in range(150):
+        answer(ledger, old_ns, canary)
+    answer(ledger, old_ns)
+    admit(ledger, canary, old_ns)
+    answer(ledger, NOW_NS, canary)
+    for _ in range(3):
+        books.forget_canaries(NOW_NS)
+    left = [(row["canary"], row["state"], row["admitted_ns"] < NOW_NS - CANARY_KEPT_S * S) for row in rows(ledger)]
+    assert left == [(0, "settled", True), (1, "admitted", True), (1, "settled", False)]
+    assert verify(ledger.connection, old_ns, 600).findings == []
+
+
+def test_the_newest_row_stays_so_that_no_id_comes_twice(books, ledger):
+    canary = ENTRY._replace(is_canary=True)
+    answer(ledger, 1_000 * S, canary)
+    newest = rows(ledger)[-1]["id"]
+    books.forget_canaries(NOW_NS)
+    assert admit(ledger, ENTRY) > newest
+
+
+def elsewhere(path: Path) -> None:
+    path.rename(path.with_name("aside"))
+
+
+def replaced(path: Path) -> None:
+    elsewhere(path)
+    open_database(path).close()
+
+
+@pytest.mark.parametrize("change", [elsewhere, replaced, Path.unlink])
+def test_a_ledger_that_was_moved_is_told_and_no_new_one_made(tmp_path, books, ledger, change):
+    path = tmp_path / "ledger.db"
+    answer(ledger, NOW_NS)
+    change(path)
+    there = path.exists()
+    for _ in range(2):
+        with pytest.raises(LedgerMoved, match="put that one back, or restart llmstack serve"):
+            books.close_unanswered(NOW_NS, "boot-1")
+        with pytest.raises(LedgerMoved):
+            books.record_engine_unhealthy(NOW_NS, "gone")
+    assert path.exists() == there
+
+
+def test_a_ledger_that_was_put_back_is_used_again(tmp_path, books, ledger):
+    path = tmp_path / "ledger.db"
+    answer(ledger, NOW_NS, queue_delay_us=7)
+    elsewhere(path)
+    with pytest.raises(LedgerMoved):
+        books.window(NOW_NS)
+    path.with_name("aside").rename(path)
+    assert books.window(NOW_NS).queue_delay_p95_us == 7
+
+
+def test_a_parent_refuses_to_start_on_a_newer_ledger(tmp_path):
+    with open_database(tmp_path / "ledger.db") as connection:
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ServerStartError, match="made by a newer llmstack"):
+        LedgerBooks(tmp_path, manifest())

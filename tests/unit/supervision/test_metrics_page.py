@@ -34,29 +34,40 @@ def samples(page: Page) -> dict[str, float]:
 
 
 def test_all_parts_are_on_one_page(triton_url):
-    page = MetricsPage(lambda: triton_url, lambda: POLICY, lambda: True, lambda: [BACKLOG]).make()
+    page = MetricsPage(
+        lambda: triton_url, {"ledger": lambda: POLICY, "histograms": bytes}, lambda: True, lambda: [BACKLOG]
+    ).make()
     assert samples(page) == {
         "nv_cpu_utilization": 7,
         "llm_cost_usd_total": 0.5,
         "llm_delivery_backlog readiness": 3,
         "llm_delivery_oldest_age_seconds readiness": 12.5,
+        "llm_delivery_failed readiness": 0,
         "llm_delivery_disabled readiness": 0,
         "llm_ready": 1,
         "llm_metrics_part_up triton": 1,
-        "llm_metrics_part_up policy": 1,
+        "llm_metrics_part_up ledger": 1,
+        "llm_metrics_part_up histograms": 1,
     }
 
 
 def test_without_triton_the_rest_is_there(triton_url):
-    found = samples(MetricsPage(lambda: NOBODY, lambda: POLICY, lambda: False, lambda: [BACKLOG]).make())
-    assert (found["llm_metrics_part_up triton"], found["llm_metrics_part_up policy"]) == (0, 1)
+    found = samples(
+        MetricsPage(
+            lambda: NOBODY, {"ledger": lambda: POLICY, "histograms": bytes}, lambda: False, lambda: [BACKLOG]
+        ).make()
+    )
+    assert (found["llm_metrics_part_up triton"], found["llm_metrics_part_up ledger"]) == (0, 1)
     assert (found["llm_cost_usd_total"], found["llm_ready"]) == (0.5, 0)
 
 
-def test_without_the_policy_the_rest_is_there(triton_url):
+def test_a_part_of_the_policys_that_fails_hides_no_other_and_says_why(triton_url):
     def broken() -> bytes:
-        raise sqlite3.OperationalError("unable to open database file")
+        raise sqlite3.OperationalError("unable to open\ndatabase file")
 
-    found = samples(MetricsPage(lambda: triton_url, broken, lambda: True, list).make())
-    assert (found["llm_metrics_part_up triton"], found["llm_metrics_part_up policy"]) == (1, 0)
-    assert found["nv_cpu_utilization"] == 7
+    parts = {"ledger": lambda: POLICY, "histograms": broken}
+    page = MetricsPage(lambda: triton_url, parts, lambda: True, list).make()
+    found = samples(page)
+    assert [found[f"llm_metrics_part_up {part}"] for part in ("triton", "ledger", "histograms")] == [1, 1, 0]
+    assert (found["nv_cpu_utilization"], found["llm_cost_usd_total"]) == (7, 0.5)
+    assert b"# no histograms metrics: OperationalError: unable to open database file\n" in page.body

@@ -127,9 +127,10 @@ def test_the_document_names_what_is_served(readiness):
 
 
 def test_only_webhooks_that_are_configured_are_shown(readiness):
-    waiting = Backlog("readiness", True, "410 Gone", 3, 12.0, "HTTP 410")
+    waiting = Backlog("readiness", True, "410 Gone", 3, 12.0, "HTTP 410", 5)
     readiness.set_figures(WindowFigures(1_234.0, {"cost": 2}), [waiting, Backlog("finance", False, "", 9, 1.0, "")])
     document = readiness.document()
     assert document["delivery_backlog"] == {"readiness": 3}
+    assert document["delivery_failed"] == {"readiness": 5}
     assert document["delivery_disabled"] == {"readiness": "410 Gone"}
     assert (document["queue_delay_p95_us"], document["breaches"]) == (1_234.0, {"cost": 2})

@@ -25,6 +25,7 @@ class WindowSummary(NamedTuple):
     threshold: float
     engine_hash: str
     samples: list[str]
+    servers: list[str]
 
 
 class Bar(NamedTuple):
@@ -53,7 +54,7 @@ def window_summaries(connection: sqlite3.Connection, offset: int = 0) -> list[Wi
         "FROM alert GROUP BY window_start, rule ORDER BY window_start DESC, rule LIMIT ? OFFSET ?",
         (PAGE_SIZE, offset),
     ).fetchall()
-    return [WindowSummary._make([*row, _samples(connection, row[0], row[1])]) for row in rows]
+    return [WindowSummary._make([*row, *_samples_and_servers(connection, row[0], row[1])]) for row in rows]
 
 
 def bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:
@@ -68,11 +69,15 @@ def bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:
     return [bar for hour in range(NUM_HOURS) for bar in _stack(counts, hour, first_hour, highest)] if highest else []
 
 
-def _samples(connection: sqlite3.Connection, rule: str, window_start: str) -> list[str]:
+def _samples_and_servers(connection: sqlite3.Connection, rule: str, window_start: str) -> tuple[list[str], list[str]]:
+    """The requests that are named, and the CloudEvents sources that name them."""
     rows = connection.execute(
-        "SELECT samples FROM alert WHERE rule = ? AND window_start = ? LIMIT 5", (rule, window_start)
-    )
-    return [str(sample) for (samples,) in rows for sample in json.loads(samples)][:_MAX_SAMPLES]
+        "SELECT samples, json_extract(CAST(body AS TEXT), '$.source') FROM alert JOIN event ON event.id = event_id "
+        "WHERE rule = ? AND window_start = ? LIMIT 5",
+        (rule, window_start),
+    ).fetchall()
+    samples = [str(sample) for samples, _ in rows for sample in json.loads(samples)]
+    return samples[:_MAX_SAMPLES], sorted({str(server) for _, server in rows})
 
 
 def _column(counts: dict[tuple[int, str], int], hour: int) -> int:

@@ -16,6 +16,7 @@ class Change(NamedTuple):
     """One change of the release in service; `note` is a rollback's cause or an override's reason."""
 
     time_ns: int
+    server: str
     kind: str
     source: str
     target: str
@@ -29,15 +30,17 @@ def changes(connection: sqlite3.Connection) -> list[Change]:
         "SELECT time_ns, type, body FROM event WHERE type IN (?, ?) ORDER BY time_ns DESC LIMIT ?",
         (PROMOTED, ROLLED_BACK, MAX_ROWS),
     )
-    return [_change(row["time_ns"], row["type"], json.loads(row["body"])["data"]) for row in rows]
+    return [_change(row["time_ns"], row["type"], json.loads(row["body"])) for row in rows]
 
 
-def _change(time_ns: int, event_type: str, data: Mapping[str, Any]) -> Change:
+def _change(time_ns: int, event_type: str, event: Mapping[str, Any]) -> Change:
+    data = event["data"]
     is_promotion = event_type == PROMOTED
     note = data.get("override") if is_promotion else data.get("root_cause")
     duration = data.get("duration_s")
     return Change(
         time_ns,
+        str(event["source"]),
         "promotion" if is_promotion else "rollback",
         _release_name(data.get("from")),
         _release_name(data.get("to")),

@@ -53,7 +53,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Events that wait for a webhook",
             "short",
-            (Query("llm_delivery_backlog", "{{endpoint}}"), Query("llm_delivery_disabled", "{{endpoint}} disabled")),
+            (
+                Query("llm_delivery_backlog", "{{endpoint}}"),
+                Query("llm_delivery_failed", "{{endpoint}} given up"),
+                Query("llm_delivery_disabled", "{{endpoint}} disabled"),
+            ),
         ),
     ),
     "Engine": (

@@ -16,6 +16,7 @@ _OLDEST = """
 SELECT event.time_ns, last_error FROM delivery JOIN event ON event.sequence = event_sequence
 WHERE endpoint = ? AND state = 'pending' ORDER BY event_sequence LIMIT 1
 """
+_FAILED = "SELECT COUNT(*) FROM delivery WHERE endpoint = ? AND state = 'failed'"
 _DISABLED = "SELECT reason FROM disabled_endpoint WHERE endpoint = ?"
 
 
@@ -28,6 +29,7 @@ class Backlog(NamedTuple):
     num_pending: int
     oldest_age_s: float  # since the oldest pending event happened; 0 when nothing waits
     last_error: str  # of the oldest; empty when nothing waits or nothing was tried
+    num_failed: int = 0  # given up, until somebody replays them
 
 
 def read_backlog(state_dir: Path, configured: Collection[str], now_ns: int) -> list[Backlog]:
@@ -44,7 +46,9 @@ def _of(connection: sqlite3.Connection, endpoint: str, is_configured: bool, now_
     (num_pending,) = connection.execute(_PENDING, (endpoint,)).fetchone()
     time_ns, last_error = connection.execute(_OLDEST, (endpoint,)).fetchone() or (now_ns, "")
     (reason,) = connection.execute(_DISABLED, (endpoint,)).fetchone() or ("",)
-    return Backlog(endpoint, is_configured, reason, num_pending, max(0.0, (now_ns - time_ns) / 1e9), last_error)
+    (num_failed,) = connection.execute(_FAILED, (endpoint,)).fetchone()
+    age_s = max(0.0, (now_ns - time_ns) / 1e9)
+    return Backlog(endpoint, is_configured, reason, num_pending, age_s, last_error, num_failed)
 
 
 def exposition(backlogs: Collection[Backlog]) -> bytes:
@@ -53,6 +57,7 @@ def exposition(backlogs: Collection[Backlog]) -> bytes:
     for name, help_text, attribute in (
         ("llm_delivery_backlog", "Events that wait for their webhook", "num_pending"),
         ("llm_delivery_oldest_age_seconds", "Age of the oldest event that waits", "oldest_age_s"),
+        ("llm_delivery_failed", "Events that were given up, until they are replayed", "num_failed"),
     ):
         lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge"]
         lines += [f'{name}{{endpoint="{b.endpoint}"}} {getattr(b, attribute)}' for b in backlogs if b.is_configured]

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from llm_policy.outbox import ENDPOINTS, new_event
+from llm_policy.database import NewerLedger
+from llm_policy.outbox import ENDPOINTS, InstanceError, new_event
 from llmstack.events.attempt_log import json_log
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.due_delivery import DueReport, deliver_due
@@ -175,7 +176,10 @@ def test(endpoint: OneEndpoint = None, as_json: AsJson = False) -> None:
 
     Example: llmstack events test --endpoint finance
     """
-    results = {each.name: _send_test(each) for each in _configured(endpoint)}
+    try:
+        results = {each.name: _send_test(each) for each in _configured(endpoint)}
+    except InstanceError as error:
+        fail(error, error.next_step)
     if as_json:
         print_json({name: {**answer._asdict(), "delivered": not answer.error} for name, answer in results.items()})
     else:
@@ -218,6 +222,8 @@ def _outbox(state_dir: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(open_outbox(state_dir)) as connection:
             yield connection
+    except NewerLedger as error:
+        fail(f"{state_dir}: {error}", error.next_step)
     except sqlite3.Error as error:
         _give_up(state_dir, error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from llmstack.events.backlog import Backlog, read_backlog
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.delivery_worker import DeliveryWorker
 from llmstack.events.endpoint import Endpoint
+from llmstack.events.outbox_file import open_outbox
+from llmstack.events.retention import prune_step
 
 _INTERRUPT_WAIT_S = 2.0
+_NS_PER_DAY = 86_400 * 10**9
 
 
 class DeliveryService:
@@ -46,6 +50,16 @@ class DeliveryService:
             worker.interrupt()
         for worker in late:
             worker.join(_INTERRUPT_WAIT_S)
+
+    def forget_old(self) -> None:
+        """Delete some of the events that every receiver took long ago; whether anything can be sent now or not.
+
+        Raises:
+            sqlite3.Error: the ledger can't be written.
+        """
+        before_ns = self._settings.now_ns() - int(self._settings.retention_days * _NS_PER_DAY)
+        with closing(open_outbox(self._state_dir)) as connection:
+            prune_step(connection, before_ns)
 
     def backlog(self) -> list[Backlog]:
         """What waits for each endpoint there is, also for those without a webhook. Any thread may ask.

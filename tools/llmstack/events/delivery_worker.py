@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,7 @@ from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.outbox_file import open_outbox
-from llmstack.events.retention import STEP_EVENTS, prune_step
 from llmstack.events.webhook_sender import AttemptInterrupted
-
-_PRUNE_EVERY_S = 3600.0
-_NS_PER_DAY = 86_400 * 10**9
 
 
 class DeliveryWorker:
@@ -31,7 +25,6 @@ class DeliveryWorker:
         self._log = log.bind(endpoint=endpoint.name)
         self._courier = Courier(endpoint, settings, log)
         self._stop = threading.Event()
-        self._next_prune = 0.0
         self._trouble = ""
         self._thread = threading.Thread(target=self._run, name=f"deliver-{endpoint.name}", daemon=True)
 
@@ -71,15 +64,7 @@ class DeliveryWorker:
                 wait_s = self._courier.deliver_next(connection)
                 self._trouble = ""
                 if wait_s is not None:
-                    self._prune_if_due(connection)
                     self._stop.wait(min(wait_s, self._settings.poll_s))
-
-    def _prune_if_due(self, connection: sqlite3.Connection) -> None:
-        if time.monotonic() < self._next_prune:
-            return
-        before_ns = self._settings.now_ns() - int(self._settings.retention_days * _NS_PER_DAY)
-        if prune_step(connection, before_ns) < STEP_EVENTS:
-            self._next_prune = time.monotonic() + _PRUNE_EVERY_S
 
     def _complain(self, trouble: str) -> None:
         """Log `trouble` once, not with every try."""

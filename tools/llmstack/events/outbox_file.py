@@ -11,9 +11,9 @@ LEDGER_FILE = FILE_NAME
 
 
 def open_outbox(state_dir: Path) -> sqlite3.Connection:
-    """A connection of its own to the ledger in `state_dir`, in autocommit mode.
+    """A connection of its own to the ledger in `state_dir`, in autocommit mode. The stubs and the parent make it.
 
     Raises:
-        sqlite3.Error: the file can't be opened or made.
+        sqlite3.Error: the file is not there or can't be opened.
     """
-    return open_database(state_dir / FILE_NAME)
+    return open_database(state_dir / FILE_NAME, must_exist=True)

@@ -21,13 +21,13 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.database import FILE_NAME, open_to_read
+from llm_policy.database import FILE_NAME, NewerLedger, open_to_read
 from llm_policy.engine_queue import MAX_OPEN_S
 from llmstack.ledger.export import WRITERS, count_rows, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import GROUPS, Period, Report, Sums, make_report
 from llmstack.ledger.verification import Verification, verify
-from llmstack.ledger.write_bench import measure
+from llmstack.ledger.write_bench import fill, measure
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.terminal import DIFFERENT, fail, print_json
 
@@ -131,7 +131,8 @@ def verify_ledger(
 
 @app.command()
 def bench(
-    rows: Annotated[int, typer.Option(min=100, help="Rows that each process writes.")] = 5_000,
+    rows: Annotated[int, typer.Option(min=0, help="Rows that the ledger has before; your server's may be long.")] = 0,
+    writes: Annotated[int, typer.Option(min=100, help="Rows that each process writes.")] = 5_000,
     directory: Annotated[
         Path | None, typer.Option(help="On the disk to measure; the temporary directory's without it.")
     ] = None,
@@ -139,23 +140,29 @@ def bench(
 ) -> None:
     """Measure what the ledger costs a request: one row entered, then settled, by one process and by two at once.
 
-    Example: llmstack ledger bench --directory /var/lib/llmstack
+    It writes a ledger of its own and deletes it.
+
+    Example: llmstack ledger bench --rows 1000000 --directory /var/lib/llmstack
     """
-    costs = []
+    place = (directory or Path(tempfile.gettempdir())).absolute()
     try:
-        with Console(stderr=True).status("writing"):
-            for num_writers in (1, 2):
-                with tempfile.TemporaryDirectory(dir=directory, prefix="ledger-bench-") as place:
-                    costs += measure(Path(place), rows, num_writers)
+        with (
+            tempfile.TemporaryDirectory(dir=place, prefix="ledger-bench-") as own,
+            Console(stderr=True).status("writing"),
+        ):
+            fill(Path(own), rows)
+            costs = [cost for num_writers in (1, 2) for cost in measure(Path(own), writes, num_writers)]
     except (OSError, sqlite3.Error, EOFError) as error:
-        fail(f"{directory or tempfile.gettempdir()}: {error}", "give --directory a place that can be written")
+        fail(f"{place}: {error}", "give --directory a place that can be written")
     if as_json:
-        print_json([cost._asdict() for cost in costs])
+        print_json({"directory": str(place), "num_rows": rows, "costs": [cost._asdict() for cost in costs]})
         return
     table = Table("processes", "transaction", "median µs", "p99 µs", box=None)
     for cost in costs:
         table.add_row(str(cost.num_writers), cost.call, f"{cost.median_us:.0f}", f"{cost.p99_us:.0f}")
-    Console().print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"in {place}, on a ledger of {rows:,} rows:", markup=False)
+    console.print(table)
 
 
 def _report_table(made: Report) -> Table:
@@ -194,6 +201,8 @@ def _shown(text: str) -> str:
 
 def _print_verification(result: Verification) -> None:
     console = Console()
+    for text in result.not_compared:
+        console.print(f"[yellow]not compared:[/] {escape(text)}", highlight=False)
     if not result.findings:
         console.print(
             f"[green]✔[/] {result.num_rows:,} rows, {result.num_events:,} events and "
@@ -232,6 +241,8 @@ def _ledger(state_dir: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(open_to_read(path)) as connection:
             yield connection
+    except NewerLedger as error:
+        fail(f"{state_dir}: {error}", error.next_step)
     except sqlite3.Error as error:
         fail(f"{path}: {error}", "see that you may read the file and those beside it, and write the directory")
 

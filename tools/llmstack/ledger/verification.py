@@ -5,7 +5,6 @@ All is read in one snapshot, so a server may be writing meanwhile.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 from llm_policy import alerts, metric_total
 from llm_policy.ledger import RULE_OF_FLAG
-from llm_policy.outbox import FINANCE, READINESS
+from llm_policy.outbox import FINANCE, PRUNED_EVENTS, READINESS, UNCOUNTED_EVENTS
 
 _COUNTED = "canary = 0 AND state <> 'admitted'"
 
@@ -33,6 +32,7 @@ class Verification(NamedTuple):
     num_events: int
     cost_nano_usd: int
     findings: list[Finding]
+    not_compared: list[str]
 
 
 def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Verification:
@@ -43,19 +43,22 @@ def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Ve
     """
     connection.execute("BEGIN")
     try:
+        pruned = _pruned(connection)
+        not_compared = _not_compared(pruned)
         findings = [
             *_damage(connection),
             *_differences(_sums(connection), metric_total.read_totals(connection)),
             *_bad_rows(connection, now_ns, max_open_s),
             *_orphans(connection),
-            *_untold(connection),
+            *_missing_events(connection, pruned),
+            *([] if not_compared else _untold(connection, pruned)),
         ]
         (num_rows,) = connection.execute("SELECT count(*) FROM request").fetchone()
         (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
         cost = metric_total.read_totals(connection)[metric_total.COST, ""]
     finally:
         connection.execute("COMMIT")
-    return Verification(num_rows, num_events, cost, findings)
+    return Verification(num_rows, num_events, cost, findings, not_compared)
 
 
 def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
@@ -133,35 +136,46 @@ def _orphans(connection: sqlite3.Connection) -> Iterator[Finding]:
             yield Finding(check, number, 0)
 
 
-def _untold(connection: sqlite3.Connection) -> Iterator[Finding]:
-    """Breaches that were told, or wait in their window, are those that were counted: while no event is forgotten."""
-    if connection.execute("SELECT count(*) FROM event").fetchone()[0] != _num_events_ever(connection):
-        return
+def _pruned(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """What is known of events that were deleted; empty in a ledger that this version has not opened yet."""
+    try:
+        rows = connection.execute("SELECT endpoint, rule, value FROM pruned_total")
+    except sqlite3.OperationalError:
+        return {UNCOUNTED_EVENTS: _num_events_gone(connection)}
+    return {(endpoint, rule): value for endpoint, rule, value in rows}
+
+
+def _not_compared(pruned: Mapping[tuple[str, str], int]) -> list[str]:
+    number = pruned.get(UNCOUNTED_EVENTS, 0)
+    if not number:
+        return []
+    return [f"breaches with what was told of them: {number} events were deleted by a version that did not count them"]
+
+
+def _missing_events(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+    num_gone = _num_events_gone(connection)
+    num_deleted = pruned.get(PRUNED_EVENTS, 0) + pruned.get(UNCOUNTED_EVENTS, 0)
+    if num_gone != num_deleted:
+        yield Finding("events that are gone", num_gone, num_deleted)
+
+
+def _num_events_gone(connection: sqlite3.Connection) -> int:
+    (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return (int(row[0]) if row else 0) - int(num_events)
+
+
+def _untold(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+    """Breaches that were told, or wait in their window, are those that were counted."""
     counted = {
         rule: number
         for (name, rule), number in metric_total.read_totals(connection).items()
         if name == metric_total.ALERTS
     }
     waiting = dict(connection.execute("SELECT rule, num_breaches FROM alert_window"))
+    told = alerts.told(connection)
     for endpoint, rules in ((READINESS, alerts.RULES), (FINANCE, (alerts.COST,))):
-        told = _told(connection, endpoint)
         for rule in rules:
-            number = told[rule] + waiting.get(rule, 0)
+            number = told.get((endpoint, rule), 0) + pruned.get((endpoint, rule), 0) + waiting.get(rule, 0)
             if number != counted[rule]:
                 yield Finding(f"breaches of {rule} told to {endpoint} or waiting to be", number, counted[rule])
-
-
-def _num_events_ever(connection: sqlite3.Connection) -> int:
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-    return int(row[0]) if row else 0
-
-
-def _told(connection: sqlite3.Connection, endpoint: str) -> Counter[str]:
-    told: Counter[str] = Counter()
-    for (body,) in connection.execute(
-        "SELECT body FROM event JOIN delivery ON event_sequence = sequence WHERE type = ? AND endpoint = ?",
-        (alerts.EVENT_TYPE, endpoint),
-    ):
-        data = json.loads(body)["data"]
-        told[data["rule"]] += data["count"]
-    return told

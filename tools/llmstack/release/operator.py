@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_policy.metrics import exposition
+from llm_policy.metrics import exposition_parts
 from llm_policy.release import Release
 from llmstack.admin_key import random_admin_key
 from llmstack.events.delivery_settings import DeliverySettings
@@ -162,7 +162,7 @@ class Operator:
             max_log_bytes=64 << 20,
         )
         books = LedgerBooks(state.path, release.manifest)
-        return Service(server, release, state, settings, stop, books, lambda: exposition(state.path), self._pick_engine)
+        return Service(server, release, state, settings, stop, books, exposition_parts(state.path), self._pick_engine)
 
     def _deliver(self) -> None:
         """Send what is due now: no service does. What can't be sent waits for the next one."""

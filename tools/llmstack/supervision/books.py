@@ -32,6 +32,9 @@ class Books(Protocol):
     def close_unanswered(self, now_ns: int, live_boot_id: str) -> None:
         """Close admitted rows that nobody will answer; `live_boot_id` is empty while no server runs."""
 
+    def forget_canaries(self, now_ns: int) -> None:
+        """Delete some of the canary's rows that are old."""
+
     def set_unanswered(self, boot_id: str, num_requests: int) -> None:
         """So many requests that this server start admitted are known to be dead."""
 

@@ -49,7 +49,7 @@ class Housekeeping:
         self._attempt(LEDGER, self._keep_books)
         if number % SLOW_TURNS == 0:
             self._attempt(STATE_DIRECTORY, self._look_after_files)
-            self._attempt(DELIVERY, self._gather_figures)
+            self._attempt(DELIVERY, self._look_after_deliveries)
 
     def _run(self) -> None:
         number = 0
@@ -75,11 +75,13 @@ class Housekeeping:
             self._books.set_unanswered(boot_id, statistics.num_dead)
         self._books.close_unanswered(now_ns, boot_id)
         self._books.close_due_windows(now_ns)
+        self._books.forget_canaries(now_ns)
         self._books.checkpoint()
 
     def _look_after_files(self) -> None:
         self._state.check_writable()
         rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
 
-    def _gather_figures(self) -> None:
+    def _look_after_deliveries(self) -> None:
+        self._deliveries.forget_old()
         self._readiness.set_figures(self._books.window(time.time_ns()), self._deliveries.backlog())

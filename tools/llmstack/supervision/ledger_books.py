@@ -3,6 +3,9 @@
 The housekeeping thread keeps one connection, and opens it anew after a fault: the disk may have been full or gone. An
 outage is written over a connection of its own, because the supervisor's thread must never wait for the other; one that
 could not be written is owed, and written at the next turn that can.
+
+The stubs go on writing to the file that they opened, wherever somebody moves it. So the parent remembers which one that
+was, and makes no second one in its place.
 """
 
 from __future__ import annotations
@@ -14,34 +17,56 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from llm_policy import alerts
-from llm_policy.database import FILE_NAME, checkpoint, is_locked, open_database, transaction
-from llm_policy.engine_queue import MAX_OPEN_S
+from llm_policy import alerts, outbox
+from llm_policy.database import FILE_NAME, NewerLedger, checkpoint, is_locked, open_database, transaction
 from llm_policy.ledger import RULE_OF_FLAG, Ledger
 from llm_policy.manifest import Manifest
+from llmstack.server_error import ServerStartError
 from llmstack.supervision.books import WINDOW_S, WindowFigures
 
+CANARY_KEPT_S = 86_400
 _NS_PER_S = 1_000_000_000
-# Rows are in the order of their admission, so a bound on ids spares a look at every row there ever was.
-_LAST_ID_BEFORE = "SELECT id FROM request WHERE admitted_ns < ? ORDER BY id DESC LIMIT 1"
-_FIRST_ID_OF_WINDOW = (
-    "SELECT id FROM request WHERE id > ? AND (closed_ns IS NULL OR closed_ns >= ?) ORDER BY id LIMIT 1"
-)
 _WINDOW = (
-    "SELECT queue_delay_us, flags FROM request WHERE id > ? AND closed_ns >= ? AND state = 'settled' AND canary = 0"
+    "SELECT queue_delay_us, flags FROM request INDEXED BY request_answered "
+    "WHERE state = 'settled' AND canary = 0 AND closed_ns >= ?"
 )
+
+
+class LedgerMoved(sqlite3.OperationalError):
+    """What lies at the ledger's path is not the file that was opened there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{FILE_NAME} was moved, deleted or replaced while in use, and requests are still written to the former "
+            "file: put that one back, or restart llmstack serve to begin a new one"
+        )
 
 
 class LedgerBooks:
-    """The ledger in `state_dir`. Every method raises sqlite3.Error when the ledger can't be read or written."""
+    """The ledger in `state_dir`, made when missing.
+
+    Every method raises sqlite3.Error when the ledger can't be read or written, LedgerMoved when it is another one.
+
+    Raises:
+        ServerStartError: the ledger was made by a newer version, or events can't say where they come from.
+    """
 
     def __init__(self, state_dir: Path, manifest: Manifest) -> None:
         self._path = state_dir / FILE_NAME
         self._manifest = manifest
         self._connection: sqlite3.Connection | None = None
-        self._closed_up_to_id: int | None = None  # no row up to this one was closed in the window
+        self._inode: int | None = None  # of the file that this server writes
         self._owed: list[tuple[int, str]] = []
-        self._owed_lock = threading.Lock()
+        self._outages_ns: list[int] = []  # of the last window
+        self._outage_lock = threading.Lock()
+        try:
+            outbox.source()
+            with self._opened():
+                pass
+        except (NewerLedger, outbox.InstanceError) as error:
+            raise ServerStartError(str(error), error.next_step) from None
+        except sqlite3.Error:
+            pass  # tried again each second, and on /readyz meanwhile
 
     def adopt(self, manifest: Manifest) -> None:
         """From now on it is this manifest's engine that is served."""
@@ -67,18 +92,26 @@ class LedgerBooks:
         with self._opened() as connection:
             Ledger(connection, self._manifest, live_boot_id).close_unanswered(now_ns)
 
+    def forget_canaries(self, now_ns: int) -> None:
+        """Delete some of the canary's rows that are older than `CANARY_KEPT_S`."""
+        with self._opened() as connection:
+            Ledger(connection, self._manifest, "").forget_canaries(now_ns - CANARY_KEPT_S * _NS_PER_S)
+
     def set_unanswered(self, boot_id: str, num_requests: int) -> None:
         """So many requests that this server start admitted are known to be dead."""
         with self._opened() as connection:
             Ledger(connection, self._manifest, boot_id).set_unanswered(num_requests)
 
     def window(self, now_ns: int) -> WindowFigures:
-        """The figures of the last `WINDOW_S` seconds, the canary's requests left out."""
+        """The figures of the last `WINDOW_S` seconds, without the canary's; outages are this parent's."""
         from_ns = now_ns - WINDOW_S * _NS_PER_S
         with self._opened() as connection:
-            rows = connection.execute(_WINDOW, (self._skip_closed(connection, from_ns), from_ns)).fetchall()
+            rows = connection.execute(_WINDOW, (from_ns,)).fetchall()
         flags = Counter(flag for _, joined in rows for flag in joined.split(","))
         breaches = {rule: flags[flag] for flag, rule in RULE_OF_FLAG.items()}
+        with self._outage_lock:
+            self._outages_ns = [at_ns for at_ns in self._outages_ns if at_ns >= from_ns]
+            breaches[alerts.ENGINE_UNHEALTHY] = len(self._outages_ns)
         return WindowFigures(_p95([delay_us for delay_us, _ in rows]), breaches)
 
     def checkpoint(self) -> None:
@@ -88,11 +121,13 @@ class LedgerBooks:
 
     def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
         """Report one outage; may be called from another thread than the rest."""
+        with self._outage_lock:
+            self._outages_ns.append(now_ns)
         try:
-            with closing(open_database(self._path)) as connection, transaction(connection):
+            with closing(self._open()) as connection, transaction(connection):
                 self._record_outage(connection, now_ns, reason)
         except sqlite3.Error:
-            with self._owed_lock:
+            with self._outage_lock:
                 self._owed.append((now_ns, reason))
             raise
 
@@ -100,21 +135,32 @@ class LedgerBooks:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
             if self._connection is None:
-                self._connection = open_database(self._path)
+                self._connection = self._open()
+            self._check_file()
             yield self._connection
         except sqlite3.Error as error:
             if not is_locked(error):
                 self.close()
             raise
 
+    def _open(self) -> sqlite3.Connection:
+        self._check_file()
+        connection = open_database(self._path, must_exist=self._inode is not None)
+        self._inode = self._inode or _inode(self._path)
+        return connection
+
+    def _check_file(self) -> None:
+        if self._inode is not None and _inode(self._path) != self._inode:
+            raise LedgerMoved
+
     def _record_owed(self, connection: sqlite3.Connection) -> None:
-        with self._owed_lock:
+        with self._outage_lock:
             owed = list(self._owed)
         if owed:
             with transaction(connection):
                 for now_ns, reason in owed:
                     self._record_outage(connection, now_ns, reason)
-            with self._owed_lock:
+            with self._outage_lock:
                 del self._owed[: len(owed)]
 
     def _record_outage(self, connection: sqlite3.Connection, now_ns: int, reason: str) -> None:
@@ -129,16 +175,11 @@ class LedgerBooks:
             now_ns=now_ns,
         )
 
-    def _skip_closed(self, connection: sqlite3.Connection, from_ns: int) -> int:
-        """An id up to which no row was closed since `from_ns`; it grows from call to call."""
-        if self._closed_up_to_id is None:
-            oldest_open_ns = from_ns - MAX_OPEN_S * _NS_PER_S
-            row = connection.execute(_LAST_ID_BEFORE, (oldest_open_ns,)).fetchone()
-            self._closed_up_to_id = int(row[0]) if row else 0
-        row = connection.execute(_FIRST_ID_OF_WINDOW, (self._closed_up_to_id, from_ns)).fetchone()
-        if row:
-            self._closed_up_to_id = int(row[0]) - 1
-        return self._closed_up_to_id
+
+def _inode(path: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino
+    return None
 
 
 def _p95(values: list[int]) -> float | None:

@@ -17,29 +17,30 @@ TRITON_TIMEOUT_S = 2.0
 class MetricsPage:
     """Joins the parts; one that can't be had is left out, and `llm_metrics_part_up` says so.
 
-    `triton_url` and `policy` are asked at each scrape; `policy` returns Prometheus text of all `llm_*` families.
+    `triton_url` and the parts of `policy` are asked at each scrape; each part returns Prometheus text of some `llm_*`
+    families. Why one could not be had stands in a comment.
     """
 
     def __init__(
         self,
         triton_url: Callable[[], str],
-        policy: Callable[[], bytes],
+        policy: Mapping[str, Callable[[], bytes]],
         is_ready: Callable[[], bool],
         backlogs: Callable[[], Sequence[Backlog]],
     ) -> None:
-        self._triton_url, self._policy, self._is_ready, self._backlogs = triton_url, policy, is_ready, backlogs
+        self._triton_url, self._is_ready, self._backlogs = triton_url, is_ready, backlogs
+        self._parts = {"triton": self._scrape_triton, **policy}
         self._client = httpx.Client(timeout=TRITON_TIMEOUT_S, trust_env=False)
 
     def make(self) -> Page:
         """The page as of now."""
-        triton = _attempt(self._scrape_triton)
-        policy = _attempt(self._policy)
-        parts = {"triton": triton is not None, "policy": policy is not None}
+        attempts = {name: _attempt(name, part) for name, part in self._parts.items()}
+        texts = [text for text, _ in attempts.values()]
+        parts = {name: is_up for name, (_, is_up) in attempts.items()}
         own = [
             *_gauge("llm_ready", "Whether /readyz says yes", {"": self._is_ready()}),
             *_gauge("llm_metrics_part_up", "Whether a part of this page could be had", _labelled("part", parts)),
         ]
-        texts = [part if part.endswith(b"\n") else part + b"\n" for part in (triton, policy) if part]
         delivery = backlog.exposition(self._backlogs())
         return Page(b"".join([*texts, delivery, "".join(own).encode()]), content_type=CONTENT_TYPE)
 
@@ -47,12 +48,14 @@ class MetricsPage:
         return self._client.get(self._triton_url()).raise_for_status().content
 
 
-def _attempt(part: Callable[[], bytes]) -> bytes | None:
-    """What `part` returns; None for any fault, because the other parts must come all the same."""
+def _attempt(name: str, part: Callable[[], bytes]) -> tuple[bytes, bool]:
+    """What `part` returns, and whether it does: the other parts must come all the same."""
     try:
-        return part()
-    except Exception:
-        return None
+        text = part()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"# no {name} metrics: {reason}\n".encode(), False
+    return text if text.endswith(b"\n") or not text else text + b"\n", True
 
 
 def _labelled(label: str, values: Mapping[str, float]) -> dict[str, float]:

@@ -116,6 +116,7 @@ class Readiness:
                 "queue_delay_p95_us": self._figures.queue_delay_p95_us,
                 "breaches": dict(self._figures.num_breaches),
                 "delivery_backlog": {backlog.endpoint: backlog.num_pending for backlog in self._backlogs},
+                "delivery_failed": {backlog.endpoint: backlog.num_failed for backlog in self._backlogs},
                 "delivery_disabled": {b.endpoint: b.disabled_reason for b in self._backlogs if b.disabled_reason},
                 "restarts": self._num_restarts,
             }

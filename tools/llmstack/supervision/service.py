@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from llm_policy.release import Release
@@ -37,7 +37,7 @@ class ServiceSettings(NamedTuple):
 class Service:
     """`with` opens its ports and ends everything; between: `start`, `watch` and `drain`, all on one thread.
 
-    `books` is the ledger; `policy_metrics` returns the Prometheus text of all that the policy counts; `pick_engine`
+    `books` is the ledger; `policy_metrics` the parts of the Prometheus text of what the policy counts; `pick_engine`
     says which engine serves a release.
 
     Raises:
@@ -52,7 +52,7 @@ class Service:
         settings: ServiceSettings,
         stop: StopSignals,
         books: Books,
-        policy_metrics: Callable[[], bytes],
+        policy_metrics: Mapping[str, Callable[[], bytes]],
         pick_engine: Callable[[Release], str],
     ) -> None:
         self.server, self.release = server, release
