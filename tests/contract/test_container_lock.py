@@ -8,8 +8,6 @@ from packaging.utils import canonicalize_name
 
 from tests.import_graph import ROOT
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
-
 # What belongs to the image and is never installed beside it.
 OF_THE_IMAGE = {"torch", "transformers", "tokenizers", "numpy", "tensorrt-llm", "triton", "safetensors"}
 
@@ -39,6 +37,7 @@ def test_the_container_replaces_nothing_of_the_images():
 
 
 def test_the_container_has_what_its_commands_need():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = parse_pins([*project["dependencies"], *project["optional-dependencies"]["board"]])
     assert needed.keys() - read_pins("container.txt").keys() - OF_THE_IMAGE == set()
