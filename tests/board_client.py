@@ -16,10 +16,13 @@ from standardwebhooks import Webhook
 from llm_policy.alerts import EVENT_TYPE
 from llm_policy.outbox import new_event
 from llmstack.board.accounts import READER, REVIEWER, add_account
-from llmstack.board.app import BoardSettings, make_app
+from llmstack.board.app import make_app
 from llmstack.board.board_database import make_board, open_board
-from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.board.settings import BoardSettings
+from llmstack.board.site import url_of
 from llmstack.ports import listen
+from llmstack.release.options import DEFAULT_ARTIFACTS_DIR
+from llmstack.release.store import ReleaseStore
 from tests.webhook_receiver import new_secret, write_secrets
 
 
@@ -49,25 +52,21 @@ class LiveBoard:
 
 @contextmanager
 def live_board(
-    directory: Path, releases_dir: Path = DEFAULT_RELEASE_DIR.parent / "releases", current: Path = DEFAULT_RELEASE_DIR
+    directory: Path, artifacts: Path = DEFAULT_ARTIFACTS_DIR, host: str = "127.0.0.1", **settings: Any
 ) -> Iterator[LiveBoard]:
+    """A board over the releases in `artifacts`; `settings` replace those of `BoardSettings`."""
     secret = new_secret()
-    socket = listen("127.0.0.1", "board", 0)
-    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-    settings = BoardSettings(
-        directory / "board.db",
-        releases_dir,
-        current,
-        write_secrets(directory / "secret", secret),
-        "http://127.0.0.1:9/readyz",
-        url,
-    )
-    make_board(settings.database)
-    server = uvicorn.Server(uvicorn.Config(make_app(settings), log_level="warning"))
+    socket = listen(host, "board", 0)
+    url = url_of(host, socket.getsockname()[1])
+    secrets = write_secrets(directory / "secret", secret)
+    settings = {"ready_url": "http://127.0.0.1:9/readyz", "public_url": url, **settings}
+    made = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **settings)
+    make_board(made.database)
+    server = uvicorn.Server(uvicorn.Config(make_app(made), log_level="warning"))
     thread = Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     try:
-        yield LiveBoard(directory, url, secret, settings)
+        yield LiveBoard(directory, url, secret, made)
     finally:
         server.should_exit = True
         thread.join(timeout=10)

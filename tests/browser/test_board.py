@@ -12,9 +12,10 @@ from llm_policy.outbox import new_event
 from llm_policy.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.board_client import LiveBoard, alert, live_board
+from tests.board_releases import write_store
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium")
@@ -114,3 +115,49 @@ def test_the_keyboard_alone_is_enough_to_log_in(browser: Browser, board: LiveBoa
     page.keyboard.type(board.add("Ada"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Releases", exact=True)).to_be_visible()
+
+
+def press_until(page: Page, key: str, target: Locator) -> None:
+    """Press `key` until `target` has the focus, as somebody without a mouse does."""
+    for _ in range(40):
+        page.keyboard.press(key)
+        if target.evaluate("element => element === document.activeElement"):
+            return
+    raise AssertionError(f"{key} does not lead there")
+
+
+def test_the_keyboard_alone_is_enough_to_sign_off(browser: Browser, board: LiveBoard) -> None:
+    page = log_in(browser, board, board.add("Ada"), javascript=True)
+    press_until(page, "Tab", page.get_by_role("link", name=NAME))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=NAME)).to_be_visible()
+    press_until(page, "Tab", page.get_by_label("Comment"))
+    page.keyboard.type("by keys alone")
+    page.keyboard.press("Tab")
+    assert page.get_by_role("button", name="Sign off").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Withdraw my signature")).to_be_visible()
+    expect(page.get_by_role("cell", name="by keys alone")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1_200, 1_400])
+def test_no_page_is_wider_than_the_screen(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    write_store(tmp_path / "artifacts")
+    with live_board(tmp_path, tmp_path / "artifacts") as board:
+        for number, rule in enumerate(("queue_delay", "cost", "schema_violation", "engine_unhealthy")):
+            board.send(alert(rule, 7, time.time_ns() - number * 3_600_000_000_000, samples=["x" * 128]))
+        for event_type in ("llm_release_promoted", "llm_rollback_completed", "llm_release_change_failed", "llm_new"):
+            sides = {"from": "r6", "to": "r7", "root_cause": "judge scores everything 7" * 9, "duration_s": 14.8}
+            board.send(new_event(event_type, sides, time.time_ns()).body)
+        page = log_in(browser, board, board.add("Ada"), scheme, javascript=True)
+        page.set_viewport_size({"width": width, "height": 800})
+        for name, path in (
+            *(("overview", "/"), ("alerts", "/alerts"), ("history", "/history")),
+            *((f"release-{name}", f"/releases/{name}") for name in ("good", "bad")),
+        ):
+            page.goto(path)
+            page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
+            too_wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert page.evaluate(too_wide) == 0, path
+            shoot(page, f"{name}-{scheme}-{width}")

@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseService]:
     directory = tmp_path_factory.mktemp("life")
     artifacts = directory / "service" / "artifacts"
-    with live_board(directory, artifacts / "releases", artifacts / "current") as board:
+    with live_board(directory, artifacts) as board:
         token_file = directory / "token"
         token_file.write_text(board.add_reader())
         environment = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -13,8 +14,12 @@ OF_THE_IMAGE = {"torch", "transformers", "tokenizers", "numpy", "tensorrt-llm", 
 
 def read_pins(name: str) -> dict[str, set[str]]:
     """Each package's specifiers in a file of `requirements/`, for CPython 3.11 where a marker asks."""
+    return parse_pins((ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines())
+
+
+def parse_pins(lines: list[str]) -> dict[str, set[str]]:
     pins: dict[str, set[str]] = {}
-    for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines():
+    for line in lines:
         if text := line.partition("#")[0].strip():
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"}):
@@ -29,3 +34,10 @@ def test_the_container_has_the_versions_of_the_constraints():
 
 def test_the_container_replaces_nothing_of_the_images():
     assert not read_pins("container.txt").keys() & OF_THE_IMAGE
+
+
+def test_the_container_has_what_its_commands_need():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = parse_pins([*project["dependencies"], *project["optional-dependencies"]["board"]])
+    assert needed.keys() - read_pins("container.txt").keys() - OF_THE_IMAGE == set()

@@ -46,10 +46,14 @@ class Compose:
         configuration.parent.mkdir(exist_ok=True)
         backend = Backend("triton", 8000, 8001, 8003)
         write_door(Door([backend], "/run/secrets/door.pem", f"/etc/haproxy/{GUARD}"), configuration)
-        self.https_port, grpc_port = free_ports(2)
+        self.https_port, grpc_port, board_port = free_ports(3)
+        self.board_url = f"http://localhost:{board_port}"
         self._environment = {
             **os.environ,
             "COMPOSE_PROJECT_NAME": PROJECT,
+            "COMPOSE_PROFILES": "board",
+            "BOARD_PORT": str(board_port),
+            "LLMSTACK_READINESS_WEBHOOK_URL": "http://board:8004/webhooks",
             "LLMSTACK_IMAGE": image,
             "HAPROXY_IMAGE": "llmstack-debian",
             "PROMETHEUS_IMAGE": "llmstack-debian",
@@ -114,6 +118,19 @@ def test_it_answers_through_the_door_once_it_is_healthy(compose: Compose) -> Non
 def test_nothing_but_the_door_is_published(compose: Compose) -> None:
     published = docker("ps", "--filter", OF_OURS, "--format", "{{.Names}} {{.Ports}}")
     assert all("->" not in line for line in published.splitlines() if "triton" in line)
+
+
+def test_the_board_is_reached_from_this_machine_alone_and_reaches_the_server(compose: Compose) -> None:
+    wait_until(lambda: httpx.get(f"{compose.board_url}/healthz").status_code == 200)
+    published = docker("ps", "--filter", OF_OURS, "--format", "{{.Names}} {{.Ports}}").splitlines()
+    assert ["127.0.0.1:" in line and "0.0.0.0:" not in line for line in published if "board" in line] == [True]
+    assert compose("exec", "-T", "board", "id", "-u").strip() == "10001"
+    call = "import httpx; print(httpx.post('http://board:8004/webhooks').status_code)"
+    assert compose("exec", "-T", "triton", "python", "-c", call).strip() == "401"  # it wants a signature, not a name
+    token = compose("exec", "-T", "board", "llmstack", "board", "reviewer", "add", "Ada").strip()
+    with httpx.Client(base_url=compose.board_url, follow_redirects=True) as client:
+        assert client.post("/login", data={"token": token}).status_code == 200
+        wait_until(lambda: ENGINE_HASH in client.get("/").text)
 
 
 def test_prometheus_scrapes_the_server(compose: Compose) -> None:

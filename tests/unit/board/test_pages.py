@@ -123,11 +123,18 @@ def test_a_readers_token_does_not_log_in(board):
     assert httpx.post(f"{board.url}/login", data={"token": board.add_reader("ci")}).status_code == 401
 
 
-def test_guessing_tokens_is_slowed_down(tmp_path):
+def test_guessing_tokens_is_slowed_down_and_locks_nobody_out(tmp_path):
     with live_board(tmp_path) as board:
         answers = [httpx.post(f"{board.url}/login", data={"token": f"guess {n}"}).status_code for n in range(6)]
         assert answers == [401] * 5 + [429]
-        assert httpx.post(f"{board.url}/login", data={"token": board.add("Ada")}).status_code == 429
+        assert httpx.post(f"{board.url}/login", data={"token": board.add("Ada")}).status_code == 303
+
+        def read(token: str) -> int:
+            bearer = {"authorization": f"Bearer {token}"}
+            return httpx.get(f"{board.url}/api/signoffs", params=HASHES, headers=bearer).status_code
+
+        assert [read("guess") for _ in range(6)] == [401] * 5 + [429]
+        assert read(board.add_reader()) == 200
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "99999999", "1e9", "²", "x" * 5_000])
@@ -164,7 +171,7 @@ def test_a_windows_first_event_and_its_summary_add_up(tmp_path):
         board.send(alert("cost", 41, now_ns))
         page = client.get("/alerts").text
     assert "1 windows, page 1 of 1" in page
-    assert page.count('<td class="number">42</td>') == 2  # in the window's row and in the day's sum
+    assert page.count(">42</td>") == 2  # in the window's row and in the day's sum
 
 
 def test_alerts_and_changes_say_which_server_they_are_about(tmp_path, monkeypatch):
@@ -173,7 +180,7 @@ def test_alerts_and_changes_say_which_server_they_are_about(tmp_path, monkeypatc
         board.send(alert("cost"))
         board.send(new_event("llm_release_promoted", {"from": "a", "to": "b"}, time.time_ns()).body)
         pages = [client.get(path).text for path in ("/alerts", "/history")]
-    assert all('<td class="free">/llmstack/berlin-2</td>' in page for page in pages)
+    assert all('data-label="Instance">berlin-2</td>' in page for page in pages)
 
 
 def test_ten_thousand_alerts_are_shown_page_by_page_within_a_second(tmp_path):

@@ -124,7 +124,7 @@ def test_the_board_must_hold_enough_signatures_for_exactly_these_hashes(tmp_path
     prove(release)
     board_dir = tmp_path / "board"
     board_dir.mkdir()
-    with live_board(board_dir, release.directory.parent, tmp_path / "artifacts" / "current") as board:
+    with live_board(board_dir, release.directory.parents[1]) as board:
         token_file = board_dir / "token"
         token_file.write_text(board.add_reader())
         access = BoardAccess(board.url, token_file)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llm_policy.alerts import RULES
+from llm_policy.alerts import RULES, WINDOW_NS
+from llmstack.release.gates import ERROR_RULES
 
 HOUR_NS = 3_600_000_000_000
 NUM_HOURS = 24
 PAGE_SIZE = 50
+MAX_COUNTED, MAX_ALERTS = 10_000, 1_000
 _MAX_SAMPLES = 10
 
 
 class WindowSummary(NamedTuple):
-    """All that was told of one rule in one window."""
+    """All that one service told of one rule in one window."""
 
     rule: str
     window_start: str
+    source: str
     window_end: str
     num_breaches: int
     observed_max: float
     threshold: float
     engine_hash: str
     samples: list[str]
-    servers: list[str]
 
 
 class Bar(NamedTuple):
@@ -41,43 +43,56 @@ class Bar(NamedTuple):
 
 
 def count_windows(connection: sqlite3.Connection) -> int:
-    """How many summaries there are."""
-    return int(
-        connection.execute("SELECT count(*) FROM (SELECT 1 FROM alert GROUP BY window_start, rule)").fetchone()[0]
-    )
+    """How many summaries there are, counted up to `MAX_COUNTED`."""
+    return int(connection.execute(COUNT_QUERY, (MAX_COUNTED,)).fetchone()[0])
 
 
 def window_summaries(connection: sqlite3.Connection, offset: int = 0) -> list[WindowSummary]:
     """A page of summaries, the newest window first. A window's first event and its summary add up."""
-    rows = connection.execute(
-        "SELECT rule, window_start, max(window_end), sum(count), max(observed_max), max(threshold), max(engine_hash) "
-        "FROM alert GROUP BY window_start, rule ORDER BY window_start DESC, rule LIMIT ? OFFSET ?",
-        (PAGE_SIZE, offset),
-    ).fetchall()
-    return [WindowSummary._make([*row, *_samples_and_servers(connection, row[0], row[1])]) for row in rows]
+    rows = connection.execute(PAGE_QUERY, (PAGE_SIZE, offset)).fetchall()
+    return [WindowSummary._make([*row, _samples(connection, *row[:3])]) for row in rows]
+
+
+def alerts_of(connection: sqlite3.Connection, engine_hash: str, since_ns: int) -> list[dict[str, Any]]:
+    """What was told of one engine since then, the newest first, `MAX_ALERTS` at most."""
+    rows = connection.execute(ENGINE_QUERY, (engine_hash, since_ns, MAX_ALERTS))
+    return [dict(row) for row in rows]
+
+
+def open_error_rules(connection: sqlite3.Connection, engine_hash: str, now_ns: int) -> list[str]:
+    """Rules at error level of which something was told within the length of a window."""
+    told = {alert["rule"] for alert in alerts_of(connection, engine_hash, now_ns - WINDOW_NS)}
+    return [rule for rule in ERROR_RULES if rule in told]
+
+
+# Each goes along one index, in its order, and so reads no more than it answers.
+COUNT_QUERY = "SELECT count(*) FROM (SELECT 1 FROM alert GROUP BY window_start, rule, source LIMIT ?)"
+PAGE_QUERY = (
+    "SELECT rule, window_start, source, max(window_end), sum(count), max(observed_max), max(threshold), "
+    "max(engine_hash) FROM alert GROUP BY window_start, rule, source "
+    "ORDER BY window_start DESC, rule DESC, source DESC LIMIT ? OFFSET ?"
+)
+SAMPLES_QUERY = "SELECT samples FROM alert WHERE rule = ? AND window_start = ? AND source = ? LIMIT 5"
+ENGINE_QUERY = (
+    "SELECT rule, phase, count, window_start, window_end FROM alert "
+    "WHERE engine_hash = ? AND time_ns >= ? ORDER BY time_ns DESC LIMIT ?"
+)
+BARS_QUERY = "SELECT time_ns / ?, rule, sum(count) FROM alert WHERE time_ns >= ? AND time_ns < ? GROUP BY 1, 2"
 
 
 def bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:
     """The chart of the last day: a column an hour, a bar a rule, as high as its breaches."""
     first_hour = now_ns // HOUR_NS - NUM_HOURS + 1
-    rows = connection.execute(
-        "SELECT time_ns / ?, rule, sum(count) FROM alert WHERE time_ns >= ? AND time_ns < ? GROUP BY 1, 2",
-        (HOUR_NS, first_hour * HOUR_NS, (first_hour + NUM_HOURS) * HOUR_NS),
-    ).fetchall()
+    day = (HOUR_NS, first_hour * HOUR_NS, (first_hour + NUM_HOURS) * HOUR_NS)
+    rows = connection.execute(BARS_QUERY, day).fetchall()
     counts = {(int(hour) - first_hour, rule): int(number) for hour, rule, number in rows if rule in RULES}
     highest = max((_column(counts, hour) for hour in range(NUM_HOURS)), default=0)
     return [bar for hour in range(NUM_HOURS) for bar in _stack(counts, hour, first_hour, highest)] if highest else []
 
 
-def _samples_and_servers(connection: sqlite3.Connection, rule: str, window_start: str) -> tuple[list[str], list[str]]:
-    """The requests that are named, and the CloudEvents sources that name them."""
-    rows = connection.execute(
-        "SELECT samples, json_extract(CAST(body AS TEXT), '$.source') FROM alert JOIN event ON event.id = event_id "
-        "WHERE rule = ? AND window_start = ? LIMIT 5",
-        (rule, window_start),
-    ).fetchall()
-    samples = [str(sample) for samples, _ in rows for sample in json.loads(samples)]
-    return samples[:_MAX_SAMPLES], sorted({str(server) for _, server in rows})
+def _samples(connection: sqlite3.Connection, rule: str, window_start: str, source: str) -> list[str]:
+    rows = connection.execute(SAMPLES_QUERY, (rule, window_start, source))
+    return [str(sample) for (samples,) in rows for sample in json.loads(samples)][:_MAX_SAMPLES]
 
 
 def _column(counts: dict[tuple[int, str], int], hour: int) -> int:

@@ -1,75 +1,51 @@
-"""The board's HTTP side: pages for reviewers, an inbox for webhooks, signatures for `llmstack release promote`."""
+"""The board's HTTP side for people: pages that show releases, and forms that sign them off."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import compare_digest
 from typing import Any
-from urllib.parse import urlsplit
 
-from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from llmstack.board import pages
 from llmstack.board.accounts import REVIEWER, find_account
 from llmstack.board.board_database import open_board
-from llmstack.board.candidates import Candidate, list_candidates
-from llmstack.board.inbox import MAX_BODY_BYTES, Inbox, Refusal, keep
+from llmstack.board.candidates import Candidate, find_candidate, list_candidates
+from llmstack.board.inbox import Refusal
 from llmstack.board.login_limit import LoginLimit
+from llmstack.board.machine_calls import MachineCalls
 from llmstack.board.page_security import PageSecurity
-from llmstack.board.request_body import read_body, read_form
+from llmstack.board.request_body import read_form
 from llmstack.board.service_status import StatusSource
 from llmstack.board.sessions import LIFE_S, Session, close_session, find_session, open_session
-from llmstack.board.sign_offs import SignOffError, sign, sign_offs, withdraw
+from llmstack.board.settings import BoardSettings
+from llmstack.board.sign_offs import SignOffError, sign, withdraw
+from llmstack.board.site import HostCheck, Site
 
 _STATIC = Path(__file__).parent / "static"
-_MAX_TOKEN_CHARS = 200
 SEE_OTHER = 303
 
 
-@dataclass(frozen=True)
-class BoardSettings:
-    """Where the board's things are. `public_url` is how browsers reach it: its host is the only one answered."""
-
-    database: Path
-    releases_dir: Path
-    current: Path
-    webhook_secrets: Path
-    ready_url: str
-    public_url: str
-
-    @property
-    def is_https(self) -> bool:
-        """Whether cookies may insist on it."""
-        return urlsplit(self.public_url).scheme == "https"
-
-    @property
-    def cookie(self) -> str:
-        """The session cookie's name; its prefix binds it to this very host."""
-        return "__Host-llmstack_board" if self.is_https else "llmstack_board"
-
-
-@dataclass
 class Board:
-    """The handlers and what they share."""
+    """The handlers of pages and forms, and what they share."""
 
-    settings: BoardSettings
-    inbox: Inbox
-    status: StatusSource
-    limit: LoginLimit = field(default_factory=LoginLimit)
-    templates: Environment = field(default_factory=pages.environment)
+    def __init__(self, settings: BoardSettings, site: Site) -> None:
+        self._settings, self._site = settings, site
+        self._status = StatusSource(settings.ready_url)
+        self._limit = LoginLimit()
+        self.templates = pages.environment()
 
     # Pages
 
@@ -79,10 +55,7 @@ class Board:
 
     async def release(self, request: Request) -> Response:
         """GET /releases/{name}: one release, where it is signed."""
-        candidate = await run_in_threadpool(self._candidate, request.path_params["name"])
-        return await self._page(
-            request, "release.html.j2", lambda connection, session: pages.release_page(connection, candidate, session)
-        )
+        return await self._page(request, "release.html.j2", lambda *given: self._release(request, *given))
 
     async def alerts(self, request: Request) -> Response:
         """GET /alerts: by rule and window, with a chart."""
@@ -107,18 +80,12 @@ class Board:
     async def login(self, request: Request) -> Response:
         """POST /login: a reviewer's token for a session."""
         form = await self._form(request)
-        address = request.client.host if request.client else ""
-        if (wait_s := self.limit.wait_s(address)) > 0:
-            context = {"session": None, "problem": f"Too many attempts. Try again in {wait_s:.0f} s."}
-            return self._html("login.html.j2", context, 429, {"retry-after": str(int(wait_s) + 1)})
         session_id = await run_in_threadpool(self._open_session, form.get("token", "").strip())
         if session_id is None:
-            self.limit.count_failure(address)
-            context = {"session": None, "problem": "No reviewer has this token."}
-            return self._html("login.html.j2", context, 401)
+            return self._wrong_token(request.client.host if request.client else "")
         response = RedirectResponse("/", SEE_OTHER)
         response.set_cookie(
-            self.settings.cookie, session_id, max_age=LIFE_S, path="/", secure=self.settings.is_https, httponly=True,
+            self._site.cookie, session_id, max_age=LIFE_S, path="/", secure=self._site.is_https, httponly=True,
             samesite="strict",
         )  # fmt: skip
         return response
@@ -126,47 +93,48 @@ class Board:
     async def logout(self, request: Request) -> Response:
         """POST /logout."""
         form = await self._form(request)
-        await run_in_threadpool(self._change, request, form, lambda connection, session: None)
-        await run_in_threadpool(self._close_session, request)
+        session_id = request.cookies.get(self._site.cookie, "")
+        await run_in_threadpool(
+            self._change, request, form, lambda connection, _: close_session(connection, session_id)
+        )
         response = RedirectResponse("/login", SEE_OTHER)
-        response.delete_cookie(self.settings.cookie, path="/", secure=self.settings.is_https, httponly=True)
+        response.delete_cookie(self._site.cookie, path="/", secure=self._site.is_https, httponly=True)
         return response
 
     async def sign(self, request: Request) -> Response:
         """POST /releases/{name}/sign: for the hashes that the reviewer saw, as long as they are the release's."""
-        return await self._sign(request, is_withdrawal=False)
+        form = await self._form(request)
+
+        def change(connection: sqlite3.Connection, session: Session) -> None:
+            candidate = self._candidate(request)
+            is_seen = form.get("evidence_hash", candidate.evidence_hash) == candidate.evidence_hash
+            if candidate.problem or _hashes(form) != candidate.hashes or not is_seen:
+                raise Refusal(409, "the release or its evidence changed since you looked at it: look again")
+            comment = form.get("comment", "")
+            sign(connection, session.reviewer, *_hashes(form), candidate.evidence_hash, comment, time.time_ns())
+
+        await run_in_threadpool(self._change, request, form, change)
+        return self._back(request)
 
     async def withdraw(self, request: Request) -> Response:
-        """POST /releases/{name}/withdraw."""
-        return await self._sign(request, is_withdrawal=True)
+        """POST /releases/{name}/withdraw: also when the release is another one by now, or gone."""
+        form = await self._form(request)
 
-    # Machines
+        def change(connection: sqlite3.Connection, session: Session) -> None:
+            withdraw(connection, session.reviewer, *_hashes(form), time.time_ns())
 
-    async def webhook(self, request: Request) -> Response:
-        """POST /webhooks: an event of the service."""
-        body = await read_body(request, MAX_BODY_BYTES)
-        event = await run_in_threadpool(self.inbox.verify, body, dict(request.headers))
-        is_new = await run_in_threadpool(self._keep, event, body)
-        return JSONResponse({"id": event.id, "new": is_new}, 200)
-
-    async def sign_offs(self, request: Request) -> Response:
-        """GET /api/signoffs?engine_hash=…&manifest_hash=…: the signatures in force, for anybody with a token."""
-        await run_in_threadpool(self._check_bearer, request)
-        hashes = request.query_params.get("engine_hash", ""), request.query_params.get("manifest_hash", "")
-        given = await run_in_threadpool(self._sign_offs, *hashes)
-        return JSONResponse({"engine_hash": hashes[0], "manifest_hash": hashes[1], "signoffs": given})
-
-    async def health(self, request: Request) -> Response:
-        """GET /healthz: the board's own; tells nothing."""
-        return PlainTextResponse("ok\n")
+        await run_in_threadpool(self._change, request, form, change)
+        return self._back(request)
 
     # What they are made of
 
     async def _page(
         self, request: Request, template: str, context: Callable[[sqlite3.Connection, Session], dict[str, Any]]
     ) -> Response:
+        """Nothing is looked up, and no file read, for anybody without a session."""
+
         def render() -> Response:
-            with open_board(self.settings.database, writes=False) as connection:
+            with open_board(self._settings.database, writes=False) as connection:
                 session = self._session(connection, request)
                 if session is None:
                     return RedirectResponse("/login", SEE_OTHER)
@@ -178,32 +146,17 @@ class Board:
     async def _form(self, request: Request) -> dict[str, str]:
         """A form that one of our own pages sent."""
         origin = request.headers.get("origin")
-        if origin is not None and origin != self._origin():
+        if origin is not None and not self._site.sent(origin, request.headers.get("host", "")):
             raise Refusal(403, "this form was sent by another site")
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise Refusal(403, "this form was sent by another site")
         return await read_form(request)
 
-    async def _sign(self, request: Request, *, is_withdrawal: bool) -> Response:
-        form = await self._form(request)
-        candidate = await run_in_threadpool(self._candidate, request.path_params["name"])
-        hashes = form.get("engine_hash", ""), form.get("manifest_hash", "")
-
-        def change(connection: sqlite3.Connection, session: Session) -> None:
-            if is_withdrawal:
-                return withdraw(connection, session.reviewer, *hashes, time.time_ns())
-            if candidate.problem or hashes != candidate.hashes:
-                raise Refusal(409, "the release changed since you looked at it: look again")
-            return sign(connection, session.reviewer, *hashes, form.get("comment", ""), time.time_ns())
-
-        await run_in_threadpool(self._change, request, form, change)
-        return RedirectResponse(request.url_for("release", name=candidate.name).path, SEE_OTHER)
-
     def _change(
         self, request: Request, form: dict[str, str], change: Callable[[sqlite3.Connection, Session], None]
     ) -> None:
         """Do what a form asks, for whoever is logged in and holds the form's own token."""
-        with open_board(self.settings.database) as connection:
+        with open_board(self._settings.database) as connection:
             session = self._session(connection, request)
             if session is None:
                 raise Refusal(401, "log in first")
@@ -215,68 +168,44 @@ class Board:
                 raise Refusal(409, str(error)) from None
 
     def _overview(self, connection: sqlite3.Connection, session: Session) -> dict[str, Any]:
+        candidates = list_candidates(self._settings.store)
         return {
-            **pages.overview(connection, self._candidates(), session),
-            "service": self.status.status(),
-            "ready_url": self.status.url,
+            **pages.overview(connection, candidates, session, self._settings.num_sign_offs, time.time_ns()),
+            "service": self._status.status(),
+            "ready_url": self._status.url,
         }
 
-    def _candidates(self) -> list[Candidate]:
-        return list_candidates(self.settings.releases_dir, self.settings.current)
+    def _release(self, request: Request, connection: sqlite3.Connection, session: Session) -> dict[str, Any]:
+        candidate, num_required = self._candidate(request), self._settings.num_sign_offs
+        return pages.release_page(connection, candidate, session, num_required, time.time_ns())
 
-    def _candidate(self, name: str) -> Candidate:
-        for candidate in self._candidates():
-            if candidate.name == name:
-                return candidate
-        raise HTTPException(404)
+    def _candidate(self, request: Request) -> Candidate:
+        candidate = find_candidate(self._settings.store, request.path_params["name"])
+        if candidate is None:
+            raise HTTPException(404)
+        return candidate
 
     def _session(self, connection: sqlite3.Connection, request: Request) -> Session | None:
-        session_id = request.cookies.get(self.settings.cookie, "")
+        session_id = request.cookies.get(self._site.cookie, "")
         return find_session(connection, session_id, time.time_ns()) if session_id else None
 
     def _open_session(self, token: str) -> str | None:
-        if len(token) > _MAX_TOKEN_CHARS:
-            return None
-        with open_board(self.settings.database) as connection:
+        """A wrong token costs a look-up, and no one a lock."""
+        with open_board(self._settings.database, writes=False) as connection:
             account = find_account(connection, token)
-            if account is None or account.kind != REVIEWER:
-                return None
+        if account is None or account.kind != REVIEWER:
+            return None
+        with open_board(self._settings.database) as connection:
             return open_session(connection, account.name, time.time_ns())
 
-    def _close_session(self, request: Request) -> None:
-        with open_board(self.settings.database) as connection:
-            close_session(connection, request.cookies.get(self.settings.cookie, ""))
+    def _wrong_token(self, address: str) -> Response:
+        if (wait_s := self._limit.count_failure(address)) > 0:
+            context = {"session": None, "problem": f"Too many wrong tokens. Try again in {wait_s:.0f} s."}
+            return self._html("login.html.j2", context, 429, {"retry-after": str(int(wait_s) + 1)})
+        return self._html("login.html.j2", {"session": None, "problem": "No reviewer has this token."}, 401)
 
-    def _check_bearer(self, request: Request) -> None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        address = request.client.host if request.client else ""
-        if (wait_s := self.limit.wait_s(address)) > 0:
-            raise Refusal(429, f"too many attempts, try again in {wait_s:.0f} s")
-        with open_board(self.settings.database, writes=False) as connection:
-            is_known = scheme.lower() == "bearer" and len(token) <= _MAX_TOKEN_CHARS and find_account(connection, token)
-        if not is_known:
-            self.limit.count_failure(address)
-            raise Refusal(401, "no account has this token: Authorization: Bearer <token>")
-
-    def _sign_offs(self, engine_hash: str, manifest_hash: str) -> list[dict[str, Any]]:
-        with open_board(self.settings.database, writes=False) as connection:
-            try:
-                given = sign_offs(connection, engine_hash, manifest_hash)
-            except SignOffError as error:
-                raise Refusal(400, str(error)) from None
-        return [
-            {"reviewer": each.reviewer, "signed_at": pages.moment(each.signed_ns), "comment": each.comment}
-            for each in given
-            if each.withdrawn_ns is None
-        ]
-
-    def _keep(self, event: Any, body: bytes) -> bool:
-        with open_board(self.settings.database) as connection:
-            return keep(connection, event, body, time.time_ns())
-
-    def _origin(self) -> str:
-        parts = urlsplit(self.settings.public_url)
-        return f"{parts.scheme}://{parts.netloc}"
+    def _back(self, request: Request) -> Response:
+        return RedirectResponse(request.app.url_path_for("release", name=request.path_params["name"]), SEE_OTHER)
 
     def _html(
         self, template: str, context: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
@@ -284,13 +213,15 @@ class Board:
         return HTMLResponse(self.templates.get_template(template).render(context), status, headers)
 
 
-def make_app(settings: BoardSettings) -> Starlette:
+def make_app(settings: BoardSettings) -> ASGIApp:
     """The board as an ASGI application.
 
     Raises:
         WebhookConfigurationError: the webhook's secret file can't be used.
+        SiteError: the public URL is none.
     """
-    board = Board(settings, Inbox(settings.webhook_secrets), StatusSource(settings.ready_url))
+    site = Site(settings.public_url)
+    board, machines = Board(settings, site), MachineCalls(settings)
     get, post = ["GET"], ["POST"]
     routes: list[Route | Mount] = [
         Route("/", board.overview, methods=get),
@@ -302,29 +233,35 @@ def make_app(settings: BoardSettings) -> Starlette:
         Route("/releases/{name}/withdraw", board.withdraw, methods=post),
         Route("/alerts", board.alerts, methods=get),
         Route("/history", board.history, methods=get),
-        Route("/webhooks", board.webhook, methods=post),
-        Route("/api/signoffs", board.sign_offs, methods=get),
-        Route("/healthz", board.health, methods=get),
+        Route("/webhooks", machines.webhook, methods=post),
+        Route("/api/signoffs", machines.sign_offs, methods=get),
+        Route("/api/alerts", machines.alerts, methods=get),
+        Route("/healthz", machines.health, methods=get),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
-    host = urlsplit(settings.public_url).hostname or "localhost"
-    return Starlette(
+    refuse = _refuse(board)
+    app = Starlette(
         routes=routes,
-        middleware=[
-            Middleware(PageSecurity, is_https=settings.is_https),
-            Middleware(TrustedHostMiddleware, allowed_hosts=[host, "127.0.0.1", "localhost"], www_redirect=False),
-        ],
-        exception_handlers={Refusal: _refuse(board), HTTPException: _refuse(board)},
+        middleware=[Middleware(HostCheck, site=site)],
+        exception_handlers={Refusal: refuse, HTTPException: refuse, Exception: refuse},
     )
+    return PageSecurity(app, site.is_https)  # around everything: a failure's answer has its headers too
+
+
+def _hashes(form: dict[str, str]) -> tuple[str, str]:
+    return form.get("engine_hash", ""), form.get("manifest_hash", "")
 
 
 def _refuse(board: Board) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """Machines get a line of text, people a page."""
+    """Machines get a line of JSON, people a page."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        status = error.status if isinstance(error, Refusal) else getattr(error, "status_code", 500)
-        reason = str(error) if isinstance(error, Refusal) else "There is nothing here."
-        if request.url.path.startswith(("/api/", "/webhooks")):
+        status, reason = 500, "The board failed; its log says why."
+        if isinstance(error, Refusal):
+            status, reason = error.status, str(error)
+        elif isinstance(error, HTTPException):
+            status, reason = error.status_code, "There is nothing here."
+        if request.scope["path"].startswith(("/api/", "/webhooks")):
             return JSONResponse({"error": reason}, status)
         context = {"session": None, "status": status, "reason": reason}
         return HTMLResponse(board.templates.get_template("refused.html.j2").render(context), status)

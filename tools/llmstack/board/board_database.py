@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS sign_off (
     manifest_hash TEXT NOT NULL,
     comment TEXT NOT NULL,
     signed_ns INTEGER NOT NULL,              -- Unix time
-    withdrawn_ns INTEGER                     -- Unix time
+    withdrawn_ns INTEGER,                    -- Unix time
+    evidence_hash TEXT NOT NULL DEFAULT ''   -- of the runs' records at that time
 );
 CREATE UNIQUE INDEX IF NOT EXISTS sign_off_in_force
     ON sign_off (engine_hash, manifest_hash, reviewer) WHERE withdrawn_ns IS NULL;
@@ -42,10 +43,12 @@ CREATE TABLE IF NOT EXISTS event (
     received_ns INTEGER NOT NULL,            -- Unix time
     body BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS event_by_type ON event (type, time_ns);
+CREATE INDEX IF NOT EXISTS event_of_history ON event (time_ns) WHERE type != 'llm_observability_alert';
 CREATE TABLE IF NOT EXISTS alert (
     event_id TEXT PRIMARY KEY REFERENCES event (id),
+    source TEXT NOT NULL,                    -- the service's instance, as CloudEvents name it
     rule TEXT NOT NULL,
+    phase TEXT NOT NULL,
     window_start TEXT NOT NULL,
     window_end TEXT NOT NULL,
     time_ns INTEGER NOT NULL,                -- when it happened, Unix time
@@ -56,7 +59,16 @@ CREATE TABLE IF NOT EXISTS alert (
     samples TEXT NOT NULL                    -- request ids, a JSON array
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS alert_by_time ON alert (time_ns);
-CREATE INDEX IF NOT EXISTS alert_by_window ON alert (window_start, rule);
+CREATE INDEX IF NOT EXISTS alert_by_window ON alert (window_start, rule, source);
+CREATE INDEX IF NOT EXISTS alert_by_engine ON alert (engine_hash, time_ns);
+PRAGMA user_version = 1;
+"""
+_FROM_0 = """
+ALTER TABLE sign_off ADD COLUMN evidence_hash TEXT NOT NULL DEFAULT '';
+ALTER TABLE alert ADD COLUMN source TEXT NOT NULL DEFAULT '';
+ALTER TABLE alert ADD COLUMN phase TEXT NOT NULL DEFAULT '';
+DROP INDEX event_by_type;
+DROP INDEX alert_by_window;
 """
 
 
@@ -82,7 +94,7 @@ def open_board(path: Path, *, writes: bool = True) -> Iterator[sqlite3.Connectio
 
 
 def make_board(path: Path) -> None:
-    """Make the database and its tables when missing.
+    """Make the database and its tables when missing, and bring those of an earlier version up to date.
 
     Raises:
         OSError, sqlite3.Error: the directory can't be written.
@@ -90,5 +102,16 @@ def make_board(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(_TABLES)
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            is_old = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alert'").fetchone()
+            _run(connection, (_FROM_0 if is_old else "") + _TABLES)
+        connection.execute("COMMIT")
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    """Like `executescript`, which would commit first."""
+    for statement in script.split(";\n"):
+        connection.execute(statement)

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 from llm_policy.manifest import ManifestError
 from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release import Release, ReleaseError
+from llmstack.board.run_record import RunRecord, evidence_hash, read_run
 from llmstack.release.alignment import Alignment, read_alignments
-from llmstack.release.evidence import SMOKE, WARMUP, Evidence, read_evidence
+from llmstack.release.build_manifest import BuildManifest, BuildManifestError, read_build_manifest
+from llmstack.release.evidence import KINDS
+from llmstack.release.store import ReleaseStore
 
 
 class Candidate(NamedTuple):
@@ -20,7 +23,10 @@ class Candidate(NamedTuple):
     is_current: bool
     problem: str = ""
     summary: Mapping[str, Any] = {}
-    evidence: tuple[Evidence, ...] = ()
+    manifest: Mapping[str, Any] = {}
+    build: BuildManifest | None = None
+    build_problem: str = ""
+    runs: tuple[RunRecord, ...] = ()
     alignments: tuple[Alignment, ...] = ()
 
     @property
@@ -28,21 +34,46 @@ class Candidate(NamedTuple):
         """What a reviewer signs: the engine's hash and the manifest's."""
         return str(self.summary.get("engine_hash", "")), str(self.summary.get("manifest_hash", ""))
 
+    @property
+    def evidence_hash(self) -> str:
+        """What a reviewer looked at before."""
+        return evidence_hash(self.runs)
 
-def list_candidates(releases_dir: Path, current: Path) -> list[Candidate]:
-    """Every release under `releases_dir`, the one in service first, then by name."""
-    in_service = current.resolve()
-    directories = [path for path in releases_dir.glob("[!.]*") if path.is_dir()]
-    candidates = [read_candidate(path, is_current=path.resolve() == in_service) for path in directories]
+
+def list_candidates(store: ReleaseStore) -> list[Candidate]:
+    """Every release in the store, the one in service first, then by name."""
+    candidates = [_read(store, name) for name in store.names()]
     return sorted(candidates, key=lambda candidate: (not candidate.is_current, candidate.name))
 
 
-def read_candidate(directory: Path, *, is_current: bool = False) -> Candidate:
+def find_candidate(store: ReleaseStore, name: str) -> Candidate | None:
+    """The release of exactly this name."""
+    return _read(store, name) if name in store.names() else None
+
+
+def _read(store: ReleaseStore, name: str) -> Candidate:
     """One release; its files are not hashed again, `release promote` does that."""
+    directory = store.releases_dir / name
+    is_current = store.in_service() == directory.resolve()
     try:
         release = Release.open(directory)
         summary = PromptRuntimeManager(release).summary()
     except (ReleaseError, ManifestError, OSError) as error:
-        return Candidate(directory.name, is_current, problem=str(error))
-    evidence = tuple(read_evidence(release, kind) for kind in (WARMUP, SMOKE))
-    return Candidate(directory.name, is_current, "", summary, evidence, tuple(read_alignments(release)))
+        return Candidate(name, is_current, problem=str(error))
+    return Candidate(
+        name,
+        is_current,
+        "",
+        summary,
+        release.manifest.model_dump(exclude_none=True),
+        *_read_build(directory),
+        tuple(read_run(release, kind) for kind in KINDS),
+        tuple(read_alignments(release)),
+    )
+
+
+def _read_build(directory: Path) -> tuple[BuildManifest | None, str]:
+    try:
+        return read_build_manifest(directory), ""
+    except BuildManifestError as error:
+        return None, str(error)

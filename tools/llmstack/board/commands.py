@@ -15,7 +15,10 @@ from rich.table import Table
 
 from llmstack.board.accounts import READER, REVIEWER, AccountError, add_account, list_accounts, remove_account
 from llmstack.board.board_database import FILE_NAME, make_board, open_board
-from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR
+from llmstack.board.settings import KEEP_ALERTS_DAYS, BoardSettings
+from llmstack.paths import DEFAULT_STATE_DIR
+from llmstack.release.options import DEFAULT_ARTIFACTS_DIR, NUM_SIGN_OFFS, ArtifactsDir, NumSignOffs
+from llmstack.release.store import ReleaseStore
 from llmstack.terminal import fail, print_json
 
 app = typer.Typer(no_args_is_help=True, help="The readiness board, where reviewers sign releases off.")
@@ -41,25 +44,29 @@ def serve(
         ),
     ],
     board_dir: BoardDir = DEFAULT_BOARD_DIR,
-    releases_dir: Annotated[
-        Path, typer.Option(envvar="LLMSTACK_RELEASES_DIR", help="Where releases lie side by side.")
-    ] = DEFAULT_RELEASE_DIR.parent / "releases",
-    current: Annotated[
-        Path, typer.Option(envvar="LLMSTACK_RELEASE_DIR", help="The link to the release in service.")
-    ] = DEFAULT_RELEASE_DIR,
+    artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
     ready_url: Annotated[
         str, typer.Option(envvar="LLMSTACK_READY_URL", help="Where the service explains whether it is ready.")
     ] = "http://127.0.0.1:8003/readyz",
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every interface.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; one that others reach needs --public-url.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8004,
     public_url: Annotated[
         str | None,
         typer.Option(
             envvar="LLMSTACK_BOARD_PUBLIC_URL",
             help="How browsers reach the board, such as https://board.example behind a TLS proxy.",
-            show_default="http://HOST:PORT",
+            show_default="http://HOST:PORT, for a loopback address",
         ),
     ] = None,
+    required_sign_offs: NumSignOffs = NUM_SIGN_OFFS,
+    keep_alerts_days: Annotated[
+        int,
+        typer.Option(
+            envvar="LLMSTACK_BOARD_KEEP_ALERTS_DAYS", min=1, max=36_500, help="Older alerts are deleted; changes stay."
+        ),
+    ] = KEEP_ALERTS_DAYS,
 ) -> None:
     """Serve the board until Ctrl-C.
 
@@ -69,7 +76,16 @@ def serve(
     """
     from llmstack.board.board_server import serve_board  # Starlette comes with the extra `board`
 
-    serve_board(board_dir / FILE_NAME, releases_dir, current, webhook_secret_file, ready_url, host, port, public_url)
+    settings = BoardSettings(
+        board_dir / FILE_NAME,
+        ReleaseStore(artifacts),
+        webhook_secret_file,
+        ready_url,
+        public_url or "",
+        required_sign_offs,
+        keep_alerts_days,
+    )
+    serve_board(settings, host, port)
 
 
 @reviewers.command("add")

@@ -1,56 +1,120 @@
-"""Promotions and rollbacks, as their events told them."""
+"""What became of the release in service, as events told it; and events of kinds that this board does not know."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_policy.alerts import EVENT_TYPE as ALERT
 from llmstack.release.change_events import PROMOTED, ROLLED_BACK
 
+CHANGE_FAILED = "llm_release_change_failed"
+CHANGES = (PROMOTED, ROLLED_BACK, CHANGE_FAILED)
 MAX_ROWS = 100
+_MAX_TEXT_CHARS = 2_000
+
+
+class ChangeData(BaseModel):
+    """`data` of an event that tells of a change; a side is a release's name, or an object that has one."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    source: Annotated[str | dict[str, Any] | None, Field(alias="from")] = None
+    to: str | dict[str, Any] | None = None
+    kind: Annotated[str, Field(max_length=64)] = "change"
+    root_cause: str | None = None
+    override: str | None = None
+    overridden: list[str] = []
+    automatic: bool = False
+    duration_s: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None  # below 0 when a clock was set back
 
 
 class Change(NamedTuple):
-    """One change of the release in service; `note` is a rollback's cause or an override's reason."""
+    """One change of the release in service; `note` is a cause, or an override's reason with what was missing.
+
+    `verdict`: a promotion is good, a failure bad, a rollback neither.
+    """
 
     time_ns: int
     server: str
     kind: str
+    verdict: bool | None
     source: str
     target: str
     note: str
     duration_s: float | None
 
 
-def changes(connection: sqlite3.Connection) -> list[Change]:
-    """The newest first."""
-    rows = connection.execute(
-        "SELECT time_ns, type, body FROM event WHERE type IN (?, ?) ORDER BY time_ns DESC LIMIT ?",
-        (PROMOTED, ROLLED_BACK, MAX_ROWS),
-    )
-    return [_change(row["time_ns"], row["type"], json.loads(row["body"])) for row in rows]
+class OtherEvent(NamedTuple):
+    """An event of a kind that this board does not know, or not as its kind says; `text` is the JSON of its data."""
+
+    time_ns: int
+    type: str
+    text: str
 
 
-def _change(time_ns: int, event_type: str, event: Mapping[str, Any]) -> Change:
-    data = event["data"]
-    is_promotion = event_type == PROMOTED
-    note = data.get("override") if is_promotion else data.get("root_cause")
-    duration = data.get("duration_s")
+def read_history(connection: sqlite3.Connection, limit: int = MAX_ROWS) -> tuple[list[Change], list[OtherEvent]]:
+    """The latest events but alerts, the newest first."""
+    rows = connection.execute(HISTORY_QUERY, (limit,)).fetchall()
+    found = [_read(row["time_ns"], row["type"], row["body"]) for row in rows]
+    return [each for each in found if isinstance(each, Change)], [
+        each for each in found if isinstance(each, OtherEvent)
+    ]
+
+
+# The condition is the index's own, word for word: SQLite uses it for nothing else.
+HISTORY_QUERY = f"SELECT time_ns, type, body FROM event WHERE type != '{ALERT}' ORDER BY time_ns DESC LIMIT ?"  # noqa: S608
+
+
+def _read(time_ns: int, event_type: str, body: bytes) -> Change | OtherEvent:
+    if event_type in CHANGES:
+        try:
+            return _change(time_ns, event_type, _Event.model_validate_json(body))
+        except ValidationError:
+            pass
+    return OtherEvent(time_ns, event_type, _data_text(body))
+
+
+class _Event(BaseModel):
+    source: str
+    data: ChangeData
+
+
+def _change(time_ns: int, event_type: str, event: _Event) -> Change:
+    data = event.data
+    kind = {PROMOTED: "promotion", ROLLED_BACK: "rollback"}.get(event_type, f"{data.kind} failed")
     return Change(
         time_ns,
-        str(event["source"]),
-        "promotion" if is_promotion else "rollback",
-        _release_name(data.get("from")),
-        _release_name(data.get("to")),
-        str(note or ""),
-        float(duration) if isinstance(duration, int | float) else None,
+        event.source,
+        f"{kind}, automatic" if data.automatic else kind,
+        {PROMOTED: True, ROLLED_BACK: None}.get(event_type, False),
+        _release_name(data.source),
+        _release_name(data.to),
+        _note(data),
+        data.duration_s,
     )
 
 
-def _release_name(side: Any) -> str:
-    """A side of a change is a name, or an object that has one."""
+def _note(data: ChangeData) -> str:
+    if data.override is None:
+        return data.root_cause or ""
+    missing = f" (missing: {'; '.join(data.overridden)})" if data.overridden else ""
+    return f"override: {data.override}{missing}"
+
+
+def _release_name(side: str | Mapping[str, Any] | None) -> str:
     if isinstance(side, Mapping):
         return str(side.get("release") or side.get("name") or side.get("engine_hash") or "")
-    return str(side or "")
+    return side or ""
+
+
+def _data_text(body: bytes) -> str:
+    try:
+        text = json.dumps(json.loads(body)["data"], ensure_ascii=False)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        text = body.decode(errors="replace")
+    return text if len(text) <= _MAX_TEXT_CHARS else text[:_MAX_TEXT_CHARS] + " …"

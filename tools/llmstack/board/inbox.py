@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -14,13 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from standardwebhooks import WebhookVerificationError
 
 from llm_policy.alerts import EVENT_TYPE as ALERT
+from llmstack.board.history import CHANGES, ChangeData
 from llmstack.events.secret_file import read_secrets
 
 # A cost alert lists up to a thousand requests, each with a client's id of up to 128 characters.
 MAX_BODY_BYTES = 1 << 20
 _NO_EVENT = "the body is no CloudEvents 1.0 event in JSON"
+# A sender's clock may run ahead; what lies further off would head every list for ever.
+MAX_AHEAD_NS = 86_400 * 1_000_000_000
 _Text = Annotated[str, Field(max_length=512)]
-_Count = Annotated[int, Field(ge=0, le=1 << 53)]
+# As many as an integer of SQLite can add up over every window that is kept.
+_Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class Refusal(Exception):
@@ -47,9 +50,10 @@ class CloudEvent(BaseModel):
 class AlertData(BaseModel):
     """`data` of an `llm_observability_alert`."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     rule: _Text
+    phase: _Text = ""
     threshold: float
     observed_max: float
     count: _Count
@@ -103,10 +107,12 @@ def keep(connection: sqlite3.Connection, event: CloudEvent, body: bytes, now_ns:
     """Write the event down; False when it was there already.
 
     Raises:
-        Refusal: an alert whose data are none.
+        Refusal: its time is none of ours, or its data are not what its type says.
     """
-    alert = _alert_data(event)
+    alert = _check_data(event)
     time_ns = _unix_ns(event.time)
+    if not 0 <= time_ns <= now_ns + MAX_AHEAD_NS:
+        raise Refusal(400, "the event's time is before 1970 or more than a day ahead")
     cursor = connection.execute(
         "INSERT OR IGNORE INTO event (id, type, time_ns, received_ns, body) VALUES (?, ?, ?, ?, ?)",
         (event.id, event.type, time_ns, now_ns, body),
@@ -114,26 +120,46 @@ def keep(connection: sqlite3.Connection, event: CloudEvent, body: bytes, now_ns:
     if not cursor.rowcount:
         return False
     if alert is not None:
-        connection.execute(
-            "INSERT INTO alert VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(event.id, alert.rule, alert.window_start, alert.window_end, time_ns, alert.count),
-                *(alert.observed_max, alert.threshold, alert.engine_hash, json.dumps(alert.samples)),
-            ),
-        )
+        _keep_alert(connection, event, alert, time_ns)
     return True
 
 
-def _alert_data(event: CloudEvent) -> AlertData | None:
-    if event.type != ALERT:
-        return None
+def forget_alerts(connection: sqlite3.Connection, before_ns: int) -> None:
+    """Delete the oldest alerts of those before `before_ns`: a few at a time, so that no webhook waits for it long."""
+    rows = connection.execute(FORGETTABLE_QUERY, (before_ns, MAX_FORGOTTEN)).fetchall()
+    ids = [(row["event_id"],) for row in rows]
+    connection.executemany("DELETE FROM alert WHERE event_id = ?", ids)
+    connection.executemany("DELETE FROM event WHERE id = ?", ids)
+
+
+MAX_FORGOTTEN = 500
+FORGETTABLE_QUERY = "SELECT event_id FROM alert WHERE time_ns < ? ORDER BY time_ns LIMIT ?"
+_KEEP_ALERT = """
+INSERT INTO alert (
+    event_id, source, rule, phase, window_start, window_end, time_ns, count, observed_max, threshold, engine_hash,
+    samples
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+def _keep_alert(connection: sqlite3.Connection, event: CloudEvent, alert: AlertData, time_ns: int) -> None:
+    connection.execute(
+        _KEEP_ALERT,
+        (
+            *(event.id, event.source, alert.rule, alert.phase, alert.window_start, alert.window_end, time_ns),
+            *(alert.count, alert.observed_max, alert.threshold, alert.engine_hash, json.dumps(alert.samples)),
+        ),
+    )
+
+
+def _check_data(event: CloudEvent) -> AlertData | None:
+    """The data of an alert; those of a change are only checked, and unknown kinds may hold anything."""
     try:
-        alert = AlertData.model_validate(event.data)
+        if event.type in CHANGES:
+            ChangeData.model_validate(event.data)
+        return AlertData.model_validate(event.data) if event.type == ALERT else None
     except ValidationError:
-        raise Refusal(400, f"the data of this {ALERT} are none") from None
-    if not (math.isfinite(alert.threshold) and math.isfinite(alert.observed_max)):
-        raise Refusal(400, f"the data of this {ALERT} are none")
-    return alert
+        raise Refusal(400, "the data are not what an event of this type holds") from None
 
 
 def _unix_ns(moment: datetime) -> int:

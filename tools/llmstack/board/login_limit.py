@@ -1,4 +1,4 @@
-"""How often somebody may guess a token."""
+"""How often somebody may be told that a token is wrong. A right one always passes: nobody guesses 256 bits."""
 
 from __future__ import annotations
 
@@ -13,35 +13,28 @@ _MAX_ADDRESSES = 10_000
 
 
 class LoginLimit:
-    """Counts failed logins of the last minute, by address and in all; safe for several threads."""
+    """Counts wrong tokens of the last minute, by address and in all; safe for several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._failures: dict[str, deque[float]] = {}
-        self._all: deque[float] = deque()
+        self._all: deque[float] = deque(maxlen=MAX_FAILURES_IN_ALL)
 
-    def wait_s(self, address: str) -> float:
-        """Seconds until `address` may try again; 0 when it may now."""
-        with self._lock:
-            now = self._clock()
-            return max(
-                _wait(self._failures.get(address, deque()), MAX_FAILURES, now),
-                _wait(self._all, MAX_FAILURES_IN_ALL, now),
-            )
-
-    def count_failure(self, address: str) -> None:
-        """A login of `address` failed."""
+    def count_failure(self, address: str) -> float:
+        """A token of `address` was wrong: 0, or the seconds until it may be told so again."""
         with self._lock:
             now = self._clock()
             if address not in self._failures and len(self._failures) >= _MAX_ADDRESSES:
                 self._failures.pop(next(iter(self._failures)))
-            self._failures.setdefault(address, deque(maxlen=MAX_FAILURES)).append(now)
+            own = self._failures.setdefault(address, deque(maxlen=MAX_FAILURES))
+            if (wait_s := max(_wait(own, now), _wait(self._all, now))) > 0:
+                return wait_s
+            own.append(now)
             self._all.append(now)
-            while self._all and self._all[0] <= now - WINDOW_S:
-                self._all.popleft()
+            return 0.0
 
 
-def _wait(failures: deque[float], limit: int, now: float) -> float:
-    recent = [at for at in failures if at > now - WINDOW_S]
-    return recent[-limit] + WINDOW_S - now if len(recent) >= limit else 0.0
+def _wait(failures: deque[float], now: float) -> float:
+    """Until the oldest of as many failures as may be has left the window."""
+    return failures[0] + WINDOW_S - now if len(failures) == failures.maxlen else 0.0

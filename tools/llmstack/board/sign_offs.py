@@ -23,23 +23,31 @@ class SignOff(NamedTuple):
     comment: str
     signed_ns: int
     withdrawn_ns: int | None
+    evidence_hash: str  # of what was measured by then
 
 
 def sign(
-    connection: sqlite3.Connection, reviewer: str, engine_hash: str, manifest_hash: str, comment: str, now_ns: int
+    connection: sqlite3.Connection,
+    reviewer: str,
+    engine_hash: str,
+    manifest_hash: str,
+    evidence_hash: str,
+    comment: str,
+    now_ns: int,
 ) -> None:
-    """Sign for exactly these two hashes.
+    """Sign for exactly these two hashes, having seen this evidence.
 
     Raises:
         SignOffError: it is signed already, the comment is too long, or these are no hashes.
     """
-    _check_hashes(engine_hash, manifest_hash)
+    check_hashes(engine_hash, manifest_hash)
     if len(comment) > MAX_COMMENT_CHARS:
         raise SignOffError(f"the comment has {len(comment)} characters, {MAX_COMMENT_CHARS} are allowed")
     try:
         connection.execute(
-            "INSERT INTO sign_off (reviewer, engine_hash, manifest_hash, comment, signed_ns) VALUES (?, ?, ?, ?, ?)",
-            (reviewer, engine_hash, manifest_hash, comment.strip(), now_ns),
+            "INSERT INTO sign_off (reviewer, engine_hash, manifest_hash, evidence_hash, comment, signed_ns) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (reviewer, engine_hash, manifest_hash, evidence_hash, comment.strip(), now_ns),
         )
     except sqlite3.IntegrityError:
         raise SignOffError("you have signed for this engine and manifest already") from None
@@ -66,16 +74,21 @@ def sign_offs(connection: sqlite3.Connection, engine_hash: str, manifest_hash: s
     Raises:
         SignOffError: these are no hashes.
     """
-    _check_hashes(engine_hash, manifest_hash)
+    check_hashes(engine_hash, manifest_hash)
     rows = connection.execute(
-        "SELECT reviewer, engine_hash, manifest_hash, comment, signed_ns, withdrawn_ns FROM sign_off "
+        "SELECT reviewer, engine_hash, manifest_hash, comment, signed_ns, withdrawn_ns, evidence_hash FROM sign_off "
         "WHERE engine_hash = ? AND manifest_hash = ? ORDER BY id",
         (engine_hash, manifest_hash),
     )
     return [SignOff(*row) for row in rows]
 
 
-def _check_hashes(*hashes: str) -> None:
+def check_hashes(*hashes: str) -> None:
+    """Let hashes pass.
+
+    Raises:
+        SignOffError: one is none.
+    """
     for text in hashes:
         if not _HASH.fullmatch(text):
             raise SignOffError("a hash is sha256: and 64 hexadecimal digits")

@@ -1,0 +1,118 @@
+"""The board shows all that is signed, what failed and why, and whether it was measured again since."""
+
+import html
+import json
+import re
+import shutil
+from contextlib import closing
+
+import pytest
+
+from llm_policy.release import Release
+from llmstack.board.candidates import find_candidate
+from llmstack.board.pages import figure, flat
+from llmstack.board.verdict import find_missing
+from llmstack.release.evidence import SMOKE
+from tests.board_client import live_board
+from tests.board_releases import SLICE, write_run, write_store
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("board")
+    write_store(directory / "artifacts")
+    with live_board(directory, directory / "artifacts") as live:
+        live.client = live.log_in(live.add("Ada"))
+        yield live
+
+
+def text_of(board, path: str) -> str:
+    return html.unescape(board.client.get(path).text)
+
+
+def fields(board, name: str) -> dict[str, str]:
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', text_of(board, f"/releases/{name}")))
+
+
+@pytest.mark.parametrize("name", ["good", "bad"])
+def test_every_value_of_the_manifest_is_shown(board, name):
+    page = text_of(board, f"/releases/{name}")
+    tree = json.loads((board.settings.store.directory(name) / "manifest.json").read_text())
+    for key, value in flat(tree):
+        assert re.search(
+            rf"<dt>{re.escape(key.rpartition('.')[2])}</dt><dd[^>]*>{re.escape(figure(value))}</dd>", page
+        ), key
+
+
+def test_the_build_manifest_is_shown_with_every_file(board):
+    page = text_of(board, "/releases/good")
+    manifest = json.loads((board.settings.store.directory("good") / "build_manifest.json").read_text())
+    for text in (*manifest["build"].values(), *(file["sha256"] for file in manifest["files"])):
+        assert text in page
+
+
+def test_what_failed_is_shown_with_its_reason(board):
+    page = text_of(board, "/releases/bad")
+    for text in (
+        "num_input_tokens is 4095, expected 4096",
+        '/verdict is "pass", expected "fail"',
+        "queue_delay_us_p99",
+    ):
+        assert text in page
+
+
+def test_the_verdict_lists_what_is_missing(board):
+    page = text_of(board, "/releases/bad")
+    for text in ("alignment with 1 of 1", "warmup (failed, 1 of 2 rows)", "smoke (failed, 1 of 2 rows)", "2 more of 2"):
+        assert text in page
+
+
+def test_a_release_that_lacks_nothing_is_ready(board):
+    candidate = find_candidate(board.settings.store, "good")
+    assert find_missing(candidate, ["Ada", "Grace"], 2, []) == []
+    assert find_missing(candidate, ["Ada"], 2, []) == ["1 more of 2 signatures"]
+    assert find_missing(candidate, ["Ada", "Grace"], 2, ["engine_unhealthy"]) == [
+        "an end to the open alert engine_unhealthy"
+    ]
+
+
+def test_a_bench_of_a_smaller_batch_is_not_enough(board):
+    candidate = find_candidate(board.settings.store, "bad")
+    smaller = [run._replace(figures={"max_batch_size": 6}) for run in candidate.runs]
+    found = find_missing(candidate._replace(runs=tuple(smaller)), [], 0, [])
+    assert "llmstack bench gate" in found[-1]
+
+
+def test_a_run_after_a_signature_is_shown_beside_it(board):
+    path = "/releases/good"
+    assert board.client.post(f"{path}/sign", data=fields(board, "good")).status_code == 200
+    assert "evidence changed since" not in text_of(board, path)
+    release = Release.open(board.settings.store.directory("good"))
+    write_run(release, SMOKE, SLICE, num_slices=1, num_passed=1)
+    assert "evidence changed since this signature" in text_of(board, path)
+    assert "(evidence changed since)" in text_of(board, "/")
+    board.client.post(f"{path}/withdraw", data=fields(board, "good"))
+
+
+def test_evidence_that_changed_under_a_reviewers_eyes_is_not_signed(board):
+    seen = fields(board, "bad")
+    release = Release.open(board.settings.store.directory("bad"))
+    write_run(release, SMOKE, {**SLICE, "id": "judge-3"}, num_slices=1)
+    assert board.client.post("/releases/bad/sign", data=seen).status_code == 409
+
+
+@pytest.mark.parametrize("record", [b"[]", b"{", b'{"rows": [1, {"what": "x"}, null]}', b'{"results": {"a": 1}}'])
+def test_a_record_that_is_none_breaks_no_page(board, tmp_path, record):
+    shutil.copytree(board.settings.store.directory("bad"), tmp_path / "releases" / "odd")
+    (tmp_path / "releases" / "odd" / "smoke.json").write_bytes(record)
+    with live_board(tmp_path, tmp_path) as other, closing(other.log_in(other.add("Ada"))) as client:
+        assert client.get("/releases/odd").status_code == 200
+
+
+def test_whoever_is_not_logged_in_learns_no_releases_name(board):
+    import httpx
+
+    for name in ("good", "nothing"):
+        shown = httpx.get(f"{board.url}/releases/{name}")
+        signed = httpx.post(f"{board.url}/releases/{name}/sign", data={"csrf_token": "x"})
+        assert (shown.status_code, shown.headers["location"], signed.status_code) == (303, "/login", 401)

@@ -1,0 +1,23 @@
+"""What an operator decides about a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from llmstack.release.options import NUM_SIGN_OFFS
+from llmstack.release.store import ReleaseStore
+
+KEEP_ALERTS_DAYS = 90
+
+
+class BoardSettings(NamedTuple):
+    """Where the board's things are. `public_url` is how browsers reach it."""
+
+    database: Path
+    store: ReleaseStore
+    webhook_secrets: Path
+    ready_url: str
+    public_url: str
+    num_sign_offs: int = NUM_SIGN_OFFS
+    keep_alerts_days: int = KEEP_ALERTS_DAYS
