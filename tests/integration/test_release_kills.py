@@ -20,7 +20,7 @@ from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
 pytestmark = pytest.mark.server
 
-ALL = (*steps.BEFORE[1:], *steps.PHASES)
+ALL = (*steps.BEFORE, *steps.PHASES)
 IS_ALL = os.environ.get("LLMSTACK_RELEASE_KILLS") == "all"
 OVERRIDE = ("--override", "test", "--required-sign-offs", "0")
 
@@ -77,6 +77,39 @@ def test_a_rollback_whose_parent_was_killed_goes_on_at_the_next_start(service: R
     wait_until(lambda: outcomes(service)[0]["outcome"] == "completed")
     assert outcomes(service)[0]["reason"] == "killed"
     service.end()
+
+
+@pytest.mark.skipif(not IS_ALL, reason="LLMSTACK_RELEASE_KILLS=all asks for it")
+def test_a_promotion_whose_parent_was_killed_while_taking_it_back_is_taken_back(service: ReleaseService) -> None:
+    service.killed_at = steps.UNDOING
+    service.start()
+    service.wait_ready()
+    asking = service.llmstack_in_background("release", "promote", SECOND, *OVERRIDE, "--start-timeout-secs", "1")
+    service.die()
+    service.killed_at = ""
+    service.start()
+    service.wait_ready()
+    assert asking.wait(timeout=60) == 1
+    wait_until(lambda: outcomes(service)[0]["outcome"] == "undone")
+    assert outcomes(service)[0]["detail"] == "tritonserver is not ready after 1 s"
+    assert (service.in_service(), service.served()) == (FIRST, FIRST)
+    service.end()
+
+
+@pytest.mark.skipif(not IS_ALL, reason="LLMSTACK_RELEASE_KILLS=all asks for it")
+@pytest.mark.parametrize("step", ALL)
+def test_a_rollback_by_a_command_alone_that_was_killed_goes_on_with_the_next_command(
+    service: ReleaseService, step: str
+) -> None:
+    assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
+    killed = service.llmstack("release", "rollback", "--root-cause", "killed", killed_at=step)
+    assert killed.returncode == -signal.SIGKILL
+    again = service.llmstack("release", "rollback", "--root-cause", "once more")
+    assert again.returncode == 1
+    assert "nothing to go back to" in again.stderr
+    newest = outcomes(service)[0]
+    assert (newest["kind"], newest["outcome"], newest["reason"]) == ("rollback", "completed", "killed")
+    assert service.in_service() == FIRST
 
 
 @pytest.mark.parametrize("step", ALL if IS_ALL else ("start",))
