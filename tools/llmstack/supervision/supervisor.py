@@ -56,7 +56,7 @@ class Supervisor:
     canary_interval_s: float
     on_step: Callable[[str], None]
     wants_turn: Callable[[], bool] = lambda: False
-    report: Callable[[str], None] = field(default=lambda line: None, init=False)
+    report: Callable[[str], None] = field(default_factory=lambda: lambda line: None, init=False)
     _backoff: Backoff = field(default_factory=Backoff, init=False)
     _canary: Canary | None = field(default=None, init=False)
     _stubs: StubWatch | None = field(default=None, init=False)
