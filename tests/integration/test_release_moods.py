@@ -8,7 +8,7 @@ import pytest
 from llm_policy.manifest import TASKS
 from llmstack.embedded.schemas import SCHEMAS
 from tests.integration.live_service import wait_until
-from tests.integration.release_service import FIRST, ReleaseService, moody_models
+from tests.integration.release_service import FIRST, ONLY_IN_SOAK, ReleaseService, moody_models
 
 pytestmark = pytest.mark.server
 
@@ -47,7 +47,9 @@ def test_a_rollback_does_not_wait_for_a_promotion_whose_engine_hangs_at_its_star
 @pytest.mark.parametrize(
     ("name", "mood", "reason"),
     [
-        ("silent", "silent", "warming up the engine's hash failed: the engine returned no token"),
+        pytest.param(
+            "silent", "silent", "warming up the engine's hash failed: the engine returned no token", marks=ONLY_IN_SOAK
+        ),
         ("tired", f"tires {NUM_WARM_UPS}", "the canary failed: "),
     ],
 )
