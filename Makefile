@@ -52,7 +52,7 @@ test-docker: $(INSTALLED)  ## Run the tests of containers and the front door; ne
 # One process, in order: what runs beside it would be in the figures.
 soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch, then count 20,000 requests
 	LLMSTACK_SOAK_KILLS=30 $(BIN)/pytest -s tests/integration/test_kills.py $(ARGS)
-	LLMSTACK_RELEASE_KILLS=all $(BIN)/pytest -s tests/integration/test_release_kills.py $(ARGS)
+	LLMSTACK_RELEASE_KILLS=all $(BIN)/pytest -s tests/integration/test_release_*.py $(ARGS)
 	LLMSTACK_SOAK_REQUESTS=20000 $(BIN)/pytest -s tests/integration/test_ledger.py $(ARGS)
 
 test-browser: $(INSTALLED)  ## Run the board's tests in a real Chromium; screenshots go to build/screenshots

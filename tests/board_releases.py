@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llm_policy.manifest import TASKS
 from llm_policy.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.build_manifest import Build
+from llmstack.release.coverage import lengths, subjects
 from llmstack.release.evidence import BENCH_GATE, SMOKE, WARMUP, write_evidence
 from llmstack.release.publish import publish
 from llmstack.release.store import ReleaseStore, point_link
@@ -22,7 +24,15 @@ WARM = {
     "queue_delay_us_max": 310,
     "fault": "",
 }
-SLICE = {"group": "judge", "id": "judge-1", "verdict": "passed", "faults": [], "seconds": 0.02, "cost_usd": 0.0000123}
+SLICE = {
+    "group": "judge",
+    "id": "judge-1",
+    "task": "judge",
+    "verdict": "passed",
+    "faults": [],
+    "seconds": 0.02,
+    "cost_usd": 0.0000123,
+}
 BUILD = Build(command="make engine", source_commit="0f" * 20, tensorrt_llm_version="1.1.0")
 
 
@@ -39,6 +49,7 @@ def write_store(artifacts: Path) -> ReleaseStore:
     store = ReleaseStore(artifacts)
     for name in ("good", "bad"):
         built = shutil.copytree(DEFAULT_RELEASE_DIR.resolve(), artifacts / "built" / name)
+        (built / "build_manifest.json").unlink()  # so that it is BUILD's
         if name == "bad":
             tree = json.loads((built / "manifest.json").read_text())
             change_manifest(built, engine={**tree["engine"], "max_batch_size": 8}, on_cost_breach="reject")
@@ -46,8 +57,14 @@ def write_store(artifacts: Path) -> ReleaseStore:
         (release.directory / "module6").mkdir()
         shutil.copy(store.directory("good") / "manifest.json", release.directory / "module6" / "blueprint.json")
     good, bad = (Release.open(store.directory(name)) for name in ("good", "bad"))
-    write_run(good, WARMUP, WARM, {**WARM, "prompt_tokens": 4_096}, num_guides_compiled=5, cold_ms_max=8.1)
-    write_run(good, SMOKE, SLICE, {**SLICE, "id": "judge-2"}, num_slices=2, num_passed=2, cost_usd=0.0000246)
+    warm = [
+        {**WARM, "what": subject.what, "prompt_tokens": length}
+        for subject in subjects(good)
+        for length in lengths(good)
+    ]
+    write_run(good, WARMUP, *warm, num_guides_compiled=5, cold_ms_max=8.1)
+    slices = [{**SLICE, "id": f"{task}-1", "task": task} for task in TASKS]
+    write_run(good, SMOKE, *slices, num_slices=3, num_passed=3, cost_usd=0.0000369)
     write_run(bad, WARMUP, WARM, {**WARM, "prompt_tokens": 4_096, "fault": "num_input_tokens is 4095, expected 4096"})
     failed = {**SLICE, "id": "judge-2", "verdict": "failed", "faults": ['/verdict is "pass", expected "fail"']}
     write_run(bad, SMOKE, SLICE, failed, num_slices=2, num_passed=1)

@@ -1,6 +1,7 @@
 """A release of a few bytes, whole and true to its manifest, for tests to break."""
 
 import json
+import shutil
 from pathlib import Path
 
 from llm_policy.release import Release
@@ -43,3 +44,15 @@ def change_manifest(directory: Path, **changes) -> None:
     """Replace sections of a release's manifest.json."""
     path = directory / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def hash_anew(directory: Path) -> None:
+    """Make the manifest of a copied release say what its files are now, and forget what was said of them before."""
+    for name in ("build_manifest.json", "warmup.json", "smoke.json"):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "module6", ignore_errors=True)
+    tree = json.loads((directory / "manifest.json").read_text())
+    settings = {key: value for key, value in tree.items() if key not in ("tokenizer", "schemas")}
+    settings["engine"] = {key: value for key, value in tree["engine"].items() if key != "hash"}
+    (directory / "manifest.json").write_bytes(manifest_bytes(describe_release(directory, settings)))
+    Release.open(directory).verify_files()

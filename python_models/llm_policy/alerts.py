@@ -3,6 +3,8 @@
 Every event stands for the `count` breaches that no other event stands for: the first for one, the summary for all
 later ones of the window. So counts add up to the number of breaches. A window with one breach has no summary.
 
+A window is of one rule and one engine: the first breach of another engine closes it with its summary.
+
 The windows are rows of the database, changed in the transaction of the request that breached: neither a restart nor a
 second process repeats or forgets one. A summary is written by the parent, which looks each second, or by whoever
 records a breach into a window that has ended.
@@ -92,7 +94,8 @@ def record_breach(
     """Add one breach to the caller's transaction; the first of a window becomes an event at once."""
     metric_total.add(connection, {(metric_total.ALERTS, rule): 1})
     window = _window(connection, rule)
-    if window is not None and _is_over(window, now_ns):
+    # A breach of another engine, after a switch, does not belong among those of the one before.
+    if window is not None and (_is_over(window, now_ns) or window.engine_hash != engine_hash):
         _close(connection, window, now_ns)
         window = None
     if window is None:

@@ -13,10 +13,11 @@ def main() -> None:
     last_step = sys.argv.pop(1)
     advance = ReleaseJournal.advance
 
-    def advance_and_die(self: ReleaseJournal, change: Any, step: str, *rest: Any) -> None:
-        advance(self, change, step, *rest)
+    def advance_and_die(self: ReleaseJournal, change: Any, step: str, *rest: Any) -> bool:
+        is_open = advance(self, change, step, *rest)
         if step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
+        return is_open
 
     ReleaseJournal.advance = advance_and_die  # type: ignore[method-assign]
     app()

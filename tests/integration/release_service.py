@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,26 +10,44 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from llm_policy.release import Release
 from llmstack.embedded.release import build_release
+from llmstack.paths import MODEL_REPOSITORY
 from llmstack.release.store import ReleaseStore, point_link
 from tests.integration.live_service import LiveService
+from tests.releases import change_manifest, hash_anew
 
 FIRST, SECOND = "one", "two"
+IS_SOAK = os.environ.get("LLMSTACK_RELEASE_KILLS") == "all"
+ONLY_IN_SOAK = pytest.mark.skipif(not IS_SOAK, reason="make soak: LLMSTACK_RELEASE_KILLS=all asks for it")
+
+
+def moody_models(directory: Path) -> Path:
+    """A model repository whose no-op engine has the mood that its release tells."""
+    shutil.copytree(MODEL_REPOSITORY, directory)
+    shutil.copy(Path(__file__).parent / "moody_engine.py", directory / "tensorrt_llm" / "1" / "model.py")
+    return directory
 
 
 class ReleaseService(LiveService):
-    """Release `one` is in service; `two` is published. Both are random, of different seeds."""
+    """Release `one` is in service; `two` is published. Both are random, of different seeds, with these thresholds."""
 
     def __init__(
-        self, directory: Path, engine_name: str = "embedded", environment: dict[str, str] | None = None
+        self,
+        directory: Path,
+        engine_name: str = "embedded",
+        environment: dict[str, str] | None = None,
+        **thresholds: int,
     ) -> None:
         super().__init__(directory, engine_name, environment)
         shutil.rmtree(self.release_dir)
         self.store = ReleaseStore(directory / "artifacts")
         for seed, name in enumerate((FIRST, SECOND), 1):
-            build_release(directory / "built" / name, seed=seed)
+            built = build_release(directory / "built" / name, seed=seed)
+            tree = json.loads((built.directory / "manifest.json").read_text())
+            change_manifest(built.directory, thresholds={**tree["thresholds"], **thresholds})
             self.llmstack("release", "publish", str(directory / "built" / name)).check_returncode()
         point_link(self.store.link, self.store.directory(FIRST))
         self.release_dir = self.store.link
@@ -40,6 +59,17 @@ class ReleaseService(LiveService):
         if not self.killed_at:
             return command
         return [command[0], "-m", "tests.integration.killed_at", self.killed_at, *command[3:]]
+
+    def urls(self) -> tuple[str, ...]:
+        """The options that lead a proof to the live server."""
+        return "--http-url", self.http_url, "--metrics-url", self.metrics_url, "--ready-url", self.ready_url
+
+    def add_release(self, name: str, mood: str) -> None:
+        """Publish a release whose engine has this mood: see `moody_models`."""
+        directory = shutil.copytree(self.store.directory(FIRST), self.store.releases_dir.parents[1] / "built" / name)
+        (directory / "engine" / "mood").write_text(mood)
+        hash_anew(directory)
+        self.llmstack("release", "publish", str(directory)).check_returncode()
 
     def headers_of(self, name: str) -> dict[str, str]:
         engine = Release.open(self.store.directory(name)).manifest.engine

@@ -4,7 +4,6 @@ Each step takes a whole start of the server, so by default a few stand for all; 
 """
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +14,12 @@ from llm_policy.outbox import READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from llmstack.release import journal as steps
 from tests.integration.live_service import wait_until
-from tests.integration.release_service import FIRST, SECOND, ReleaseService
+from tests.integration.release_service import FIRST, IS_SOAK, ONLY_IN_SOAK, SECOND, ReleaseService
 from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
 pytestmark = pytest.mark.server
 
-ALL = (*steps.BEFORE[1:], *steps.PHASES)
-IS_ALL = os.environ.get("LLMSTACK_RELEASE_KILLS") == "all"
+ALL = (*steps.BEFORE, *steps.PHASES)
 OVERRIDE = ("--override", "test", "--required-sign-offs", "0")
 
 
@@ -39,7 +37,7 @@ def outcomes(service: ReleaseService) -> list[dict]:
     return json.loads(service.llmstack("release", "history", "--json").stdout)
 
 
-@pytest.mark.parametrize("step", ALL if IS_ALL else ("switch",))
+@pytest.mark.parametrize("step", ALL if IS_SOAK else ("switch",))
 def test_a_promotion_whose_parent_was_killed_is_settled_by_the_next_start(service: ReleaseService, step: str) -> None:
     service.killed_at = step
     service.start()
@@ -58,7 +56,7 @@ def test_a_promotion_whose_parent_was_killed_is_settled_by_the_next_start(servic
     service.end()
 
 
-@pytest.mark.parametrize("step", ALL if IS_ALL else ("drain",))
+@pytest.mark.parametrize("step", ALL if IS_SOAK else ("drain",))
 def test_a_rollback_whose_parent_was_killed_goes_on_at_the_next_start(service: ReleaseService, step: str) -> None:
     service.start()
     service.wait_ready()
@@ -79,7 +77,40 @@ def test_a_rollback_whose_parent_was_killed_goes_on_at_the_next_start(service: R
     service.end()
 
 
-@pytest.mark.parametrize("step", ALL if IS_ALL else ("start",))
+@ONLY_IN_SOAK
+def test_a_promotion_whose_parent_was_killed_while_taking_it_back_is_taken_back(service: ReleaseService) -> None:
+    service.killed_at = steps.UNDOING
+    service.start()
+    service.wait_ready()
+    asking = service.llmstack_in_background("release", "promote", SECOND, *OVERRIDE, "--start-timeout-secs", "1")
+    service.die()
+    service.killed_at = ""
+    service.start()
+    service.wait_ready()
+    assert asking.wait(timeout=60) == 1
+    wait_until(lambda: outcomes(service)[0]["outcome"] == "undone")
+    assert outcomes(service)[0]["detail"] == "tritonserver is not ready after 1 s"
+    assert (service.in_service(), service.served()) == (FIRST, FIRST)
+    service.end()
+
+
+@ONLY_IN_SOAK
+@pytest.mark.parametrize("step", ALL)
+def test_a_rollback_by_a_command_alone_that_was_killed_goes_on_with_the_next_command(
+    service: ReleaseService, step: str
+) -> None:
+    assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
+    killed = service.llmstack("release", "rollback", "--root-cause", "killed", killed_at=step)
+    assert killed.returncode == -signal.SIGKILL
+    again = service.llmstack("release", "rollback", "--root-cause", "once more")
+    assert again.returncode == 1
+    assert "nothing to go back to" in again.stderr
+    newest = outcomes(service)[0]
+    assert (newest["kind"], newest["outcome"], newest["reason"]) == ("rollback", "completed", "killed")
+    assert service.in_service() == FIRST
+
+
+@pytest.mark.parametrize("step", ALL if IS_SOAK else ("start",))
 def test_a_command_that_was_killed_where_no_service_runs_is_settled_by_the_next_one(
     service: ReleaseService, step: str
 ) -> None:

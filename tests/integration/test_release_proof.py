@@ -1,12 +1,24 @@
-"""The models themselves refuse a release whose files are not those of its manifest, whoever starts the server."""
+"""What is proven of a release on a live server, and what the models themselves refuse, whoever starts the server."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
+from llm_policy.release import Release
+from llmstack.embedded.release import build_release
+from llmstack.ensemble_client import ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.proof.slice_file import read_slices
+from llmstack.proof.smoke import PASSED, run_slices
+from llmstack.proof.smoke_command import DEFAULT_SLICES
+from llmstack.proof.target import Target
 from llmstack.server_error import ServerStartError
 from llmstack.server_process import TritonServer
+from tests.integration.release_service import ONLY_IN_SOAK
+from tests.releases import change_manifest
 
 pytestmark = [pytest.mark.server]
 CHANGED = {
@@ -27,3 +39,26 @@ def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_told(tmp
         pass
     assert reason in str(refused.value)
     assert reason in (tmp_path / "state" / "tritonserver.log").read_text()
+
+
+def test_the_embedded_release_passes_the_slices_that_are_shipped(server):
+    target = Target(Release.open(DEFAULT_RELEASE_DIR), ServerUrls(server.http_url, server.grpc_url), server.metrics_url)
+    slices = read_slices(DEFAULT_SLICES)
+    results = run_slices(target, slices, 4, lambda result: None)
+    assert [result for result in results if result.verdict != PASSED] == []
+    assert {result.task for result in results} == set(target.release.manifest.tasks)
+
+
+@pytest.mark.parametrize(("limit_us", "passes"), [(60_000_000, True), pytest.param(0, False, marks=ONLY_IN_SOAK)])
+def test_a_bench_gate_passes_by_the_manifests_queue_delay(tmp_path, limit_us, passes):
+    release = build_release(tmp_path / "b8", seed=1)
+    tree = json.loads((release.directory / "manifest.json").read_text())
+    thresholds = {**tree["thresholds"], "max_queue_delay_us": limit_us}
+    change_manifest(release.directory, engine={**tree["engine"], "max_batch_size": 8}, thresholds=thresholds)
+    sizes = ("--prompt-tokens", "16", "--completion-tokens", "2", "--requests", "100")
+    command = ("bench", "gate", "--max-batch-size", "8", "--release", str(release.directory), *sizes, "--json")
+    done = subprocess.run([sys.executable, "-m", "llmstack", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if passes else 1), done.stderr
+    record = json.loads((release.directory / "bench_gate.json").read_text())
+    assert (record["passed"], record["max_batch_size"], record["concurrency"]) == (passes, 8, 8)
+    assert (record["max_queue_delay_us"], record["one_more"]["concurrency"]) == (limit_us, 9)

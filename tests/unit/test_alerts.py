@@ -184,3 +184,21 @@ def test_the_parent_can_report_an_engine_that_is_unhealthy(ledger):
         )
     (event,) = events(ledger)
     assert (event["rule"], event["count"], event["samples"]) == ("engine_unhealthy", 1, [])
+
+
+def test_a_breach_of_another_engine_closes_the_window_with_its_summary(ledger):
+    other = "sha256:" + "1" * 64
+    for at_ns, engine_hash in ((0, ENGINE_HASH), (1, ENGINE_HASH), (2, other), (3, other)):
+        with transaction(ledger.connection):
+            alerts.record_breach(
+                ledger.connection,
+                alerts.ENGINE_UNHEALTHY,
+                alerts.Breach(1),
+                threshold=0,
+                engine_hash=engine_hash,
+                quantisation="w4a8",
+                now_ns=NOW_NS + at_ns,
+            )
+    close_due(ledger, NOW_NS + 2 * WINDOW_NS)
+    told = [(event["phase"], event["engine_hash"], event["count"]) for event in events(ledger)]
+    assert told == [("first", ENGINE_HASH, 1), ("summary", ENGINE_HASH, 1), ("first", other, 1), ("summary", other, 1)]

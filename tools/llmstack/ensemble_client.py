@@ -117,10 +117,11 @@ def _post(server: Server, call: str, body: Mapping[str, Any], headers: Headers) 
         answer = httpx.post(url, json=body, headers=dict(headers), timeout=TIMEOUT_S)
     except httpx.HTTPError as error:
         return Reply({}, "", f"no answer: {error}")
-    content: dict[str, Any] = answer.json()
-    if answer.status_code != httpx.codes.OK:
-        return Reply({}, str(answer.status_code), content["error"])
-    return content
+    try:
+        content: dict[str, Any] = answer.json()
+        return content if answer.status_code == httpx.codes.OK else Reply({}, str(answer.status_code), content["error"])
+    except (ValueError, KeyError, TypeError):  # a proxy's page, say
+        return Reply({}, str(answer.status_code), f"an answer that is not Triton's: {answer.text[:80]!r}")
 
 
 def _grpc_tensor(name: str, value: Any) -> triton_grpc.InferInput:

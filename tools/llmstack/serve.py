@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from llm_policy.database import FILE_NAME as LEDGER_NAME
 from llm_policy.database import NewerLedger
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.metrics import exposition_parts
@@ -99,7 +100,7 @@ def serve(
         with StateDirectory(state_dir) as state, StopSignals() as stop:
             switch = Switch(ReleaseJournal(state.path), release_dir, json_log())
             unfinished = settle(switch)
-            release = open_release(release_dir)
+            release = _open_settled(release_dir, switch, unfinished)
             server = TritonServer(
                 release_dir=release.directory,
                 engine=engine_of(release),
@@ -180,8 +181,18 @@ def settle(switch: Switch) -> Change | None:
     except (sqlite3.Error, OSError) as error:
         raise ServerStartError(
             f"an interrupted change of the release in service can't be settled: {error}",
-            f"make {switch.link.parent} and the state directory writable",
+            f"make the state directory and {LEDGER_NAME} in it readable and writable",
         ) from None
+
+
+def _open_settled(release_dir: Path, switch: Switch, unfinished: Change | None) -> Release:
+    """The release to serve; what is unfinished ends when it can't be opened, so that the next change can go on."""
+    try:
+        return open_release(release_dir)
+    except ServerStartError as error:
+        if unfinished is not None:
+            switch.give_up(unfinished, str(error))
+        raise
 
 
 def _run(service: Service, switch: Switch, unfinished: Change | None, console: Console, verbose: bool) -> None:
@@ -191,16 +202,15 @@ def _run(service: Service, switch: Switch, unfinished: Change | None, console: C
         with contextlib.suppress(StopRequested):
             if verbose:
                 ending.enter_context(_relay(service.server, console))
-            _start(service, switch, unfinished, console)
-            _announce(service, console)
-            service.watch(
-                lambda line: console.print(line, markup=False), switch.is_wanted, lambda: switch.take_up(service)
-            )
+            if _start(service, switch, unfinished, console):
+                _announce(service, console)
+            service.watch(lambda line: console.print(line, markup=False), lambda: switch.take_up(service))
         with console.status("draining: requests under way are answered first"):
             service.drain()
 
 
-def _start(service: Service, switch: Switch, unfinished: Change | None, console: Console) -> None:
+def _start(service: Service, switch: Switch, unfinished: Change | None, console: Console) -> bool:
+    """Whether the service is proven; when not, a change wants to be performed first."""
     began = time.monotonic()
     with console.status("starting") as status:
 
@@ -208,13 +218,14 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
             _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
 
         try:
-            service.start(on_step)
+            is_proven = service.start(on_step, switch.is_wanted)
         except ServerStartError as error:
             if unfinished is not None:
                 switch.give_up(unfinished, str(error))
             raise
-        if unfinished is not None:
+        if unfinished is not None and is_proven:
             switch.conclude(unfinished)
+        return is_proven
 
 
 def _show_step(status: Status, console: Console, text: str) -> None:

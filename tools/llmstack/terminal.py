@@ -12,12 +12,12 @@ DIFFERENT = 1
 CANT_TELL = 2
 
 
-def fail(error: object, next_step: str) -> NoReturn:
-    """Say what is wrong and what to do next on standard error, and exit with 2."""
+def fail(error: object, next_step: str, exit_code: int = CANT_TELL) -> NoReturn:
+    """Say what is wrong and what to do next on standard error, and exit with 2, or as told."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"error: {error}", style="red", markup=False)
     console.print(f"next:  {next_step}", markup=False)
-    raise typer.Exit(CANT_TELL)
+    raise typer.Exit(exit_code)
 
 
 def print_json(value: Any) -> None:

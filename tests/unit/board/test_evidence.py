@@ -13,6 +13,7 @@ from llmstack.board.candidates import find_candidate
 from llmstack.board.pages import figure, flat
 from llmstack.board.verdict import find_missing
 from llmstack.release.evidence import SMOKE
+from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
 from tests.board_releases import SLICE, write_run, write_store
 
@@ -74,6 +75,13 @@ def test_a_release_that_lacks_nothing_is_ready(board):
     assert find_missing(candidate, ["Ada", "Grace"], 2, ["engine_unhealthy"]) == [
         "an end to the open alert engine_unhealthy"
     ]
+
+
+def test_a_run_that_passed_of_a_part_alone_is_incomplete(board, tmp_path):
+    shutil.copytree(board.settings.store.directory("good"), tmp_path / "releases" / "part")
+    write_run(Release.open(tmp_path / "releases" / "part"), SMOKE, SLICE, num_slices=1, num_passed=1)
+    found = find_missing(find_candidate(ReleaseStore(tmp_path), "part"), ["Ada", "Grace"], 2, [])
+    assert found == ["smoke (incomplete: nothing of task generate_json; task rank_candidates): llmstack smoke"]
 
 
 def test_a_bench_of_a_smaller_batch_is_not_enough(board):

@@ -81,10 +81,11 @@ def test_a_refusal_and_what_is_no_json_are_faults():
 def test_a_slice_for_another_engine_is_recognised(tmp_path):
     release = write_release(tmp_path / "r1")
     engine = release.manifest.engine
-    fits = Slice(id="a", text_input="x", engine_hash=engine.hash, quantisation=engine.quantisation)
+    expect = Expectations(schema_valid=True)
+    fits = Slice(id="a", text_input="x", engine_hash=engine.hash, quantisation=engine.quantisation, expect=expect)
     assert find_mismatches(release, fits) == []
-    assert find_mismatches(release, Slice(id="a", text_input="x")) == []
-    other = Slice(id="a", text_input="x", engine_hash="sha256:" + "0" * 64, quantisation="fp16")
+    assert find_mismatches(release, Slice(id="a", text_input="x", expect=expect)) == []
+    other = fits.model_copy(update={"engine_hash": "sha256:" + "0" * 64, "quantisation": "fp16"})
     assert [fault.split(",")[0][:14] for fault in find_mismatches(release, other)] == [
         "is for engine_",
         "is for quantis",
@@ -96,20 +97,30 @@ def test_every_wrong_line_is_named(tmp_path):
         '{"id": "a"}',
         "no json",
         '{"id": "b", "text_input": "x", "expects": {}}',
-        '{"id": "c", "text_input": "x"}',
+        '{"id": "c", "text_input": "x", "expect": {"schema_valid": true}}',
+        '{"id": "d", "text_input": "x"}',
     ]
     (tmp_path / "judge.jsonl").write_text("\n".join(lines))
     with pytest.raises(SliceError) as caught:
         read_slices(tmp_path)
     faults = str(caught.value).splitlines()
-    assert [fault.split(": ")[0] for fault in faults] == ["judge.jsonl:1", "judge.jsonl:2", "judge.jsonl:3"]
+    assert [fault.split(": ")[0] for fault in faults] == [f"judge.jsonl:{number}" for number in (1, 2, 3, 5)]
     assert "expects" in faults[2]
+    assert "expect is empty" in faults[3]
+
+
+def test_a_line_ends_where_json_lines_do_and_nowhere_else(tmp_path):
+    text = "a\u2028b\u2029c\x85d\x0be"
+    line = json.dumps({"id": "a", "text_input": text, "expect": {"schema_valid": True}}, ensure_ascii=False)
+    (tmp_path / "a.jsonl").write_bytes((line + "\r\n").encode())
+    ((found,),) = read_slices(tmp_path).values()
+    assert found.text_input == text
 
 
 def test_an_id_that_comes_twice_and_no_slices_at_all_are_refused(tmp_path):
     with pytest.raises(SliceError, match="no slices"):
         read_slices(tmp_path)
-    (tmp_path / "a.jsonl").write_text('{"id": "a", "text_input": "x"}\n' * 2)
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "text_input": "x", "expect": {"schema_valid": true}}\n' * 2)
     with pytest.raises(SliceError, match="'a' comes twice"):
         read_slices(tmp_path)
 

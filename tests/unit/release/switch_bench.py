@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from llm_policy.release import Release
 from llmstack.events.attempt_log import json_log
-from llmstack.release.journal import Change, ReleaseJournal, Side
+from llmstack.release.journal import STEPS, Change, Ending, ReleaseJournal, Side
 from llmstack.release.switch import Switch
 from llmstack.server_error import ServerStartError
 from llmstack.supervision.phases import PHASES
 
 
 class RememberingService:
-    """Comes up unless its release is among `broken`."""
+    """Comes up unless its release is among `broken`; then `recovers` says whether it does later."""
 
-    def __init__(self, broken: tuple[str, ...] = ()) -> None:
+    def __init__(self, broken: tuple[str, ...] = (), recovers: bool = False) -> None:
         self.calls: list[str] = []
-        self.broken, self.served = broken, ""
+        self.broken, self.recovers, self.served = broken, recovers, ""
 
     def turn_away(self, why: str) -> None:
         self.calls.append("turn_away")
 
     def drain_requests(self) -> None:
         self.calls.append("drain_requests")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def aside(self, work: Callable[[], Any]) -> Any:
+        return work()
 
     def halt(self) -> None:
         self.calls.append("halt")
@@ -44,8 +52,9 @@ class RememberingService:
         on_phase(PHASES[-1])
         self.calls.append(f"up {self.served}")
 
-    def recover(self, outage: str) -> None:
+    def recover(self, outage: str) -> bool:
         self.calls.append("recover")
+        return self.recovers
 
 
 class KillingJournal(ReleaseJournal):
@@ -55,10 +64,27 @@ class KillingJournal(ReleaseJournal):
         super().__init__(state_dir)
         self._last_step = last_step
 
-    def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> None:
-        super().advance(change, step, now_ns, detail)
+    def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> bool:
+        is_open = super().advance(change, step, now_ns, detail)
         if step == self._last_step:
             os.kill(os.getpid(), signal.SIGKILL)
+        return is_open
+
+
+class FullJournal(ReleaseJournal):
+    """Can't be written from the step `full_at` on, until `full_at` is empty again."""
+
+    full_at = ""
+
+    def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> bool:
+        if self.full_at and STEPS.index(step) >= STEPS.index(self.full_at):
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().advance(change, step, now_ns, detail)
+
+    def end(self, ending: Ending, now_ns: int) -> bool:
+        if self.full_at:
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().end(ending, now_ns)
 
 
 def make_switch(directory: Path, journal: ReleaseJournal | None = None) -> Switch:

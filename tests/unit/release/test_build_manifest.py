@@ -2,6 +2,8 @@
 
 import pytest
 
+from llm_policy.release import Release
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.build_manifest import (
     Build,
     BuildManifest,
@@ -58,6 +60,13 @@ def test_what_changed_came_and_went_is_named(release):
         "engine/rank1.engine: not in the build manifest",
         "engine/rank0.engine: not as it was built",
     ]
+
+
+def test_the_embedded_release_is_as_its_build_manifest_says():
+    release = Release.open(DEFAULT_RELEASE_DIR)
+    manifest = read_build_manifest(release.directory)
+    assert check_build(release.directory, manifest) == [], "publish it anew: docs/embedded_model.md"
+    assert (manifest.engine_hash, manifest.manifest_hash) == (release.manifest.engine.hash, release.manifest_hash)
 
 
 def test_a_link_is_no_file_of_a_release(release):

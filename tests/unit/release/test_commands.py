@@ -1,13 +1,16 @@
 """What an operator types: candidates come in whole, and what is said of them is what is there."""
 
 import json
+import subprocess
 
 import pytest
 from typer.testing import CliRunner
 
+from llm_policy.release import Release
 from llmstack.__main__ import app
+from llmstack.release.journal import COMPLETED, PROMOTION, Ending, ReleaseJournal, Side
 from llmstack.release.store import ReleaseStore, point_link
-from tests.releases import change_manifest, write_release
+from tests.releases import change_manifest, hash_anew, write_release
 
 
 @pytest.fixture
@@ -104,3 +107,92 @@ def test_a_rollback_needs_a_cause_and_something_to_go_back_to(store):
     assert "--root-cause is empty" in run("rollback", "--root-cause", "", exit_code=2).output
     assert "nothing to go back to" in run("rollback", "--root-cause", "bad", exit_code=1).output
     assert run_json("status") == {"in_service": "r1", "rollback_leads_to": None, "under_way": None}
+
+
+def promoted(store, tmp_path, *names):
+    """Publish these, and promote the last over the one before, in the journal and on the disk."""
+    for name in names:
+        write_release(store.releases_dir / name)
+        run("publish", store.directory(name))
+    sides = [Side.of(Release.open(store.directory(name))) for name in names]
+    log = ReleaseJournal(tmp_path / "state")
+    log.end(Ending(log.request(PROMOTION, store.link, *sides, 0), COMPLETED), 1)
+    point_link(store.link, store.directory(names[-1]))
+    return log
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("schemas/label.json", '{"enum": ["C"]}', "schemas/label.json: not as it was built"),
+        ("tokenizer/chat_template.jinja", "{{ messages }}", "tokenizer/chat_template.jinja: not in the build manifest"),
+        ("build_manifest.json", "{}", "the manifests of r1 are not those that were in service"),
+    ],
+)
+def test_a_rollback_is_refused_when_what_it_leads_to_is_not_what_was_in_service(store, tmp_path, file, text, reason):
+    log = promoted(store, tmp_path, "r1", "r2")
+    (store.directory("r1") / file).write_text(text)
+    assert reason in run("rollback", "--root-cause", "bad", exit_code=1).output
+    assert log.open_change() is None
+
+
+def test_a_link_that_can_not_be_switched_is_told_before_anything_is_asked(store, tmp_path):
+    log = promoted(store, tmp_path, "r1", "r2")
+    (store.link.parent / ".current.new").mkdir()
+    for command in (
+        ("rollback", "--root-cause", "bad"),
+        ("promote", "r1", "--override", "test", "--required-sign-offs", "0"),
+    ):
+        assert "can't be switched" in run(*command, exit_code=2).output
+    assert log.open_change() is None
+
+
+def test_fewer_signatures_than_configured_need_an_override(store, monkeypatch):
+    for name in ("r1", "r2"):
+        write_release(store.releases_dir / name)
+    point_link(store.link, store.directory("r1"))
+    asked = ("promote", "r2", "--required-sign-offs", "0")
+    assert "0 signatures asked for, 2 are" in run_json(*asked, exit_code=1)["missing"]["sign-offs"][0]
+    monkeypatch.setenv("LLMSTACK_REQUIRED_SIGN_OFFS", "0")
+    assert "sign-offs" not in run_json("promote", "r2", exit_code=1)["missing"]
+
+
+def test_a_ledger_that_is_none_is_told_by_each_command_with_what_to_do(store, tmp_path):
+    write_release(store.releases_dir / "r1")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "ledger.db").write_bytes(b"this is no database, however long one looks at it " * 20)
+    for command in (("history",), ("status",), ("promote", "r1"), ("rollback", "--root-cause", "bad")):
+        output = run(*command, exit_code=1).output
+        assert "ledger.db in the state directory, can't be used" in output
+        assert "next: " in output
+
+
+def test_a_link_inside_a_release_is_told_when_releases_are_compared(store):
+    for name in ("r1", "r2"):
+        write_release(store.releases_dir / name)
+    (store.directory("r2") / "schemas" / "more.json").symlink_to("label.json")
+    assert "schemas/more.json is no plain file" in run("diff", "r1", "r2", exit_code=2).output
+
+
+def test_what_a_killed_proof_left_behind_is_no_file_of_the_release(store, tmp_path):
+    write_release(store.releases_dir / "r1")
+    run("publish", store.directory("r1"))
+    for name in ("warmup.json.new", "smoke.json.new", "build_manifest.json.new"):
+        (store.directory("r1") / name).write_text("{")
+    run("publish", store.directory("r1"))
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_copied(store, tmp_path):
+    write_release(tmp_path / "built")
+    (tmp_path / "built" / "engine" / "rank0.engine").write_bytes(b"x" * (1 << 20))
+    hash_anew(tmp_path / "built")
+    store.releases_dir.mkdir(parents=True)
+    mount = ("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(store.releases_dir))
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        output = run("publish", tmp_path / "built", "--name", "r1", exit_code=1).output
+        assert "No space left on device" in output and "None" not in output
+        assert list(store.releases_dir.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(store.releases_dir)], check=True)

@@ -18,6 +18,7 @@ from llmstack.ensemble_client import Inputs
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.proof.target import check_engine
 from llmstack.release.evidence import BENCH_GATE, write_evidence
+from llmstack.release.operator_faults import described
 from llmstack.serve import give_up, open_release, pick_engine
 from llmstack.serve_options import EngineChoice, ReleaseDir
 from llmstack.server_error import ServerStartError
@@ -37,7 +38,9 @@ def gate(
     """Keep a whole batch of requests under way and write bench_gate.json into the release.
 
     It has passed when the 99th percentile of the queue delay stays within the manifest's max_queue_delay_us: what a
-    promotion asks of a batch size above 4. Exits with 0 then, else with 1.
+    promotion asks of a batch size above 4. An engine with fewer slots than its manifest says lets requests wait, and
+    fails. With one request more than slots each waits for another's end, whatever the engine: that is measured, too,
+    and recorded beside. Exits with 0 when it has passed, else with 1.
 
     Example: llmstack bench gate --max-batch-size 8 --release artifacts/releases/qwen3-32b-b8
     """
@@ -52,29 +55,32 @@ def gate(
             )
         picked = check_engine(engine.value if engine else pick_engine(release))
         with TritonServer(release_dir=release.directory, engine=picked) as server:
-            row = _measure(server, release, prompt_tokens, completion_tokens, num_requests)
+            row, beyond = _measure(server, release, prompt_tokens, completion_tokens, num_requests)
         limit_us = release.manifest.thresholds.max_queue_delay_us
         passed = row.queue_delay_us_p99 <= limit_us
         record = {"max_batch_size": size, "max_queue_delay_us": limit_us, "engine": picked, **row._asdict()}
+        record |= {"one_more": beyond._asdict()}
         path = write_evidence(release, BENCH_GATE, passed=passed, began_s=began_s, record=record)
     except ServerStartError as error:
         give_up(error)
     except LoadError as error:
         fail(f"a request was not answered: {error}", "choose fewer tokens, or look into the release's thresholds")
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", "make the release directory writable")
+        fail(described(error), "make the release directory writable")
     if as_json:
         print_json({"passed": passed, **record})
     else:
         verdict = "[green]✔ passed[/]" if passed else "[red]✘ failed[/]"
-        text = f"queue delay {row.queue_delay_us_p99:.0f} µs (p99) of {limit_us} µs at {size} at once: {path}"
+        text = f"queue delay {row.queue_delay_us_p99:.0f} µs (p99) of {limit_us} µs at {size} at once, "
+        text += f"{beyond.queue_delay_us_p99:.0f} µs at {size + 1}: {path}"
         Console(soft_wrap=True, highlight=False).print(f"{verdict}: {text}")
     raise typer.Exit(0 if passed else DIFFERENT)
 
 
 def _measure(
     server: TritonServer, release: Release, prompt_tokens: int, completion_tokens: int, num_requests: int
-) -> Row:
+) -> tuple[Row, Row]:
+    """With as many requests under way as the engine has slots, and with one more."""
     engine = release.manifest.engine
     headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
     text, _ = prompt_of(Tokenizer.load(release.tokenizer_dir), prompt_tokens)
@@ -85,6 +91,10 @@ def _measure(
         return {"text_input": f"{number}. {text}", "max_tokens": completion_tokens, "temperature": 0.0}
 
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"{size} at a time", total=num_requests)
+        bar = progress.add_task(f"{size} and {size + 1} at a time", total=2 * num_requests)
         measure(server, headers, inputs_of, False, size, size, lambda: None)
-        return measure(server, headers, inputs_of, False, size, num_requests, lambda: progress.advance(bar))
+        row, beyond = (
+            measure(server, headers, inputs_of, False, at_once, num_requests, lambda: progress.advance(bar))
+            for at_once in (size, size + 1)
+        )
+        return row, beyond

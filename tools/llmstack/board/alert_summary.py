@@ -6,8 +6,8 @@ import json
 import sqlite3
 from typing import Any, NamedTuple
 
-from llm_policy.alerts import RULES, WINDOW_NS
-from llmstack.release.gates import ERROR_RULES
+from llm_policy.alerts import RULES
+from llmstack.release.error_alerts import ERROR_RULES, OPEN_S
 
 HOUR_NS = 3_600_000_000_000
 NUM_HOURS = 24
@@ -60,8 +60,8 @@ def alerts_of(connection: sqlite3.Connection, engine_hash: str, since_ns: int) -
 
 
 def open_error_rules(connection: sqlite3.Connection, engine_hash: str, now_ns: int) -> list[str]:
-    """Rules at error level of which something was told within the length of a window."""
-    told = {alert["rule"] for alert in alerts_of(connection, engine_hash, now_ns - WINDOW_NS)}
+    """Rules at error level with an open alert, as promotions count them."""
+    told = {alert["rule"] for alert in alerts_of(connection, engine_hash, now_ns - OPEN_S * 1_000_000_000)}
     return [rule for rule in ERROR_RULES if rule in told]
 
 

@@ -10,10 +10,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_policy.alerts import EVENT_TYPE as ALERT
-from llmstack.release.change_events import PROMOTED, ROLLED_BACK
+from llmstack.release.change_events import FAILED, PROMOTED, ROLLED_BACK
 
-CHANGE_FAILED = "llm_release_change_failed"
-CHANGES = (PROMOTED, ROLLED_BACK, CHANGE_FAILED)
+CHANGES = (PROMOTED, ROLLED_BACK, FAILED)
 MAX_ROWS = 100
 _MAX_TEXT_CHARS = 2_000
 

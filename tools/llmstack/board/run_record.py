@@ -9,22 +9,25 @@ from typing import Any, NamedTuple
 import orjson
 
 from llm_policy.release import Release
+from llmstack.release.coverage import not_covered
 from llmstack.release.evidence import MISSING, PASSED, STALE, read_evidence
 
 MAX_ROWS = 500
+INCOMPLETE = "incomplete"  # passed, but of a part of the release only
 _MAX_BYTES = 64 << 20
 # What `llmstack warmup` and `llmstack smoke` call their rows, and a row its faults.
 _ROWS, _FAULTS = ("rows", "results"), ("fault", "faults")
 
 
 class RunRecord(NamedTuple):
-    """A record; `sha256` is of the file's bytes and empty where there is none."""
+    """A record. `sha256` is of the file's bytes, empty where there is none; `lacking` is what it should cover too."""
 
     kind: str
     verdict: str
     figures: dict[str, Any]
     rows: list[dict[str, Any]] = []  # noqa: RUF012 - a NamedTuple's default, never changed
     sha256: str = ""
+    lacking: list[str] = []  # noqa: RUF012 - the same
 
     @property
     def is_passed(self) -> bool:
@@ -50,9 +53,11 @@ def read_run(release: Release, kind: str) -> RunRecord:
     try:
         with (release.directory / f"{kind}.json").open("rb") as opened:
             text = opened.read(_MAX_BYTES)
-        return RunRecord(kind, evidence.verdict, evidence.figures, _rows(orjson.loads(text)), _sha256(text))
+        rows = _rows(orjson.loads(text))
     except (OSError, orjson.JSONDecodeError):  # gone a moment ago
         return RunRecord(kind, MISSING, {})
+    lacking = not_covered(release, kind, evidence.record) if evidence.verdict == PASSED else []
+    return RunRecord(kind, INCOMPLETE if lacking else evidence.verdict, evidence.figures, rows, _sha256(text), lacking)
 
 
 def evidence_hash(runs: Iterable[RunRecord]) -> str:

@@ -17,7 +17,7 @@ def find_missing(
 ) -> list[str]:
     """A line for each thing; the files themselves are proven by `release promote` alone.
 
-    `reviewers` have signed, `open_rules` are rules at error level with an alert whose window has not ended.
+    `reviewers` have signed, `open_rules` are rules at error level with an open alert.
     """
     if candidate.problem:
         return ["a manifest that can be read"]
@@ -51,7 +51,8 @@ def _alignment(candidate: Candidate) -> list[str]:
 def _run(run: RunRecord) -> str:
     num_faulty = len(run.faulty_rows)
     faults = f", {num_faulty} of {len(run.rows)} rows" if num_faulty else ""
-    return f"{run.kind} ({run.verdict}{faults}): {_COMMANDS[run.kind]}"
+    lacking = f": nothing of {'; '.join(run.lacking)}" if run.lacking else ""
+    return f"{run.kind} ({run.verdict}{faults}{lacking}): {_COMMANDS[run.kind]}"
 
 
 def _sign_offs(reviewers: Sequence[str], num_required: int) -> list[str]:

@@ -54,6 +54,12 @@ class Slice(_Strict):
             raise ValueError("exactly one of messages and text_input is needed")
         return self
 
+    @model_validator(mode="after")
+    def _expects_something(self) -> Slice:
+        if self.expect == Expectations():
+            raise ValueError("expect is empty: an answer that may be anything proves nothing")
+        return self
+
 
 def read_slices(directory: Path) -> dict[str, list[Slice]]:
     """The slices of every file in `directory`, or of the one file, by the file's name.
@@ -61,9 +67,8 @@ def read_slices(directory: Path) -> dict[str, list[Slice]]:
     Raises:
         SliceError: there are none, a line is wrong, or an id comes twice; lists every fault.
     """
-    files = sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else [directory]
     faults: list[str] = []
-    slices = {file.stem: _read_file(file, faults) for file in files}
+    slices = {file.stem: _read_file(file, faults) for file in slice_files(directory)}
     seen: set[str] = set()
     for each in (each for group in slices.values() for each in group):
         if each.id in seen:
@@ -76,9 +81,14 @@ def read_slices(directory: Path) -> dict[str, list[Slice]]:
     return slices
 
 
+def slice_files(directory: Path) -> list[Path]:
+    """Every file of slices in `directory`, or the one file, by name."""
+    return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else [directory]
+
+
 def _read_file(file: Path, faults: list[str]) -> list[Slice]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_bytes().decode("utf-8").split("\n")  # not at what else Unicode takes for a line's end
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"{file}: {error}")
         return []

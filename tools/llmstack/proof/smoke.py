@@ -29,6 +29,7 @@ class Result(NamedTuple):
     cost_usd: float = 0.0
     num_output_tokens: int = 0
     queue_delay_us: int = 0
+    task: str | None = None
 
 
 def run_slices(
@@ -75,7 +76,7 @@ def find_faults(expect: Expectations, reply: Reply) -> list[str]:
 
 def _run(target: Target, group: str, each: Slice) -> Result:
     if mismatches := find_mismatches(target.release, each):
-        return Result(group, each.id, REFUSED, tuple(mismatches))
+        return Result(group, each.id, REFUSED, tuple(mismatches), task=each.task)
     began = time.perf_counter()
     reply = send_infer(target.server, _inputs(each), target.headers)
     seconds = round(time.perf_counter() - began, 4)
@@ -91,6 +92,7 @@ def _run(target: Target, group: str, each: Slice) -> Result:
         reply.first("cost_usd") or 0.0,
         reply.first("num_output_tokens") or 0,
         reply.first("queue_delay_us") or 0,
+        each.task,
     )
 
 

@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from llm_policy.digest import file_digest
 from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
 from llmstack.proof import target as options
 from llmstack.proof.junit import junit_xml
-from llmstack.proof.slice_file import SliceError, read_slices
+from llmstack.proof.slice_file import SliceError, read_slices, slice_files
 from llmstack.proof.smoke import FAILED, PASSED, REFUSED, Result, run_slices
 from llmstack.proof.target import live_target
 from llmstack.release.evidence import SMOKE, write_evidence
+from llmstack.release.operator_faults import described
 from llmstack.serve_options import EngineChoice, ReleaseDir
 from llmstack.server_error import ServerStartError
 from llmstack.terminal import DIFFERENT, fail, print_json
@@ -52,12 +54,14 @@ def smoke(
     began_s = time.time()
     try:
         slices = read_slices(slices_dir)
+        digests = {file.name: file_digest(file) for file in slice_files(slices_dir)}
         with live_target(release_dir, serve, engine, http_url, grpc_url, metrics_url, ready_url) as target:
             num_workers = concurrency or target.release.manifest.engine.max_batch_size
             with Progress(console=Console(stderr=True)) as progress:
                 bar = progress.add_task("running slices", total=sum(map(len, slices.values())))
                 results = run_slices(target, slices, num_workers, lambda result: progress.advance(bar))
-            record, passed = _record(results), all(result.verdict == PASSED for result in results)
+            record = {"files": digests, **_record(results)}
+            passed = all(result.verdict == PASSED for result in results)
             path = write_evidence(target.release, SMOKE, passed=passed, began_s=began_s, record=record)
         if junit is not None:
             junit.write_bytes(junit_xml(results))
@@ -66,7 +70,7 @@ def smoke(
     except ServerStartError as error:
         fail(error, error.next_step)
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", "make the release directory, and that of --junit, writable")
+        fail(described(error), "make the release directory, and that of --junit, writable")
     if as_json:
         print_json({"passed": passed, **record})
     else:

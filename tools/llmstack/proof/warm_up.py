@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from llm_policy.release import Release
 from llm_policy.tokenizer import Tokenizer
-from llmstack.ensemble_client import Inputs, Reply, send_infer
+from llmstack.ensemble_client import Reply, send_infer
 from llmstack.proof.target import Target
+from llmstack.release.coverage import MAX_TOKENS, Subject, subjects
 
-PROMPT_TOKENS = (16, 256, 1_024, 4_096)
-MAX_TOKENS = 8
 NUM_WARM = 2
 _WORDS = "Order 4711 was placed by Ada Lovelace on 3 May and shipped to Leeds in two parcels. "
 _COMPILE_SUM = re.compile(r"^llm_guide_compile_ms_(sum|count)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -31,30 +30,16 @@ class Row(NamedTuple):
     fault: str
 
 
-class Subject(NamedTuple):
-    """What is warmed up, and the request that does so but for its prompt."""
-
-    what: str
-    inputs: Inputs
-    schema_id: str | None
-
-
-def subjects(release: Release) -> list[Subject]:
-    """Every task and every registered schema."""
-    manifest = release.manifest
-    tasks = [Subject(f"task {name}", {"task": name}, task.schema_id) for name, task in manifest.tasks.items()]
-    return tasks + [Subject(f"schema {name}", {"schema_id": name}, name) for name in sorted(manifest.schemas)]
-
-
-def lengths(release: Release, wanted: tuple[int, ...] = PROMPT_TOKENS) -> list[int]:
-    """The prompt lengths that the release admits: those of `wanted`, cut at its limit."""
-    thresholds = release.manifest.thresholds
-    limit = min(thresholds.max_prompt_tokens, thresholds.max_tokens - MAX_TOKENS)
-    return sorted({min(length, limit) for length in wanted})
+class PromptError(ValueError):
+    """The release's tokenizer makes no text of the length that is asked for."""
 
 
 def warm_up(target: Target, prompt_lengths: list[int], on_row: Callable[[Row], None]) -> list[Row]:
-    """Send every subject at every length, one request at a time; `on_row` hears of each as it is done."""
+    """Send every subject at every length, one request at a time; `on_row` hears of each as it is done.
+
+    Raises:
+        PromptError: the tokenizer makes no text of one of the lengths.
+    """
     tokenizer = Tokenizer.load(target.release.tokenizer_dir)
     prompts = {length: prompt_of(tokenizer, length) for length in prompt_lengths}
     rows = []
@@ -78,7 +63,7 @@ def prompt_of(tokenizer: Tokenizer, num_tokens: int) -> str:
     """A text of exactly so many tokens.
 
     Raises:
-        ValueError: this tokenizer makes none of our words.
+        PromptError: this tokenizer makes none of our words.
     """
     text = _WORDS
     while len(tokenizer.encode_text(text)) < num_tokens:
@@ -91,7 +76,7 @@ def prompt_of(tokenizer: Tokenizer, num_tokens: int) -> str:
     while (missing := num_tokens - len(tokenizer.encode_text(text))) > 0:
         text += "\n." * missing if missing > 1 else "\n"
         if len(tokenizer.encode_text(text)) > num_tokens:
-            raise ValueError(f"no text of {num_tokens} tokens was found")
+            raise PromptError(f"no text of {num_tokens} tokens was found")
     return text
 
 

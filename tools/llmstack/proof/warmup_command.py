@@ -15,8 +15,10 @@ from rich.table import Table
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.proof import target as options
 from llmstack.proof.target import live_target
-from llmstack.proof.warm_up import NUM_WARM, PROMPT_TOKENS, Row, compile_times, lengths, subjects, warm_up
+from llmstack.proof.warm_up import NUM_WARM, PromptError, Row, compile_times, warm_up
+from llmstack.release.coverage import PROMPT_TOKENS, lengths, subjects
 from llmstack.release.evidence import WARMUP, write_evidence
+from llmstack.release.operator_faults import described
 from llmstack.serve_options import EngineChoice, ReleaseDir
 from llmstack.server_error import ServerStartError
 from llmstack.terminal import DIFFERENT, fail, print_json
@@ -38,7 +40,7 @@ def warmup(
     """Send every task and schema at several prompt lengths, cold and warm, and write warmup.json into the release.
 
     The server must serve exactly this release. Exits with 0 when every request was answered as it should be, with 1
-    when not.
+    when not. A promotion asks for all the default lengths, as far as the release admits them.
 
     Example: llmstack warmup --release artifacts/releases/qwen3-32b-r7 --serve
     """
@@ -56,8 +58,14 @@ def warmup(
         fail(error, error.next_step)
     except httpx.HTTPError as error:
         fail(f"{metrics_url} can't be asked: {error}", "give --metrics-url")
+    except PromptError as error:
+        fail(
+            error,
+            "give --prompt-tokens of lengths that this tokenizer can make, and look into its vocabulary",
+            DIFFERENT,
+        )
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", "make the release directory writable")
+        fail(described(error), "make the release directory writable")
     if as_json:
         print_json({"passed": passed, **record})
     else:

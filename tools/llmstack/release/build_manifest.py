@@ -17,6 +17,9 @@ from llmstack.release.evidence import EVIDENCE_FILES
 
 FILE_NAME = "build_manifest.json"
 MODULE6 = "module6"
+# What a killed command leaves of a record that it was about to replace is no file of the release either.
+_RECORDS = (FILE_NAME, *EVIDENCE_FILES)
+_BESIDE = {MODULE6, *_RECORDS, *(f"{name}.new" for name in _RECORDS)}
 
 
 class BuildManifestError(ValueError):
@@ -107,9 +110,19 @@ def check_build(release_dir: Path, manifest: BuildManifest) -> list[str]:
     ]
 
 
+def check_published(release_dir: Path) -> list[str]:
+    """What `check_build` says by the release's own build manifest; empty, too, where there is none."""
+    if not (release_dir / FILE_NAME).exists():
+        return []
+    try:
+        return check_build(release_dir, read_build_manifest(release_dir))
+    except BuildManifestError as error:
+        return [str(error)]
+
+
 def _walk(release_dir: Path) -> Iterator[Path]:
     for path in sorted(release_dir.rglob("*")):
         top = path.relative_to(release_dir).parts[0]
-        if top in (FILE_NAME, MODULE6, *EVIDENCE_FILES) or (path.is_dir() and not path.is_symlink()):
+        if top in _BESIDE or (path.is_dir() and not path.is_symlink()):
             continue
         yield path

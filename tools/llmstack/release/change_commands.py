@@ -14,11 +14,14 @@ from llm_policy.release import Release, ReleaseError
 from llmstack.events.attempt_log import json_log
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.release import journal
+from llmstack.release.account import account
+from llmstack.release.build_manifest import check_published
 from llmstack.release.change_document import change_document
 from llmstack.release.gate_report import board_access, check_visibly, find_release, print_findings
 from llmstack.release.gates import Evidence, Finding
-from llmstack.release.journal import Change, ChangeUnderWay, Side, previous_release
+from llmstack.release.journal import Approval, Change, ChangeUnderWay, Side, previous_release
 from llmstack.release.operator import Operator, Outcome
+from llmstack.release.operator_faults import operator_faults
 from llmstack.release.options import (
     DEFAULT_ARTIFACTS_DIR,
     NUM_SIGN_OFFS,
@@ -30,12 +33,12 @@ from llmstack.release.options import (
     NumSignOffs,
     ReleaseName,
     StateDir,
+    min_sign_offs,
 )
-from llmstack.release.store import ReleaseStore
+from llmstack.release.store import ReleaseStore, check_switchable
+from llmstack.release.supersession import is_taken_back_by_rollback, superseded_by
 from llmstack.serve import pick_engine
 from llmstack.serve_options import EngineChoice
-from llmstack.server_error import ServerStartError
-from llmstack.stop_signals import StopRequested
 from llmstack.terminal import DIFFERENT, fail, print_json
 
 
@@ -72,20 +75,28 @@ def promote(
     target = find_release(store, name)
     if override is not None and not override.strip():
         fail("--override has no reason", 'say why: --override "the board is down, incident 4711"')
-    evidence = Evidence(against or (), board_access(board_url, board_token_file), required_sign_offs, state_dir)
-    lacking = [finding for finding in check_visibly(target, evidence) if finding.missing]
-    current = store.in_service()
-    if current == target.directory:
+    if store.in_service() == target.directory:
         fail(f"{target.directory.name} is in service already", "llmstack release list shows the candidates")
+    evidence = Evidence(
+        against or (),
+        board_access(board_url, board_token_file),
+        required_sign_offs,
+        state_dir,
+        min_sign_offs(),
+    )
+    findings = check_visibly(target, evidence)
+    lacking = [finding for finding in findings if finding.missing]
     if any(finding.is_absolute for finding in lacking) or (lacking and override is None):
         _refuse(target, lacking, as_json)
+    reviewers = tuple(name for finding in findings for name in finding.reviewers)
     change = _request(
         operator,
         journal.PROMOTION,
-        store,
+        _side_in_service(store),
         Side.of(target),
         reason=override or "",
         overridden=tuple(f"{finding.gate}: {text}" for finding in lacking for text in finding.missing),
+        approval=Approval(account(), required_sign_offs, reviewers),
         start_timeout_s=start_timeout_s,
     )
     _finish(operator, change, as_json)
@@ -104,8 +115,9 @@ def rollback(
 ) -> None:
     """Go back to the engine and the manifest that were in service before the last promotion.
 
-    Works while the server is dead too: then the release is proven on a server of its own. Exits with 0 when the release
-    is in service, with 1 when there is nothing to go back to or it does not start.
+    While a promotion is under way, it is that one which is taken back, at once, however long its start may hang. Works
+    while the server is dead too: then the release is proven on a server of its own. Exits with 0 when the release is in
+    service, with 1 when there is nothing to go back to or it does not start.
 
     Example: llmstack release rollback --root-cause "judge scores everything 7 since r7"
     """
@@ -114,20 +126,43 @@ def rollback(
     store = ReleaseStore(artifacts)
     operator = _operator(store, state_dir, engine)
     _settle(operator)
-    current = store.in_service()
-    back = previous_release(operator.journal.changes(), store.link, str(current or ""))
+    source, back = _way_back(operator, store)
     if back is None:
         _refuse_rollback("no release was in service before this one", as_json)
-    try:
-        target = Release.open(back.directory).verify_files()
-    except ReleaseError as error:
-        _refuse_rollback(f"{back.name} is not what it was: {error}", as_json)
-    if Side.of(target) != back:
-        _refuse_rollback(f"the manifest of {back.name} is not the one that was in service", as_json)
+    if why := _why_not_back(back):
+        _refuse_rollback(why, as_json)
     change = _request(
-        operator, journal.ROLLBACK, store, back, reason=root_cause.strip(), start_timeout_s=start_timeout_s
+        operator,
+        journal.ROLLBACK,
+        source,
+        back,
+        reason=root_cause.strip(),
+        approval=Approval(account()),
+        start_timeout_s=start_timeout_s,
     )
     _finish(operator, change, as_json)
+
+
+def _way_back(operator: Operator, store: ReleaseStore) -> tuple[Side, Side | None]:
+    """What a rollback leaves, and what it leads to."""
+    with operator_faults():
+        under_way = operator.journal.open_change()
+        if under_way is not None and is_taken_back_by_rollback(under_way):
+            return under_way.target, under_way.source if under_way.source.directory else None
+        source = _side_in_service(store)
+        return source, previous_release(operator.journal.changes(), store.link, source.directory)
+
+
+def _why_not_back(back: Side) -> str:
+    """Why the release that was in service before can't be so again; empty when it can."""
+    try:
+        target = Release.open(back.directory).verify_files()
+        if Side.of(target) != back:
+            return f"the manifests of {back.name} are not those that were in service"
+    except (ReleaseError, OSError) as error:
+        return f"{back.name} is not what it was: {error}"
+    findings = check_published(target.directory)
+    return f"{back.name} is not what it was: {'; '.join(findings)}" if findings else ""
 
 
 def _operator(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> Operator:
@@ -139,34 +174,42 @@ def _operator(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> Ope
 
 
 def _settle(operator: Operator) -> None:
-    try:
+    with operator_faults():
         operator.settle()
-    except ServerStartError as error:
-        fail(f"an interrupted change could not be settled: {error}", error.next_step)
 
 
-def _request(operator: Operator, kind: str, store: ReleaseStore, target: Side, **facts: Any) -> Change:
+def _side_in_service(store: ReleaseStore) -> Side:
     current = store.in_service()
     try:
-        source = Side.of(Release.open(current)) if current else Side()
-    except ReleaseError:  # broken: all the more reason to leave it
-        source = Side(str(current))
+        return Side.of(Release.open(current)) if current else Side()
+    except (ReleaseError, OSError):  # broken: all the more reason to leave it
+        return Side(str(current))
+
+
+def _request(operator: Operator, kind: str, source: Side, target: Side, *, reason: str, **facts: Any) -> Change:
+    link = operator.link
     try:
-        return operator.journal.request(kind, store.link, source, target, time.time_ns(), **facts)
-    except ChangeUnderWay:
-        fail(
-            "another promotion or rollback is under way",
-            "llmstack release status shows it; ask again when it has ended",
-        )
+        check_switchable(link)
+    except OSError as error:
+        fail(f"{link} can't be switched: {(error.strerror or str(error)).lower()}", f"make {link.parent} writable")
+    with operator_faults():
+        now_ns = time.time_ns()
+        under_way = operator.journal.open_change()
+        superseded = superseded_by(kind, reason, under_way, now_ns) if under_way else None
+        try:
+            return operator.journal.request(
+                kind, link, source, target, now_ns, reason=reason, superseded=superseded, **facts
+            )
+        except ChangeUnderWay:
+            fail(
+                "another promotion or rollback is under way",
+                "llmstack release status shows it; ask again when it has ended",
+            )
 
 
 def _finish(operator: Operator, change: Change, as_json: bool) -> NoReturn:
-    try:
+    with operator_faults():
         outcome = operator.carry_out(change)
-    except ServerStartError as error:
-        fail(error, error.next_step)
-    except (StopRequested, KeyboardInterrupt):
-        fail("interrupted", "llmstack release status shows how far it came; the next command settles it")
     if as_json:
         print_json({**change_document(outcome.change), "is_served": outcome.is_served})
     else:
@@ -181,6 +224,10 @@ def _print_outcome(outcome: Outcome) -> None:
         console.print(f"{change.target.name} is in service, {change.duration_s:.1f} s after the request", style="green")
         if not outcome.is_served:
             console.print("next: start llmstack serve; none runs on this state directory")
+        return
+    if change.is_open:
+        console.print(f"{change.kind} of {change.target.name}: {change.detail}", style="red", markup=False)
+        console.print("llmstack serve goes on trying; a rollback or another promotion may be asked for meanwhile")
         return
     console.print(f"{change.kind} of {change.target.name} {change.outcome}: {change.detail}", style="red", markup=False)
     if change.outcome == journal.UNDONE and change.source.name:

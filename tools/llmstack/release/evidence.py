@@ -19,11 +19,12 @@ _MAX_BYTES = 64 << 20
 
 
 class Evidence(NamedTuple):
-    """One record: its verdict for the release that it lies in, and its plain figures."""
+    """One record: its verdict for the release that it lies in, its plain figures, and all of it."""
 
     name: str
     verdict: str
     figures: dict[str, Any]
+    record: dict[str, Any]
 
 
 def write_evidence(release: Release, kind: str, *, passed: bool, began_s: float, record: Mapping[str, Any]) -> Path:
@@ -53,12 +54,12 @@ def read_evidence(release: Release, kind: str) -> Evidence:
     """The record of one kind, judged by the release's own hashes."""
     record = _read_record(release.directory / f"{kind}.json")
     if record is None:
-        return Evidence(kind, MISSING, {})
+        return Evidence(kind, MISSING, {}, {})
     figures = {key: value for key, value in record.items() if isinstance(value, str | int | float | bool)}
     hashes = (record.get("engine_hash"), record.get("manifest_hash"))
     if hashes != (release.manifest.engine.hash, release.manifest_hash):
-        return Evidence(kind, STALE, figures)
-    return Evidence(kind, PASSED if record.get("passed") is True else FAILED, figures)
+        return Evidence(kind, STALE, figures, record)
+    return Evidence(kind, PASSED if record.get("passed") is True else FAILED, figures, record)
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy import alerts
-from llm_policy.database import FILE_NAME as LEDGER_NAME
-from llm_policy.database import open_to_read
 from llm_policy.release import Release
+from llmstack.release import error_alerts
 from llmstack.release.alignment import read_alignments
 from llmstack.release.build_manifest import MODULE6, BuildManifestError, check_build, read_build_manifest
+from llmstack.release.coverage import not_covered
 from llmstack.release.evidence import BENCH_GATE, PASSED, SMOKE, WARMUP, read_evidence
 from llmstack.release.signed_off import BoardAccess, BoardError, reviewers
 
 MAX_UNPROVEN_BATCH_SIZE = 4
-# Rules whose open alert says that a release does not work; the others say that it is busy or dear.
-ERROR_RULES = (alerts.ENGINE_UNHEALTHY, alerts.SCHEMA_VIOLATION)
 
 
 class Finding(NamedTuple):
-    """One gate and what is missing; `is_absolute` when no reason can override it."""
+    """One gate and what is missing; `is_absolute` when no reason can override it; `reviewers` of the sign-offs."""
 
     gate: str
     missing: tuple[str, ...]
     is_absolute: bool = False
+    reviewers: tuple[str, ...] = ()
 
 
 class Evidence(NamedTuple):
@@ -38,6 +34,7 @@ class Evidence(NamedTuple):
     board: BoardAccess | None
     num_sign_offs: int
     state_dir: Path
+    min_sign_offs: int = 0  # what is configured here
 
 
 def check_gates(
@@ -51,14 +48,14 @@ def check_gates(
         "warm-up": lambda: _run(release, WARMUP, "llmstack warmup"),
         "smoke": lambda: _run(release, SMOKE, "llmstack smoke"),
         "batch size": lambda: _batch_size(release),
-        "sign-offs": lambda: _sign_offs(release, evidence.board, evidence.num_sign_offs),
-        "alerts": lambda: _alerts(release, evidence.state_dir),
+        "alerts": lambda: _alerts(release, evidence),
     }
     findings = []
     for name, gate in gates.items():
         on_gate(name)
         findings.append(Finding(name, tuple(gate()), is_absolute=name == "files"))
-    return findings
+    on_gate("sign-offs")
+    return [*findings, _sign_offs(release, evidence)]
 
 
 def _files(release: Release) -> list[str]:
@@ -89,62 +86,62 @@ def _alignment(release: Release, against: Sequence[Path]) -> list[str]:
 
 
 def _run(release: Release, kind: str, command: str) -> list[str]:
-    record = read_evidence(release, kind)
-    if record.verdict == PASSED:
-        return []
-    return [f"{kind}.json: {record.verdict}: {command} --release {release.directory}"]
+    evidence = read_evidence(release, kind)
+    again = f"{command} --release {release.directory}"
+    if evidence.verdict != PASSED:
+        return [f"{kind}.json: {evidence.verdict}: {again}"]
+    return [f"{kind}.json: nothing of {what}: {again}" for what in not_covered(release, kind, evidence.record)]
 
 
 def _batch_size(release: Release) -> list[str]:
     size = release.manifest.engine.max_batch_size
     if size <= MAX_UNPROVEN_BATCH_SIZE:
         return []
-    record = read_evidence(release, BENCH_GATE)
-    if record.verdict == PASSED and record.figures.get("max_batch_size", 0) >= size:
-        return []
-    verdict = f"of batch size {record.figures['max_batch_size']}" if record.verdict == PASSED else record.verdict
+    evidence = read_evidence(release, BENCH_GATE)
+    proven = evidence.record.get("max_batch_size")
+    verdict = evidence.verdict
+    if verdict == PASSED:
+        if isinstance(proven, int) and proven >= size:
+            return []
+        verdict = f"of batch size {proven}"
     return [
         f"engine.max_batch_size is {size}, above {MAX_UNPROVEN_BATCH_SIZE}, and bench_gate.json is {verdict}: "
         f"llmstack bench gate --max-batch-size {size} --release {release.directory}"
     ]
 
 
-def _sign_offs(release: Release, board: BoardAccess | None, num_required: int) -> list[str]:
-    if not num_required:
-        return []
-    if board is None:
-        return [
-            f"{num_required} signatures needed and no board to ask: --board-url (LLMSTACK_BOARD_URL) and "
-            "--board-token-file (LLMSTACK_BOARD_TOKEN_FILE)"
-        ]
+def _sign_offs(release: Release, evidence: Evidence) -> Finding:
+    signed, missing = _signed(release, evidence)
+    if evidence.num_sign_offs < evidence.min_sign_offs:
+        missing.append(f"{evidence.num_sign_offs} signatures asked for, {evidence.min_sign_offs} are configured here")
+    return Finding("sign-offs", tuple(missing), reviewers=tuple(signed))
+
+
+def _signed(release: Release, evidence: Evidence) -> tuple[list[str], list[str]]:
+    """Who signed, and what is missing."""
+    num_required = evidence.num_sign_offs
+    if evidence.board is None:
+        options = "--board-url (LLMSTACK_BOARD_URL) and --board-token-file (LLMSTACK_BOARD_TOKEN_FILE)"
+        return [], [f"{num_required} signatures needed and no board to ask: {options}"] if num_required else []
     try:
-        signed = reviewers(board, release)
+        signed = reviewers(evidence.board, release)
+    except BoardError as error:
+        return [], [str(error)]
+    if len(signed) >= num_required:
+        return signed, []
+    names = f" ({', '.join(signed)})" if signed else ""
+    hashes = f"engine {release.manifest.engine.hash} and manifest {release.manifest_hash}"
+    return signed, [f"{len(signed)} of {num_required} signatures for {hashes}{names}"]
+
+
+def _alerts(release: Release, evidence: Evidence) -> list[str]:
+    """Alerts at error level for this engine that are open, here and at every service that tells the board."""
+    try:
+        told = error_alerts.told_here(evidence.state_dir, release)
+        if evidence.board is not None:
+            told += error_alerts.told_to_board(evidence.board, release)
+    except sqlite3.Error as error:
+        return [f"the ledger in {evidence.state_dir} can't be read: {error}"]
     except BoardError as error:
         return [str(error)]
-    if len(signed) >= num_required:
-        return []
-    names = f" ({', '.join(signed)})" if signed else ""
-    return [
-        f"{len(signed)} of {num_required} signatures for engine {release.manifest.engine.hash} and manifest "
-        f"{release.manifest_hash}{names}"
-    ]
-
-
-def _alerts(release: Release, state_dir: Path) -> list[str]:
-    """Windows of an error rule for this engine that have not ended."""
-    path = state_dir / LEDGER_NAME
-    if not path.exists():
-        return []
-    try:
-        with closing(open_to_read(path)) as connection:
-            windows = connection.execute(
-                "SELECT rule, started_ns FROM alert_window WHERE engine_hash = ?", (release.manifest.engine.hash,)
-            ).fetchall()
-    except sqlite3.Error as error:
-        return [f"{path} can't be read: {error}"]
-    now_ns = time.time_ns()
-    return [
-        f"{rule} since {(now_ns - started_ns) / 1e9:.0f} s: wait until its window of 60 s has ended without another"
-        for rule, started_ns in windows
-        if rule in ERROR_RULES and now_ns - started_ns < alerts.WINDOW_NS
-    ]
+    return [f"{text}: find the cause; it counts for {error_alerts.OPEN_S // 60} min" for text in told]

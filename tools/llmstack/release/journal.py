@@ -14,13 +14,16 @@ from typing import NamedTuple
 
 from llm_policy import outbox
 from llm_policy.database import FILE_NAME, open_database, open_to_read, transaction
+from llm_policy.digest import file_digest
 from llm_policy.release import Release
+from llmstack.release.build_manifest import FILE_NAME as BUILD_MANIFEST
 from llmstack.supervision.phases import PHASES
 
 PROMOTION, ROLLBACK = "promotion", "rollback"
 REQUESTED, READINESS_OFF, DRAIN, STOP, SWITCH = BEFORE = ("requested", "readiness_off", "drain", "stop", "switch")
-UNDOING = "undoing"
-STEPS = (*BEFORE, *PHASES, UNDOING)
+# A promotion is taken back; what a change falls back on does not start, and is tried again and again.
+UNDOING, RECOVERING = "undoing", "recovering"
+STEPS = (*BEFORE, *PHASES, UNDOING, RECOVERING)
 OPEN, COMPLETED, UNDONE, REFUSED, FAILED = ("open", "completed", "undone", "refused", "failed")
 
 _TABLES = """
@@ -31,11 +34,16 @@ CREATE TABLE IF NOT EXISTS release_change (
     source TEXT NOT NULL,              -- the release's directory before; empty when there was none
     source_engine_hash TEXT NOT NULL,
     source_manifest_hash TEXT NOT NULL,
+    source_build_hash TEXT NOT NULL,   -- SHA-256 of build_manifest.json; empty where there is none
     target TEXT NOT NULL,
     target_engine_hash TEXT NOT NULL,
     target_manifest_hash TEXT NOT NULL,
+    target_build_hash TEXT NOT NULL,
     reason TEXT NOT NULL,              -- a rollback's root cause; why a promotion's missing evidence was overridden
     overridden TEXT NOT NULL,          -- what was missing then, a line each
+    operator TEXT NOT NULL,            -- who asked, user@host
+    required_sign_offs INTEGER,        -- a promotion's; a rollback needs none
+    reviewers TEXT NOT NULL,           -- who had signed then, a line each
     start_timeout_s REAL,              -- the service's own without one
     step TEXT NOT NULL,
     outcome TEXT NOT NULL DEFAULT 'open' CHECK (outcome IN ('open', 'completed', 'undone', 'refused', 'failed')),
@@ -46,16 +54,13 @@ CREATE TABLE IF NOT EXISTS release_change (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS release_change_open ON release_change (outcome) WHERE outcome = 'open';
 """
-_COLUMNS = (
-    "id, kind, link, source, source_engine_hash, source_manifest_hash, target, target_engine_hash, "
-    "target_manifest_hash, reason, overridden, start_timeout_s, step, outcome, detail, requested_ns, step_ns, ended_ns"
+_REQUEST_COLUMNS = (
+    "kind, link, source, source_engine_hash, source_manifest_hash, source_build_hash, target, target_engine_hash, "
+    "target_manifest_hash, target_build_hash, reason, overridden, operator, required_sign_offs, reviewers, "
+    "start_timeout_s, step, requested_ns, step_ns"
 )
-_INSERT = """
-INSERT INTO release_change (
-    kind, link, source, source_engine_hash, source_manifest_hash, target, target_engine_hash, target_manifest_hash,
-    reason, overridden, start_timeout_s, step, requested_ns, step_ns
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_INSERT = f"INSERT INTO release_change ({_REQUEST_COLUMNS}) VALUES ({', '.join('?' * 19)})"  # noqa: S608
+_SELECT = f"SELECT id, {_REQUEST_COLUMNS}, outcome, detail, ended_ns FROM release_change"  # noqa: S608
 
 
 class ChangeUnderWay(RuntimeError):
@@ -68,16 +73,34 @@ class Side(NamedTuple):
     directory: str = ""
     engine_hash: str = ""
     manifest_hash: str = ""
+    build_hash: str = ""  # of its build manifest, where it has one
 
     @classmethod
     def of(cls, release: Release) -> Side:
-        """The release at its place and with its hashes."""
-        return cls(str(release.directory), release.manifest.engine.hash, release.manifest_hash)
+        """The release at its place and with its hashes.
+
+        Raises:
+            OSError: its build manifest can't be read.
+        """
+        build_manifest = release.directory / BUILD_MANIFEST
+        build_hash = "sha256:" + file_digest(build_manifest) if build_manifest.exists() else ""
+        return cls(str(release.directory), release.manifest.engine.hash, release.manifest_hash, build_hash)
 
     @property
     def name(self) -> str:
         """The release's name."""
         return Path(self.directory).name
+
+
+class Approval(NamedTuple):
+    """Who asked for a change, and who had signed for it."""
+
+    operator: str = ""
+    required_sign_offs: int | None = None
+    reviewers: tuple[str, ...] = ()
+
+
+NOBODY = Approval()
 
 
 class Change(NamedTuple):
@@ -90,12 +113,13 @@ class Change(NamedTuple):
     target: Side
     reason: str
     overridden: tuple[str, ...]
+    approval: Approval
     start_timeout_s: float | None
     step: str
-    outcome: str
-    detail: str
     requested_ns: int
     step_ns: int
+    outcome: str
+    detail: str
     ended_ns: int | None
 
     @property
@@ -107,6 +131,15 @@ class Change(NamedTuple):
     def duration_s(self) -> float | None:
         """From the request to the end."""
         return None if self.ended_ns is None else round((self.ended_ns - self.requested_ns) / 1e9, 3)
+
+
+class Ending(NamedTuple):
+    """How a change ends; `event` is told to the readiness webhook in the same transaction."""
+
+    change: Change
+    outcome: str
+    detail: str = ""
+    event: outbox.Event | None = None
 
 
 class ReleaseJournal:
@@ -128,15 +161,20 @@ class ReleaseJournal:
         *,
         reason: str = "",
         overridden: tuple[str, ...] = (),
+        approval: Approval = NOBODY,
         start_timeout_s: float | None = None,
+        superseded: Ending | None = None,
     ) -> Change:
-        """Open a change.
+        """Open a change; in the same transaction the one that it supersedes ends, if it is still open.
 
         Raises:
             ChangeUnderWay: one is open already.
         """
-        row = (kind, str(link), *source, *target, reason, "\n".join(overridden), start_timeout_s)
+        signed = (approval.operator, approval.required_sign_offs, "\n".join(approval.reviewers))
+        row = (kind, str(link), *source, *target, reason, "\n".join(overridden), *signed, start_timeout_s)
         with self._writable() as connection:
+            if superseded is not None:
+                _end(connection, superseded, now_ns)
             try:
                 cursor = connection.execute(_INSERT, (*row, REQUESTED, now_ns, now_ns))
             except sqlite3.IntegrityError:
@@ -155,26 +193,20 @@ class ReleaseJournal:
         """Every change, the oldest first."""
         return self._read("ORDER BY id")
 
-    def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> None:
-        """From now on `step` may have been done."""
+    def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> bool:
+        """From now on `step` may have been done; False when the change is not open any more."""
         with self._writable() as connection:
-            connection.execute(
-                "UPDATE release_change SET step = ?, step_ns = ?, detail = coalesce(?, detail) WHERE id = ?",
+            cursor = connection.execute(
+                "UPDATE release_change SET step = ?, step_ns = ?, detail = coalesce(?, detail) "
+                "WHERE id = ? AND outcome = 'open'",
                 (step, now_ns, detail, change.id),
             )
+            return cursor.rowcount == 1
 
-    def end(
-        self, change: Change, outcome: str, now_ns: int, detail: str = "", event: outbox.Event | None = None
-    ) -> None:
-        """Close the change; `event` is told to the readiness webhook in the same transaction."""
+    def end(self, ending: Ending, now_ns: int) -> bool:
+        """Close the change and tell; False, and nothing is told, when it is not open any more."""
         with self._writable() as connection:
-            connection.execute(
-                "UPDATE release_change SET outcome = ?, ended_ns = ?, detail = CASE ? WHEN '' THEN detail ELSE ? END "
-                "WHERE id = ?",
-                (outcome, now_ns, detail, detail, change.id),
-            )
-            if event is not None:
-                outbox.append(connection, event, [outbox.READINESS])
+            return _end(connection, ending, now_ns)
 
     @contextmanager
     def _writable(self) -> Iterator[sqlite3.Connection]:
@@ -199,18 +231,23 @@ def previous_release(changes: list[Change], link: Path, current: str) -> Side | 
     """
     held: list[Side] = []
     for change in changes:
-        if change.link != str(link) or change.outcome not in (COMPLETED, FAILED):
+        if change.link != str(link):
             continue
         if change.kind == PROMOTION and change.outcome == COMPLETED:
             if change.source.directory and (not held or held[-1].directory != change.source.directory):
                 held.append(change.source)
             held.append(change.target)
-        elif change.kind == ROLLBACK:
-            while held and held[-1].directory != change.target.directory:
-                held.pop()
+        elif change.kind == ROLLBACK and change.outcome in (COMPLETED, FAILED, OPEN):
+            held = _without_top(held, change.target.directory)
     while held and held[-1].directory == current:
         held.pop()
     return held[-1] if held else None
+
+
+def _without_top(held: list[Side], directory: str) -> list[Side]:
+    """What is left of `held` up to `directory`; all of it where that is a release which nobody promoted."""
+    places = [number for number, side in enumerate(held) if side.directory == directory]
+    return held[: places[-1] + 1] if places else held
 
 
 def _has_table(connection: sqlite3.Connection) -> bool:
@@ -219,22 +256,34 @@ def _has_table(connection: sqlite3.Connection) -> bool:
 
 def _select(connection: sqlite3.Connection, where: str, *values: object) -> sqlite3.Cursor:
     # Only clauses of this module's own come here.
-    return connection.execute(f"SELECT {_COLUMNS} FROM release_change {where}", values)  # noqa: S608
+    return connection.execute(f"{_SELECT} {where}", values)
+
+
+def _end(connection: sqlite3.Connection, ending: Ending, now_ns: int) -> bool:
+    cursor = connection.execute(
+        "UPDATE release_change SET outcome = ?, ended_ns = ?, detail = CASE ? WHEN '' THEN detail ELSE ? END "
+        "WHERE id = ? AND outcome = 'open'",
+        (ending.outcome, now_ns, ending.detail, ending.detail, ending.change.id),
+    )
+    if not cursor.rowcount:
+        return False
+    if ending.event is not None:
+        outbox.append(connection, ending.event, [outbox.READINESS])
+    return True
 
 
 def _change(row: tuple) -> Change:  # type: ignore[type-arg]
-    change_id, kind, link, *sides, reason, overridden, start_timeout_s, step, outcome, detail = row[:15]
+    change_id, kind, link, *sides = row[:11]
+    reason, overridden, operator, required_sign_offs, reviewers, start_timeout_s = row[11:17]
     return Change(
         change_id,
         kind,
         link,
-        Side(*sides[:3]),
-        Side(*sides[3:]),
+        Side(*sides[:4]),
+        Side(*sides[4:]),
         reason,
         tuple(overridden.splitlines()),
+        Approval(operator, required_sign_offs, tuple(reviewers.splitlines())),
         start_timeout_s,
-        step,
-        outcome,
-        detail,
-        *row[15:],
+        *row[17:],
     )

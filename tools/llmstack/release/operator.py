@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_policy.metrics import exposition_parts
-from llm_policy.release import Release
+from llm_policy.release import Release, ReleaseError
 from llmstack.admin_key import random_admin_key
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.due_delivery import deliver_due
@@ -29,15 +29,18 @@ from llmstack.stop_signals import StopSignals
 from llmstack.supervision.ledger_books import LedgerBooks
 from llmstack.supervision.service import Service, ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory, StateDirectoryTaken, is_taken
+from llmstack.supervision.turn import TurnWanted
 
 POLL_S = 0.2
 # A service that died is started again by whoever keeps it alive, and settles its change itself.
 GRACE_S = 20.0
 _EXIT_S = 5
+# A proven promotion that can't be proven again is taken back, and that may fail too.
+_NUM_ATTEMPTS = 2
 
 
 class Outcome(NamedTuple):
-    """A change that ended, and whether a service runs on its release now."""
+    """A change that ended or that a service goes on trying, and whether a service runs on its release now."""
 
     change: Change
     is_served: bool
@@ -58,35 +61,42 @@ class Operator:
         log: Any,
     ) -> None:
         self.journal = ReleaseJournal(state_dir)
-        self._state_dir, self._link, self._pick_engine, self._report = state_dir, link, pick_engine, report
+        self._state_dir, self._pick_engine, self._report = state_dir, pick_engine, report
         self._switch = Switch(self.journal, link, log)
+        self.link = self._switch.link
         self._log = log
 
-    def settle(self) -> Change | None:
-        """Make right what a crash left open, unless a service runs, which does so itself; what it was.
+    def settle(self) -> None:
+        """Make right what a crash left open, unless a service runs, which does so itself.
+
+        What can't be proven any more ends as failed, which is reported: whatever is asked for next may go on.
 
         Raises:
-            ServerStartError: it could not be proven; the next attempt goes on.
+            ServerStartError: the journal or the state directory can't be written.
+            sqlite3.Error: the journal can't be read.
+            StopRequested: somebody asked to stop meanwhile.
         """
-        if self.journal.open_change() is None:
-            return None
-        try:
-            with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
-                change = self._settle_here(state, stop)
-        except StateDirectoryTaken:
-            return None
-        self._deliver()
-        return self.journal.change(change.id) if change else None
+        for _ in range(_NUM_ATTEMPTS):
+            if self.journal.open_change() is None:
+                return
+            try:
+                with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
+                    self._settle_here(state, stop)
+            except StateDirectoryTaken:
+                return
+            self._deliver()
 
     def carry_out(self, change: Change) -> Outcome:
-        """Wait for a running service to perform `change`, or perform it here.
+        """Wait for a running service to perform `change`, or perform it here. One that the service goes on trying is
+        not waited for.
 
         Raises:
             ServerStartError: the state directory can't be written.
+            sqlite3.Error: the journal can't be read or written.
             StopRequested: Ctrl-C; a running service goes on, and what was begun here is settled by the next command.
         """
         step, free_since_s = "", -math.inf  # nobody has worked there: no need to wait for anybody
-        while (now := self.journal.change(change.id)).is_open:
+        while (now := self.journal.change(change.id)).is_open and now.step != journal.RECOVERING:
             if now.step != step:
                 self._report(f"{now.kind} of {now.target.name}: {now.step.replace('_', ' ')}")
                 step = now.step
@@ -98,14 +108,18 @@ class Operator:
             else:
                 free_since_s = min(free_since_s, time.monotonic())
             time.sleep(POLL_S)
-        return Outcome(now, is_served=True)
+        return Outcome(now, is_served=not now.is_open)
 
-    def _settle_here(self, state: StateDirectory, stop: StopSignals) -> Change | None:
+    def _settle_here(self, state: StateDirectory, stop: StopSignals) -> None:
         change = self._switch.settle()
         if change is not None:
             self._report(f"settling the {change.kind} of {change.target.name} that was interrupted")
-            self._prove(state, stop, change)
-        return change
+            try:
+                self._prove(state, stop, change)
+            except (ServerStartError, ReleaseError, TurnWanted) as error:
+                self._report(f"that could not be proven: {error}")
+                self._switch.give_up(change, str(error))
+        self._switch.record.flush()
 
     def _perform_here(self, change_id: int) -> Outcome:
         with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
@@ -114,29 +128,29 @@ class Operator:
                 return Outcome(change, is_served=False)
             if change.step != journal.REQUESTED:  # a service began it, and is gone
                 self._settle_here(state, stop)
-                return Outcome(self.journal.change(change_id), is_served=False)
-            self._report(
-                "no llmstack serve works on this state directory: the release is proven on a server of its own"
-            )
-            with self._service(state, stop, Release.open(change.target.directory)) as service:
-                service.prepare(self._report)
-                self._switch.perform_alone(service, change)
-                service.halt()
+            else:
+                self._perform_alone(state, stop, change)
+            self._switch.record.flush()
         self._deliver()
         return Outcome(self.journal.change(change_id), is_served=False)
 
+    def _perform_alone(self, state: StateDirectory, stop: StopSignals, change: Change) -> None:
+        self._report("no llmstack serve works on this state directory: the release is proven on a server of its own")
+        try:
+            target = Release.open(change.target.directory)
+        except ReleaseError as error:
+            self._switch.record.refused(change, journal.REFUSED, str(error))
+            return
+        with self._service(state, stop, target) as service:
+            service.prepare(self._report, self._switch.is_wanted)
+            self._switch.perform_alone(service, change)
+            service.halt()
+
     def _prove(self, state: StateDirectory, stop: StopSignals, change: Change) -> None:
         """Prove what the link leads to after `settle`, and close the change."""
-        if not self._link.is_dir():  # a first promotion that was taken back
-            self._switch.conclude(change)
-            return
-        with self._service(state, stop, Release.open(self._link)) as service:
-            service.prepare(self._report)
-            try:
-                service.bring_up(lambda phase: None, None)
-            except ServerStartError as error:
-                self._switch.give_up(change, str(error))
-                raise
+        with self._service(state, stop, Release.open(self.link)) as service:
+            service.prepare(self._report, self._switch.is_wanted)
+            service.bring_up(lambda phase: None, None)
             self._switch.conclude(change)
             service.halt()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from llmstack.paths import PROJECT_ROOT
 
 NUM_SIGN_OFFS = 2
+_NUM_SIGN_OFFS_VARIABLE = "LLMSTACK_REQUIRED_SIGN_OFFS"
 ArtifactsDir = Annotated[
     Path,
     typer.Option(
@@ -39,7 +41,18 @@ BoardTokenFile = Annotated[
 NumSignOffs = Annotated[
     int,
     typer.Option(
-        "--required-sign-offs", envvar="LLMSTACK_REQUIRED_SIGN_OFFS", min=0, help="Reviewers who must have signed."
+        "--required-sign-offs",
+        envvar=_NUM_SIGN_OFFS_VARIABLE,
+        min=0,
+        help="Reviewers who must have signed. Fewer than the variable says (2 without it) need --override.",
     ),
 ]
 DEFAULT_ARTIFACTS_DIR = PROJECT_ROOT / "artifacts"
+
+
+def min_sign_offs() -> int:
+    """How many signatures this installation wants: less is asked for at one promotion only with a reason.
+
+    Call where the option was accepted: then the variable is a number, if it is set.
+    """
+    return int(os.environ.get(_NUM_SIGN_OFFS_VARIABLE) or NUM_SIGN_OFFS)

@@ -50,11 +50,14 @@ def publish(
     fresh = target.with_name(f".{name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     report(f"copying to {target}")
-    shutil.copytree(release.directory, fresh, symlinks=True)
-    _write(fresh, manifest)
-    report("checking the copy")
-    _check(fresh, manifest)
-    fresh.rename(target)
+    try:
+        _copy(release.directory, fresh, manifest)
+        report("checking the copy")
+        _check(fresh, manifest)
+        fresh.rename(target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     return Release.open(target)
 
 
@@ -101,6 +104,16 @@ def _read(directory: Path) -> BuildManifest:
 def _check(directory: Path, manifest: BuildManifest) -> None:
     if findings := check_build(directory, manifest):
         raise ReleaseError("\n".join(findings))
+
+
+def _copy(directory: Path, fresh: Path, manifest: BuildManifest) -> None:
+    """Raise one OSError for all that could not be copied: shutil's own has a list, and neither file nor reason."""
+    try:
+        shutil.copytree(directory, fresh, symlinks=True)
+    except shutil.Error as error:
+        _, target, reason = error.args[0][0]
+        raise OSError(None, str(reason), str(target)) from None
+    _write(fresh, manifest)
 
 
 def _write(directory: Path, manifest: BuildManifest) -> None:

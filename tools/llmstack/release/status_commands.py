@@ -15,6 +15,7 @@ from llmstack.release.change_document import change_document, utc
 from llmstack.release.gate_report import board_access, check_visibly, find_release, print_findings
 from llmstack.release.gates import Evidence, Finding
 from llmstack.release.journal import previous_release
+from llmstack.release.operator_faults import operator_faults
 from llmstack.release.options import (
     DEFAULT_ARTIFACTS_DIR,
     NUM_SIGN_OFFS,
@@ -25,6 +26,7 @@ from llmstack.release.options import (
     BoardUrl,
     NumSignOffs,
     StateDir,
+    min_sign_offs,
 )
 from llmstack.release.store import ReleaseStore
 from llmstack.terminal import DIFFERENT, print_json
@@ -48,8 +50,9 @@ def status(
     """
     store, changes = ReleaseStore(artifacts), journal.ReleaseJournal(state_dir)
     current = store.in_service()
-    change = changes.open_change()
-    back = previous_release(changes.changes(), store.link, str(current or ""))
+    with operator_faults():
+        change = changes.open_change()
+        back = previous_release(changes.changes(), store.link, str(current or ""))
     document: dict[str, Any] = {
         "in_service": current.name if current else None,
         "rollback_leads_to": back.name if back else None,
@@ -57,7 +60,13 @@ def status(
     }
     findings: list[Finding] = []
     if name is not None:
-        evidence = Evidence(against or (), board_access(board_url, board_token_file), required_sign_offs, state_dir)
+        evidence = Evidence(
+            against or (),
+            board_access(board_url, board_token_file),
+            required_sign_offs,
+            state_dir,
+            min_sign_offs(),
+        )
         findings = check_visibly(find_release(store, name), evidence)
         document["gates"] = {finding.gate: list(finding.missing) for finding in findings}
     if as_json:
@@ -73,7 +82,8 @@ def history(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False) ->
 
     Example: llmstack release history --json
     """
-    changes = journal.ReleaseJournal(state_dir).changes()[::-1]
+    with operator_faults():
+        changes = journal.ReleaseJournal(state_dir).changes()[::-1]
     if as_json:
         print_json([change_document(change) for change in changes])
         return

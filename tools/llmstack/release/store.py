@@ -67,23 +67,47 @@ def link_path(link: Path) -> Path:
     return link.parent.resolve() / link.name
 
 
+def check_switchable(link: Path) -> None:
+    """Try whether `link` could be pointed elsewhere; nothing changes.
+
+    Raises:
+        OSError: its directory can't be written, or it is no link.
+    """
+    _check_link(link)
+    _fresh_link(link, link).unlink()
+
+
 def point_link(link: Path, target: Path | None) -> None:
     """Let `link` lead to `target` from one moment to the next, or be gone; killed half-way, it is as it was.
 
     Raises:
         OSError: the directory of `link` can't be written, or `link` is no link.
     """
-    if link.exists() and not link.is_symlink():
-        raise FileExistsError(17, "is a directory, no link that can be switched", str(link))
+    _check_link(link)
     if target is None:
         link.unlink(missing_ok=True)
+    elif link.is_symlink() and link.readlink() == _relative(link, target):
+        return
     else:
-        fresh = link.with_name(f".{link.name}.new")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(os.path.relpath(target, link.parent.resolve()))
-        fresh.replace(link)
+        _fresh_link(link, target).replace(link)
     directory = os.open(link.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _check_link(link: Path) -> None:
+    if link.exists() and not link.is_symlink():
+        raise FileExistsError(17, "is a directory, no link that can be switched", str(link))
+
+
+def _fresh_link(link: Path, target: Path) -> Path:
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(_relative(link, target))
+    return fresh
+
+
+def _relative(link: Path, target: Path) -> Path:
+    return Path(os.path.relpath(target, link.parent.resolve()))

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release import Release, ReleaseError
-from llmstack.release.build_manifest import Build, BuiltFile, list_files
+from llmstack.release.build_manifest import Build, BuildManifestError, BuiltFile, list_files
 from llmstack.release.evidence import KINDS, MISSING, read_evidence
 from llmstack.release.gate_report import find_release
+from llmstack.release.operator_faults import described
 from llmstack.release.options import (
     DEFAULT_ARTIFACTS_DIR,
     ArtifactsDir,
@@ -55,7 +56,7 @@ def publish(
     except (ReleaseError, StoreError) as error:
         fail(error, "llmstack manifest verify DIR shows what belongs there")
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", "make the artifacts directory writable")
+        fail(described(error), "make the artifacts directory writable, and make room", DIFFERENT)
     if as_json:
         print_json({"release": release.directory.name, **PromptRuntimeManager(release).summary()})
     else:
@@ -90,8 +91,12 @@ def diff(
     store = ReleaseStore(artifacts)
     one, other = find_release(store, a), find_release(store, b)
     keys = PromptRuntimeManager(one).verify(other.manifest)
-    with Console(stderr=True).status("hashing both"):
-        files = _file_differences(list_files(one.directory), list_files(other.directory))
+    try:
+        with Console(stderr=True).status("hashing both"):
+            files = _file_differences(list_files(one.directory), list_files(other.directory))
+    except (BuildManifestError, OSError) as error:
+        what = described(error) if isinstance(error, OSError) else error
+        fail(what, "put plain, readable files in its place: llmstack release publish checks them")
     if as_json:
         print_json({"manifest": [difference._asdict() for difference in keys], "files": files})
     else:

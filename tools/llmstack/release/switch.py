@@ -1,7 +1,12 @@
 """Performs the journal's changes on a service: the one that runs, or one that is started for the proof.
 
-Whoever performs holds the lock of the state directory, so there is never a second one. What a crash left open is
-settled before a service starts: a promotion that was not proven is taken back, a rollback is gone on with.
+Whoever performs holds the lock of the state directory, so there is never a second one. Until the step `stop` is in
+the journal nothing has been changed: when it can't be written, the service goes on as it is, and the change waits.
+Later the journal says enough to settle the change by, whatever becomes of it: a step that can't be written stops
+nothing, and an end is written as soon as it can be.
+
+What a crash left open is settled before a service starts: a promotion that was not proven is taken back, a rollback is
+gone on with. What can't be proven then ends as failed, so that the next command finds nothing in its way.
 """
 
 from __future__ import annotations
@@ -11,17 +16,19 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from llm_policy.release import Release, ReleaseError
-from llmstack.release import change_events as events
 from llmstack.release import journal as steps
+from llmstack.release.build_manifest import check_published
+from llmstack.release.change_record import ChangeRecord
 from llmstack.release.journal import Change, ReleaseJournal, Side
-from llmstack.release.store import link_path, point_link
+from llmstack.release.store import check_switchable, link_path, point_link
 from llmstack.server_error import ServerStartError
 from llmstack.supervision.phases import READINESS_ON
+from llmstack.supervision.turn import TurnWanted
 
-_NEXT_STEP = "make room in the state directory; what was interrupted is settled at the next start"
+T = TypeVar("T")
 
 
 class SwitchableService(Protocol):
@@ -33,146 +40,201 @@ class SwitchableService(Protocol):
     def drain_requests(self) -> None:
         """Refuse new requests and answer those under way."""
 
+    def resume(self) -> None:
+        """Take requests again: the server is not stopped after all."""
+
     def halt(self) -> None:
         """Stop the server."""
 
     def adopt(self, release: Release) -> None:
         """From now on serve this release."""
 
-    def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
-        """Start the server and prove it; ServerStartError when it fails."""
+    def aside(self, work: Callable[[], T]) -> T:
+        """Do long work that needs no server; TurnWanted when somebody wants the turn meanwhile."""
 
-    def recover(self, outage: str) -> None:
-        """Go on trying to bring the server up."""
+    def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
+        """Start the server and prove it; ServerStartError when it fails, TurnWanted when somebody wants the turn."""
+
+    def recover(self, outage: str) -> bool:
+        """Go on trying to bring the server up; False when somebody wants the turn, or a stop."""
 
 
 class Switch:
     """The changes of `journal` to what `link` leads to; `log` gets a line with every end."""
 
     def __init__(self, journal: ReleaseJournal, link: Path, log: Any, now_ns: Callable[[], int] = time.time_ns) -> None:
-        self.journal, self.link, self._log, self._now_ns = journal, link_path(link), log, now_ns
+        self.journal, self.link = journal, link_path(link)
+        self.record = ChangeRecord(journal, log, now_ns)
 
     def settle(self) -> Change | None:
         """Point the link to where an interrupted change shall end; the change, for `conclude` once that is proven.
 
+        None when there is nothing to prove: no change was open, or it has ended here.
+
         Raises:
-            sqlite3.Error, OSError: the journal or the link can't be written.
+            sqlite3.Error: the journal can't be read.
         """
         change = self.journal.open_change()
-        if change is None or change.link != str(self.link):
+        if change is None:
             return None
         if change.kind == steps.PROMOTION and change.step == steps.REQUESTED:
-            self._end(change, steps.UNDONE, "nobody was there to do it")
+            self.record.refused(change, steps.UNDONE, "nobody was there to do it")
             return None
+        place = f"interrupted at the step {change.step}"
         if _goes_back(change):
-            detail = change.detail if change.step == steps.UNDOING else f"interrupted at the step {change.step}"
-            self._advance(change, steps.UNDOING, detail)
-            point_link(self.link, _path(change.source))
-        else:
-            point_link(self.link, _path(change.target))
-        return self.journal.change(change.id)
+            detail = change.detail if change.step in (steps.UNDOING, steps.RECOVERING) else place
+            self.record.note(change, steps.UNDOING, detail)
+            change = change._replace(step=steps.UNDOING, detail=detail)
+        return self._lead_back(change, place)
 
     def conclude(self, change: Change) -> None:
         """What `settle` found is proven: close it and tell."""
         if change.step == steps.UNDOING:
-            self._end(change, steps.UNDONE, change.detail, events.undone(change, change.detail, self._now_ns()))
+            self.record.undone(change, change.detail)
         else:
-            self._complete(change)
+            self.record.complete(change)
 
     def give_up(self, change: Change, cause: str) -> None:
-        """What `settle` found could not be proven: the next attempt takes an unproven promotion back."""
+        """What `settle` found could not be proven: an end, but for a promotion that can still be taken back."""
         if change.kind == steps.PROMOTION and change.step != steps.UNDOING:
-            self._advance(change, steps.UNDOING, cause)
+            self.record.note(change, steps.UNDOING, cause)
+            self.record.in_hand = None
+        else:
+            self.record.failed(change, f"{change.detail}; {cause}" if change.detail else cause)
 
     def is_wanted(self) -> bool:
-        """Whether a change waits to be performed; a ledger that can't be read is for /readyz to tell."""
-        with contextlib.suppress(sqlite3.Error):
-            return self.journal.open_change() is not None
-        return False
+        """Whether a change waits to be performed; one that can't be journalled does not, yet."""
+        return self.record.next_change() is not None
 
     def take_up(self, service: SwitchableService) -> None:
         """Perform the open change, if there is one, on a running service.
 
         Raises:
             StopRequested: somebody asked to stop meanwhile; `settle` goes on from there.
-            ServerStartError: the journal can't be written, so nothing may be changed.
         """
         try:
             change = self.journal.open_change()
             if change is not None:
+                self.record.in_hand = change.id
                 self._take_up(service, change)
-        except sqlite3.Error as error:
-            raise ServerStartError(f"the journal of releases can't be written: {error}", _NEXT_STEP) from None
+        except TurnWanted:  # another change has taken this one's place: it comes next
+            self.record.in_hand = None
+        except (sqlite3.Error, OSError) as error:  # nothing was stopped: it is tried again
+            self.record.in_hand = None
+            self.record.tell_fault(error)
+
+    def perform_alone(self, service: SwitchableService, change: Change) -> None:
+        """Perform `change` on a service that doesn't run yet and shall not stay.
+
+        Raises:
+            sqlite3.Error: the journal can't be written; nothing has changed.
+            StopRequested: somebody asked to stop meanwhile.
+        """
+        self.record.in_hand = change.id
+        with contextlib.suppress(TurnWanted):  # another change has taken this one's place: its asker performs it
+            for step in (steps.READINESS_OFF, steps.DRAIN, steps.STOP, steps.SWITCH):  # nothing runs
+                self.record.advance(change, step)
+            try:
+                target = Release.open(change.target.directory)
+                point_link(self.link, target.directory)
+                self._prove(service, change, target)
+            except (ServerStartError, ReleaseError, OSError) as error:
+                self._fail_alone(service, change, str(error))
 
     def _take_up(self, service: SwitchableService, change: Change) -> None:
         try:
-            target = self._open_target(change)
+            target = service.aside(lambda: self._open_target(change))
         except (ReleaseError, OSError) as error:
-            self._end(change, steps.REFUSED, str(error))
+            self.record.refused(change, steps.REFUSED, str(error))
             return
-        self._perform(service, change, target)
-
-    def perform_alone(self, service: SwitchableService, change: Change) -> bool:
-        """Perform `change` on a service that doesn't run yet and shall not stay; whether its target is in service.
-
-        Raises:
-            StopRequested: somebody asked to stop meanwhile.
-        """
-        for step in (steps.READINESS_OFF, steps.DRAIN, steps.STOP):  # nothing runs
-            self._advance(change, step)
-        try:
-            self._switch(service, change, Release.open(change.target.directory))
-        except (ServerStartError, ReleaseError, OSError) as error:
-            self._fail_alone(service, change, str(error))
-            return False
-        return True
-
-    def _perform(self, service: SwitchableService, change: Change, target: Release) -> None:
-        self._advance(change, steps.READINESS_OFF)
-        service.turn_away(f"{change.kind} of {change.target.name}")
-        self._advance(change, steps.DRAIN)
-        service.drain_requests()
-        self._advance(change, steps.STOP)
+        self._clear(service, change)
         service.halt()
+        self.record.note(change, steps.SWITCH)
         try:
-            self._switch(service, change, target)
-        except (ServerStartError, OSError) as error:
+            point_link(self.link, target.directory)
+        except OSError as error:
+            self.record.failed(change, f"{self.link} can't be switched: {error}")
+            service.recover(f"the {change.kind} failed, and all is as before: {self.link} can't be switched: {error}")
+            return
+        try:
+            self._prove(service, change, target)
+        except ServerStartError as error:
             self._fail(service, change, str(error))
 
-    def _switch(self, service: SwitchableService, change: Change, target: Release) -> None:
-        self._advance(change, steps.SWITCH)
-        point_link(self.link, target.directory)
+    def _clear(self, service: SwitchableService, change: Change) -> None:
+        """All that comes before the server is stopped; what goes wrong leaves the service as it was."""
+        try:
+            self.record.advance(change, steps.READINESS_OFF)
+            service.turn_away(f"{change.kind} of {change.target.name}")
+            self.record.advance(change, steps.DRAIN)
+            service.drain_requests()
+            self.record.advance(change, steps.STOP)
+        except (sqlite3.Error, OSError):
+            service.resume()
+            raise
+
+    def _prove(self, service: SwitchableService, change: Change, target: Release) -> None:
         service.adopt(target)
-        service.bring_up(lambda phase: self._advance(change, phase), change.start_timeout_s)
-        self._complete(change)
+        service.bring_up(lambda phase: self.record.note(change, phase), change.start_timeout_s)
+        self.record.complete(change)
 
     def _fail(self, service: SwitchableService, change: Change, cause: str) -> None:
-        if change.kind == steps.ROLLBACK:
-            self._end(change, steps.FAILED, cause)
-            service.recover(f"the rollback's target does not start: {cause}")
-            return
-        try:
+        if change.kind == steps.PROMOTION:
             self._undo(service, change, cause)
-        except (ServerStartError, ReleaseError, OSError) as error:
-            self._end(change, steps.FAILED, f"{cause}; and back in {change.source.name}: {error}")
-            service.recover(f"{change.source.name} does not start again: {error}")
+            return
+        self.record.note(change, steps.RECOVERING, cause)
+        if service.recover(f"the rollback's target does not start: {cause}"):
+            self.record.complete(change)
 
     def _undo(self, service: SwitchableService, change: Change, cause: str) -> None:
-        self._advance(change, steps.UNDOING, cause)
-        service.halt()
-        point_link(self.link, _path(change.source))
-        service.adopt(Release.open(change.source.directory))
-        service.bring_up(lambda phase: None, None)
-        self._end(change, steps.UNDONE, cause, events.undone(change, cause, self._now_ns()))
+        self.record.note(change, steps.UNDOING, cause)
+        name = change.source.name
+        try:
+            source = Release.open(change.source.directory)
+            service.halt()
+            point_link(self.link, source.directory)
+        except (ReleaseError, OSError) as error:  # there is nothing to go back to
+            self.record.failed(change, f"{cause}; and back to {name}: {error}")
+            service.recover(f"{change.target.name} does not start, and {name} can't be served: {error}")
+            return
+        service.adopt(source)
+        try:
+            service.bring_up(lambda phase: None, None)
+        except ServerStartError as error:
+            self.record.note(change, steps.RECOVERING, f"{cause}; and back in {name}: {error}")
+            if not service.recover(f"{name} does not start again: {error}"):
+                return
+        self.record.undone(change, cause)
 
     def _fail_alone(self, service: SwitchableService, change: Change, cause: str) -> None:
         service.halt()
         if change.kind == steps.ROLLBACK:
-            self._end(change, steps.FAILED, cause)
+            self.record.failed(change, cause)
             return
-        self._advance(change, steps.UNDOING, cause)
-        point_link(self.link, _path(change.source))
-        self._end(change, steps.UNDONE, cause, events.undone(change, cause, self._now_ns()))
+        self.record.note(change, steps.UNDOING, cause)
+        try:
+            point_link(self.link, _path(change.source))
+        except OSError as error:
+            self.record.failed(change, f"{cause}; and back to {change.source.name}: {error}")
+        else:
+            self.record.undone(change, cause)
+
+    def _lead_back(self, change: Change, place: str) -> Change | None:
+        """Point the link of an interrupted change, and say what is left to prove."""
+        wanted = change.source if change.step == steps.UNDOING else change.target
+        try:
+            point_link(Path(change.link), _path(wanted))
+        except OSError as error:
+            self.record.failed(change, f"{place}; {change.link} can't lead to {wanted.name or 'nothing'}: {error}")
+        else:
+            if change.link != str(self.link):
+                self.record.failed(change, f"{place}; {change.link} leads to {wanted.name}, which was not proven again")
+            elif not wanted.directory:  # a first promotion: nothing was in service before
+                self.record.undone(change, change.detail)
+            else:
+                self.record.in_hand = change.id
+                return change
+        return None
 
     def _open_target(self, change: Change) -> Release:
         """The target, its files proven, if this service can be switched to it at all."""
@@ -181,30 +243,13 @@ class Switch:
                 f"the service serves {self.link}, not through the link {change.link}: start it with --release "
                 f"{change.link}"
             )
+        check_switchable(self.link)
         target = Release.open(change.target.directory).verify_files()
         if Side.of(target) != change.target:
             raise ReleaseError(f"{change.target.name} has changed since: ask again")
+        if findings := check_published(target.directory):
+            raise ReleaseError("\n".join(findings))
         return target
-
-    def _complete(self, change: Change) -> None:
-        make = events.promoted if change.kind == steps.PROMOTION else events.rolled_back
-        self._end(change, steps.COMPLETED, event=make(change, self._now_ns()))
-
-    def _advance(self, change: Change, step: str, detail: str | None = None) -> None:
-        self.journal.advance(change, step, self._now_ns(), detail)
-
-    def _end(self, change: Change, outcome: str, detail: str = "", event: Any = None) -> None:
-        self.journal.end(change, outcome, self._now_ns(), detail, event)
-        self._log.info(
-            event.type if event else "release_change",
-            change_id=change.id,
-            kind=change.kind,
-            outcome=outcome,
-            source=change.source.name,
-            target=change.target.name,
-            reason=change.reason,
-            detail=detail,
-        )
 
 
 def _goes_back(change: Change) -> bool:

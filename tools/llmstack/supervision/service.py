@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from llm_policy.release import Release
 from llmstack.events.delivery_service import DeliveryService
@@ -20,6 +20,8 @@ from llmstack.supervision.page_server import PageServer
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor
+
+T = TypeVar("T")
 
 
 class ServiceSettings(NamedTuple):
@@ -97,17 +99,20 @@ class Service:
         """The URL that Prometheus scrapes."""
         return f"http://{reachable(self.server.host)}:{self._metrics.port}/metrics"
 
-    def start(self, on_step: Callable[[str], None]) -> None:
+    def start(self, on_step: Callable[[str], None], wants_turn: Callable[[], bool] = lambda: False) -> bool:
         """Start the server, warm it up and prove it; `on_step` is told what it is at.
+
+        False when `wants_turn` said that somebody wants the server meanwhile: then `watch` goes on.
 
         Raises:
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
-        self.prepare(on_step)
+        self.prepare(on_step, wants_turn)
         self._supervisor.start()
+        return self._supervisor.is_proven
 
-    def prepare(self, on_step: Callable[[str], None]) -> None:
+    def prepare(self, on_step: Callable[[str], None], wants_turn: Callable[[], bool]) -> None:
         """All but the server: `bring_up` may follow. `on_step` is told what the server is at."""
         self._supervisor = Supervisor(
             self.server,
@@ -118,6 +123,7 @@ class Service:
             self._settings.start_timeout_s,
             self._settings.canary_interval_s,
             on_step,
+            wants_turn,
         )
         keeping = Housekeeping(
             self._supervisor, self._state, self._books, self._deliveries, self._settings.max_log_bytes
@@ -126,14 +132,12 @@ class Service:
         self._ending.callback(self._deliveries.stop)
         self._ending.enter_context(keeping)
 
-    def watch(
-        self, report: Callable[[str], None], wants_turn: Callable[[], bool], take_turn: Callable[[], None]
-    ) -> None:
+    def watch(self, report: Callable[[str], None], take_turn: Callable[[], None]) -> None:
         """Look after the server until a stop is asked for; `report` gets a line for each outage and recovery.
 
-        Whenever `wants_turn` says so, `take_turn` has the server to itself.
+        Whenever the `wants_turn` of the start says so, `take_turn` has the server to itself.
         """
-        self._supervisor.watch(report, wants_turn, take_turn)
+        self._supervisor.watch(report, take_turn)
 
     def drain(self) -> None:
         """Refuse what is new, answer what is under way, stop the server."""
@@ -148,10 +152,20 @@ class Service:
         self._readiness.set_problem(SERVER, why)
 
     def drain_requests(self) -> None:
-        """Refuse what is new and answer what is under way, within the exit time-out."""
-        if self.server.is_running:
+        """Refuse what is new and answer what is under way, within the exit time-out; in an outage nothing is."""
+        if self.server.is_running and self._supervisor.is_proven:
             self._state.begin_draining()
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
+
+    def resume(self) -> None:
+        """Take requests again, after `turn_away` and `drain_requests`."""
+        self._state.end_draining()
+        if self._supervisor.is_proven:
+            self._readiness.set_problem(SERVER, "")
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Do long work that needs no server; see `Supervisor.aside`."""
+        return self._supervisor.aside(work)
 
     def halt(self) -> None:
         """Stop the server; one that comes next takes requests again."""
@@ -170,6 +184,6 @@ class Service:
         """Start the server and prove it; see `Supervisor.bring_up`."""
         self._supervisor.bring_up(on_phase, start_timeout_s)
 
-    def recover(self, outage: str) -> None:
+    def recover(self, outage: str) -> bool:
         """Go on trying to bring the server up; see `Supervisor.recover`."""
-        self._supervisor.recover(outage)
+        return self._supervisor.recover(outage)

@@ -11,7 +11,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import httpx
 import psutil
@@ -27,7 +29,9 @@ from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WAR
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.stub_watch import StubWatch
 from llmstack.supervision.triton_statistics import TritonStatistics
+from llmstack.supervision.turn import TurnWanted
 
+T = TypeVar("T")
 WATCH_S = 0.25
 MAX_FAILURES_IN_ROW = 2
 CANARY_TIMEOUT_S = 10.0
@@ -39,7 +43,8 @@ SUPERVISOR, CANARIES = "supervisor", "canary"
 class Supervisor:
     """`start` and then `watch`, both on the thread that shall own the server, and `hush` at the end.
 
-    `on_step` is told what the first start is at.
+    `on_step` is told what the first start is at. Whenever `wants_turn` says so, whatever the supervisor waits for is
+    left off: a start that hangs must not keep anybody from going back to another release.
     """
 
     server: TritonServer
@@ -50,8 +55,8 @@ class Supervisor:
     start_timeout_s: float
     canary_interval_s: float
     on_step: Callable[[str], None]
-    report: Callable[[str], None] = field(default=lambda line: None, init=False)
-    _wants_turn: Callable[[], bool] = field(default=lambda: False, init=False)
+    wants_turn: Callable[[], bool] = lambda: False
+    report: Callable[[str], None] = field(default_factory=lambda: lambda line: None, init=False)
     _backoff: Backoff = field(default_factory=Backoff, init=False)
     _canary: Canary | None = field(default=None, init=False)
     _stubs: StubWatch | None = field(default=None, init=False)
@@ -59,28 +64,28 @@ class Supervisor:
     _closing: threading.Event = field(default_factory=threading.Event, init=False)
     _num_failures: int = field(default=0, init=False)
     _fault: str = field(default="", init=False)
+    _outage: str = field(default="", init=False)  # why the server is not proven, since it was last
 
     def start(self) -> None:
-        """Start the server for the first time and prove it.
+        """Start the server for the first time and prove it; when somebody wants a turn, `watch` goes on from there.
 
         Raises:
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
-        self.bring_up()
+        with contextlib.suppress(TurnWanted):
+            self.bring_up()
         threading.Thread(target=self._send_canaries, name=CANARIES, daemon=True).start()
 
-    def watch(
-        self, report: Callable[[str], None], wants_turn: Callable[[], bool], take_turn: Callable[[], None]
-    ) -> None:
+    def watch(self, report: Callable[[str], None], take_turn: Callable[[], None]) -> None:
         """Look after the server until a stop is asked for, and recover from every outage; `report` gets lines.
 
         Whenever `wants_turn` says so, also while the server can't be recovered, `take_turn` has the server to itself.
         """
-        self.report, self.on_step, self._wants_turn = report, lambda text: None, wants_turn
+        self.report, self.on_step = report, lambda text: None
         while not self.stop.wait(WATCH_S):
             self.readiness.pulse(SUPERVISOR)
-            if wants_turn():
+            if self.wants_turn():
                 take_turn()
             elif outage := self._find_outage():
                 self.recover(outage)
@@ -98,9 +103,29 @@ class Supervisor:
         self._drop_canary()
 
     def halt(self) -> None:
-        """Stop the server; nobody is told of an outage."""
+        """Stop the server, at once where it is in an outage; nobody is told of one."""
+        end = self.server.stop if self.is_proven else self.server.kill
         self._drop_canary()
-        self.server.stop()
+        end()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the server answers as it should, as far as is known."""
+        with self._lock:
+            return self._canary is not None and not self._fault
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Do long work on a thread of its own, while this one shows that it lives.
+
+        Raises:
+            StopRequested: somebody asked to stop meanwhile; nobody waits for the work any more.
+            TurnWanted: somebody wants a turn; the same.
+        """
+        future: futures.Future[T] = futures.Future()
+        threading.Thread(target=_settle, args=(future, work), name="aside", daemon=True).start()
+        while not futures.wait([future], timeout=WATCH_S).done:
+            self._check()
+        return future.result()
 
     def bring_up(
         self, on_phase: Callable[[str], None] = lambda phase: None, start_timeout_s: float | None = None
@@ -110,7 +135,9 @@ class Supervisor:
         Raises:
             ServerStartError: it doesn't start, or doesn't answer as it should; it may run all the same.
             StopRequested: somebody asked to stop meanwhile.
+            TurnWanted: somebody wants a turn.
         """
+        self._outage = "the server was not proven"
         try:
             self._bring_up("", on_phase, start_timeout_s)
         except (OSError, psutil.Error) as error:
@@ -132,6 +159,8 @@ class Supervisor:
         return None
 
     def _find_outage(self) -> str:
+        if self._outage:  # a start or a recovery was left off
+            return self._outage
         if not self.server.is_running:
             return "tritonserver ended by itself"
         if self._stubs is not None and (dead := self._stubs.find_dead()):
@@ -139,31 +168,41 @@ class Supervisor:
         with self._lock:
             return self._fault
 
-    def recover(self, outage: str) -> None:
-        """Start the server again until it is proven, a stop is asked for, or somebody wants a turn."""
+    def recover(self, outage: str) -> bool:
+        """Start the server again until it is proven; False when a stop is asked for, or somebody wants a turn."""
         began = time.monotonic()
         self.readiness.set_problem(SERVER, outage)
         self._drop_canary()
-        self.report(f"outage: {outage}")
-        self._tell_books(outage)
-        while not self.stop.is_asked and not self._wants_turn():
+        if outage != self._outage:
+            self._outage = outage
+            self.report(f"outage: {outage}")
+            self._tell_books(outage)
+        while not self._is_interrupted():
             self.server.kill()
             self._wait(self._backoff.next_s())
+            if self._is_interrupted():
+                break
             self.readiness.count_restart()
             try:
                 self._bring_up(f"{outage}; ")
+            except TurnWanted:
+                break
             except (ServerStartError, OSError, psutil.Error) as error:
                 self.report(f"restart failed: {error}")
                 self.readiness.set_problem(SERVER, f"{outage}; the restart failed: {str(error).splitlines()[0]}")
             else:
                 self.report(f"restarted: the server is proven again after {time.monotonic() - began:.1f} s")
-                return
+                return True
+        return False
+
+    def _is_interrupted(self) -> bool:
+        return self.stop.is_asked or self.wants_turn()
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left_s := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left_s, 1.0)):
             self.readiness.pulse(SUPERVISOR)
-            if self._wants_turn():
+            if self.wants_turn():
                 return
 
     def _tell_books(self, outage: str) -> None:
@@ -188,15 +227,15 @@ class Supervisor:
         canary = Canary(self.server, self.release)
         try:
             on_phase(HASHES)
-            _prove("the engine's hash", lambda: canary.prove_engine(WARM_UP_TIMEOUT_S))
+            self._prove("the engine's hash", lambda: canary.prove_engine(WARM_UP_TIMEOUT_S))
             on_phase(WARM_UP)
             for what, inputs in warm_up_inputs(self.release).items():
                 self._step(f"{prefix}warming up {what}")
                 self._check()
-                _prove(what, lambda i=inputs: canary.prove(i, WARM_UP_TIMEOUT_S))  # type: ignore[misc]
+                self._prove(what, lambda i=inputs: canary.prove(i, WARM_UP_TIMEOUT_S))  # type: ignore[misc]
             on_phase(CANARY)
             self._step(f"{prefix}proving the ensemble")
-            finding = canary.probe(WARM_UP_TIMEOUT_S)
+            finding = self.aside(lambda: canary.probe(WARM_UP_TIMEOUT_S))
             if finding.verdict is not Verdict.PROVEN:
                 raise ServerStartError(f"the canary failed: {finding.result.error}", _NEXT_STEP)
             on_phase(READINESS_ON)
@@ -206,6 +245,7 @@ class Supervisor:
         self._stubs = StubWatch(self.server.pid)
         with self._lock:
             self._canary, self._num_failures, self._fault = canary, 0, ""
+        self._outage = ""
         self._backoff.mark_proven()
         self.readiness.set_canary(finding.result, is_proof=True)
         self.readiness.set_problem(SERVER, "")
@@ -218,6 +258,15 @@ class Supervisor:
     def _check(self) -> None:
         self.readiness.pulse(SUPERVISOR)
         self.stop.check()
+        if self.wants_turn():
+            raise TurnWanted
+
+    def _prove(self, what: str, attempt: Callable[[], None]) -> None:
+        try:
+            self.aside(attempt)
+        except (ProofFailure, httpx.HTTPError) as error:
+            reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else error
+            raise ServerStartError(f"warming up {what} failed: {reason}", _NEXT_STEP) from None
 
     def _drop_canary(self) -> None:
         with self._lock:
@@ -253,12 +302,11 @@ class Supervisor:
             self._fault = f"the canary failed: {finding.result.error}"
 
 
-def _prove(what: str, attempt: Callable[[], None]) -> None:
+def _settle(future: futures.Future[T], work: Callable[[], T]) -> None:
     try:
-        attempt()
-    except (ProofFailure, httpx.HTTPError) as error:
-        reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else error
-        raise ServerStartError(f"warming up {what} failed: {reason}", _NEXT_STEP) from None
+        future.set_result(work())
+    except BaseException as error:  # for whoever waits
+        future.set_exception(error)
 
 
 _NEXT_STEP = "read the server's log in the state directory; llmstack manifest verify checks the release"
