@@ -12,7 +12,7 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH     := torch==2.13.0
-PYTEST    := $(BIN)/pytest -n 2 --timeout 300 --durations 25
+PYTEST    := $(BIN)/pytest -n 2 --timeout 300 --durations 25 -rs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,7 +47,7 @@ test: $(INSTALLED)  ## Run every test, those on a live server too; containers an
 		echo "skipped: tests/docker, because no Docker answers here (make test-docker)"
 
 test-docker: $(INSTALLED)  ## Run the tests of containers and the front door; needs Docker, HAProxy and debootstrap
-	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 tests/docker $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 -rs tests/docker $(ARGS)
 
 # One process, in order: what runs beside it would be in the figures.
 soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch, then count 20,000 requests

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from llmstack.door.backend import Backend
-from llmstack.door.configuration import GUARD, Door, Limits, write_door
+from llmstack.door.configuration import GUARD, Door, Limits, find_faults, write_door
 from llmstack.server_process import TritonServer
 
 
@@ -51,6 +51,8 @@ class RunningDoor:
     backends: Sequence[Backend]
     limits: Limits = field(default_factory=Limits)
     ready_path: str = "/v2/models/ensemble/ready"
+    allow_metadata: bool = False
+    accept_proxy: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RunningDoor:
@@ -67,8 +69,10 @@ class RunningDoor:
             f"127.0.0.1:{self.metrics_port}",
             self.ready_path,
             self.limits,
+            self.allow_metadata,
+            self.accept_proxy,
         )
-        write_door(door, configuration)
+        write_door(door, configuration, find_faults)
         self.log_path = self.directory / "haproxy.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -117,6 +121,11 @@ class RunningDoor:
         """Requests that a rule, HAProxy's parser or the guard refused, over both protocols."""
         names = ("haproxy_frontend_requests_denied_total", "haproxy_frontend_request_errors_total")
         return sum(self.metric(name, proxy=proxy) for name in names for proxy in ("http", "grpc"))
+
+    def num_connections_refused(self) -> float:
+        """Connections beyond a client's number; HAProxy logs none of them."""
+        names = ("haproxy_frontend_denied_connections_total", "haproxy_frontend_denied_sessions_total")
+        return sum(self.metric(name, proxy=proxy) for name in names for proxy in ("http", "grpc_tls"))
 
     def num_servers_up(self) -> int:
         try:

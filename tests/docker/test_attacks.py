@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 import httpx
@@ -16,11 +18,12 @@ from tritonclient.grpc import service_pb2 as pb
 
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release import Release
+from llmstack.dashboard.panels import expressions
 from llmstack.door.configuration import GET_PATHS
-from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
 from llmstack.server_process import TritonServer
 from tests.docker.conftest import need
-from tests.docker.running_door import RunningDoor
+from tests.docker.running_door import RunningDoor, running_door
 
 ENGINE = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
 HEADERS = {ENGINE_HASH: ENGINE.hash, QUANTISATION: ENGINE.quantisation}
@@ -194,6 +197,28 @@ def test_no_other_path_leads_anywhere(door: RunningDoor, inner: Counts, method: 
     assert (inner(), door.num_refused() - refused) == (before, 1)
 
 
+# HAProxy resets what has a # in its path, as no HTTP/2.
+@pytest.mark.parametrize("path", [path for path in OTHER_PATHS if path.startswith("/") and "#" not in path])
+def test_no_other_path_leads_anywhere_over_http2(door: RunningDoor, inner: Counts, path: str) -> None:
+    before, refused = inner(), door.num_refused()
+    # Without a body: curl calls it an error of the protocol when a refusal comes before the body is sent.
+    written = ["--request-target", path, "-X", "POST", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]
+    assert curl(door, "--http2", *written, door.http_url) == "2 404"
+    assert (inner(), door.num_refused() - refused) == (before, 1)
+
+
+def test_metadata_passes_only_where_it_was_asked_for(door: RunningDoor, echo: TritonServer, tmp_path: Path) -> None:
+    path, message = "/v2/models/ensemble", pb.ModelMetadataRequest(name="ensemble").SerializeToString()
+    assert httpx.get(door.http_url + path, verify=door.tls()).status_code == 404
+    with pytest.raises(grpc.RpcError, match="this method may not be called"):
+        call(door, "ModelMetadata", message)
+    with running_door(tmp_path, echo, allow_metadata=True) as opened:
+        assert httpx.get(opened.http_url + path, verify=opened.tls()).json()["name"] == "ensemble"
+        assert pb.ModelMetadataResponse.FromString(call(opened, "ModelMetadata", message)).name == "ensemble"
+        with pytest.raises(grpc.RpcError, match="only the model ensemble"):
+            call(opened, "ModelMetadata", pb.ModelMetadataRequest(name="preprocess").SerializeToString())
+
+
 SMUGGLED = head("POST /v2/models/tensorrt_llm/infer HTTP/1.1", *SIZED, body=b"{}")
 BAD_BODIES = {
     "two lengths": head(f"POST {INFER} HTTP/1.1", "content-length: 2", "content-length: 3", body=b"{}" + SMUGGLED),
@@ -232,10 +257,11 @@ def test_no_way_to_write_a_request_smuggles_another_one(door: RunningDoor, inner
 
 
 def test_the_administrators_key_does_not_pass(door: RunningDoor, echo: TritonServer) -> None:
+    refused = door.num_refused()
     answer = httpx.get(
         f"{door.http_url}/v2/logging", headers={"x-llmstack-admin-key": echo.admin_key}, verify=door.tls()
     )
-    assert answer.status_code == 404
+    assert (answer.status_code, door.num_refused() - refused) == (404, 1)
 
 
 # Over gRPC
@@ -291,35 +317,48 @@ def test_no_other_call_passes_and_the_client_is_told_so(door: RunningDoor, inner
 
 
 def test_a_streams_later_message_for_another_model_ends_the_stream(door: RunningDoor, inner: Counts) -> None:
-    before = inner()
+    before, refused = inner(), door.num_refused()
+    num_lines = len(door.log())
 
     def messages() -> Iterator[bytes]:
         yield infer_request().SerializeToString()
         time.sleep(0.5)
         yield infer_request("tensorrt_llm").SerializeToString()
 
-    with channel(door) as opened, pytest.raises(grpc.RpcError):
+    with channel(door) as opened, pytest.raises(grpc.RpcError) as failure:
         stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
         list(stub(messages(), metadata=METADATA, timeout=20))
+    # HAProxy can't give a stream that has begun a status: the client sees it reset, the log and the counters why.
+    assert failure.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
     assert inner()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call
+    door.wait_until(lambda: len(door.log()) > num_lines, 10)
+    (line,) = (line for line in door.log()[num_lines:] if line["path"].endswith("ModelStreamInfer"))
+    assert (line["grpc_status"], line["reason"]) == ("7", "only the model ensemble may be called")
+    assert door.num_refused() - refused == 1
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/grpc-web"])
 def test_another_content_type_is_no_grpc(door: RunningDoor, content_type: str) -> None:
-    url = f"https://{door.grpc_url}{SERVICE}ModelInfer"
+    url, refused = f"https://{door.grpc_url}{SERVICE}ModelInfer", door.num_refused()
     answer = curl(door, "--http2", "-i", "-H", f"content-type: {content_type}", "-d", "", url)
     assert "grpc-status: 7" in answer
+    assert door.num_refused() - refused == 1
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_plain_text_and_old_tls_do_not_connect(door: RunningDoor) -> None:
-    with pytest.raises(httpx.HTTPError):
-        httpx.get(f"http://127.0.0.1:{door.http_port}/v2/health/live")
+def test_plain_text_and_old_tls_do_not_connect_and_are_logged(door: RunningDoor) -> None:
     old = door.tls()
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.raises(httpx.HTTPError):
-        httpx.get(f"{door.http_url}/v2/health/live", verify=old)
+    for frontend, port in (("http", door.http_port), ("grpc_tls", door.grpc_port)):
+        num_lines = len(door.log())
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/v2/health/live")
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"https://127.0.0.1:{port}/v2/health/live", verify=old)
+        door.wait_until(lambda num_lines=num_lines: len(door.log()) >= num_lines + 2, 10)
+        lines = [line for line in door.log()[num_lines:] if line["door"] == frontend]
+        assert len([line for line in lines if line["reason"]]) == 2
 
 
 def test_every_refusal_is_logged_with_its_reason(door: RunningDoor) -> None:
@@ -327,4 +366,22 @@ def test_every_refusal_is_logged_with_its_reason(door: RunningDoor) -> None:
     door.wait_until(lambda: any(line["path"] == "/v2/models/tensorrt_llm/infer" for line in door.log()), 5)
     line = [line for line in door.log() if line["path"] == "/v2/models/tensorrt_llm/infer"][-1]
     assert (line["status"], line["reason"]) == (404, "no such path or method here")
-    assert json.dumps(line)
+
+
+@pytest.mark.parametrize("character", ["a", '"', "\\", "\x01", "é"])
+def test_a_long_path_leaves_the_line_of_the_log_whole(door: RunningDoor, character: str) -> None:
+    num_lines = len(door.log())
+    send_raw(door, head(f"GET /{character * 7_000} HTTP/1.1", "connection: close"))
+    door.wait_until(lambda: len(door.log()) > num_lines, 5)
+    line = door.log()[-1]
+    # What HAProxy's parser does not take for a request has no status of its own.
+    assert line.get("status", 400) in (400, 404)
+    assert len(line["path"]) <= 1_000
+
+
+def test_every_metric_of_the_door_that_dashboard_and_rules_name_is_exported(door: RunningDoor) -> None:
+    rules = (PROJECT_ROOT / "docker" / "prometheus" / "door.rules.yml").read_text()
+    named = set(re.findall(r"haproxy_\w+", "\n".join([rules, *expressions()])))
+    exported = set(re.findall(r"^(haproxy_\w+)\{.*?proxy=\"(?:http|triton_http)\"", door.metrics(), re.MULTILINE))
+    assert len(named) > 4
+    assert named - exported == set()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
+from typer.main import get_command
 
+from llmstack.__main__ import app
+from llmstack.door.backend import Backend
 from llmstack.door.configuration import Limits
 from llmstack.server_process import TritonServer
 from tests.docker.conftest import need
 from tests.docker.running_door import RunningDoor, running_door
-from tests.docker.test_attacks import BODY, HEADERS, INFER
+from tests.docker.test_attacks import BODY, HEADERS, INFER, METADATA, SERVICE, channel, infer_request
+from tests.integration.live_service import LiveService
 
 NUM_CLIENTS = 6
 
@@ -29,16 +36,39 @@ def pair() -> Iterator[list[TritonServer]]:
         yield [first, second]
 
 
+Ask = Callable[[], None]
+
+
+@contextlib.contextmanager
+def http_client(door: RunningDoor, **headers: str) -> Iterator[Ask]:
+    """Asks over HTTPS; the connection is kept unless a header says otherwise."""
+    with httpx.Client(verify=door.tls(), timeout=30, headers=HEADERS | headers) as client:
+        yield lambda: client.post(door.http_url + INFER, json=BODY).raise_for_status() and None
+
+
+@contextlib.contextmanager
+def grpc_client(door: RunningDoor) -> Iterator[Ask]:
+    """Asks over one gRPC channel, without retries of its own."""
+    message = infer_request().SerializeToString()
+    with channel(door) as opened:
+        infer = opened.unary_unary(SERVICE + "ModelInfer")
+        yield lambda: infer(message, metadata=METADATA, timeout=30) and None
+
+
+CLIENTS = {
+    "a connection for each request": lambda door: http_client(door, connection="close"),
+    "a kept connection": http_client,
+    "gRPC": grpc_client,
+}
+
+
 class Load:
-    """Clients that ask without a pause until the block ends; `answers` has each status, 0 where there was none.
+    """Clients that ask without a pause until the block ends; `failures` has what went wrong."""
 
-    Each request has its own connection: where a server resets a later request of a connection, HAProxy closes it
-    without an answer or a line in its log, so that the client may ask again.
-    """
-
-    def __init__(self, door: RunningDoor) -> None:
-        self._door = door
-        self.answers: list[int] = []
+    def __init__(self, door: RunningDoor, kind: str) -> None:
+        self._door, self._client = door, CLIENTS[kind]
+        self.num_answers = 0
+        self.failures: list[Exception] = []
         self._is_over = threading.Event()
         self._clients = [threading.Thread(target=self._ask) for _ in range(NUM_CLIENTS)]
 
@@ -53,34 +83,98 @@ class Load:
             client.join()
 
     def _ask(self) -> None:
-        headers = HEADERS | {"connection": "close"}
-        with httpx.Client(verify=self._door.tls(), timeout=30) as client:
+        with self._client(self._door) as ask:
             while not self._is_over.is_set():
-                try:
-                    status = client.post(self._door.http_url + INFER, json=BODY, headers=headers).status_code
-                except httpx.HTTPError:
-                    status = 0
-                self.answers.append(status)
+                self._ask_once(ask)
+
+    def _ask_once(self, ask: Ask) -> None:
+        try:
+            ask()
+        except (httpx.HTTPError, grpc.RpcError) as error:
+            self.failures.append(error)
+        else:
+            self.num_answers += 1
 
 
+@pytest.mark.parametrize("kind", CLIENTS)
 def test_a_server_that_dies_takes_no_request_with_it_that_had_not_reached_it(
-    pair: list[TritonServer], tmp_path: Path
+    pair: list[TritonServer], tmp_path: Path, kind: str
 ) -> None:
     limits = Limits(max_client_requests_per_10_s=100_000)
-    with running_door(tmp_path, *pair, limits=limits) as door:
-        with Load(door) as load:
-            time.sleep(2)
-            num_before = len(load.answers)
-            os.killpg(pair[0].pid, signal.SIGKILL)
-            door.wait_until(lambda: door.num_servers_up() == 1, 10)
-            time.sleep(2)
-        # A server may also die between an answer's head and its body: status 200, and an end of its own.
-        failed = [line for line in door.log() if line["status"] != 200 or line["end"] != "--"]
-        assert all(line["connect_ms"] >= 0 and line["server"] == "s1" for line in failed), failed
-        assert len(failed) <= NUM_CLIENTS
-        assert sum(status != 200 for status in load.answers) == len(failed)
-        assert num_before > 50
-        assert len(load.answers) > num_before + 50
+    try:
+        with running_door(tmp_path, *pair, limits=limits) as door:
+            with Load(door, kind) as load:
+                time.sleep(2)
+                num_before = load.num_answers
+                os.killpg(pair[0].pid, signal.SIGKILL)
+                door.wait_until(lambda: door.num_servers_up() == 1, 10)
+                num_down = load.num_answers
+                time.sleep(2)
+            # A server may also die between an answer's head and its body: status 200, and an end of its own.
+            lines = [line for line in door.log() if line["door"] in ("http", "grpc")]
+            failed = [line for line in lines if line["end"] != "--" or line["status"] != 200 or line["reason"] != "-"]
+            assert all(line["connect_ms"] >= 0 and line["server"] == "s1" for line in failed), failed
+            # No more than was under way; HAProxy writes no line where it closes a kept connection without an answer.
+            assert len(failed) <= len(load.failures) <= NUM_CLIENTS
+            assert not [each for each in load.failures if "UNAVAILABLE" in str(each)]
+            assert min(num_before, load.num_answers - num_down) > 50
+    finally:
+        pair[0].stop()
+        pair[0].start()
+        pair[0].wait_ready()
+
+
+@contextlib.contextmanager
+def stopped(server: TritonServer) -> Iterator[None]:
+    """The server's processes take requests and do not answer."""
+    os.killpg(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGCONT)
+
+
+def code_of(ask: Ask) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as failure:
+        ask()
+    return failure.value.code(), failure.value.details()
+
+
+def test_a_call_that_a_server_took_and_did_not_answer_in_time_is_not_called_unavailable(
+    echo: TritonServer, tmp_path: Path
+) -> None:
+    with running_door(tmp_path, echo, limits=Limits(max_answer_s=3)) as door, grpc_client(door) as ask:
+        ask()
+        with stopped(echo):
+            assert code_of(ask) == (grpc.StatusCode.DEADLINE_EXCEEDED, "door: the answer took too long")
+
+
+# The option of `llmstack serve` by which a balancer hears of the drain before the first refusal.
+DRAIN_DELAY = "--drain-delay-secs"
+
+
+@pytest.mark.skipif(
+    all(DRAIN_DELAY not in parameter.opts for parameter in get_command(app).commands["serve"].params),
+    reason=f"`llmstack serve` has no {DRAIN_DELAY}",
+)
+def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:
+    need("haproxy", "openssl")
+    limits = Limits(max_client_requests_per_10_s=100_000)
+    with contextlib.ExitStack() as stack:
+        services = [
+            stack.enter_context(LiveService(tmp_path / name, environment={"LLMSTACK_DRAIN_DELAY_S": "5"}))
+            for name in ("first", "second")
+        ]
+        backends = [Backend("127.0.0.1", each.http_port, each.grpc_port, each.ready_port) for each in services]
+        door = stack.enter_context(RunningDoor(tmp_path, backends, limits, "/readyz"))
+        loads = [stack.enter_context(Load(door, kind)) for kind in ("a kept connection", "gRPC")]
+        time.sleep(2)
+        services[0].process.terminate()
+        services[0].process.wait(timeout=60)
+        num_answers = [load.num_answers for load in loads]
+        time.sleep(2)
+    assert [load.failures for load in loads] == [[], []]
+    assert all(load.num_answers > before > 50 for load, before in zip(loads, num_answers, strict=True))
 
 
 def test_a_drained_door_answers_what_is_under_way_and_takes_nothing_new(echo: TritonServer, tmp_path: Path) -> None:
@@ -96,8 +190,7 @@ def test_a_drained_door_answers_what_is_under_way_and_takes_nothing_new(echo: Tr
 
 
 def test_slow_clients_are_let_go_and_hold_up_nobody(echo: TritonServer, tmp_path: Path) -> None:
-    limits = Limits(max_header_s=1, max_body_s=1)
-    with running_door(tmp_path, echo, limits=limits) as door:
+    with running_door(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1)) as door:
         heads = (
             b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n",
             f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n".encode(),
@@ -107,6 +200,85 @@ def test_slow_clients_are_let_go_and_hold_up_nobody(echo: TritonServer, tmp_path
                 slow.sendall(begun)
                 assert httpx.get(f"{door.http_url}/v2/health/live", verify=door.tls()).status_code == 200
                 assert b" 408 " in slow.recv(4_096)
+        assert door.num_refused() == len(heads)
+
+
+def test_a_body_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonServer, tmp_path: Path) -> None:
+    with running_door(tmp_path, echo, limits=Limits(max_body_s=1, max_answer_s=60)) as door:
+        with door.connect(20) as slow:
+            slow.sendall(f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n".encode())
+            slow.sendall(b"x" * 40_000)
+            assert slow.recv(4_096) == b""
+        assert door.metric("haproxy_backend_client_aborts_total", proxy="upload_http") == 1
+        (line,) = (line for line in door.log() if line["path"] == INFER)
+        assert (line["server"], line["end"]) == ("upload", "cD")
+        assert door.metric("haproxy_backend_current_sessions", proxy="triton_http") == 0
+
+
+def test_a_grpc_message_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonServer, tmp_path: Path) -> None:
+    message = infer_request(text=b"x" * 100_000).SerializeToString()
+    begun = tmp_path / "begun"
+    begun.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message[:40_000])
+    (tmp_path / "door").mkdir()
+    with running_door(tmp_path / "door", echo, limits=Limits(max_body_s=1, max_answer_s=60)) as door:
+        command = ["curl", "-s", "-i", "--http2", "-N", "--cacert", str(door.directory / "certificate.pem"), "-T", "-"]
+        command += ["-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers"]
+        with subprocess.Popen(
+            [*command, f"https://{door.grpc_url}{SERVICE}ModelInfer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        ) as curl:
+            curl.stdin.write(begun.read_bytes())
+            curl.stdin.flush()
+            door.wait_until(lambda: any("ModelInfer" in line["path"] for line in door.log()), 20)
+            assert door.metric("haproxy_backend_client_aborts_total", proxy="uploaded_grpc") == 1
+            assert door.metric("haproxy_backend_current_sessions", proxy="uploaded_grpc") == 0
+            curl.kill()
+        (line,) = (line for line in door.log() if "ModelInfer" in line["path"])
+        assert line["server"] == "upload"
+        assert line["total_ms"] < 10_000
+
+
+@pytest.mark.parametrize("size", [20_000, 3_000_000])
+def test_a_large_body_passes_both_ways_in(echo: TritonServer, door: RunningDoor, size: int) -> None:
+    # The policy answers: it read the whole body, and counts its tokens.
+    text = ("order " * (size // 6)).encode()
+    body = {"inputs": [{"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": [text.decode()]}]}
+    answer = httpx.post(door.http_url + INFER, json=body, headers=HEADERS, verify=door.tls(), timeout=60)
+    assert answer.status_code == 200 or "token_budget_overrun" in answer.json()["error"]
+    with channel(door) as opened:
+        infer = opened.unary_unary(SERVICE + "ModelInfer")
+        try:
+            infer(infer_request(text=text).SerializeToString(), metadata=METADATA, timeout=60)
+        except grpc.RpcError as refusal:
+            assert "token_budget_overrun" in refusal.details()
+
+
+def test_a_client_that_does_not_shake_hands_is_let_go(echo: TritonServer, tmp_path: Path) -> None:
+    with running_door(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1, max_answer_s=60)) as door:
+        for port in (door.http_port, door.grpc_port):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+                assert silent.recv(1) == b""
+
+
+def test_an_idle_stream_is_ended(echo: TritonServer, tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        yield infer_request().SerializeToString()
+        over.wait(60)
+
+    limits = Limits(max_body_s=1, max_answer_s=1, max_stream_idle_s=3)
+    with running_door(tmp_path, echo, limits=limits) as door, channel(door) as opened:
+        stream = opened.stream_stream(SERVICE + "ModelStreamInfer")(messages(), metadata=METADATA, timeout=60)
+        next(stream)
+        with pytest.raises(grpc.RpcError):
+            next(stream)
+        over.set()
+        door.wait_until(lambda: any("StreamInfer" in line["path"] for line in door.log()), 10)
+        (line,) = (line for line in door.log() if "StreamInfer" in line["path"])
+        assert line["total_ms"] >= 3_000
+        assert line["end"] in ("sD", "cD")
 
 
 def test_who_asks_too_often_is_told_to_slow_down(echo: TritonServer, tmp_path: Path) -> None:
@@ -125,9 +297,32 @@ def test_who_opens_too_many_connections_gets_no_more(echo: TritonServer, tmp_pat
                 assert client.get(f"{door.http_url}/v2/health/live").status_code == 200
             with pytest.raises(httpx.HTTPError):
                 httpx.get(f"{door.http_url}/v2/health/live", verify=door.tls())
+            assert door.num_connections_refused() == 1
         finally:
             for client in clients:
                 client.close()
+
+
+def test_behind_a_balancer_each_client_has_its_own_limits_and_an_ipv6_network_is_one(
+    echo: TritonServer, tmp_path: Path
+) -> None:
+    limits = Limits(max_client_requests_per_10_s=2)
+    with running_door(tmp_path, echo, limits=limits, accept_proxy=True) as door:
+
+        def ask(address: str) -> int:
+            plain = socket.create_connection(("127.0.0.1", door.http_port), timeout=10)
+            family = "TCP6" if ":" in address else "TCP4"
+            target = "::1" if ":" in address else "127.0.0.1"
+            plain.sendall(f"PROXY {family} {address} {target} 1000 443\r\n".encode())
+            with door.tls("http/1.1").wrap_socket(plain, server_hostname="localhost") as secure:
+                secure.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                return int(secure.recv(4_096).split()[1])
+
+        assert [ask("192.0.2.1") for _ in range(3)] == [200, 200, 429]
+        assert ask("192.0.2.2") == 200
+        assert [ask(f"2001:db8::{host}") for host in ("1", "2", "3:0:0:1")] == [200, 200, 429]
+        assert ask("2001:db8:0:1::1") == 200
+        assert {line["client"] for line in door.log() if line["status"] == 429} == {"192.0.2.1", "2001:db8::3:0:0:1"}
 
 
 def is_open(port: int) -> bool:

@@ -1,14 +1,17 @@
 """The door's configuration: what an operator may choose, and what stays out of it."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from llm_policy.release import Release
 from llmstack.__main__ import app
 from llmstack.door.backend import Backend, BackendError, parse_backend
-from llmstack.door.configuration import GUARD, Door, DoorError, write_door
+from llmstack.door.configuration import GUARD, Door, DoorError, Limits, write_door
+from llmstack.paths import DEFAULT_RELEASE_DIR
 
 TWO = [Backend("triton-1", 8000, 8001, 8003), Backend("[::1]", 9000, 9001, 9003)]
 
@@ -75,3 +78,78 @@ def test_the_command_names_a_bad_backend_and_writes_nothing(tmp_path: Path):
     assert result.exit_code == 2
     assert "'nowhere' is not host:http:grpc" in result.output
     assert not output.exists()
+
+
+RENDER = ["door", "render", "--backend", "triton-1:8000:8001"]
+
+
+def test_what_haproxy_refuses_does_not_take_the_place_of_what_was_there(tmp_path: Path):
+    output = tmp_path / "haproxy.cfg"
+    write_door(Door(TWO, "/door.pem", str(tmp_path / GUARD)), output)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    seen = []
+
+    def refuse(path: Path) -> str:
+        seen.append(path.read_text())
+        return "line 3 is wrong"
+
+    with pytest.raises(DoorError, match="line 3 is wrong"):
+        write_door(Door(TWO, "/other.pem", str(tmp_path / GUARD)), output, refuse)
+    assert "/other.pem" in seen[0]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
+def test_the_command_has_haproxy_check_a_configuration_whose_certificate_is_here(tmp_path: Path):
+    certificate, output = tmp_path / "door.pem", tmp_path / "deep" / "haproxy" / "haproxy.cfg"
+    certificate.write_text("no certificate")
+    arguments = [*RENDER, "--certificate", str(certificate), "--output", str(output)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "stays as it was" in result.output
+    assert not output.exists()
+    result = CliRunner().invoke(app, [*arguments, "--no-validate"])
+    assert result.exit_code == 0
+    assert "not checked" in result.output
+    assert output.exists()
+
+
+def test_directories_on_the_way_to_the_output_are_made(tmp_path: Path):
+    output = tmp_path / "docker" / "haproxy" / "haproxy.cfg"
+    result = CliRunner().invoke(app, [*RENDER, "--certificate", "/not-here.pem", "--output", str(output)])
+    assert (result.exit_code, output.exists()) == (0, True)
+
+
+def test_times_are_options(tmp_path: Path):
+    output = tmp_path / "haproxy.cfg"
+    times = ["--max-header-s", "7", "--max-body-s", "11", "--max-answer-s", "601", "--max-stream-idle-s", "607"]
+    CliRunner().invoke(app, [*RENDER, "--certificate", "/not-here.pem", "--output", str(output), *times])
+    text = output.read_text()
+    assert "timeout http-request 7s\n" in text
+    assert "wait-for-body time 11s if is_post\n" in text
+    assert "timeout server 601s\n" in text
+    assert "set-timeout server 607s " in text
+
+
+def test_the_longest_answer_of_a_usual_release_has_time_at_20_tokens_a_second():
+    thresholds = Release.open(DEFAULT_RELEASE_DIR).manifest.thresholds
+    assert thresholds.max_tokens / 20 <= Limits().max_answer_s
+
+
+def test_metadata_is_closed_unless_it_is_asked_for():
+    closed, opened = (Door(TWO, "/door.pem", "/guard.lua", allow_metadata=allow).render() for allow in (False, True))
+    for name in ("/v2/models/ensemble ", "/v2/models/ensemble\n", "ModelMetadata"):
+        assert name not in closed
+    assert "/v2/models/ensemble\n" in opened
+    assert "/inference.GRPCInferenceService/ModelMetadata" in opened
+
+
+def test_behind_a_balancer_the_limits_are_those_of_the_address_that_it_names():
+    text = Door(TWO, "/door.pem", "/guard.lua", accept_proxy=True).render()
+    assert len(re.findall("^    bind .* accept-proxy", text, re.MULTILINE)) == 3
+    assert "tcp-request connection" not in text
+
+
+def test_two_doors_of_a_machine_do_not_share_their_inner_connections():
+    one, other = (Door(TWO, "/door.pem", "/guard.lua", http_port=port) for port in (1, 2))
+    assert one.inside != other.inside

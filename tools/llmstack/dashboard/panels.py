@@ -97,6 +97,36 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Guides looked up", "ops", (_rate("llm_guide_cache_total", "result"),), "By where the verdict was."),
         Panel("Compiling a guide", "ms", _quantiles("llm_guide_compile_ms")),
     ),
+    "Front door": (
+        Panel(
+            "Servers that the door finds ready",
+            "short",
+            (Query('haproxy_backend_active_servers{proxy="triton_http"}', "{{instance}}"),),
+            is_stat=True,
+        ),
+        Panel(
+            "Answers at the door",
+            "reqps",
+            (
+                Query(
+                    'sum by (proxy, code) (rate(haproxy_frontend_http_responses_total{proxy=~"http|grpc"}'
+                    f"[{_RATE}]))",
+                    "{{proxy}} {{code}}",
+                ),
+            ),
+            "By protocol and class of status; gRPC has its own status in the log.",
+        ),
+        Panel(
+            "Refused at the door",
+            "reqps",
+            (
+                _rate("haproxy_frontend_requests_denied_total", "proxy", '{proxy=~"http|grpc"}'),
+                _rate("haproxy_frontend_request_errors_total", "proxy", '{proxy=~"http|grpc"}'),
+                _rate("haproxy_frontend_denied_connections_total", "proxy", '{proxy=~"http|grpc_tls"}'),
+            ),
+            "Requests by a rule, requests by the guard or as broken, and connections too many of one client.",
+        ),
+    ),
     "Triton": (
         Panel("Requests by model", "reqps", (_rate("nv_inference_request_success", "model"),)),
         Panel("Failures by model", "reqps", (_rate("nv_inference_request_failure", "model"),)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -61,10 +62,43 @@ def render(
     max_client_requests_per_10_s: Annotated[
         int, typer.Option("--max-client-requests-per-10-s", min=1, help="Of one client address.")
     ] = _LIMITS.max_client_requests_per_10_s,
+    max_header_s: Annotated[
+        int, typer.Option(min=1, help="How long a request's head, and a TLS handshake over gRPC, may take.")
+    ] = _LIMITS.max_header_s,
+    max_body_s: Annotated[
+        int, typer.Option(min=1, help="How long a body, or a gRPC message, may take; a TLS handshake over HTTPS too.")
+    ] = _LIMITS.max_body_s,
     max_answer_s: Annotated[
-        int, typer.Option(min=1, help="How long an answer may take, and requests under way at a soft stop.")
+        int,
+        typer.Option(
+            min=1,
+            help="How long an answer may take, and requests under way at a soft stop: "
+            "the release's max_tokens by the engine's tokens a second.",
+        ),
     ] = _LIMITS.max_answer_s,
-    validate: Annotated[bool, typer.Option("--validate", help="Have `haproxy -c` check what was written.")] = False,
+    max_stream_idle_s: Annotated[
+        int, typer.Option(min=1, help="How long neither side of a gRPC stream may say anything.")
+    ] = _LIMITS.max_stream_idle_s,
+    allow_metadata: Annotated[
+        bool,
+        typer.Option("--allow-metadata", help="Let clients ask for the ensemble's tensors, as perf_analyzer does."),
+    ] = False,
+    accept_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--accept-proxy",
+            help="Take a client's address from the PROXY protocol, and no connection without it. "
+            "Only behind a balancer, where nobody else reaches the door.",
+        ),
+    ] = False,
+    validate: Annotated[
+        bool | None,
+        typer.Option(
+            "--validate/--no-validate",
+            help="Have `haproxy -c` check the configuration before it takes its place.",
+            show_default="where haproxy and the certificate are here",
+        ),
+    ] = None,
 ) -> None:
     """Write HAProxy's configuration for these servers.
 
@@ -72,25 +106,40 @@ def render(
     requests under way are answered.
 
     Example: llmstack door render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
---certificate /etc/haproxy/door.pem --output /etc/haproxy/haproxy.cfg --validate
+--certificate /etc/haproxy/door.pem --output /etc/haproxy/haproxy.cfg
     """
     limits = Limits(
         max_request_bytes=max_request_bytes,
         max_connections=max_connections,
         max_client_connections=max_client_connections,
         max_client_requests_per_10_s=max_client_requests_per_10_s,
+        max_header_s=max_header_s,
+        max_body_s=max_body_s,
         max_answer_s=max_answer_s,
+        max_stream_idle_s=max_stream_idle_s,
     )
+    if validate is None:
+        validate = shutil.which("haproxy") is not None and Path(certificate).exists()
     try:
         backends = [parse_backend(text) for text in backend]
         where = guard or str(output.resolve().with_name(GUARD))
-        wanted = Door(backends, certificate, where, host, http_port, grpc_port, metrics_address, ready_path, limits)
-        written = write_door(wanted, output)
-        faults = find_faults(output) if validate else ""
+        wanted = Door(
+            backends,
+            certificate,
+            where,
+            host,
+            http_port,
+            grpc_port,
+            metrics_address,
+            ready_path,
+            limits,
+            allow_metadata,
+            accept_proxy,
+        )
+        written = write_door(wanted, output, find_faults if validate else None)
     except (BackendError, DoorError) as error:
-        fail(error, "llmstack door render --help shows what each option takes")
+        fail(error, "llmstack door render --help shows what each option takes; haproxy reads the certificate, too")
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", "give an --output in a directory that you may write to")
-    if faults:
-        fail(f"haproxy refuses {output}:\n{faults}", "see the lines that it names; is the certificate there?")
-    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {written}", markup=False)
+    checked = "; haproxy -c finds no fault" if validate else "; not checked by haproxy -c"
+    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {written}{checked}", markup=False)

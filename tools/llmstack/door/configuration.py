@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from llmstack.door.backend import Backend
 
 GUARD = "grpc_guard.lua"
-GET_PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/ensemble", "/v2/models/ensemble/ready")
+GET_PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/ensemble/ready")
 POST_PATHS = tuple(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream"))
-GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata", "ServerLive", "ServerReady")
+GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
+# The ensemble's tensors: perf_analyzer asks for them, clients need not.
+METADATA_PATH, METADATA_METHOD = "/v2/models/ensemble", "ModelMetadata"
+# A body of this size is whole in a buffer of HAProxy, whatever headers come with it.
+WHOLE_BYTES = 8_192
+
+# An answer of 6,000 tokens, a release's usual most, at 20 tokens a second.
+DEFAULT_MAX_ANSWER_S = 300
 
 _HERE = Path(__file__).parent
 # What HAProxy reads as one word, whatever stands around it.
@@ -36,7 +44,8 @@ class Limits:
     max_client_requests_per_10_s: int = 1_000
     max_header_s: int = 5
     max_body_s: int = 20
-    max_answer_s: int = 120
+    max_answer_s: int = DEFAULT_MAX_ANSWER_S
+    max_stream_idle_s: int = DEFAULT_MAX_ANSWER_S
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,13 @@ class Door:
     metrics_address: str = "127.0.0.1:8405"
     ready_path: str = "/readyz"
     limits: Limits = field(default_factory=Limits)
+    allow_metadata: bool = False
+    accept_proxy: bool = False
+
+    @property
+    def inside(self) -> str:
+        """The name under which HAProxy reaches itself: another one for each door of a machine."""
+        return f"llmstack-door-{self.http_port}-{self.grpc_port}"
 
     def render(self) -> str:
         """The configuration's text.
@@ -78,22 +94,39 @@ class Door:
             keep_trailing_newline=True,
             autoescape=False,  # noqa: S701 - no HTML; every word was checked above
         ).get_template("haproxy.cfg.j2")
-        return template.render(vars(self), get_paths=GET_PATHS, post_paths=POST_PATHS, grpc_methods=GRPC_METHODS)
+        return template.render(
+            vars(self),
+            inside=self.inside,
+            get_paths=GET_PATHS + ((METADATA_PATH,) if self.allow_metadata else ()),
+            post_paths=POST_PATHS,
+            grpc_methods=GRPC_METHODS + ((METADATA_METHOD,) if self.allow_metadata else ()),
+            whole_bytes=WHOLE_BYTES,
+        )
 
 
-def write_door(door: Door, output: Path) -> Path:
+def write_door(door: Door, output: Path, check: Callable[[Path], str] | None = None) -> Path:
     """Write the configuration to `output` and the guard beside it, each whole or not at all; the guard's path here.
 
+    `check` says what is wrong with a configuration, before it takes the place of what was there.
+
     Raises:
-        DoorError: see `Door.render`.
+        DoorError: see `Door.render`; or `check` found a fault.
         OSError: a file can't be written.
     """
     guard = output.resolve().with_name(GUARD)
     text = door.render()
-    for path, content in ((guard, (_HERE / GUARD).read_text(encoding="utf-8")), (output, text)):
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_text(content, encoding="utf-8")
-        fresh.replace(path)
+    guard.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".door-", dir=guard.parent) as fresh:
+        fresh_guard, fresh_output = Path(fresh, GUARD), Path(fresh, output.name)
+        fresh_guard.write_text((_HERE / GUARD).read_text(encoding="utf-8"), encoding="utf-8")
+        # The check reads the guard that will lie there.
+        fresh_output.write_text(text.replace(str(guard), str(fresh_guard)), encoding="utf-8")
+        if check is not None and (faults := check(fresh_output)):
+            raise DoorError(f"haproxy refuses the configuration, and {output} stays as it was:\n{faults}")
+        fresh_output.write_text(text, encoding="utf-8")
+        for path in (fresh_guard, fresh_output):
+            path.chmod(0o644)
+            path.replace(guard.with_name(path.name))
     return guard
 
 
