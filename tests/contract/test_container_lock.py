@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -15,7 +17,7 @@ def read_pins(name: str) -> dict[str, set[str]]:
     """Each package's specifiers in a file of `requirements/`, for CPython 3.11 where a marker asks."""
     pins: dict[str, set[str]] = {}
     for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines():
-        if text := line.partition("#")[0].strip():
+        if (text := line.partition("#")[0].strip(" \\")) and not text.startswith("--hash="):
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"}):
                 pins.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))
@@ -24,8 +26,14 @@ def read_pins(name: str) -> dict[str, set[str]]:
 
 def test_the_container_has_the_versions_of_the_constraints():
     constraints = read_pins("constraints.txt")
-    assert {name: pin for name, pin in read_pins("container.txt").items() if constraints.get(name) != pin} == {}
+    assert {name: pin for name, pin in read_pins("container.in").items() if constraints.get(name) != pin} == {}
 
 
 def test_the_container_replaces_nothing_of_the_images():
     assert not read_pins("container.txt").keys() & OF_THE_IMAGE
+
+
+def test_the_container_installs_the_listed_versions_by_their_hashes():
+    assert read_pins("container.txt") == read_pins("container.in")
+    lock = (ROOT / "requirements" / "container.txt").read_text(encoding="utf-8")
+    assert all("--hash=sha256:" in requirement for requirement in re.split(r"^(?=\w)", lock, flags=re.MULTILINE)[1:])
