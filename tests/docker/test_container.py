@@ -177,15 +177,15 @@ def test_serve_triton_serves_what_its_environment_names(image: str, elsewhere: P
         while not is_ready(http_port):
             assert process.poll() is None and time.monotonic() < end, (elsewhere / "log").read_text()
             time.sleep(0.5)
-        case = demo_cases(Release.open(elsewhere / "a release"))[0]
+        case = demo_cases(Release.open(DEFAULT_RELEASE_DIR))[0]
+        headers = {**case.headers, ENGINE_HASH: engine_hash(elsewhere / "qwen.plan")}
         server = ServerUrls(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
         for protocol in PROTOCOLS.values():
-            assert protocol(server, case.inputs, case.headers).outputs["engine_hash"] == [case.headers[ENGINE_HASH]]
+            assert protocol(server, case.inputs, headers).outputs["engine_hash"] == [headers[ENGINE_HASH]]
         assert "llm_requests_total" in httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
-        inside = docker(
-            "exec", name, "cat", "/workspace/engine/rank0.engine", "/workspace/tokenizer/tokenizer_info.json"
-        )
-        assert inside.startswith("plan{")
+        mounted = ("engine/rank0.engine", "model_repository/mark", "tokenizer/tokenizer_info.json")
+        inside = docker("exec", name, "cat", *(f"/workspace/{file}" for file in mounted))
+        assert inside.startswith("plan, mark, {")
         assert "127.0.0.1" in docker("port", name, "8000")
         docker("stop", name)
         assert process.wait(timeout=90) == 0
