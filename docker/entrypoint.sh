@@ -6,7 +6,8 @@ set -eu
 if [ "${1:-}" = llmstack ]; then
     exec "$@"
 fi
+# Examined is what `serve` is told, so it is `serve` that examines.
 if [ "${LLMSTACK_SKIP_DOCTOR:-0}" != 1 ]; then
-    llmstack doctor
+    set -- --examine "$@"
 fi
 exec llmstack serve "$@"

@@ -37,7 +37,7 @@ class InFlightBatcher:
         self._model = model
         self._mask = mask
         self._clock = clock
-        self._cache = SlotCache(model.config.num_hidden_layers, max_batch_size)
+        self._cache = SlotCache(max_batch_size)
         self._graph = DecodeGraph(model, self._cache) if uses_graphs(model.device) else None
         self._free_slots = list(range(max_batch_size))
         self._waiting: deque[Sequence] = deque()

@@ -6,62 +6,34 @@ from typing import Any
 
 import torch
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
 
 
-class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types
-    """One layer: keys and values [slots, kv heads, tokens, head size]; it grows by doubling."""
-
-    def __init__(self, cache: SlotCache) -> None:
-        super().__init__()
-        self._cache = cache
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make room for the first tokens."""
-        _, heads, _, head_dim = key_states.shape
-        shape = (self._cache.num_slots, heads, self._cache.capacity, head_dim)
-        self.keys = key_states.new_zeros(shape)
-        self.values = value_states.new_zeros(shape)
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the step's states and give back all that its rows attend to."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if self.keys.shape[2] < self._cache.capacity:
-            extra = self._cache.capacity - self.keys.shape[2]
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
-        return self._cache.store(self.keys, key_states), self._cache.store(self.values, value_states)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(tokens, offset); the batcher brings its own mask."""
-        return self._cache.num_attended, 0
-
-    def get_seq_length(self) -> int:
-        """Tokens before this step; the batcher brings its own positions."""
-        return 0
-
-    def get_max_length(self) -> int:
-        """Tokens a slot may hold; -1 is no bound."""
-        return -1
-
-
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     """A transformers cache whose rows join and leave independently.
 
-    Before each forward pass `select` says which slots the batch's rows are, and where their tokens go.
+    Before each forward pass `select` says which slots the batch's rows are, and where their tokens go. What a model
+    calls is all here: transformers' own layers have other methods in every version from 4.53 to 5.
     """
 
-    def __init__(self, num_layers: int, num_slots: int) -> None:
+    def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.capacity = 1_024
         self.num_attended = 0
         self._slots = torch.zeros(0, dtype=torch.long)
         self._positions = torch.zeros(0, dtype=torch.long)
-        super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
+        # By layer: keys and values [slots, kv heads, tokens, head size]; they grow by doubling.
+        self._keys: dict[int, torch.Tensor] = {}
+        self._values: dict[int, torch.Tensor] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the step's states of a layer and give back all that its rows attend to."""
+        return self._store(self._keys, layer_idx, key_states), self._store(self._values, layer_idx, value_states)
+
+    def get_seq_length(self, *args: object) -> int:
+        """Tokens before this step; the batcher brings its own positions."""
+        return 0
 
     def reserve(self, num_tokens: int) -> None:
         """Make sure that a slot holds so many tokens."""
@@ -86,9 +58,17 @@ class SlotCache(Cache):  # type: ignore[misc]
         ).logits
         return logits[:, -1].float()
 
-    def store(self, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _store(self, layers: dict[int, torch.Tensor], layer_idx: int, new: torch.Tensor) -> torch.Tensor:
         """Put `new` [rows, heads, tokens, size] into its places; the selected rows up to the last attended token."""
+        states = layers[layer_idx] = self._with_room(layers.get(layer_idx), new)
         states[self._slots[:, None], :, self._positions] = new.transpose(1, 2)
         if len(self._slots) == self.num_slots:
             return states[:, :, : self.num_attended]  # rows are always in slot order
         return states[self._slots, :, : self.num_attended]
+
+    def _with_room(self, states: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+        if states is None:
+            return new.new_zeros((self.num_slots, new.shape[1], self.capacity, new.shape[3]))
+        if (extra := self.capacity - states.shape[2]) > 0:
+            return torch.nn.functional.pad(states, (0, 0, 0, extra))
+        return states

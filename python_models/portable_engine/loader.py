@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from portable_engine.attention import GROUPED
+from portable_engine.environment import transformers_version
 from portable_engine.rms_norm import fuse_norms
 from portable_engine.skinny_linear import make_linears_skinny
 
@@ -17,6 +18,8 @@ DEVICE = "LLMSTACK_ENGINE_DEVICE"
 DTYPE = "LLMSTACK_ENGINE_DTYPE"
 RANDOM_WEIGHTS = "LLMSTACK_ENGINE_RANDOM_WEIGHTS"
 _SEED = 0
+# Its name before transformers 4.56, which some of NVIDIA's images bring.
+DTYPE_ARGUMENT = "dtype" if (transformers_version() or (0, 0)) >= (4, 56) else "torch_dtype"
 
 
 def choose_device() -> torch.device:
@@ -55,8 +58,8 @@ def load_model(directory: Path) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=dtype,
             attn_implementation=GROUPED,
+            **{DTYPE_ARGUMENT: dtype},
         )
     if device.type == "cpu":
         # A small model's steps are shorter than waking more threads; on busy cores OpenMP's waiting makes it collapse.
@@ -72,5 +75,5 @@ def _random_model(directory: Path, device: torch.device, dtype: torch.dtype) -> 
     torch.manual_seed(_SEED)
     with device:
         return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=dtype, attn_implementation=GROUPED
+            config, trust_remote_code=False, attn_implementation=GROUPED, **{DTYPE_ARGUMENT: dtype}
         )

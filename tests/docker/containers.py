@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-STAND_IN, TAG = "llmstack-stand-in", "llmstack-test"
+# Two checkouts on one machine stay out of each other's way.
+PROJECT = f"llmstack-test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
+TAG = PROJECT
 
 
 def need_docker() -> None:
@@ -39,22 +42,31 @@ def docker(*arguments: str, check: bool = True, **environment: str) -> str:
     return done.stdout.strip()
 
 
+def make_stand_in() -> tuple[str, str]:
+    """Debian's image with HAProxy and Prometheus, and what stands in for NVIDIA's."""
+    environment = {**os.environ, "PYTHON": sys.executable}
+    output = subprocess.check_output([HERE / "make_stand_in.sh"], env=environment, text=True)
+    debian, stand_in = output.split()[-2:]
+    return debian, stand_in
+
+
 def make_image() -> str:
     """Build it; a second time takes a few seconds. Workers that start together wait for the first."""
     with (Path(tempfile.gettempdir()) / "llmstack-image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _make_image()
+        _, stand_in = make_stand_in()
+        done = llmstack("image", "build", "--tag", TAG, "--triton-image", stand_in, "--network", "host")
+        assert done.returncode == 0, done.stderr[-4_000:]
+        return TAG
 
 
-def _make_image() -> str:
-    subprocess.run([HERE / "make_stand_in.sh"], check=True, env={**os.environ, "PYTHON": sys.executable})
-    command = [sys.executable, "-m", "llmstack", "image", "build", "--tag", TAG, "--triton-image", STAND_IN]
+def llmstack(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of this checkout."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'python_models'}:{ROOT / 'tools'}"}
-    done = subprocess.run(
-        [*command, "--network", "host"], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr[-4_000:]
-    return TAG
+    return subprocess.run(
+        [sys.executable, "-m", "llmstack", *arguments],
+        capture_output=True, text=True, check=False, env=environment, cwd=ROOT,
+    )  # fmt: skip
 
 
 def wait_healthy(container: str, seconds: float = 120) -> None:

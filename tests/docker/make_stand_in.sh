@@ -1,22 +1,30 @@
 #!/usr/bin/env bash
-# Builds the image `llmstack-stand-in` unless it is there: two to four minutes, as root, with Debian's debootstrap and a
-# running Docker.
+# Builds what stands in for NVIDIA's image, unless it is there as this file and its Dockerfile describe it: two to four
+# minutes, as root, with Debian's debootstrap and a running Docker. Prints the names of two images: Debian alone, with
+# HAProxy and Prometheus, and the stand-in.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if ! docker image inspect llmstack-debian >/dev/null 2>&1; then
+recipe=$(cat "$here/make_stand_in.sh" "$here/stand_in.Dockerfile" | sha256sum | cut -c 1-12)
+debian=llmstack-debian:$recipe
+stand_in=llmstack-stand-in:$recipe
+
+if ! docker image inspect "$debian" >/dev/null 2>&1; then
     root=$(mktemp -d)
     trap 'rm -rf "$root"' EXIT
+    # No python3-venv: NVIDIA's image has pip, and no ensurepip. wget is what health checks use in the real images, too.
     debootstrap --variant=minbase \
-        --include=python3,python3-venv,python3-pip,ca-certificates,libpython3.11,haproxy,prometheus bookworm "$root/root" >/dev/null
-    tar c -C "$root/root" . | docker import - llmstack-debian >/dev/null
+        --include=python3,python3-pip,ca-certificates,libpython3.11,haproxy,prometheus,wget bookworm "$root/root" >/dev/null
+    tar c -C "$root/root" . | docker import - "$debian" >/dev/null
 fi
-if ! docker image inspect llmstack-stand-in >/dev/null 2>&1; then
+if ! docker image inspect "$stand_in" >/dev/null 2>&1; then
     context=$(mktemp -d)
     trap 'rm -rf "$context" "${root:-}"' EXIT
     cp -rL /etc/ssl/certs "$context/certs"
     # By this machine's own pip and its settings: they say where a build of torch without CUDA comes from.
     "${PYTHON:-python3}" -m pip download -q --no-deps --only-binary :all: --python-version 3.11 --dest "$context/wheels" \
         torch==2.13.0
-    docker build -q --network host -f "$here/stand_in.Dockerfile" -t llmstack-stand-in "$context"
+    docker build -q --network host -f "$here/stand_in.Dockerfile" --build-arg "BASE=$debian" \
+        -t "$stand_in" "$context" >/dev/null
 fi
+printf '%s\n' "$debian" "$stand_in"

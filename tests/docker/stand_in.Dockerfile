@@ -1,13 +1,15 @@
 # Stands in for NVIDIA's image where that can't be pulled: Debian with torch, transformers and numpy as the image's own
-# packages, and the PyPI server laid out as /opt/tritonserver.
-FROM llmstack-debian
+# packages, and the PyPI server laid out as /opt/tritonserver. transformers is of the version that TensorRT-LLM 1.0 pins,
+# the oldest among the tags that can serve.
+ARG BASE=llmstack-debian
+FROM ${BASE}
 COPY certs /etc/ssl/certs
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_DEFAULT_TIMEOUT=180
 COPY wheels /wheels
 RUN rm -f /usr/lib/python3*/EXTERNALLY-MANAGED \
  && python3 -m pip install -q --no-deps /wheels/torch-*.whl \
- && python3 -m pip install -q numpy==1.26.4 transformers==5.20.2 safetensors==0.8.0 setuptools jinja2 sympy networkx fsspec filelock typing_extensions mpmath wheel
+ && python3 -m pip install -q numpy==1.26.4 transformers==4.53.1 safetensors==0.8.0 setuptools jinja2 sympy networkx fsspec filelock typing_extensions mpmath wheel
 RUN python3 -m pip install -q --no-deps --target /tmp/server nvidia-pytriton==0.7.0 \
  && mkdir -p /opt/tritonserver/lib \
  && cp -r /tmp/server/pytriton/tritonserver/bin /tmp/server/pytriton/tritonserver/backends /opt/tritonserver/ \

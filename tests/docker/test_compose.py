@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import ssl
+import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,37 +17,29 @@ import httpx
 import pytest
 
 from llm_policy.release import Release
-from llmstack.door.backend import Backend
-from llmstack.door.configuration import GUARD, Door, write_door
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from tests.docker.containers import ROOT, docker, make_image, need_docker
-from tests.docker.running_door import free_ports, make_certificate
+from tests.docker.containers import PROJECT, ROOT, docker, make_image, make_stand_in, need_docker
+from tests.docker.running_door import free_ports
 from tests.docker.test_attacks import BODY, HEADERS, INFER
-from tests.webhook_receiver import new_secret
 
 HERE = Path(__file__).parent
-PROJECT = "llmstack-test"
 OF_OURS = f"label=com.docker.compose.project={PROJECT}"
 ENGINE_HASH = Release.open(DEFAULT_RELEASE_DIR).manifest.engine.hash
 
 
 class Compose:
-    """One project of the compose file, with secrets and configuration of its own."""
+    """One project of the compose file, in a fresh copy of docker/ that prepare_compose.sh made ready."""
 
     def __init__(self, directory: Path, image: str) -> None:
-        shutil.copytree(ROOT / "docker", directory / "docker")
+        self.directory = directory / "docker"
+        shutil.copytree(ROOT / "docker", self.directory, ignore=shutil.ignore_patterns("secrets", "haproxy"))
         shutil.copytree(DEFAULT_RELEASE_DIR, directory / "artifacts" / "current")
-        self._files = (directory / "docker" / "docker-compose.triton.yml", HERE / "compose.override.yml")
+        self._files = (self.directory / "docker-compose.triton.yml", HERE / "compose.override.yml")
+        prepare(self.directory)
         self.certificate = directory / "certificate.pem"
-        secrets = directory / "docker" / "secrets"
-        secrets.mkdir()
-        for name in ("readiness_webhook", "finance_webhook", "grafana_password"):
-            (secrets / name).write_text(new_secret() + "\n")
-        make_certificate(directory).replace(secrets / "door.pem")
-        configuration = directory / "docker" / "haproxy" / "haproxy.cfg"
-        configuration.parent.mkdir(exist_ok=True)
-        backend = Backend("triton", 8000, 8001, 8003)
-        write_door(Door([backend], "/run/secrets/door.pem", f"/etc/haproxy/{GUARD}"), configuration)
+        both = (self.directory / "secrets" / "door.pem").read_text()
+        self.certificate.write_text(both[: both.index("-----BEGIN PRIVATE KEY")])
+        debian, _ = make_stand_in()
         self.https_port, grpc_port, board_port = free_ports(3)
         self.board_url = f"http://localhost:{board_port}"
         self._environment = {
@@ -55,8 +49,8 @@ class Compose:
             "BOARD_PORT": str(board_port),
             "LLMSTACK_READINESS_WEBHOOK_URL": "http://board:8004/webhooks",
             "LLMSTACK_IMAGE": image,
-            "HAPROXY_IMAGE": "llmstack-debian",
-            "PROMETHEUS_IMAGE": "llmstack-debian",
+            "HAPROXY_IMAGE": debian,
+            "PROMETHEUS_IMAGE": debian,
             "DOOR_HTTPS_PORT": str(self.https_port),
             "DOOR_GRPC_PORT": str(grpc_port),
         }
@@ -75,6 +69,12 @@ class Compose:
         context = ssl.create_default_context(cafile=str(self.certificate))
         method = "POST" if path == INFER else "GET"
         return httpx.request(method, self.url + path, verify=context, timeout=30, **arguments)
+
+
+def prepare(directory: Path) -> None:
+    """What the compose file's head tells an operator to run."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run([directory / "prepare_compose.sh"], check=True, env={**os.environ, "PATH": path})
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,29 @@ def test_it_answers_through_the_door_once_it_is_healthy(compose: Compose) -> Non
     answer = compose.ask(json=BODY, headers=HEADERS)
     outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
     assert outputs["engine_hash"] == [ENGINE_HASH]
+
+
+def test_every_service_says_that_it_is_healthy(compose: Compose) -> None:
+    def states() -> list[str]:
+        return docker("ps", "--filter", OF_OURS, "--format", "{{.Status}}").splitlines()
+
+    wait_until(lambda: len(states()) >= 4 and all("(healthy)" in state for state in states()))
+
+
+def test_secrets_are_kept_from_other_users_of_the_machine_and_survive_a_second_run(compose: Compose) -> None:
+    secrets = compose.directory / "secrets"
+    before = {path.name: path.read_bytes() for path in secrets.iterdir()}
+    prepare(compose.directory)
+    assert {path.name: path.read_bytes() for path in secrets.iterdir()} == before
+    assert before.keys() == {"door.pem", "finance_webhook", "grafana_password", "readiness_webhook"}
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+
+
+def test_the_gpu_file_gives_the_server_gpus_and_what_tensorrt_llm_reads(compose: Compose) -> None:
+    rendered = compose("-f", str(compose.directory / "docker-compose.gpu.yml"), "config")
+    assert "nvidia" in rendered
+    assert "/workspace/engine:ro" in rendered
+    assert "/workspace/tokenizer/tokenizer_info.json:ro" in rendered
 
 
 def test_nothing_but_the_door_is_published(compose: Compose) -> None:

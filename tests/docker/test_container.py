@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from llm_policy.digest import engine_hash
+from llm_policy.headers import ENGINE_HASH
 from llm_policy.release import Release
 from llmstack.demo_case import demo_cases
 from llmstack.door.backend import Backend
 from llmstack.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.conftest import need
-from tests.docker.containers import ROOT, TAG, container, docker, make_image, need_docker, published_port, wait_healthy
+from tests.docker.containers import (
+    ROOT,
+    container,
+    docker,
+    llmstack,
+    make_image,
+    make_stand_in,
+    need_docker,
+    published_port,
+    wait_healthy,
+)
 from tests.docker.running_door import RunningDoor, free_ports
 
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g")
@@ -89,12 +104,29 @@ def test_the_state_outlives_the_container(image: str) -> None:
         docker("volume", "rm", volume)
 
 
-def test_the_image_is_examined_from_inside(image: str) -> None:
+def test_the_image_is_all_that_it_should_be(image: str) -> None:
+    done = llmstack("image", "check", "--tag", image, "--json")
+    results = {result["check"]: (result["ok"], result["text"]) for result in json.loads(done.stdout)}
+    assert done.returncode == 0, results
+    assert results.keys() == {"labels", "user", "healthcheck", "environment", "release", "start"}
+    assert "the embedded engine decodes" in results["environment"][1]
+
+
+def test_an_image_of_something_else_is_no_image_of_ours() -> None:
+    need_docker()
+    done = llmstack("image", "check", "--tag", make_stand_in()[0])
+    assert (done.returncode, "holds no llmstack" in done.stderr) == (2, True)
+
+
+def test_an_engine_that_can_not_run_here_ends_the_container_with_the_reason(image: str) -> None:
     done = subprocess.run(
-        [str(ROOT / "docker" / "serve_triton.sh"), "--dry-run"], capture_output=True, text=True, check=False
+        ["docker", "run", "--rm", *HARDENED, image, "--engine", "tensorrtllm"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 2  # no engine of Qwen3-32B lies here, and Docker was not asked
-    assert docker("run", "--rm", image, "llmstack", "manifest", "verify", "artifacts/current")
+    assert done.returncode == 1
+    assert "no NVIDIA GPU answers" in done.stdout
 
 
 def test_a_build_that_would_replace_the_images_own_fails(image: str, tmp_path: Path) -> None:
@@ -110,49 +142,87 @@ def test_a_build_that_would_replace_the_images_own_fails(image: str, tmp_path: P
     assert "installed over the image's own" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("form", ["directory", "file"])
-def test_serve_triton_serves_what_its_environment_names(image: str, tmp_path: Path, form: str) -> None:
-    release = DEFAULT_RELEASE_DIR.resolve()
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A release and a model repository outside the checkout; its engine is one file, and not one of TensorRT's."""
+    release = tmp_path / "a release"
+    shutil.copytree(DEFAULT_RELEASE_DIR.resolve(), release)
+    shutil.copytree(ROOT / "model_repository", tmp_path / "models")
+    shutil.move(release / "tokenizer", tmp_path / "tokenizer")
+    shutil.rmtree(release / "engine")
+    (tmp_path / "models" / "mark").write_text("mark, ")
+    (tmp_path / "qwen.plan").write_text("plan, ")
+    manifest = json.loads((release / "manifest.json").read_text())
+    manifest["engine"]["hash"] = engine_hash(tmp_path / "qwen.plan")
+    (release / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def test_serve_triton_serves_what_its_environment_names(image: str, elsewhere: Path) -> None:
     http_port, grpc_port, metrics_port = free_ports(3)
     environment = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "ENGINE_PATH": str(release / "engine"),
-        "MODEL_REPO": str(ROOT / "model_repository"),
-        "TOKENIZER_DIR": str(release / "tokenizer"),
-        "TOKENIZER_INFO": str(release / "tokenizer_info.json"),
-        "TRITON_IMAGE": TAG,
+        "PATH": os.environ["PATH"],
+        "ENGINE_PATH": str(elsewhere / "qwen.plan"),
+        "MODEL_REPO": str(elsewhere / "models"),
+        "TOKENIZER_DIR": str(elsewhere / "tokenizer"),
+        "TOKENIZER_INFO": str(elsewhere / "a release" / "tokenizer_info.json"),
+        "TRITON_IMAGE": image,
         "TRITON_HTTP_PORT": str(http_port),
         "TRITON_GRPC_PORT": str(grpc_port),
         "TRITON_METRICS_PORT": str(metrics_port),
     }
-    if form == "file":
-        plan = tmp_path / "engine.plan"
-        plan.write_bytes(b"plan")
-        environment["ENGINE_PATH"] = str(plan)
-    process = subprocess.Popen(
-        [str(ROOT / "docker" / "serve_triton.sh"), "--engine", "echo"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
     name = f"llmstack-{http_port}"
-    try:
-        if form == "file":  # it is not the engine that the manifest names
-            output, _ = process.communicate(timeout=60)
-            assert process.returncode == 1
-            assert "engine" in output and "hash" in output
-            return
-        end = time.monotonic() + 60
+    with serve_triton(environment, elsewhere / "log", "--engine", "echo") as process:
+        end = time.monotonic() + 180
         while not is_ready(http_port):
-            assert process.poll() is None and time.monotonic() < end, process.stdout
+            assert process.poll() is None and time.monotonic() < end, (elsewhere / "log").read_text()
             time.sleep(0.5)
+        case = demo_cases(Release.open(DEFAULT_RELEASE_DIR))[0]
+        headers = {**case.headers, ENGINE_HASH: engine_hash(elsewhere / "qwen.plan")}
+        server = ServerUrls(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
+        for protocol in PROTOCOLS.values():
+            assert protocol(server, case.inputs, headers).outputs["engine_hash"] == [headers[ENGINE_HASH]]
         assert "llm_requests_total" in httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        mounted = ("engine/rank0.engine", "model_repository/mark", "tokenizer/tokenizer_info.json")
+        inside = docker("exec", name, "cat", *(f"/workspace/{file}" for file in mounted))
+        assert inside.startswith("plan, mark, {")
+        assert "127.0.0.1" in docker("port", name, "8000")
         docker("stop", name)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=90) == 0
+
+
+def test_serve_triton_refuses_an_engine_that_the_manifest_does_not_name(image: str, elsewhere: Path) -> None:
+    (elsewhere / "qwen.plan").write_bytes(b"another plan")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ENGINE_PATH": str(elsewhere / "qwen.plan"),
+        "TOKENIZER_DIR": str(elsewhere / "tokenizer"),
+        "TOKENIZER_INFO": str(elsewhere / "a release" / "tokenizer_info.json"),
+        "TRITON_IMAGE": image,
+        "TRITON_HTTP_PORT": str(free_ports(1)[0]),
+    }
+    with serve_triton(environment, elsewhere / "log", "--engine", "echo") as process:
+        assert process.wait(timeout=180) == 1
+    assert "engine" in (elsewhere / "log").read_text() and "hash" in (elsewhere / "log").read_text()
+
+
+@contextmanager
+def serve_triton(environment: dict[str, str], log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The script with this environment alone; its container and volume are gone at the end."""
+    name = f"llmstack-{environment['TRITON_HTTP_PORT']}"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(ROOT / "docker" / "serve_triton.sh"), *arguments],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    try:
+        yield process
     finally:
         docker("rm", "--force", name, check=False)
-        docker("volume", "rm", f"llmstack-state-{http_port}", check=False)
+        docker("volume", "rm", name.replace("llmstack-", "llmstack-state-"), check=False)
         process.kill()
         process.wait()
 

@@ -57,6 +57,16 @@ def test_a_bad_question_is_refused_with_what_is_wrong(arguments):
     assert arguments[1] in result.output
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"])
+@pytest.mark.parametrize("value", ["two", -8, 0, 1.5, True, [8]])
+def test_a_configuration_with_a_bad_figure_is_refused_by_its_name(tmp_path, name, value):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(QWEN3_32B | {name: value}))
+    result = run("--gpu-memory", "32GB", "--engine-bytes", "18GB", "--model", str(config))
+    assert result.exit_code == 2
+    assert f"no {name} of 1 or more, but {value!r}" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("32GB", 32 * 10**9), ("32GiB", 32 * 2**30), ("1.5gb", 1_500_000_000), ("7", 7), ("0.5KiB", 512)]
 )

@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "serve_triton.sh"
 def paths(tmp_path):
     (tmp_path / "repo").mkdir()
     (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     (tmp_path / "schemas").mkdir()
     for name in ("model.plan", "tokenizer_info.json", "manifest.json"):
         (tmp_path / name).write_text("{}")
@@ -26,7 +27,7 @@ def paths(tmp_path):
 
 
 def dry_run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = {"PATH": os.environ["PATH"]}
+    path = {"PATH": os.environ["PATH"], "TRITON_GPUS": "none"}
     return subprocess.run(
         [str(SCRIPT), "--dry-run", *arguments], env=path | environment, capture_output=True, text=True, check=False
     )
@@ -38,34 +39,83 @@ def command(environment: dict[str, str], *arguments: str) -> list[str]:
     return shlex.split(done.stdout)
 
 
-def test_an_engine_file_is_the_releases_plan(paths):
-    assert f"{paths['ENGINE_PATH']}:/workspace/release/engine.plan:ro" in command(paths)
+def mounts_of(words: list[str]) -> list[str]:
+    return [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
+
+
+def test_an_engine_file_is_the_releases_plan_and_tensorrt_llms_only_rank(paths, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    mounts = mounts_of(command(paths))
+    assert f"{paths['ENGINE_PATH']}:/workspace/release/engine.plan:ro" in mounts
+    assert f"{paths['ENGINE_PATH']}:/workspace/engine/rank0.engine:ro" in mounts
+    assert f"{tmp_path}/config.json:/workspace/engine/config.json:ro" in mounts
 
 
 def test_an_engine_directory_is_the_releases_engine(paths, tmp_path):
     (tmp_path / "engine").mkdir()
     words = command(paths | {"ENGINE_PATH": str(tmp_path / "engine")})
     assert f"{tmp_path}/engine:/workspace/release/engine:ro" in words
+    assert f"{tmp_path}/engine:/workspace/engine:ro" in words
 
 
 def test_everything_named_is_mounted_and_nothing_writably(paths):
-    words = command(paths)
-    mounts = [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
-    assert f"{paths['TOKENIZER_DIR']}:/workspace/tokenizer:ro" in mounts
+    mounts = mounts_of(command(paths))
+    assert f"{paths['TOKENIZER_DIR']}:/workspace/release/tokenizer:ro" in mounts
     assert f"{paths['TOKENIZER_INFO']}:/workspace/release/tokenizer_info.json:ro" in mounts
     assert f"{paths['MODEL_REPO']}:/workspace/model_repository:ro" in mounts
     assert [mount for mount in mounts if not mount.endswith(":ro")] == ["llmstack-state-8000:/var/lib/llmstack"]
+
+
+def test_what_tensorrt_llms_configuration_names_is_mounted_where_it_looks(paths):
+    places = {mount.rsplit(":", 2)[1]: mount.rsplit(":", 2)[0] for mount in mounts_of(command(paths))}
+    assert places["/workspace/tokenizer/tokenizer.json"] == f"{paths['TOKENIZER_DIR']}/tokenizer.json"
+    assert places["/workspace/tokenizer/tokenizer_info.json"] == paths["TOKENIZER_INFO"]
+    config = (SCRIPT.parents[1] / "model_repository" / "tensorrt_llm" / "config.pbtxt").read_text()
+    for name in ("/workspace/tokenizer/tokenizer_info.json", "/workspace/engine", "/workspace/tokenizer"):
+        assert f'"{name}"' in config
+        assert any(place.startswith(name) for place in places)
 
 
 def test_ports_image_and_arguments_are_those_given(paths):
     ports = {"TRITON_HTTP_PORT": "9000", "TRITON_GRPC_PORT": "9001", "TRITON_METRICS_PORT": "9002"}
     words = command(paths | ports | {"TRITON_IMAGE": "registry.example/llmstack:2"}, "--engine", "echo")
     assert [words[i + 1] for i, word in enumerate(words) if word == "--publish"] == [
-        "9000:8000",
-        "9001:8001",
-        "9002:8002",
+        "127.0.0.1:9000:8000",
+        "127.0.0.1:9001:8001",
+        "127.0.0.1:9002:8002",
     ]
     assert words[-3:] == ["registry.example/llmstack:2", "--engine", "echo"]
+
+
+def test_the_ports_are_this_machines_alone_unless_an_address_is_given(paths):
+    assert "127.0.0.1:8000:8000" in command(paths)
+    for address in ("0.0.0.0", "[::1]"):
+        assert f"{address}:8000:8000" in command(paths | {"TRITON_BIND_ADDRESS": address})
+    assert dry_run(paths | {"TRITON_BIND_ADDRESS": "everywhere"}).returncode == 2
+
+
+def test_what_a_dry_run_prints_is_what_docker_gets(paths, tmp_path):
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\n[ "$1" = run ] || { echo llm-serving-stack; exit; }\nprintf "%s\\n" docker "$@"\n')
+    docker.chmod(0o755)
+    environment = paths | {"PATH": f"{docker.parent}:{os.environ['PATH']}", "TRITON_GPUS": "all"}
+    done = subprocess.run(
+        [str(SCRIPT), "--engine", "echo"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:-1] == command(environment, "--engine", "echo")
+
+
+def test_gpus_are_those_of_the_machine_or_those_named(paths, tmp_path):
+    assert "--gpus" not in command(paths)
+    words = command(paths | {"TRITON_GPUS": "device=1"})
+    assert words[words.index("--gpus") + 1] == "device=1"
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\n")
+    smi.chmod(0o755)
+    words = command(paths | {"TRITON_GPUS": "", "PATH": f"{smi.parent}:{os.environ['PATH']}"})
+    assert words[words.index("--gpus") + 1] == "all"
 
 
 def test_the_root_is_read_only_and_no_privilege_is_left(paths):

@@ -23,6 +23,8 @@ from llm_policy.metrics import exposition_parts
 from llm_policy.release import Release, ReleaseError
 from llmstack import serve_options as options
 from llmstack.admin_key import random_admin_key, read_admin_key
+from llmstack.doctor.checks import Subject, examine
+from llmstack.doctor.report import keeps_from_serving, print_findings
 from llmstack.events.attempt_log import json_log
 from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
@@ -61,6 +63,14 @@ def pick_engine(release: Release) -> str:
     return "tensorrtllm" if is_tensorrt else "embedded"
 
 
+def likely_engine(release_dir: Path) -> str:
+    """What `pick_engine` says of the release there; `embedded` when it can't be opened, which is a fault of its own."""
+    try:
+        return pick_engine(Release.open(release_dir))
+    except ReleaseError:
+        return "embedded"
+
+
 def serve(
     release_dir: options.ReleaseDir = DEFAULT_RELEASE_DIR,
     engine: options.EngineChoice = None,
@@ -79,6 +89,7 @@ def serve(
     trace_rate: options.TraceRate = 1,
     max_log_mib: options.MaxLogMib = 64,
     log_verbose: options.LogVerbose = 0,
+    examine_first: options.ExamineFirst = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Serve the ensemble over HTTP and gRPC until SIGTERM or Ctrl-C.
@@ -91,6 +102,10 @@ def serve(
     Example: llmstack serve --engine echo --http-port 9000 --verbose
     """
     console = Console(soft_wrap=True, highlight=False)
+    if examine_first:
+        ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
+        name = engine.value if engine else likely_engine(release_dir)
+        _examine(Subject(release_dir, name, state_dir, model_repository, host, ports, None, False, os.environ))
     try:
         endpoints = read_endpoints(os.environ)
 
@@ -134,6 +149,14 @@ def serve(
     except KeyboardInterrupt:
         console.print("stopped at once")
         raise typer.Exit(FAILED) from None
+
+
+def _examine(subject: Subject) -> None:
+    """Print what `llmstack doctor` finds, and end here with 1 when something would keep the stack from serving."""
+    findings = examine(subject)
+    print_findings(findings)
+    if keeps_from_serving(findings):
+        raise typer.Exit(FAILED)
 
 
 def give_up(error: ServerStartError) -> None:

@@ -95,3 +95,7 @@ StartTimeoutS = Annotated[
 ]
 LogVerbose = Annotated[int, typer.Option(min=0, help="Triton's own verbosity; 1 logs every request.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the server's log here too.")]
+ExamineFirst = Annotated[
+    bool,
+    typer.Option("--examine", help="First print what llmstack doctor finds, and end there when it is a failure."),
+]

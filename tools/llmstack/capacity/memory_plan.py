@@ -32,11 +32,14 @@ class KvShape(NamedTuple):
             CapacityError: a figure is missing or none.
         """
         heads = _figure(config, "num_attention_heads")
-        head_dim = config.get("head_dim") or Fraction(_figure(config, "hidden_size"), heads)
-        if Fraction(head_dim).denominator != 1:
-            raise CapacityError(f"hidden_size is no multiple of {heads} heads, and head_dim is not given")
-        kv_heads = config.get("num_key_value_heads") or heads
-        return cls(_figure(config, "num_hidden_layers"), int(kv_heads), int(head_dim))
+        if config.get("head_dim") is None:
+            head_dim, rest = divmod(_figure(config, "hidden_size"), heads)
+            if rest:
+                raise CapacityError(f"hidden_size is no multiple of {heads} heads, and head_dim is not given")
+        else:
+            head_dim = _figure(config, "head_dim")
+        kv_heads = heads if config.get("num_key_value_heads") is None else _figure(config, "num_key_value_heads")
+        return cls(_figure(config, "num_hidden_layers"), kv_heads, head_dim)
 
     def bytes_per_token(self, number_bytes: int) -> int:
         """A key and a value of every layer and key head."""
@@ -103,5 +106,6 @@ def parse_size(text: str) -> int:
 def _figure(config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CapacityError(f"the model's configuration has no {name} of 1 or more")
+        given = "" if value is None else f", but {value!r}"
+        raise CapacityError(f"the model's configuration has no {name} of 1 or more{given}")
     return value

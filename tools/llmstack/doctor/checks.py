@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import psutil
+
 from llm_policy.release import Release, ReleaseError
+from llmstack.capacity.memory_plan import CapacityError
 from llmstack.doctor.finding import Finding, Verdict
+from llmstack.doctor.gpus import Gpu, driver_fault, find_gpus
 from llmstack.doctor.image_tag import ImageTag, tag_of_this_image
+from llmstack.doctor.memory import HEADROOM, plan_memory
 from llmstack.events.endpoint import read_endpoints
 from llmstack.server_binary import find_server_binary
 from llmstack.server_command import ENGINES
 from llmstack.server_error import ServerStartError
-from llmstack.supervision.state_directory import StateDirectory
+from llmstack.supervision.state_directory import is_taken, owner_pid
+from portable_engine.environment import lack_of_environment
 
 MIN_SHARED_MEMORY_BYTES = 256 << 20
 MIN_FREE_DISK_BYTES = 1 << 30
 MIN_MEMORY_HEADROOM = 0.25
-_NVIDIA_SMI = (
-    "nvidia-smi",
-    "--query-gpu=name,memory.total,memory.used,driver_version",
-    "--format=csv,noheader,nounits",
+# Where model_repository/tensorrt_llm/config.pbtxt tells TensorRT-LLM to look.
+TENSORRT_MOUNTS = tuple(
+    Path("/workspace") / name
+    for name in ("engine/config.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_info.json")
 )
 
 
@@ -35,6 +41,7 @@ class Subject(NamedTuple):
     release_dir: Path
     engine: str
     state_dir: Path
+    model_repository: Path
     host: str
     ports: Mapping[str, int]
     image: ImageTag | None
@@ -47,12 +54,23 @@ def check_image(subject: Subject) -> Finding:
     tag = subject.image or tag_of_this_image()
     if tag is None:
         return Finding("image", Verdict.SKIPPED, "not one of NVIDIA's images, or it does not say which")
-    version = tag.tensorrt_llm
-    what = f"{tag}: TensorRT-LLM {version[0]}.{version[1]}" if version else f"{tag}: unknown TensorRT-LLM"
-    if not (faults := tag.faults()):
-        return Finding("image", Verdict.OK, f"{what}: guided decoding, Qwen3, Blackwell")
-    verdict = Verdict.FAIL if subject.engine == "tensorrtllm" else Verdict.WARN
-    return Finding("image", verdict, f"{what}: {'; '.join(faults)}", "use a tag from 25.09 to 26.07, 25.10 by default")
+    next_step = "use a tag from 25.09 to 26.07, 25.10 by default"
+    if faults := tag.faults():
+        verdict = Verdict.FAIL if subject.engine == "tensorrtllm" else Verdict.WARN
+        return Finding("image", verdict, f"{tag.description}: {'; '.join(faults + tag.doubts())}", next_step)
+    if doubts := tag.doubts():
+        return Finding("image", Verdict.WARN, f"{tag.description}: {'; '.join(doubts)}", next_step)
+    return Finding("image", Verdict.OK, f"{tag.description}: guided decoding, Qwen3, Blackwell")
+
+
+def check_engine(subject: Subject) -> Finding:
+    """Whether the environment has what the engine runs on."""
+    if subject.engine != "embedded":
+        return Finding("engine", Verdict.OK, subject.engine)
+    if lack := lack_of_environment():
+        text = f"embedded: {lack}, so this engine is not available here; TensorRT-LLM's is not concerned"
+        return Finding("engine", Verdict.FAIL, text, "--engine tensorrtllm with a TensorRT engine, or a newer image")
+    return Finding("engine", Verdict.OK, "embedded")
 
 
 def check_server(subject: Subject) -> Finding:
@@ -66,20 +84,59 @@ def check_server(subject: Subject) -> Finding:
 
 
 def check_gpu(subject: Subject) -> Finding:
-    """GPU, driver and the memory that is left."""
+    """Every GPU: its driver and the memory that is left."""
     needs_one = subject.engine == "tensorrtllm"
-    lines = _ask_nvidia()
-    if not lines:
+    gpus = find_gpus()
+    if not gpus:
         verdict = Verdict.FAIL if needs_one else Verdict.SKIPPED
         return Finding(
             "gpu", verdict, "no NVIDIA GPU answers", "give the container GPUs: --gpus all" if needs_one else ""
         )
-    name, total, used, driver = (cell.strip() for cell in lines[0].split(","))
-    free = 1 - int(used) / int(total)
-    text = f"{len(lines)} × {name}, {int(total):,} MiB, {free:.0%} free, driver {driver}"
-    if needs_one and free < MIN_MEMORY_HEADROOM:
+    text = f"{'; '.join(map(str, gpus))}; driver {gpus[0].driver}"
+    if fault := driver_fault(gpus[0]):
+        # Only data centre GPUs run a newer CUDA than their driver's, by a package that NVIDIA's images carry.
+        verdict = Verdict.FAIL if needs_one and any("GeForce" in gpu.name for gpu in gpus) else Verdict.WARN
+        return Finding("gpu", verdict, f"{text}; {fault}", "install a newer driver on the host")
+    if needs_one and any(_is_full(gpu) for gpu in gpus):
         return Finding("gpu", Verdict.WARN, text, "see what runs there, and llmstack capacity")
     return Finding("gpu", Verdict.OK, text)
+
+
+def check_memory(subject: Subject) -> Finding:
+    """Whether keys and values of a whole batch of the largest requests fit beside the engine, with room to spare."""
+    sizes = [gpu.total_mib for gpu in find_gpus() if gpu.total_mib]
+    if subject.engine != "tensorrtllm" or not sizes:
+        return Finding("memory", Verdict.SKIPPED, "judged for TensorRT engines on a GPU that tells its memory")
+    try:
+        plan = plan_memory(Release.open(subject.release_dir), min(sizes) << 20)
+    except (ReleaseError, CapacityError) as error:
+        return Finding("memory", Verdict.WARN, str(error), "llmstack capacity --help")
+    if plan is None:
+        return Finding("memory", Verdict.SKIPPED, "the engine has several ranks, or nothing says what its model is")
+    text = (
+        f"{plan.num_requests} requests of {plan.tokens_per_request:,} tokens fit beside an engine of "
+        f"{plan.engine_bytes / 10**9:.1f} GB and leave {float(HEADROOM):.0%}; the batch is {plan.max_batch_size}"
+    )
+    return Finding(
+        "memory", Verdict.OK if plan.holds else Verdict.WARN, text, "" if plan.holds else "llmstack capacity"
+    )
+
+
+def check_mounts(subject: Subject) -> Finding:
+    """Whether the models are there, and for TensorRT-LLM the files where its configuration looks for them."""
+    wanted = [subject.model_repository / "ensemble" / "config.pbtxt"]
+    if subject.engine == "tensorrtllm":
+        wanted += TENSORRT_MOUNTS
+    missing = [str(path) for path in wanted if not os.access(path, os.R_OK)]
+    if missing:
+        return Finding(
+            "mounts", Verdict.FAIL, f"can't be read: {', '.join(missing)}", "docker/serve_triton.sh mounts them"
+        )
+    store = subject.release_dir.absolute().parent
+    text = f"{subject.model_repository}, {store}"
+    return Finding(
+        "mounts", Verdict.OK, text if os.access(store, os.W_OK) else f"{text} (read-only: no promotions here)"
+    )
 
 
 def check_shared_memory(subject: Subject) -> Finding:
@@ -101,16 +158,28 @@ def check_release(subject: Subject) -> Finding:
 
 
 def check_state_directory(subject: Subject) -> Finding:
-    """Whether the state directory is ours, can be written and has room."""
-    try:
-        with StateDirectory(subject.state_dir, lock_patience_s=0):
-            free = shutil.disk_usage(subject.state_dir).free
-    except ServerStartError as error:
-        return Finding("state directory", Verdict.FAIL, str(error), error.next_step)
-    text = f"{subject.state_dir}, {free >> 20:,} MiB free"
+    """Whether the state directory is free, can be written and has room; looked at without touching it."""
+    path = subject.state_dir.absolute()
+    if is_taken(path):
+        return _running(subject, path)
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        next_step = "change its owner, or give another --state-dir (LLMSTACK_STATE_DIR)"
+        return Finding("state directory", Verdict.FAIL, f"{there} can't be written", next_step)
+    free = shutil.disk_usage(there).free
+    text = f"{path}, {free >> 20:,} MiB free"
     if free < MIN_FREE_DISK_BYTES:
         return Finding("state directory", Verdict.WARN, text, "nothing is served that can't be recorded: make room")
     return Finding("state directory", Verdict.OK, text)
+
+
+def _running(subject: Subject, path: Path) -> Finding:
+    """Of a state directory in use: whether the service that uses it is the one on these ports."""
+    pid = owner_pid(path)
+    if _ports_of_ours(subject):
+        return Finding("state directory", Verdict.OK, f"{path}: our service runs here, process {pid}")
+    text = f"{path} is in use" + (f" by process {pid}" if pid else "")
+    return Finding("state directory", Verdict.FAIL, text, "stop it, or give another --state-dir (LLMSTACK_STATE_DIR)")
 
 
 def check_webhooks(subject: Subject) -> Finding:
@@ -131,18 +200,28 @@ def check_webhooks(subject: Subject) -> Finding:
 
 
 def check_ports(subject: Subject) -> Finding:
-    """Whether every port is free."""
-    taken = [f"{name} {port}" for name, port in subject.ports.items() if port and not _is_free(subject.host, port)]
+    """Whether every port is free, or our running service's."""
+    ours = _ports_of_ours(subject)
+    names = {name: f"{name} {port or 'any'}" for name, port in subject.ports.items()}
+    taken = [
+        names[name]
+        for name, port in subject.ports.items()
+        if port and port not in ours and not _is_free(subject.host, port)
+    ]
     if taken:
         return Finding("ports", Verdict.FAIL, f"taken on {subject.host}: {', '.join(taken)}", "choose others, or 0")
-    return Finding("ports", Verdict.OK, ", ".join(f"{name} {port or 'any'}" for name, port in subject.ports.items()))
+    of_ours = "; our service runs here" if ours else ""
+    return Finding("ports", Verdict.OK, ", ".join(names.values()) + of_ours)
 
 
 CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     check_image,
+    check_engine,
     check_server,
     check_gpu,
+    check_memory,
     check_shared_memory,
+    check_mounts,
     check_release,
     check_state_directory,
     check_webhooks,
@@ -155,14 +234,22 @@ def examine(subject: Subject) -> list[Finding]:
     return [check(subject) for check in CHECKS]
 
 
-def _ask_nvidia() -> list[str]:
-    if shutil.which(_NVIDIA_SMI[0]) is None:
-        return []
+def _is_full(gpu: Gpu) -> bool:
+    return gpu.free_share is not None and gpu.free_share < MIN_MEMORY_HEADROOM
+
+
+def _ports_of_ours(subject: Subject) -> set[int]:
+    """Those of the subject's ports on which the service listens that works in the state directory, if one does."""
+    if not is_taken(subject.state_dir):
+        return set()
     try:
-        done = subprocess.run(_NVIDIA_SMI, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.strip().splitlines() if done.returncode == 0 else []
+        service = psutil.Process(owner_pid(subject.state_dir))
+        processes = [service, *service.children(recursive=True)]
+        sockets = [connection for process in processes for connection in process.net_connections("tcp")]
+    except psutil.Error:
+        return set()
+    listening = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+    return listening & set(subject.ports.values())
 
 
 def _unreachable(url: str) -> str:

@@ -2,99 +2,70 @@
 
 from __future__ import annotations
 
-import io
+import importlib.metadata
+import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import docker
+from docker.errors import DockerException
+
+from llmstack.image.docker_engine import ImageError, connect
 
 DOCKERFILE = "docker/Dockerfile"
-TITLE_LABEL, TITLE = "org.opencontainers.image.title", "llm-serving-stack"
-
-
-class ImageError(RuntimeError):
-    """The image can't be built or examined; the text says why."""
+_BUILD_TIMEOUT_S = 3_600
 
 
 def build_image(
     root: Path, tag: str, arguments: Mapping[str, str], network: str | None, report: Callable[[str], None]
 ) -> str:
-    """Build `docker/Dockerfile` of the checkout at `root`; the image's id. `report` gets every line of Docker's.
+    """Build `docker/Dockerfile` of the checkout at `root`; the image's id. `report` gets all that Docker says.
 
     Raises:
         ImageError: no Docker, or a step failed.
     """
+    client = connect(_BUILD_TIMEOUT_S)
     try:
-        client = docker.from_env(timeout=3_600)
-        lines = client.api.build(
-            fileobj=_context(root),
-            custom_context=True,
-            dockerfile=DOCKERFILE,
-            tag=tag,
-            buildargs=dict(arguments),
-            network_mode=network,
-            rm=True,
-            decode=True,
-        )
-        for text in _texts(lines):
-            report(text)
+        with tempfile.TemporaryFile() as context:
+            write_context(root, context)
+            context.seek(0)
+            lines = client.api.build(
+                fileobj=context,
+                custom_context=True,
+                dockerfile=DOCKERFILE,
+                tag=tag,
+                buildargs={**origin_of(root), **arguments},
+                network_mode=network,
+                rm=True,
+                decode=True,
+            )
+            for text in progress(lines):
+                report(text)
         return str(client.images.get(tag).id)
-    except docker.errors.DockerException as error:
+    except DockerException as error:
         raise ImageError(f"Docker: {error}") from None
 
 
-def image_labels(image: str) -> dict[str, str]:
-    """The labels of an image.
-
-    Raises:
-        ImageError: no Docker, or no such image.
-    """
+def origin_of(root: Path) -> dict[str, str]:
+    """What the image's labels say of where it comes from: the project's version and, in a checkout, the commit."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return dict(docker.from_env().images.get(image).labels)
-    except docker.errors.ImageNotFound:
-        raise ImageError(f"there is no image {image} here") from None
-    except docker.errors.DockerException as error:
-        raise ImageError(f"Docker: {error}") from None
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        revision = done.stdout.strip() or "unknown"
+    except OSError:
+        revision = "unknown"
+    return {"VERSION": importlib.metadata.version("llm-serving-stack"), "REVISION": revision}
 
 
-def run_in_image(image: str, command: list[str]) -> tuple[int, str]:
-    """Run a command in a container without network and with a read-only root: its status and what it printed.
-
-    Raises:
-        ImageError: no Docker, or no such image.
-    """
-    try:
-        client = docker.from_env()
-        container = client.containers.create(
-            image,
-            command[1:],
-            entrypoint=command[:1],
-            network_mode="none",
-            read_only=True,
-            tmpfs={"/tmp": ""},  # noqa: S108
-        )
-        try:
-            container.start()
-            status = int(container.wait(timeout=300)["StatusCode"])
-            return status, container.logs().decode(errors="replace")
-        finally:
-            container.remove(force=True)
-    except docker.errors.DockerException as error:
-        raise ImageError(f"Docker: {error}") from None
-
-
-def _context(root: Path) -> io.BytesIO:
-    """What Docker gets: the files that .dockerignore lets through, in a stable order."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
+def write_context(root: Path, file: IO[bytes]) -> None:
+    """What Docker gets, as a tar: the files that .dockerignore lets through, in a stable order."""
+    with tarfile.open(fileobj=file, mode="w") as tar:
         tar.add(root / DOCKERFILE, DOCKERFILE)
         for path in _chosen(root):
             tar.add(path, path.relative_to(root).as_posix(), recursive=False)
-    archive.seek(0)
-    return archive
 
 
 def _chosen(root: Path) -> Iterator[Path]:
@@ -109,10 +80,14 @@ def _chosen(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _texts(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def progress(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What Docker says, one text a line; of a layer that it pulls `<layer>: <status> <bar>`, many times a second.
+
+    Raises:
+        ImageError: Docker says that a step failed.
+    """
     for line in lines:
         if "error" in line:
             raise ImageError(str(line["error"]).strip())
-        text = line.get("stream") or line.get("status") or ""
-        if text.strip():
-            yield text.strip()
+        if text := str(line.get("stream") or line.get("status") or "").strip():
+            yield f"{line['id']}: {text} {line.get('progress', '')}".rstrip() if line.get("id") else text

@@ -134,6 +134,15 @@ def is_taken(path: Path) -> bool:
     return False
 
 
+def owner_pid(path: Path) -> int:
+    """The process that works in the state directory at `path`, or did last; 0 when it is not known."""
+    try:
+        text = (path / _LOCK).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    return int(text) if text.isdigit() else 0
+
+
 def _is_alive(pid: int) -> bool:
     try:
         return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -1,0 +1,23 @@
+"""The way to Docker."""
+
+from __future__ import annotations
+
+from docker.errors import DockerException
+
+import docker
+
+
+class ImageError(RuntimeError):
+    """The image can't be built or examined; the text says why."""
+
+
+def connect(timeout_s: int = 60) -> docker.DockerClient:
+    """A client of the Docker that the environment names.
+
+    Raises:
+        ImageError: none answers.
+    """
+    try:
+        return docker.from_env(timeout=timeout_s)
+    except DockerException as error:
+        raise ImageError(f"Docker: {error}") from None
