@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+INITIAL_CAPACITY = 1_024
+
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types
-    """One layer: keys and values [slots, kv heads, tokens, head size]; it grows by doubling."""
+    """One layer: keys and values [slots, kv heads, tokens, head size]."""
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()
@@ -18,11 +21,16 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no 
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Make room for the first tokens."""
-        _, heads, _, head_dim = key_states.shape
-        shape = (self._cache.num_slots, heads, self._cache.capacity, head_dim)
-        self.keys = key_states.new_zeros(shape)
-        self.values = value_states.new_zeros(shape)
+        self.keys, self.values = (
+            states.new_zeros(self._cache.num_slots, states.shape[1], INITIAL_CAPACITY, states.shape[3])
+            for states in (key_states, value_states)
+        )
         self.is_initialized = True
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` tokens a slot; both tensors or, when memory is short, neither."""
+        extra = (0, 0, 0, capacity - self.keys.shape[2])
+        self.keys, self.values = pad(self.keys, extra), pad(self.values, extra)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
@@ -30,10 +38,6 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no 
         """Store the step's states and give back all that its rows attend to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self.keys.shape[2] < self._cache.capacity:
-            extra = self._cache.capacity - self.keys.shape[2]
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
         return self._cache.store(self.keys, key_states), self._cache.store(self.values, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -50,45 +54,71 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no 
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """A transformers cache whose rows join and leave independently.
+    """A transformers cache for `model` whose rows join and leave independently.
 
-    Before each forward pass `select` says which slots the batch's rows are, and where their tokens go.
+    Before each forward pass `select` says which slots take part, and where the tokens go. A pass has either one row for
+    each slot, or a single row in which the tokens of several slots follow each other.
     """
 
-    def __init__(self, num_layers: int, num_slots: int) -> None:
+    def __init__(self, model: Any, num_slots: int) -> None:
         self.num_slots = num_slots
-        self.capacity = 1_024
+        self.capacity = INITIAL_CAPACITY
+        self.num_growths = 0  # with each, tensors have moved
         self.num_attended = 0
-        self._slots = torch.zeros(0, dtype=torch.long)
-        self._positions = torch.zeros(0, dtype=torch.long)
-        super().__init__(layers=[_SlotLayer(self) for _ in range(num_layers)])
+        super().__init__(layers=[_SlotLayer(self) for _ in range(model.config.num_hidden_layers)])
+        first = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        self.select(slice(0, 1), first[0], first, 1)
+        self.forward(model, first)  # allocates what every later growth starts from
 
     def reserve(self, num_tokens: int) -> None:
-        """Make sure that a slot holds so many tokens."""
-        while self.capacity < num_tokens:
-            self.capacity *= 2
+        """Make sure that a slot holds so many tokens, by doubling.
 
-    def select(self, slots: torch.Tensor, positions: torch.Tensor, num_attended: int) -> None:
-        """The next pass has rows `slots` [rows], whose tokens stand at `positions` [rows, tokens]; none of them looks
-        at the token `num_attended` or a later one."""
-        self._slots, self._positions, self.num_attended = slots, positions, num_attended
+        Raises:
+            RuntimeError: there is no memory for it. The cache holds what it held before, and can go on.
+        """
+        capacity = self.capacity
+        while capacity < num_tokens:
+            capacity *= 2
+        for layer in self.layers:
+            if layer.keys.shape[2] < capacity:
+                layer.grow(capacity)
+                self.num_growths += 1
+        self.capacity = capacity  # only now: a layer that failed must not be relied on
 
-    def forward(self, model: Any, token_ids: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, vocabulary] after the last of `token_ids` [rows, tokens] in the rows that are selected."""
-        attended = torch.arange(self.num_attended, device=token_ids.device)
+    def select(
+        self, slots: slice | torch.Tensor, token_slots: torch.Tensor, positions: torch.Tensor, num_attended: int
+    ) -> None:
+        """The next pass is of `slots`, in ascending order, and stores its tokens in `token_slots` [tokens] at
+        `positions` [rows, tokens of a row]; none of them looks at the token `num_attended` or a later one."""
+        self._slots, self._token_slots, self._positions, self.num_attended = slots, token_slots, positions, num_attended
+        self._is_packed = len(positions) == 1 and len(token_slots) > 1
+
+    def forward(self, model: Any, token_ids: torch.Tensor, last: torch.Tensor | int = 1) -> torch.Tensor:
+        """Logits [tokens, vocabulary] after the tokens `last` of each row of `token_ids` [rows, tokens].
+
+        `last` is a number of tokens at the end or a tensor of indices.
+        """
         logits: torch.Tensor = model(
             input_ids=token_ids,
             position_ids=self._positions,
-            attention_mask=attended[None, None, None, :] <= self._positions[:, None, :, None],
+            attention_mask=self._mask(),
             past_key_values=self,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=last,
         ).logits
-        return logits[:, -1].float()
+        return logits.flatten(0, 1).float()
+
+    def _mask(self) -> torch.Tensor:
+        """What each token looks at, [rows, 1, tokens, attended]."""
+        attended = torch.arange(self.num_attended, device=self._positions.device)
+        if not self._is_packed:
+            return attended <= self._positions[:, None, :, None]
+        slots = torch.arange(self.num_slots, device=attended.device)[self._slots]
+        is_own = self._token_slots[:, None, None] == slots[:, None]
+        return (is_own & (attended <= self._positions[0, :, None, None])).flatten(1)[None, None]
 
     def store(self, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """Put `new` [rows, heads, tokens, size] into its places; the selected rows up to the last attended token."""
-        states[self._slots[:, None], :, self._positions] = new.transpose(1, 2)
-        if len(self._slots) == self.num_slots:
-            return states[:, :, : self.num_attended]  # rows are always in slot order
-        return states[self._slots, :, : self.num_attended]
+        """Put `new` [rows, heads, tokens, size] into its places; what the selected slots hold, as far as attended."""
+        states[self._token_slots, :, self._positions.flatten()] = new.transpose(1, 2).flatten(0, 1)
+        held = states[self._slots, :, : self.num_attended]
+        return held.transpose(0, 1).flatten(1, 2)[None] if self._is_packed else held
