@@ -69,6 +69,8 @@ def load_model(directory: Path) -> Any:
         OSError: no such model.
         ValueError: an environment variable has a value that is not allowed here.
     """
+    if not (directory / "config.json").is_file():  # transformers would look for it elsewhere, and say so
+        raise FileNotFoundError(f"{directory} holds no config.json")
     device = choose_device()
     dtype = choose_dtype(device)
     has_weights = any(directory.glob("*.safetensors"))

@@ -28,7 +28,7 @@ def test_there_is_no_rate_where_nothing_was_left_to_decode(model):
 def test_a_release_without_an_engine_is_named(tmp_path):
     result = CliRunner().invoke(app, ["engine", "--release", str(tmp_path / "none")])
     assert result.exit_code == 2
-    assert "none has no engine to load" in result.stderr
+    assert "none/engine holds no config.json" in result.stderr
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):

@@ -72,7 +72,7 @@ def _load(release: Path) -> Any:
     except ValueError as error:
         fail(error, "choose another device, data type or number of threads, or leave the choice to the engine")
     except OSError as error:
-        fail(f"{release} has no engine to load: {str(error).splitlines()[0]}", "name a release with --release")
+        fail(f"no engine to load: {str(error).splitlines()[0]}", "name a release with --release")
 
 
 def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int) -> Row:
