@@ -16,7 +16,7 @@ PYTEST    := $(BIN)/pytest -n 2 --timeout 300 --durations 25 -rs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-browser test-docker soak serve bench check format clean distclean
+.PHONY: help install demo test test-browser test-docker test-gpu soak serve bench check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ test: $(INSTALLED)  ## Run every test, those on a live server too; containers an
 
 test-docker: $(INSTALLED)  ## Run the tests of containers and the front door; needs Docker, HAProxy and debootstrap
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 -rs tests/docker $(ARGS)
+
+test-gpu: $(INSTALLED)  ## Run the engine's tests on a GPU; needs CUDA and a torch built for it
+	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available() and "no CUDA device: nothing to test")'
+	$(BIN)/pytest --timeout 300 tests/unit/portable_engine/test_cuda.py $(ARGS)
 
 # One process, in order: what runs beside it would be in the figures.
 soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch, then count 20,000 requests

@@ -1,7 +1,7 @@
 """In-flight batching: schedule → run → sample, one step at a time.
 
-A sequence joins at the next step when a slot is free and leaves at the step that ends it. A joining prompt is
-prefilled in chunks, one chunk a step, so that the others go on decoding.
+A sequence joins at the next step when a slot is free and leaves at the step that ends it. Joining prompts are prefilled
+in their order, a bounded number of tokens a step, so that the others go on decoding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from portable_engine.kv_cache import SlotCache
 from portable_engine.sampling import choose_tokens
 from portable_engine.sequence import Finish, Sequence
 
-PREFILL_CHUNK_TOKENS = 512
+PREFILL_TOKENS = 512  # a step
 
 
 class InFlightBatcher:
@@ -37,11 +37,12 @@ class InFlightBatcher:
         self._model = model
         self._mask = mask
         self._clock = clock
-        self._cache = SlotCache(max_batch_size)
+        with torch.inference_mode():
+            self._cache = SlotCache(model, max_batch_size)
         self._graph = DecodeGraph(model, self._cache) if uses_graphs(model.device) else None
         self._free_slots = list(range(max_batch_size))
         self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._running: list[Sequence] = []  # in the order in which they joined
 
     @property
     def is_idle(self) -> bool:
@@ -71,10 +72,13 @@ class InFlightBatcher:
         self._schedule()
         decoding = [s for s in self._running if s.finish is None and s.completion_token_ids]
         if decoding:
+            decoding.sort(key=lambda sequence: sequence.slot)
             self._take(self._decode(decoding), decoding)
-        prefilling = next((s for s in self._running if s.finish is None and not s.completion_token_ids), None)
-        if prefilling is not None and (logits := self._prefill(prefilling)) is not None:
-            self._take(logits, [prefilling])
+        if chunks := self._next_chunks():
+            logits = self._prefill(chunks)
+            ready = [row for row, (sequence, _) in enumerate(chunks) if sequence.is_prefilled]
+            if ready:
+                self._take(logits[ready], [chunks[row][0] for row in ready])
         return self._retire()
 
     def _schedule(self) -> None:
@@ -82,16 +86,19 @@ class InFlightBatcher:
             sequence = self._waiting.popleft()
             self._free_slots.sort()
             sequence.slot = self._free_slots.pop(0)
-            self._cache.reserve(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
-            sequence.first_scheduled_time_ns = self._clock()
             self._running.append(sequence)
-            self._running.sort(key=lambda running: running.slot)
+            try:
+                self._cache.reserve(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
+            except RuntimeError:  # torch's own OutOfMemoryError is one, a CPU's allocator raises it as it is
+                sequence.finish = Finish.NO_MEMORY
 
     def _decode(self, sequences: list[Sequence]) -> torch.Tensor:
         """Logits [sequences, vocabulary] after each one's last token."""
         if self._graph is None:
+            slots = [sequence.slot for sequence in sequences]
+            positions = [[sequence.num_cached_tokens] for sequence in sequences]
             tokens = [[sequence.completion_token_ids[-1]] for sequence in sequences]
-            logits = self._forward(tokens, [[sequence.num_cached_tokens] for sequence in sequences], sequences)
+            logits = self._forward(slots, slots, positions, tokens)
         else:
             logits = self._replay(self._graph, sequences)
         for sequence in sequences:
@@ -104,30 +111,63 @@ class InFlightBatcher:
             positions[sequence.slot] = sequence.num_cached_tokens
         for sequence in sequences:
             token_ids[sequence.slot] = sequence.completion_token_ids[-1]
-        return graph.run(token_ids, positions)[[sequence.slot for sequence in sequences]]
+        num_attended = max(sequence.num_cached_tokens for sequence in sequences) + 1
+        return graph.run(token_ids, positions, num_attended)[[sequence.slot for sequence in sequences]]
 
-    def _prefill(self, sequence: Sequence) -> torch.Tensor | None:
-        """Logits after the prompt's last chunk, else None."""
-        start = sequence.num_cached_tokens
-        chunk = sequence.request.prompt_token_ids[start : start + PREFILL_CHUNK_TOKENS]
-        logits = self._forward([chunk], [list(range(start, start + len(chunk)))], [sequence])
-        sequence.num_cached_tokens += len(chunk)
-        return logits if sequence.num_cached_tokens == sequence.num_prompt_tokens else None
+    def _next_chunks(self) -> list[tuple[Sequence, list[int]]]:
+        """The oldest prompts' next tokens, as many as a step takes; in slot order, as the cache wants them."""
+        chunks, room = [], PREFILL_TOKENS
+        for sequence in self._running:
+            if room and sequence.finish is None and not sequence.is_prefilled:
+                start = sequence.num_cached_tokens
+                chunk = sequence.request.prompt_token_ids[start : start + room]
+                chunks.append((sequence, chunk))
+                room -= len(chunk)
+        return sorted(chunks, key=lambda chunk: chunk[0].slot)
 
-    def _forward(self, tokens: list[list[int]], positions: list[list[int]], sequences: list[Sequence]) -> torch.Tensor:
+    def _prefill(self, chunks: list[tuple[Sequence, list[int]]]) -> torch.Tensor:
+        """Logits [chunks, vocabulary] after each one's last token; they go through the model as one row."""
+        now = self._clock()
+        tokens: list[int] = []
+        token_slots: list[int] = []
+        positions: list[int] = []
+        ends = []
+        for sequence, chunk in chunks:
+            sequence.first_scheduled_time_ns = sequence.first_scheduled_time_ns or now
+            tokens += chunk
+            token_slots += [sequence.slot] * len(chunk)
+            positions += range(sequence.num_cached_tokens, sequence.num_cached_tokens + len(chunk))
+            ends.append(len(tokens) - 1)
+            sequence.num_cached_tokens += len(chunk)
+        slots = [sequence.slot for sequence, _ in chunks]
+        return self._forward(slots, token_slots, [positions], [tokens], torch.tensor(ends, device=self._model.device))
+
+    def _forward(
+        self,
+        slots: list[int],
+        token_slots: list[int],
+        positions: list[list[int]],
+        tokens: list[list[int]],
+        last: torch.Tensor | int = 1,
+    ) -> torch.Tensor:
         device = self._model.device
-        slots = torch.tensor([sequence.slot for sequence in sequences], device=device)
-        self._cache.select(slots, torch.tensor(positions, device=device), max(row[-1] for row in positions) + 1)
-        return self._cache.forward(self._model, torch.tensor(tokens, device=device))
+        has_neighbours_only = slots[-1] - slots[0] == len(slots) - 1  # a view of them, then, and no copy
+        self._cache.select(
+            slice(slots[0], slots[-1] + 1) if has_neighbours_only else torch.tensor(slots, device=device),
+            torch.tensor(token_slots, device=device),
+            torch.tensor(positions, device=device),
+            max(map(max, positions)) + 1,
+        )
+        return self._cache.forward(self._model, torch.tensor(tokens, device=device), last)
 
     def _take(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         self._mask(logits, [sequence.matcher for sequence in sequences])
-        chosen = choose_tokens(logits, sequences)
         now = self._clock()
-        for sequence, (token_id, log_prob) in zip(sequences, chosen, strict=True):
-            if sequence.matcher is not None:
-                sequence.matcher.accept_token(token_id)
-            sequence.append(token_id, log_prob, now)
+        for sequence, choice in zip(sequences, choose_tokens(logits, sequences), strict=True):
+            if choice is None:
+                sequence.finish = Finish.DEAD_END
+            else:
+                sequence.append(*choice, now)
 
     def _retire(self) -> list[Sequence]:
         finished = [sequence for sequence in self._running if sequence.finish is not None]

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from portable_engine.batcher import InFlightBatcher
-from portable_engine.sequence import GenerationRequest, Sequence
+from portable_engine.failure import DEAD_END, NO_MEMORY, STEP_FAILED, STOPPING, UNWRITABLE, Failure
+from portable_engine.grammar import GuideError
+from portable_engine.sequence import Finish, GenerationRequest, Sequence
 
 CANCEL_POLL_NS = 50_000_000
+_FAILURES = {Finish.DEAD_END: DEAD_END, Finish.NO_MEMORY: NO_MEMORY}
 
 
 class Grammars(Protocol):
@@ -36,7 +39,7 @@ class Job:
 
     sequences: list[Sequence]
     on_done: Callable[[list[Sequence]], None]
-    on_error: Callable[[str], None]
+    on_error: Callable[[Failure], None]
     is_cancelled: Callable[[], bool]
     grammars: list[Future[Any] | None]
     on_cancelled: Callable[[], None]
@@ -62,11 +65,14 @@ class EngineLoop:
         self,
         requests: list[GenerationRequest],
         on_done: Callable[[list[Sequence]], None],
-        on_error: Callable[[str], None],
+        on_error: Callable[[Failure], None],
         is_cancelled: Callable[[], bool],
         on_cancelled: Callable[[], None],
     ) -> None:
-        """Queue one job; its callbacks are called on the loop's thread, exactly one of them, once."""
+        """Queue one job; its callbacks are called on the loop's thread, one of them, once.
+
+        Where `on_done` itself fails, `on_error` follows, so that the client learns of it.
+        """
         now = time.monotonic_ns()
         sequences = [Sequence(request, arrival_time_ns=now) for request in requests]
         grammars = [self._grammars.compile(r.guide_type, r.guide) if r.guide_type else None for r in requests]
@@ -99,7 +105,7 @@ class EngineLoop:
         """Answer what is left and let go of it: Triton's response senders must not outlive this thread."""
         for job in {id(job): job for job in [*self._jobs.values(), *self._waiting]}.values():
             if not job.is_over:
-                self._end(job, lambda job: job.on_error("the engine stops"))
+                self._end(job, lambda job: job.on_error(STOPPING))
         self._jobs.clear()
         self._waiting.clear()
         self._batcher.clear()
@@ -132,9 +138,9 @@ class EngineLoop:
             for sequence, grammar in zip(job.sequences, job.grammars, strict=True):
                 if grammar is not None:
                     sequence.matcher = self._grammars.matcher(grammar.result(), sequence.request.end_id)
-        except Exception as error:
-            reason = str(error)
-            self._end(job, lambda job: job.on_error(reason))
+        except GuideError as error:
+            failure = Failure("schema_invalid", str(error))
+            self._end(job, lambda job: job.on_error(failure))
             return
         for sequence in job.sequences:
             self._jobs[id(sequence)] = job
@@ -146,18 +152,36 @@ class EngineLoop:
             return
         self._next_poll_ns = now + CANCEL_POLL_NS
         for job in {id(job): job for job in [*self._jobs.values(), *self._waiting]}.values():
-            if not job.is_over and job.is_cancelled():
-                for sequence in job.sequences:
-                    self._batcher.cancel(sequence)
+            if not job.is_over and self._is_cancelled(job):
+                self._drop(job)
                 if job in self._waiting:
                     self._waiting.remove(job)
                 self._end(job, lambda job: job.on_cancelled())
 
+    def _is_cancelled(self, job: Job) -> bool:
+        try:
+            return job.is_cancelled()
+        except Exception as error:  # whoever can't be asked any more is decoded to the end
+            self._log(f"cancellation not known: {type(error).__name__}")
+            job.is_cancelled = bool
+            return False
+
     def _answer(self, ended: list[Sequence]) -> None:
         for sequence in ended:
             job = self._jobs.pop(id(sequence))
-            if not job.is_over and all(s.finish is not None for s in job.sequences):
+            failure = _FAILURES.get(sequence.finish) if sequence.finish else None
+            if job.is_over:
+                continue
+            if failure is not None:
+                self._drop(job)
+                self._end(job, lambda job, failure=failure: job.on_error(failure))  # type: ignore[misc]
+            elif all(s.finish is not None for s in job.sequences):
                 self._end(job, lambda job: job.on_done(job.sequences))
+
+    def _drop(self, job: Job) -> None:
+        """Nobody waits for the job's sequences any more."""
+        for sequence in job.sequences:
+            self._batcher.cancel(sequence)
 
     def _fail_all(self, error: Exception) -> None:
         """A step failed: nobody's state can be trusted, but the loop goes on."""
@@ -168,11 +192,17 @@ class EngineLoop:
         self._jobs.clear()
         for job in jobs.values():
             if not job.is_over:
-                self._end(job, lambda job: job.on_error("the engine failed while it decoded"))
+                self._end(job, lambda job: job.on_error(STEP_FAILED))
 
     def _end(self, job: Job, answer: Callable[[Job], None]) -> None:
         job.is_over = True
+        if not self._try(job, answer):
+            self._try(job, lambda job: job.on_error(UNWRITABLE))
+
+    def _try(self, job: Job, answer: Callable[[Job], None]) -> bool:
         try:
             answer(job)
         except Exception as error:
             self._log(f"answer failed: {type(error).__name__}")
+            return False
+        return True

@@ -49,7 +49,7 @@ class GrammarEngine:
                 return self._compiler.compile_builtin_json_grammar()
             if guide_type == "json_schema":
                 # Compact JSON: a small model can loop on blanks for ever.
-                return self._compiler.compile_json_schema(guide, any_whitespace=False)
+                return self._compiler.compile_json_schema(guide, any_whitespace=False, separators=(",", ":"))
             if guide_type == "regex":
                 return self._compiler.compile_regex(guide)
             return self._compiler.compile_grammar(guide)

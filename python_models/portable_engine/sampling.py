@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from transformers.generation.logits_process import (
     NoBadWordsLogitsProcessor,
@@ -14,22 +16,27 @@ from transformers.generation.logits_process import (
 from portable_engine.sequence import Sequence
 
 
-def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[tuple[int, float]]:
+def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[tuple[int, float] | None]:
     """(token id, log-probability) for each of `sequences`; `logits` is [sequences, vocabulary] and is overwritten.
 
-    The log-probability is of the distribution the token was drawn from, before temperature, top_k and top_p.
+    The log-probability is of the distribution the token was drawn from, before temperature, top_k and top_p. None where
+    every token is ruled out: to draw from nothing would fail the whole step, on a GPU all later ones too.
     """
     for row, sequence in enumerate(sequences):
         if _shapes_logits(sequence):
             logits[row] = _shape(logits[row : row + 1], sequence)[0]
-    token_ids = logits.argmax(dim=-1).tolist()
-    for row, sequence in enumerate(sequences):
-        if not sequence.request.sampling.is_greedy:
-            token_ids[row] = _sample(logits[row : row + 1], sequence)
+    best = logits.max(dim=-1)
+    likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [
-        (token, _log_prob(logits[row], token, s))
-        for row, (token, s) in enumerate(zip(token_ids, sequences, strict=True))
+        _choose(logits[row], token_id, sequences[row]) if math.isfinite(logit) else None
+        for row, (token_id, logit) in enumerate(likeliest)
     ]
+
+
+def _choose(logits: torch.Tensor, likeliest: int, sequence: Sequence) -> tuple[int, float]:
+    is_greedy = sequence.request.sampling.is_greedy
+    token_id = likeliest if is_greedy else _sample(logits[None], sequence)
+    return token_id, _log_prob(logits, token_id, sequence)
 
 
 def _shapes_logits(sequence: Sequence) -> bool:

@@ -14,6 +14,8 @@ class Finish(Enum):
     STOP_WORD = "stop_word"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    DEAD_END = "dead_end"  # no token may follow
+    NO_MEMORY = "no_memory"  # its keys and values have no room
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always taken; TensorRT-LLM reads no top_k and no top_p as greedy."""
-        return self.top_k == 1 or (self.top_k == 0 and self.top_p <= 0.0)
+        return self.top_k == 1 or (self.top_k == 0 and self.top_p <= 0.0) or self.temperature <= 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Sequence:
         return len(self.request.prompt_token_ids)
 
     @property
+    def is_prefilled(self) -> bool:
+        """Whether the whole prompt has gone through the model."""
+        return self.num_cached_tokens >= self.num_prompt_tokens
+
+    @property
     def output_token_ids(self) -> list[int]:
         """The completion without the `end_id` that ended it, which TensorRT-LLM does not output either."""
         tokens = self.completion_token_ids
@@ -80,6 +87,9 @@ class Sequence:
 
     def append(self, token_id: int, log_prob: float, now_ns: int) -> None:
         """Take one generated token and find out whether it ends the sequence."""
+        if self.matcher is not None and not self.matcher.accept_token(token_id):
+            self.finish = Finish.DEAD_END
+            return
         self.completion_token_ids.append(token_id)
         self.log_probs.append(log_prob)
         self.first_token_time_ns = self.first_token_time_ns or now_ns

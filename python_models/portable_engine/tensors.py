@@ -28,18 +28,21 @@ class RequestError(ValueError):
     """The request's tensors can't be served; the text says which and why."""
 
 
-def read_requests(arrays: Mapping[str, Array], max_tokens: int) -> list[GenerationRequest]:
+def read_requests(arrays: Mapping[str, Array], max_tokens: int, vocab_size: int) -> list[GenerationRequest]:
     """One generation request a row; scalars arrive as [rows] or [rows, 1].
 
-    `max_tokens` is what the model can hold, prompt and completion.
+    `max_tokens` is what the model can hold, prompt and completion; token ids are below `vocab_size`.
 
     Raises:
-        RequestError: more than one beam, or more tokens than fit.
+        RequestError: more than one beam, more tokens than fit, or what would fail the step for everyone in it.
     """
     if (beams := arrays.get("beam_width")) is not None and (beams != 1).any():
         raise RequestError(f"beam_width is {int(beams.max())}, only 1 is supported")
     num_rows = len(arrays["input_ids"])
-    return [_read_row(arrays, row, max_tokens) for row in range(num_rows)]
+    requests = [_read_row(arrays, row, max_tokens) for row in range(num_rows)]
+    for request in requests:
+        _check(request, vocab_size)
+    return requests
 
 
 def _read_row(arrays: Mapping[str, Array], row: int, max_tokens: int) -> GenerationRequest:
@@ -64,6 +67,19 @@ def _read_row(arrays: Mapping[str, Array], row: int, max_tokens: int) -> Generat
         guide=_text(arrays, "guided_decoding_guide", row),
         return_log_probs=bool(_scalar(arrays, "return_log_probs", row, False)),
     )
+
+
+def _check(request: GenerationRequest, vocab_size: int) -> None:
+    bad_ids = [token_id for word in request.bad_words for token_id in word]
+    for name, token_ids in (("input_ids", request.prompt_token_ids), ("bad_words_list", bad_ids)):
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+            raise RequestError(
+                f"{name} has ids from {min(token_ids)} to {max(token_ids)}, allowed 0 to {vocab_size - 1}"
+            )
+    if request.end_id >= vocab_size:
+        raise RequestError(f"end_id is {request.end_id}, allowed up to {vocab_size - 1}")
+    if not request.sampling.repetition_penalty > 0.0:
+        raise RequestError(f"repetition_penalty is {request.sampling.repetition_penalty:g}, it must be above 0")
 
 
 def _scalar(arrays: Mapping[str, Array], name: str, row: int, default: Any) -> Any:

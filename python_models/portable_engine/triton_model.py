@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.engine_loop import EngineLoop
+from portable_engine.failure import Failure
 from portable_engine.grammar import GrammarEngine
 from portable_engine.loader import load_model
 from portable_engine.sequence import Sequence
@@ -51,12 +52,12 @@ class PortableEngineModel:
     def _enqueue(self, request: Any) -> Any:
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
-            rows = read_requests(arrays, self._max_tokens)
+            rows = read_requests(arrays, self._max_tokens, self._grammars.vocab_size)
         except RequestError as error:
-            return _failure(str(error), pb_utils.TritonError.INVALID_ARG)
+            return _refusal(Failure("invalid_input", str(error)))
         except Exception as error:
             pb_utils.Logger.log_error(f"request not understood: {type(error).__name__}")
-            return _failure("the request's tensors can't be read", pb_utils.TritonError.INVALID_ARG)
+            return _refusal(Failure("invalid_input", "the request's tensors can't be read"))
         reply = _Reply(request, arrays)
         self._loop.submit(rows, reply.done, reply.fail, reply.is_cancelled, reply.cancelled)
         return None
@@ -85,15 +86,19 @@ class _Reply:
         tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._wanted]
         self._send(pb_utils.InferenceResponse(tensors))
 
-    def fail(self, reason: str) -> None:
-        self._send(_failure(reason, pb_utils.TritonError.INTERNAL))
+    def fail(self, failure: Failure) -> None:
+        self._send(_refusal(failure))
 
     def cancelled(self) -> None:
-        self._send(_failure("the client cancelled", pb_utils.TritonError.CANCELLED))
+        error = pb_utils.TritonError("the client cancelled", pb_utils.TritonError.CANCELLED)
+        self._send(pb_utils.InferenceResponse(error=error))
 
     def _send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def _failure(text: str, status: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, status))
+def _refusal(failure: Failure) -> Any:
+    # pb_utils fills in TritonError only after this module is imported: no table at module level.
+    error = pb_utils.TritonError
+    status = {"internal": error.INTERNAL, "overloaded": error.UNAVAILABLE, "draining": error.UNAVAILABLE}
+    return pb_utils.InferenceResponse(error=error(str(failure), status.get(failure.code, error.INVALID_ARG)))

@@ -145,6 +145,13 @@ def test_a_bad_guide_is_refused_with_its_code(server, kind, guide, code):
     assert_refused(Client(server, "grpc").send({**inputs, **guide_inputs}), code)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_a_guide_whose_every_token_is_a_bad_word_is_refused_by_the_engine(client, temperature):
+    guide = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "[ab]", "bad_words": ["a", "b"]}
+    answer = client.send({"text_input": SECRET, "max_tokens": 4, "temperature": temperature, **guide})
+    assert_refused(answer, "invalid_input")
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_text_that_is_no_utf8_is_refused(server, protocol):
     answer = Client(server, protocol).send({"text_input": np.array([[b"\xff\xfe"]], np.object_)})

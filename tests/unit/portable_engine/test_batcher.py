@@ -27,6 +27,43 @@ def test_a_prompt_longer_than_a_chunk_gives_the_same_tokens():
     assert run(sequence(prompt, 4))[0] == expected[0, len(prompt) :].tolist()
 
 
+def test_several_short_prompts_are_taken_in_one_step():
+    engine, sequences = batcher(), [sequence([token] * 128, 3) for token in (5, 6, 7, 8)]
+    for each in sequences:
+        engine.add(each)
+    engine.step()
+    assert [len(each.completion_token_ids) for each in sequences] == [1] * 4
+
+
+def test_prompts_that_share_steps_give_the_tokens_that_each_gives_alone():
+    prompts = [
+        [token % 300 for token in range(start, start + length)] for start, length in ((7, 300), (40, 300), (90, 30))
+    ]
+    alone = [run(sequence(prompt))[0] for prompt in prompts]
+    assert run(*map(sequence, prompts)) == alone
+
+
+def test_a_long_prompt_does_not_wait_for_short_ones_that_came_later():
+    engine, long = batcher(max_batch_size=2), sequence([5] * 1_500, 4)
+    engine.add(sequence([6], 1))
+    engine.add(long)
+    for _ in range(4):
+        engine.add(sequence([6], 1))
+        engine.step()
+    assert long.completion_token_ids
+
+
+def test_a_prompt_that_waits_for_others_is_not_yet_scheduled():
+    engine, first, second = batcher(), sequence([5] * 1_024, 2), sequence([6], 2)
+    engine.add(first)
+    engine.add(second)
+    engine.step()
+    engine.step()
+    began = engine._clock()
+    engine.step()
+    assert first.first_scheduled_time_ns < began < second.first_scheduled_time_ns
+
+
 def test_a_sequence_that_arrives_late_joins_at_the_next_step():
     engine, first, late = batcher(), sequence([5], 20), sequence([6], 3)
     engine.add(first)

@@ -39,6 +39,23 @@ def test_a_json_schema_is_followed(engine):
     assert json.loads(guided(engine, "json_schema", SCHEMA))["n"] in range(1, 10)
 
 
+def test_json_by_a_schema_is_compact(engine):
+    schema = '{"type":"object","properties":{"a":{"const":1},"b":{"const":2}},"required":["a","b"]}'
+    assert guided(engine, "json_schema", schema) == '{"a":1,"b":2}'
+
+
+def test_a_guide_whose_every_token_is_a_bad_word_fails_alone(engine):
+    grammars, batcher = engine
+    words = tuple(tuple(TOKENIZER.encode(letter).ids) for letter in "ab")
+    free, alone = sequence([70], 10), run(sequence([70], 10), engine=batcher)[0]
+    for sampling in ({}, {"top_k": 0, "top_p": 0.9, "temperature": 0.5}):
+        dead = sequence([70], 10, end_id=END_ID, bad_words=words, sampling=sampling)
+        free = sequence([70], 10)
+        dead.matcher = grammars.matcher(grammars.compile("regex", "[ab]").result(), END_ID)
+        assert run(free, dead, engine=batcher)[0] == alone
+        assert dead.finish is Finish.DEAD_END
+
+
 def test_a_regex_is_followed(engine):
     assert re.fullmatch(r"[a-f]{3}-\d{2}", guided(engine, "regex", r"[a-f]{3}-\d{2}"))
 

@@ -1,6 +1,7 @@
 """What the loader changes in a model changes nothing in its answers."""
 
 import copy
+import os
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers import Qwen3Config
 
 from portable_engine.attention import GROUPED
 from portable_engine.engine_loop import EngineLoop
-from portable_engine.loader import RANDOM_WEIGHTS, load_model
+from portable_engine.loader import DEVICE, RANDOM_WEIGHTS, THREADS, choose_device, choose_num_threads, load_model
 from portable_engine.rms_norm import fuse_norms
 from portable_engine.sequence import GenerationRequest
 from portable_engine.skinny_linear import MAX_ROWS, SkinnyLinear, make_linears_skinny
@@ -61,6 +62,27 @@ def test_an_engine_without_weights_is_refused_unless_random_ones_are_asked_for(t
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sesame", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_by_name(monkeypatch, name):
+    monkeypatch.setenv(DEVICE, name)
+    with pytest.raises(ValueError, match=f"LLMSTACK_ENGINE_DEVICE is '{name}'"):
+        choose_device()
+
+
+def test_a_small_model_runs_on_one_thread_and_a_larger_one_on_every_core(monkeypatch):
+    monkeypatch.delenv(THREADS, raising=False)
+    assert choose_num_threads(8_000_000) == 1
+    assert choose_num_threads(4_000_000_000) == len(os.sched_getaffinity(0))
+
+
+def test_the_number_of_threads_can_be_chosen(monkeypatch):
+    monkeypatch.setenv(THREADS, "3")
+    assert choose_num_threads(8_000_000) == 3
+    monkeypatch.setenv(THREADS, "0")
+    with pytest.raises(ValueError, match="LLMSTACK_ENGINE_THREADS is '0', allowed are numbers from 1"):
+        choose_num_threads(8_000_000)
+
+
 class FailingBatcher(InFlightBatcher):
     """Breaks at its first step."""
 
@@ -75,5 +97,5 @@ def test_a_step_that_fails_answers_each_job_once_and_the_loop_goes_on():
     for _ in range(2):
         loop.submit([GenerationRequest([5], 4)], print, errors.append, lambda: False, lambda: None)
     loop.close()
-    assert len(errors) == 2
+    assert list(map(str, errors)) == ["internal: the engine failed while it decoded"] * 2
     assert all("decode step failed: RuntimeError at " in line and "out of memory" in line for line in lines)

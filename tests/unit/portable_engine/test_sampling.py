@@ -59,5 +59,17 @@ def test_no_top_k_and_no_top_p_is_greedy_as_in_tensorrt_llm():
     assert chosen([0.0, 3.0, 2.9], sampling={"top_k": 0, "top_p": 0.0, "temperature": 2.0}) == 1
 
 
+def test_a_temperature_of_zero_is_greedy():
+    assert chosen([0.0, 3.0, 2.9], sampling={"top_k": 0, "top_p": 0.9, "temperature": 0.0}) == 1
+
+
+@pytest.mark.parametrize("sampling", [{}, {"top_k": 0, "top_p": 0.9, "temperature": 0.5}])
+def test_nothing_is_chosen_where_everything_is_banned(sampling):
+    each = sequence([1, 2], bad_words=((0,), (1,)), sampling=sampling)
+    free = sequence([1, 2], sampling={"top_k": 1})
+    logits = torch.tensor([[2.0, 3.0], [2.0, 3.0]])
+    assert choose_tokens(logits, [each, free]) == [None, (1, 0.0)]
+
+
 def test_every_seed_of_64_bits_is_taken():
     run(sequence([5], 2, end_id=END, sampling={"top_k": 0, "top_p": 1.0, "seed": 2**64 - 1}))

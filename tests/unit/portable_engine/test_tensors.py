@@ -22,14 +22,14 @@ def finished(tokens, prompt=(1, 2)):
 
 
 def test_rows_are_cut_to_their_lengths():
-    requests = read_requests(ARRAYS, 100)
+    requests = read_requests(ARRAYS, 100, 50)
     assert [r.prompt_token_ids for r in requests] == [[1, 2, 3], [4]]
     assert [r.max_new_tokens for r in requests] == [5, 7]
 
 
 def test_words_are_read_from_ids_and_ends():
     words = np.array([[[7, 8, 9], [2, 3, -1]], [[0, 0, 0], [-1, -1, -1]]], np.int32)
-    requests = read_requests({**ARRAYS, "stop_words_list": words}, 100)
+    requests = read_requests({**ARRAYS, "stop_words_list": words}, 100, 50)
     assert [r.stop_words for r in requests] == [((7, 8), (9,)), ()]
 
 
@@ -40,11 +40,16 @@ def test_words_are_read_from_ids_and_ends():
         ({"request_output_len": np.array([5, 100])}, "exceed the model's 100"),
         ({"request_output_len": np.array([0, 5])}, "at least 1"),
         ({"input_lengths": np.array([4, 1])}, "at least 1"),
+        ({"input_ids": np.array([[1, 2, 50], [4, 0, 0]])}, "input_ids has ids from 1 to 50, allowed 0 to 49"),
+        ({"input_ids": np.array([[1, 2, -1], [4, 0, 0]])}, "input_ids has ids from -1"),
+        ({"end_id": np.array([2, 50])}, "end_id is 50"),
+        ({"bad_words_list": np.array([[[60], [1]], [[7], [1]]])}, "bad_words_list has ids from 60"),
+        ({"repetition_penalty": np.array([1.0, 0.0])}, "repetition_penalty is 0"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused(changes, text):
     with pytest.raises(RequestError, match=text):
-        read_requests({**ARRAYS, **changes}, 100)
+        read_requests({**ARRAYS, **changes}, 100, 50)
 
 
 def test_the_end_is_no_part_of_the_output():

@@ -9,12 +9,18 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.sequence import GenerationRequest, SamplingParams, Sequence
 
+torch.set_num_threads(1)  # a step of it is shorter than waking another thread
+
 VOCAB_SIZE = 300
 END = 7
 
 
 @cache
 def tiny_model() -> Any:
+    return make_model()
+
+
+def make_model(max_position_embeddings: int = 2_048) -> Any:
     torch.manual_seed(5)
     config = Qwen3Config(
         vocab_size=VOCAB_SIZE,
@@ -24,7 +30,7 @@ def tiny_model() -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
-        max_position_embeddings=2_048,
+        max_position_embeddings=max_position_embeddings,
         initializer_range=0.3,
     )
     return Qwen3ForCausalLM(config).eval()

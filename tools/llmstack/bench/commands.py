@@ -40,12 +40,18 @@ def engine(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
     completion_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each completion.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the table shows medians.")] = 5,
+    profile: Annotated[
+        bool, typer.Option(help="Print where a step's time goes instead, at the first concurrency.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Measure the portable engine alone, in this process: tokens per second and time to first token.
 
     Example: llmstack bench engine --concurrency 1 --concurrency 4
     """
-    from llmstack.bench.engine import measure_visibly  # torch takes seconds to import
+    from llmstack.bench.engine import measure_visibly, print_profile  # torch takes seconds to import
 
+    if profile:
+        print_profile(release, concurrency[0], prompt_tokens, completion_tokens)
+        return
     measure_visibly(release, concurrency, prompt_tokens, completion_tokens, rounds, as_json)

@@ -12,19 +12,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from llmstack.terminal import print_json
+from llmstack.terminal import fail, print_json
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.loader import load_model
 from portable_engine.sequence import GenerationRequest, Sequence
 
+_NUM_OPERATORS = 20
 _FIRST_PLAIN_TOKEN, _NUM_PLAIN_TOKENS = 300, 3_000
 
 
 class Row(NamedTuple):
-    """Medians over the rounds. The first token's time is that of the first sequence and of the last of its batch."""
+    """Medians over the rounds. The first token's time is that of the first sequence and of the last of its batch.
+
+    `decode_tokens_per_s` is None where nothing was left to decode once all prompts were in.
+    """
 
     concurrency: int
-    decode_tokens_per_s: float
+    decode_tokens_per_s: float | None
     tokens_per_s: float
     first_ttft_ms: float
     last_ttft_ms: float
@@ -35,7 +39,7 @@ def measure_visibly(
 ) -> None:
     """Measure with a progress bar and print the rows."""
     console = Console(stderr=as_json)
-    model = load_model(release / "engine")
+    model = _load(release)
     cells = [concurrency for _ in range(rounds + 1) for concurrency in concurrencies]
     measured = [
         (number, run(model, concurrency, prompt_tokens, completion_tokens))
@@ -49,6 +53,28 @@ def measure_visibly(
         console.print(_table(rows, model, prompt_tokens, completion_tokens))
 
 
+def print_profile(release: Path, concurrency: int, prompt_tokens: int, completion_tokens: int) -> None:
+    """Decode under torch's profiler and print the operators that take longest, by their own time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    model = _load(release)
+    run(model, concurrency, prompt_tokens, completion_tokens)  # warms up
+    on_gpu = model.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
+        run(model, concurrency, prompt_tokens, completion_tokens)
+    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=order, row_limit=_NUM_OPERATORS, max_name_column_width=40))
+
+
+def _load(release: Path) -> Any:
+    try:
+        return load_model(release / "engine")
+    except ValueError as error:
+        fail(error, "choose another device, data type or number of threads, or leave the choice to the engine")
+    except OSError as error:
+        fail(f"no engine to load: {str(error).splitlines()[0]}", "name a release with --release")
+
+
 def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int) -> Row:
     """Decode `concurrency` sequences that arrive together, to their last token."""
     batcher = InFlightBatcher(model, concurrency, lambda logits, matchers: None)
@@ -56,14 +82,16 @@ def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int
     sequences = [Sequence(_request(row, prompt_tokens, completion_tokens), began_ns) for row in range(concurrency)]
     for sequence in sequences:
         batcher.add(sequence)
+    while not all(sequence.completion_token_ids for sequence in sequences):
+        batcher.step()
+    num_left = sum(completion_tokens - len(sequence.completion_token_ids) for sequence in sequences)
     while not batcher.is_idle:
         batcher.step()
     first_ns = [sequence.first_token_time_ns for sequence in sequences]
     end_ns = max(sequence.last_token_time_ns for sequence in sequences)
-    num_decoded = sum(_num_after(sequence, max(first_ns)) for sequence in sequences)
     return Row(
         concurrency,
-        num_decoded / ((end_ns - max(first_ns)) / 1e9),
+        num_left / ((end_ns - max(first_ns)) / 1e9) if num_left else None,
         concurrency * completion_tokens / ((end_ns - began_ns) / 1e9),
         (min(first_ns) - began_ns) / 1e6,
         (max(first_ns) - began_ns) / 1e6,
@@ -75,21 +103,14 @@ def _request(row: int, prompt_tokens: int, completion_tokens: int) -> Generation
     return GenerationRequest(prompt, completion_tokens)
 
 
-def _num_after(sequence: Sequence, moment_ns: int) -> int:
-    """Tokens decoded after `moment_ns`, at which the whole batch was past its prompts. Steps take equally long."""
-    num_steps = len(sequence.completion_token_ids) - 1
-    share = (sequence.last_token_time_ns - moment_ns) / (sequence.last_token_time_ns - sequence.first_token_time_ns)
-    return round(num_steps * min(1.0, share))
-
-
 def _medians(rows: list[Row]) -> Row:
-    return Row(
-        rows[0].concurrency, *(round(statistics.median(column), 1) for column in list(zip(*rows, strict=True))[1:])
-    )
+    _, *columns = zip(*rows, strict=True)
+    medians: list[Any] = [None if None in each else round(statistics.median(each), 1) for each in columns]
+    return Row(rows[0].concurrency, *medians)
 
 
 def _table(rows: list[Row], model: Any, prompt_tokens: int, completion_tokens: int) -> Table:
-    threads = f", {torch.get_num_threads()} thread" if model.device.type == "cpu" else ""
+    threads = f", {torch.get_num_threads()} thread(s)" if model.device.type == "cpu" else ""
     table = Table(
         title=f"Portable engine on {model.device.type}{threads}: {prompt_tokens} + {completion_tokens} tokens",
         caption="decode: once all prompts are in; whole: from arrival to the last token",
@@ -97,5 +118,5 @@ def _table(rows: list[Row], model: Any, prompt_tokens: int, completion_tokens: i
     for heading in ("sequences", "decode tok/s", "whole tok/s", "first TTFT ms", "last TTFT ms"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(str(row.concurrency), *(f"{value:.0f}" for value in row[1:]))
+        table.add_row(str(row.concurrency), *("–" if value is None else f"{value:.0f}" for value in row[1:]))
     return table

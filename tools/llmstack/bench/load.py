@@ -20,7 +20,10 @@ class LoadError(RuntimeError):
 
 
 class Row(NamedTuple):
-    """One cell: times are medians and 99th percentiles over its requests; `policy_share` is of the ensemble's time."""
+    """One cell over its requests; `policy_share` is of the ensemble's time.
+
+    The 99th percentiles are None for fewer than 100 requests, of which they would be the maximum.
+    """
 
     guided: bool
     concurrency: int
@@ -28,11 +31,14 @@ class Row(NamedTuple):
     completion_tokens: float  # mean of a request
     tokens_per_s: float
     ttft_ms_p50: float
-    ttft_ms_p99: float
+    ttft_ms_p99: float | None
+    ttft_ms_max: float
     queue_delay_us_p50: float
-    queue_delay_us_p99: float
+    queue_delay_us_p99: float | None
+    queue_delay_us_max: float
     latency_ms_p50: float
-    latency_ms_p99: float
+    latency_ms_p99: float | None
+    latency_ms_max: float
     policy_share: float
 
 
@@ -92,7 +98,8 @@ def _row(
     )
 
 
-def _percentiles(values: list[Any]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
+def _percentiles(values: list[Any]) -> tuple[float, float | None, float]:
+    """The median, the 99th percentile and the maximum."""
     ordered = sorted(values)
-    return round(statistics.median(ordered), 1), round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 1)
+    p99 = round(ordered[int(0.99 * len(ordered))], 1) if len(ordered) >= 100 else None
+    return round(statistics.median(ordered), 1), p99, round(ordered[-1], 1)

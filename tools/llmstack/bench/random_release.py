@@ -17,12 +17,12 @@ from llmstack.manifest import describe_release, manifest_bytes
 from llmstack.qwen_vocabulary import build_tokenizer
 from llmstack.tokenizer_info import build_info, info_bytes
 
-# With a vocabulary of 151,643 entries each token inside a string that is counted costs the engine some 100 ms.
-MAX_COUNTED_LENGTH = 16
 
-
-def write_random_release(directory: Path, name: str, config: Mapping[str, Any], pattern: Release) -> Release:
-    """Write the release of a model `name` with `config`; schemas, tasks and prices are those of `pattern`.
+def write_random_release(
+    directory: Path, name: str, config: Mapping[str, Any], pattern: Release, max_counted_length: int | None = None
+) -> Release:
+    """Write the release of a model `name` with `config`; schemas, tasks and prices are those of `pattern`, guidance
+    limits too, unless `max_counted_length` is another.
 
     Raises:
         FileNotFoundError: the package with Qwen's vocabulary is not installed.
@@ -39,6 +39,7 @@ def write_random_release(directory: Path, name: str, config: Mapping[str, Any], 
     settings = pattern.manifest.model_dump(exclude_none=True, exclude={"tokenizer", "schemas"})
     settings["engine"] = {**settings["engine"], "model": f"{name}-random"}
     del settings["engine"]["hash"]
-    settings["guidance"]["limits"]["max_counted_length"] = MAX_COUNTED_LENGTH
+    if max_counted_length is not None:
+        settings["guidance"]["limits"]["max_counted_length"] = max_counted_length
     (directory / "manifest.json").write_bytes(manifest_bytes(describe_release(directory, settings)))
     return Release.open(directory).verify_files()

@@ -19,6 +19,9 @@ _DEFAULT_SHAPE = Shape("Qwen3-32B")
 
 def random_release(
     output: Annotated[Path, typer.Argument(help="Directory to write the release to.")],
+    max_counted_length: Annotated[
+        int | None, typer.Option(min=1, help="guidance.limits.max_counted_length [the embedded release's].")
+    ] = None,
     shape: Annotated[Shape, typer.Option(help="Which model's shape it has.")] = _DEFAULT_SHAPE,
 ) -> None:
     """Write a release without weights: a large model's shape and real vocabulary, to measure the stack on a GPU.
@@ -30,7 +33,8 @@ def random_release(
     if output.exists():
         fail(f"{output} is there already", "name another directory, or remove it")
     try:
-        release = write_random_release(output, shape.value, SHAPES[shape.value], Release.open(DEFAULT_RELEASE_DIR))
+        pattern = Release.open(DEFAULT_RELEASE_DIR)
+        release = write_random_release(output, shape.value, SHAPES[shape.value], pattern, max_counted_length)
     except FileNotFoundError as error:
         fail(error, "pip install dashscope, or make install")
     except OSError as error:
