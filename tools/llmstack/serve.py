@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,7 +33,7 @@ from llmstack.server_log import LogRelay, is_harmless
 from llmstack.server_process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.stop_signals import StopRequested, StopSignals
 from llmstack.supervision.ledger_books import LedgerBooks
-from llmstack.supervision.service import Service, ServiceSettings
+from llmstack.supervision.service import CHECKING_FILES, Service, ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
 
 FAILED = 1
@@ -47,8 +47,14 @@ def open_release(directory: Path) -> Release:
     Raises:
         ServerStartError: lists every difference.
     """
-    try:
+    with _release_faults_told(directory):
         return Release.open(directory).verify_files()
+
+
+@contextlib.contextmanager
+def _release_faults_told(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except ReleaseError as error:
         raise ServerStartError(str(error), f"llmstack manifest verify {directory} shows what belongs there") from None
 
@@ -71,6 +77,7 @@ def serve(
     ready_port: options.ReadyPort = 8003,
     admin_key_file: options.AdminKeyFile = None,
     canary_interval_s: options.CanaryIntervalS = 5.0,
+    drain_delay_s: options.DrainDelayS = 0.0,
     exit_timeout_s: options.ExitTimeoutS = 30,
     start_timeout_s: options.StartTimeoutS = DEFAULT_START_TIMEOUT_S,
     trace_url: options.TraceUrl = None,
@@ -98,7 +105,8 @@ def serve(
         with StateDirectory(state_dir) as state, StopSignals() as stop:
             switch = Switch(ReleaseJournal(state.path), release_dir, json_log())
             unfinished = settle(switch)
-            release = open_release(release_dir)
+            with _release_faults_told(release_dir):
+                release = Release.open(release_dir)
             server = TritonServer(
                 release_dir=release.directory,
                 engine=engine_of(release),
@@ -122,6 +130,7 @@ def serve(
                 start_timeout_s=start_timeout_s,
                 exit_timeout_s=exit_timeout_s,
                 max_log_bytes=max_log_mib << 20,
+                drain_delay_s=drain_delay_s,
                 endpoints=endpoints,
             )
             books = LedgerBooks(state.path, release.manifest)
@@ -205,6 +214,9 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
             _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
 
         try:
+            on_step(CHECKING_FILES)
+            with _release_faults_told(service.release.directory):
+                service.prove_files()
             service.start(on_step)
         except ServerStartError as error:
             if unfinished is not None:

@@ -32,6 +32,7 @@ class Housekeeping:
         self._supervisor, self._state, self._books, self._deliveries = supervisor, state, books, deliveries
         self._readiness: Readiness = supervisor.readiness
         self._max_log_bytes = max_log_bytes
+        self._log_fault = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=HOUSEKEEPING, daemon=True)
 
@@ -48,7 +49,8 @@ class Housekeeping:
         self._readiness.pulse(HOUSEKEEPING)
         self._attempt(LEDGER, self._keep_books)
         if number % SLOW_TURNS == 0:
-            self._attempt(STATE_DIRECTORY, self._look_after_files)
+            self._attempt(STATE_DIRECTORY, self._state.check_writable)
+            self._bound_log()
             self._attempt(DELIVERY, self._gather_figures)
 
     def _run(self) -> None:
@@ -77,9 +79,16 @@ class Housekeeping:
         self._books.close_due_windows(now_ns)
         self._books.checkpoint()
 
-    def _look_after_files(self) -> None:
-        self._state.check_writable()
-        rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
+    def _bound_log(self) -> None:
+        """A log that can't be cut is told once, and keeps nobody from being served."""
+        fault = ""
+        try:
+            rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
+        except OSError as error:
+            fault = f"the server's log can't be cut: {error}"
+        if fault and fault != self._log_fault:
+            self._supervisor.report(fault)
+        self._log_fault = fault
 
     def _gather_figures(self) -> None:
         self._readiness.set_figures(self._books.window(time.time_ns()), self._deliveries.backlog())

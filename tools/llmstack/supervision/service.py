@@ -13,13 +13,15 @@ from llmstack.ports import listen
 from llmstack.server_process import TritonServer, reachable
 from llmstack.stop_signals import StopSignals
 from llmstack.supervision.books import Books
-from llmstack.supervision.drain import wait_until_idle
+from llmstack.supervision.drain import serve_on, wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.metrics_page import MetricsPage
 from llmstack.supervision.page_server import PageServer
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor
+
+CHECKING_FILES = "checking the release's files"
 
 
 class ServiceSettings(NamedTuple):
@@ -31,6 +33,7 @@ class ServiceSettings(NamedTuple):
     start_timeout_s: float
     exit_timeout_s: float
     max_log_bytes: int
+    drain_delay_s: float = 0.0
     endpoints: Sequence[Endpoint] = ()
 
 
@@ -62,6 +65,7 @@ class Service:
         self._policy_metrics, self._pick_engine = policy_metrics, pick_engine
         self._readiness = Readiness(release, server.engine)
         self._ending = contextlib.ExitStack()
+        self._report: Callable[[str], None] = lambda line: None
 
     def __enter__(self) -> Service:
         with contextlib.ExitStack() as opened:
@@ -85,7 +89,7 @@ class Service:
         """Whatever still runs ends at once; after `drain` nothing does."""
         with self._ending:
             self.server.kill()
-            self._state.end_draining()
+            self._mark(self._state.end_draining)
 
     @property
     def ready_url(self) -> str:
@@ -96,6 +100,16 @@ class Service:
     def metrics_url(self) -> str:
         """The URL that Prometheus scrapes."""
         return f"http://{reachable(self.server.host)}:{self._metrics.port}/metrics"
+
+    def prove_files(self) -> None:
+        """Check the release's files, once for all starts of the server.
+
+        Raises:
+            ReleaseError: they are not those of its manifest.
+        """
+        self.turn_away(CHECKING_FILES)
+        self.release = self.release.verify_files()
+        self.server.release_proof = self.release.proof
 
     def start(self, on_step: Callable[[str], None]) -> None:
         """Start the server, warm it up and prove it; `on_step` is told what it is at.
@@ -133,6 +147,7 @@ class Service:
 
         Whenever `wants_turn` says so, `take_turn` has the server to itself.
         """
+        self._report = report
         self._supervisor.watch(report, wants_turn, take_turn)
 
     def drain(self) -> None:
@@ -148,20 +163,24 @@ class Service:
         self._readiness.set_problem(SERVER, why)
 
     def drain_requests(self) -> None:
-        """Refuse what is new and answer what is under way, within the exit time-out."""
+        """Refuse what is new and answer what is under way, within the exit time-out.
+
+        Before that all is served for the drain delay: balancers have to see /readyz first.
+        """
+        serve_on(self._supervisor, self._settings.drain_delay_s)
         if self.server.is_running:
-            self._state.begin_draining()
+            self._mark(self._state.begin_draining)
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
 
     def halt(self) -> None:
         """Stop the server; one that comes next takes requests again."""
         self._supervisor.halt()
-        self._state.end_draining()
+        self._mark(self._state.end_draining)
 
     def adopt(self, release: Release) -> None:
         """From now on serve this release."""
         self.release = self._supervisor.release = release
-        self.server.release_dir = release.directory
+        self.server.release_dir, self.server.release_proof = release.directory, release.proof
         self.server.engine = self._pick_engine(release)
         self._books.adopt(release.manifest)
         self._readiness.adopt(release, self.server.engine)
@@ -173,3 +192,14 @@ class Service:
     def recover(self, outage: str) -> None:
         """Go on trying to bring the server up; see `Supervisor.recover`."""
         self._supervisor.recover(outage)
+
+    def _mark(self, change: Callable[[], None]) -> None:
+        """Set or take away the mark of a drain.
+
+        Where that fails nothing can be written, so requests are refused all the same, as unrecorded ones; and the next
+        start takes a mark away that was left behind.
+        """
+        try:
+            change()
+        except OSError as error:
+            self._report(f"the mark of a drain could not be changed: {error}")

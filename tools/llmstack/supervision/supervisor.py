@@ -23,6 +23,7 @@ from llmstack.stop_signals import StopSignals
 from llmstack.supervision.backoff import Backoff
 from llmstack.supervision.books import Books
 from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, warm_up_inputs
+from llmstack.supervision.open_calls import OpenCalls
 from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WARM_UP
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.stub_watch import StubWatch
@@ -131,6 +132,11 @@ class Supervisor:
             return canary.statistics()
         return None
 
+    def others_wait(self) -> bool:
+        """Whether calls of clients may still be under way in the server, as far as the ledger knows."""
+        calls = OpenCalls(self.server.log_path.parent, self.release.manifest, self.server.boot_id)
+        return calls.may_wait(time.time_ns())
+
     def _find_outage(self) -> str:
         if not self.server.is_running:
             return "tritonserver ended by itself"
@@ -153,8 +159,10 @@ class Supervisor:
             try:
                 self._bring_up(f"{outage}; ")
             except (ServerStartError, OSError, psutil.Error) as error:
+                failure = f"{outage}; the restart failed: {str(error).splitlines()[0]}"
                 self.report(f"restart failed: {error}")
-                self.readiness.set_problem(SERVER, f"{outage}; the restart failed: {str(error).splitlines()[0]}")
+                self.readiness.set_problem(SERVER, failure)
+                self._tell_books(failure)  # an outage that lasts is told again, as often as the windows let it
             else:
                 self.report(f"restarted: the server is proven again after {time.monotonic() - began:.1f} s")
                 return
@@ -185,7 +193,7 @@ class Supervisor:
         self.server.ports = self.server.ports._replace(metrics=0)
         self.server.start()
         self.server.wait_ready(start_timeout_s or self.start_timeout_s, self._check)
-        canary = Canary(self.server, self.release)
+        canary = Canary(self.server, self.release, self.others_wait)
         try:
             on_phase(HASHES)
             _prove("the engine's hash", lambda: canary.prove_engine(WARM_UP_TIMEOUT_S))
