@@ -157,7 +157,7 @@ def test_a_canary_that_waits_behind_others_is_no_failure(canary, triton):
     assert (finding.verdict, finding.is_proof) == (Verdict.EXCUSED, False)
 
 
-def test_calls_that_were_cancelled_are_no_excuse_though_triton_counts_them_for_ever(canary, triton, others):
+def test_calls_that_are_dead_are_no_excuse_though_triton_counts_them(canary, triton, others):
     triton.hangs, others.wait = True, False
     triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
     assert canary.probe(AT_ONCE_S).verdict is Verdict.FAILED

@@ -166,7 +166,7 @@ class Canary:
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
         """Whether others wait in the engine, too, and that for no longer than it may take.
 
-        Cancelled calls stay in Triton's counts for ever: only `others_wait` tells them from those that wait.
+        What clients gave up stays in the counts of a server that hangs for ever: only `others_wait` leaves it out.
         """
         if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False

@@ -17,7 +17,7 @@ SETTLE_S = 1.0
 def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
     """Whether every request under way got its answer within `timeout_s`.
 
-    Triton does not count cancelled calls as ended, so its statistics may never say that it is idle; that no client is
+    Triton counts a cancelled call as ended when its tokens are made, in an engine that hangs never; that no client is
     connected any more is as good, and so is that the ledger knows of no call that may still be under way. Triton's own
     wait at SIGTERM would refuse new connections without a word, and would wait for idle ones.
     """

@@ -1,9 +1,9 @@
 """Calls of clients that may still be under way, as far as the ledger knows.
 
-An open row is a call that waits for its answer, or one that its client cancelled: of those Triton tells nobody, and
-counts them as under way for ever. They do occupy the engine until their tokens are made, but no longer than that. So a
-row counts for as long as its own tokens may take, at the speed of the recent answers, after its admission or after the
-last answer that anybody got: before that it may have waited behind others.
+An open row is a call that waits for its answer, or one that its client cancelled, of which Triton tells nobody. Both
+occupy the engine until their tokens are made, and no longer; in an engine that hangs Triton counts them for ever.
+So a row counts for as long as its own tokens may take, at the speed of the recent answers, after its admission or after
+the last answer that anybody got: before that it may have waited behind others.
 """
 
 from __future__ import annotations
