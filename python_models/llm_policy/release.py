@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llm_policy.digest import engine_hash, file_digest
+from llm_policy.digest import engine_fingerprint, engine_hash, file_digest
 from llm_policy.manifest import Manifest, ManifestError, read_manifest
+
+# How a parent hands the proof of its release to the processes it starts.
+PROOF = "LLMSTACK_RELEASE_PROOF"
 
 
 class ReleaseError(ValueError):
@@ -20,11 +23,12 @@ class ReleaseError(ValueError):
 
 @dataclass(frozen=True)
 class Release:
-    """One release on disk; `manifest_hash` is SHA-256 of manifest.json's bytes."""
+    """One release on disk; `manifest_hash` is SHA-256 of manifest.json's bytes, `proof` comes from `verify_files`."""
 
     directory: Path
     manifest: Manifest
     manifest_hash: str
+    proof: str = field(default="", compare=False)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Release:
@@ -82,15 +86,28 @@ class Release:
         """Every difference between the files on disk and the manifest; empty when all is as it says."""
         return [*self._check_engine(), *self._check_tokenizer(), *self._check_schemas()]
 
-    def verify_files(self) -> Release:
-        """This release, proven.
+    def verify_files(self, proof: str = "") -> Release:
+        """This release, proven, with its `proof`.
+
+        An engine takes minutes to read. With the `proof` of an earlier call, in whatever process, it is not read again
+        while the manifest names the same hash and no file was written or replaced since.
 
         Raises:
             ReleaseError: lists what `check_files` found.
         """
-        if findings := self.check_files():
+        current = self._engine_proof()  # first: what is written while the engine is being read gets another one
+        is_known = proof != "" and proof == current
+        findings = [*self._check_tokenizer(), *self._check_schemas()] if is_known else self.check_files()
+        if findings:
             raise ReleaseError("\n".join(findings))
-        return self
+        return replace(self, proof=current)
+
+    def _engine_proof(self) -> str:
+        """Binds the manifest's hash to the files that are there now; empty when they can't be looked at."""
+        try:
+            return f"{self.manifest.engine.hash} {engine_fingerprint(self.engine_path)}"
+        except OSError:
+            return ""
 
     def _check_engine(self) -> list[str]:
         expected = self.manifest.engine.hash

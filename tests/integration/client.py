@@ -113,6 +113,18 @@ class Client:
         return Answer({name: _unwrap(result.as_numpy(name)) for name in names}, status="OK")
 
 
+def cancellable(client: triton_grpc.InferenceServerClient, server: Any, num_tokens: int) -> Any:
+    """Begin a call of exactly so many tokens; `cancel` ends it."""
+    values = {"text_input": "hello", "max_tokens": num_tokens, "min_tokens": num_tokens}
+    tensors = []
+    for name, value in values.items():
+        array = as_array(name, value)
+        tensor = triton_grpc.InferInput(name, [1, 1], _DTYPES[_SPECS[name].data_type][0])
+        tensors.append(tensor.set_data_from_numpy(array))
+    headers = {name.lower(): value for name, value in server.headers.items()}
+    return client.async_infer("ensemble", tensors, lambda result, error: None, headers=headers)
+
+
 def _raw(array: np.ndarray) -> bytes:
     if array.dtype != np.object_:
         return array.tobytes()

@@ -21,6 +21,7 @@ import psutil
 from llm_policy.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.ports import Ports
+from llmstack.server_process import LOG_NAME
 from tests.releases import change_manifest
 
 STUB = "triton_python_backend_stub"
@@ -74,6 +75,11 @@ class LiveService:
 
     def __exit__(self, *exception: object) -> None:
         self.end()
+
+    @property
+    def log_path(self) -> Path:
+        """What the server and its models print."""
+        return self.state_dir / LOG_NAME
 
     @property
     def http_url(self) -> str:

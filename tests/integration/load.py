@@ -24,10 +24,12 @@ class Asked(NamedTuple):
 
 
 class Load:
-    """`num_clients` threads while open; every fifth request is one that breaches the cost threshold, and is served."""
+    """`num_clients` threads while open; one of `dear_every` requests breaches the cost threshold, and is served."""
 
-    def __init__(self, live: LiveService, num_clients: int = 8, prefix: str = "r", pause_s: float = 0.0) -> None:
-        self._live, self._prefix, self._pause_s = live, prefix, pause_s
+    def __init__(
+        self, live: LiveService, num_clients: int = 8, prefix: str = "r", pause_s: float = 0.0, dear_every: int = 5
+    ) -> None:
+        self._live, self._prefix, self._pause_s, self._dear_every = live, prefix, pause_s, dear_every
         self._numbers = itertools.count()
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_clients)]
@@ -51,7 +53,7 @@ class Load:
         with httpx.Client() as client:
             while not self._closing.wait(self._pause_s):
                 number = next(self._numbers)
-                request_id, is_dear = f"{self._prefix}-{number}", number % 5 == 0
+                request_id, is_dear = f"{self._prefix}-{number}", number % self._dear_every == 0
                 began = time.monotonic()
                 reply = self._live.ask(client, {"X-Request-Id": request_id}, max_tokens=64 if is_dear else 4)
                 self.asked.append(Asked(request_id, is_dear, reply, time.monotonic() - began))

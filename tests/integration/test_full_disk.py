@@ -2,8 +2,9 @@
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def fill(directory: Path) -> Path:
     finally:
         os.close(file)
     return filler
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Nobody can open a file there for writing meanwhile, or make or remove one.
+
+    The file system itself can't be remounted so while a server has its log and its ledger open, as it would be after a
+    fault; another mount of it, laid over the first, can.
+    """
+    for options in (["--bind", str(directory)], ["-o", "remount,bind,ro"]):
+        subprocess.run(["mount", *options, str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 def wait_for_failed_canaries(live: LiveService, num_canaries: int) -> None:
@@ -104,3 +120,34 @@ def test_a_read_only_state_directory_is_refused_at_the_start(tmp_path, small_dis
         assert "--state-dir" in live.output()
     finally:
         live.end()
+
+
+def test_a_server_that_dies_while_the_directory_is_read_only_is_back_when_it_no_longer_is(live, small_disk):
+    pid = live.process.pid
+    with read_only(small_disk):
+        wait_until(lambda: any("Read-only file system" in reason for reason in live.readiness()["reasons"]))
+        live.triton().kill()
+        wait_until(lambda: "restart failed: " in live.output(), 60, live.output)
+        assert not live.is_ready()
+    wait_until(live.is_ready, 120, live.output)
+    assert live.ask().status == 200
+    assert (live.process.pid, live.process.is_running()) == (pid, True)
+    wait_until(lambda: live.metric('llm_alerts_total{rule="engine_unhealthy"}') >= 1)  # written afterwards
+    check_whole(live)
+
+
+def test_a_read_only_directory_keeps_no_drain_from_answering_what_is_under_way(tmp_path, small_disk):
+    live = LiveService(tmp_path / "service", "embedded")
+    live.state_dir = small_disk / "state"
+    with live:
+        slow: list = []
+        asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=600, min_tokens=600)))
+        asking.start()
+        wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
+        with read_only(small_disk):
+            live.process.terminate()
+            assert live.process.wait(60) == 0
+        asking.join()
+        assert (slow[0].status, slow[0].outputs["num_output_tokens"]) == (200, [600])
+        assert "the mark of a drain could not be changed: " in live.output()
+        assert "Traceback" not in live.output()

@@ -1,4 +1,4 @@
-"""The books of a live server with two stubs of each step: to the request and the nano-dollar what its clients saw."""
+"""The books of a live service with two stubs of each step: to the request and the nano-dollar what its clients saw."""
 
 import asyncio
 import json
@@ -6,17 +6,21 @@ import os
 import time
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
 
-import psutil
 import pytest
 
 from llm_policy import alerts
 from llm_policy.database import FILE_NAME, open_database, transaction
+from llm_policy.outbox import FINANCE, READINESS
 from llm_policy.release import Release
 from llmstack.ledger.verification import verify
-from llmstack.server_process import TritonServer
-from tests.integration.live_books import ledger_of, metrics_of, release_with, two_stubs
+from tests.integration.live_books import ledger_of, metrics_of, two_stubs
+from tests.integration.live_service import LiveService
+from tests.integration.told_breaches import once_by_id, webhook_environment
 from tests.integration.traffic import MAX_COST_USD, Tally, send_all
+from tests.webhook_receiver import WebhookReceiver, new_secret
 
 # The full run is 20,000: `make soak`.
 NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
@@ -30,8 +34,19 @@ REFUSED_AS = {
 MAX_GROWTH = 0.05 if NUM_REQUESTS >= 20_000 else 0.10
 
 
-def rss_by_process(server):
-    parent = psutil.Process(server.pid)
+class Soak(NamedTuple):
+    """A service that was stopped after its last answer, and what was seen of it from outside."""
+
+    state_dir: Path
+    log_path: Path
+    tally: Tally
+    memory: list[dict[str, int]]  # resident bytes by process, after each half
+    per_second: float
+    receivers: dict[str, WebhookReceiver]
+
+
+def rss_by_process(live):
+    parent = live.process
     return {
         f"{process.name()} {process.pid}": process.memory_info().rss
         for process in (parent, *parent.children(recursive=True))
@@ -40,23 +55,29 @@ def rss_by_process(server):
 
 @pytest.fixture(scope="module")
 def soak(tmp_path_factory):
-    """NUM_REQUESTS in two halves: (state directory, tally, memory by process after each half, requests a second)."""
+    """NUM_REQUESTS in two halves through `llmstack serve`, which proves, sweeps and delivers all the while."""
     directory = tmp_path_factory.mktemp("soak")
-    release = release_with(directory, thresholds={"max_cost_usd": MAX_COST_USD})
-    with TritonServer(
-        release, engine="echo", model_repository=two_stubs(directory), state_dir=directory / "state"
-    ) as server:
-        tally, memory = Tally(), []
-        began = time.monotonic()
-        for _ in range(2):
-            manifest = Release.open(release).manifest
-            asyncio.run(send_all(server.grpc_url, manifest, NUM_REQUESTS // 2 - 1, CONCURRENCY, tally))
-            memory.append(rss_by_process(server))
-        yield server, tally, memory, NUM_REQUESTS / (time.monotonic() - began)
+    with WebhookReceiver(new_secret()) as readiness, WebhookReceiver(new_secret()) as finance:
+        receivers = {READINESS: readiness, FINANCE: finance}
+        environment = webhook_environment(directory, receivers)
+        environment["LLMSTACK_MODEL_REPOSITORY"] = str(two_stubs(directory))
+        with LiveService(
+            directory / "service", environment=environment, thresholds={"max_cost_usd": MAX_COST_USD}
+        ) as live:
+            tally, memory = Tally(), []
+            began = time.monotonic()
+            for _ in range(2):
+                manifest = Release.open(live.release_dir).manifest
+                asyncio.run(send_all(live.grpc_url, manifest, NUM_REQUESTS // 2 - 1, CONCURRENCY, tally))
+                memory.append(rss_by_process(live))
+            per_second = NUM_REQUESTS / (time.monotonic() - began)
+            live.process.terminate()
+            assert live.process.wait(60) == 0
+            yield Soak(live.state_dir, live.log_path, tally, memory, per_second, receivers)
 
 
 def test_every_request_is_answered_or_refused_with_a_declared_code(soak):
-    _, tally, _, _ = soak
+    tally = soak.tally
     assert tally.undeclared == []
     assert tally.num_requests == NUM_REQUESTS
     assert 0.25 < sum(tally.codes.values()) / (sum(tally.codes.values()) + sum(tally.outcomes.values())) < 0.35
@@ -64,11 +85,11 @@ def test_every_request_is_answered_or_refused_with_a_declared_code(soak):
 
 
 def test_every_row_the_clients_saw_is_one_row_of_the_ledger(soak):
-    server, tally, _, _ = soak
-    with ledger_of(server.state_dir) as ledger:
+    tally = soak.tally
+    with ledger_of(soak.state_dir) as ledger:
         outcomes, codes = Counter(), Counter()
         for task, state, code, number in ledger.execute(
-            "SELECT task, state, code, count(*) FROM request GROUP BY task, state, code"
+            "SELECT task, state, code, count(*) FROM request WHERE canary = 0 GROUP BY task, state, code"
         ):
             if state == "refused":
                 codes[code] += number
@@ -80,21 +101,21 @@ def test_every_row_the_clients_saw_is_one_row_of_the_ledger(soak):
 
 
 def test_tokens_and_money_agree_to_the_nano_dollar(soak):
-    server, tally, _, _ = soak
-    with ledger_of(server.state_dir) as ledger:
+    tally = soak.tally
+    with ledger_of(soak.state_dir) as ledger:
         assert ledger.execute(
             "SELECT sum(num_prompt_tokens), sum(num_completion_tokens), sum(actual_nano_usd) FROM request "
-            "WHERE state = 'settled'"
+            "WHERE state = 'settled' AND canary = 0"
         ).fetchone() == (tally.tokens_in, tally.tokens_out, tally.cost_nano_usd)
-    values = metrics_of(server.state_dir)
+    values = metrics_of(soak.state_dir)
     assert values["llm_tokens_in_total", ()] == tally.tokens_in
     assert values["llm_tokens_out_total", ()] == tally.tokens_out
     assert round(values["llm_cost_usd_total", ()] * 1e9) == tally.cost_nano_usd
 
 
 def test_the_metrics_are_what_the_clients_saw(soak):
-    server, tally, _, _ = soak
-    values = metrics_of(server.state_dir)
+    tally = soak.tally
+    values = metrics_of(soak.state_dir)
     for (task, outcome), number in tally.outcomes.items():
         assert values["llm_requests_total", (("outcome", outcome), ("task", task))] == number
     rejected = {
@@ -109,8 +130,8 @@ def test_the_metrics_are_what_the_clients_saw(soak):
 
 
 def test_every_breach_is_in_an_alert_once_its_window_is_closed(soak):
-    server, tally, _, _ = soak
-    with closing(open_database(server.state_dir / FILE_NAME)) as connection:
+    tally = soak.tally
+    with closing(open_database(soak.state_dir / FILE_NAME)) as connection:
         with transaction(connection):
             alerts.close_due_windows(connection, time.time_ns() + 2 * alerts.WINDOW_NS)
         told, costly = Counter(), Counter()
@@ -129,21 +150,29 @@ def test_every_breach_is_in_an_alert_once_its_window_is_closed(soak):
     assert 0.04 < (tally.flags["cost_breach"] + tally.flags["schema_violation"]) / NUM_REQUESTS < 0.06
 
 
+def test_the_webhooks_got_what_is_written_down_as_delivered(soak):
+    with ledger_of(soak.state_dir) as ledger:
+        delivered = ledger.execute(
+            "SELECT endpoint, id FROM event JOIN delivery ON event_sequence = sequence WHERE state = 'delivered'"
+        ).fetchall()
+    for name, receiver in soak.receivers.items():
+        assert once_by_id(receiver)
+        assert set(receiver.ids) == {event_id for endpoint, event_id in delivered if endpoint == name}
+
+
 def test_the_books_agree_with_themselves(soak):
-    server, *_ = soak
-    with ledger_of(server.state_dir) as ledger:
+    with ledger_of(soak.state_dir) as ledger:
         result = verify(ledger, time.time_ns(), max_open_s=0)
     assert result.findings == []
 
 
 def test_both_stubs_of_each_step_took_part(soak):
-    server, *_ = soak
-    assert len(list((server.state_dir / "metrics").glob("histogram_*.db"))) == 4
+    assert len(list((soak.state_dir / "metrics").glob("histogram_*.db"))) == 4
 
 
 def test_no_process_grows_with_the_requests(soak):
-    _, tally, (first, second), per_second = soak
-    print(f"\n{tally.num_requests} requests, {per_second:.0f}/s; MiB after each half:")
+    first, second = soak.memory
+    print(f"\n{soak.tally.num_requests} requests, {soak.per_second:.0f}/s; MiB after each half:")
     for name in first:
         print(f"  {name}: {first[name] / 2**20:.1f} {second[name] / 2**20:.1f} ({second[name] / first[name] - 1:+.1%})")
     assert set(first) == set(second)
@@ -151,13 +180,13 @@ def test_no_process_grows_with_the_requests(soak):
 
 
 def test_each_row_has_one_line_in_the_log_without_its_prompt(soak):
-    server, tally, _, _ = soak
-    lines = [json.loads(line) for line in server.log_path.read_text().splitlines() if line.startswith('{"')]
-    requests = [line for line in lines if line.get("event") == "request"]
+    tally = soak.tally
+    lines = [json.loads(line) for line in soak.log_path.read_text().splitlines() if line.startswith('{"')]
+    requests = [line for line in lines if line.get("event") == "request" and not line["canary"]]
     assert len(requests) == sum(tally.codes.values()) + sum(tally.outcomes.values())
     assert Counter(line["code"] for line in requests if line["outcome"] == "refused") == tally.codes
     assert all({"request_id", "trace_id", "tenant", "schema_id", "time", "ledger_id"} <= set(line) for line in requests)
-    with ledger_of(server.state_dir) as ledger:
+    with ledger_of(soak.log_path.parent) as ledger:
         written = {row_id for (row_id,) in ledger.execute("SELECT id FROM request WHERE canary = 0")}
-    assert {line["ledger_id"] for line in requests if not line["canary"]} == written
-    assert "Lovelace" not in server.log_path.read_text()
+    assert {line["ledger_id"] for line in requests} == written
+    assert "Lovelace" not in soak.log_path.read_text()

@@ -3,12 +3,11 @@
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
+from tests.integration.client import cancellable
 from tests.integration.live_service import LiveService, wait_until
 
 MAX_QUEUE_SIZE = 4
@@ -63,7 +62,7 @@ def test_a_full_queue_refuses_at_once_and_is_no_outage(live, full):
 
 def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
     with triton_grpc.InferenceServerClient(live.grpc_url) as client:
-        calls = [cancellable(client, live) for _ in range(MAX_QUEUE_SIZE)]
+        calls = [cancellable(client, live, SLOW_TOKENS) for _ in range(MAX_QUEUE_SIZE)]
         wait_until(lambda: live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)])
         for call in calls:
             call.cancel()
@@ -71,14 +70,3 @@ def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
         wait_until(lambda: live.ask().status == 200, 120)
     assert live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)]  # nobody can tell yet that no answer will come
     assert live.readiness()["restarts"] == num_restarts
-
-
-def cancellable(client: triton_grpc.InferenceServerClient, live: LiveService) -> Any:
-    text = triton_grpc.InferInput("text_input", [1, 1], "BYTES")
-    text.set_data_from_numpy(np.array([[b"hello"]], np.object_))
-    inputs = [text]
-    for name in ("max_tokens", "min_tokens"):
-        number = triton_grpc.InferInput(name, [1, 1], "INT32")
-        inputs.append(number.set_data_from_numpy(np.array([[SLOW_TOKENS]], np.int32)))
-    headers = {name.lower(): value for name, value in live.headers.items()}
-    return client.async_infer("ensemble", inputs, lambda result, error: None, headers=headers)

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
+from llm_policy.headers import ENGINE_HASH, QUANTISATION
+from llmstack.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server_command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
 from llmstack.server_error import ServerStartError
@@ -176,6 +178,16 @@ def test_health_metadata_and_statistics_need_no_key(parrot):
 
 def test_metrics_are_where_the_server_says(parrot):
     assert "nv_inference_request_success" in httpx.get(parrot.metrics_url).text
+
+
+def test_proxies_of_the_environment_are_used_for_nothing(serve, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nobody is there
+    urls = read_urls(serve(*FREE))  # it is ready
+    server = ServerUrls(urls["HTTP"].removesuffix("/v2/models/ensemble/infer"), urls["gRPC"])
+    headers = {name: urls[name] for name in (ENGINE_HASH, QUANTISATION)}
+    for send in PROTOCOLS.values():
+        assert send(server, {"text_input": "hello", "max_tokens": 2}, headers).error == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,29 +1,57 @@
 """`llmstack serve` looks after its server: what it says of it is true, and whatever dies comes back."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import tritonclient.grpc as triton_grpc
 
 from llm_policy.headers import CANARY_TENANT
 from llm_policy.manifest import TASKS
 from llm_policy.outbox import READINESS
-from llm_policy.release import Release
-from llmstack.events.endpoint import secret_variable, url_variable
+from llm_policy.release import PROOF, Release
+from llmstack.paths import MODEL_REPOSITORY
+from llmstack.supervision.canary import MAX_STALL_S
+from llmstack.supervision.housekeeping import SLOW_TURNS, TURN_S
+from tests.integration.client import cancellable
 from tests.integration.live_service import HOST, LiveService, wait_until
-from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
+from tests.integration.told_breaches import webhook_environment
+from tests.webhook_receiver import WebhookReceiver, new_secret
 
 BACK_WITHIN_S = 15
 # The machines that run this are small and busy: a bound that only says "soon" is this many times longer.
 PATIENCE = 4
+HANGING = """
+import os, time
+
+
+class Hanging(TritonPythonModel):
+    def initialize(self, args):
+        super().initialize(args)
+        go_on = self.execute
+
+        def execute(requests):
+            while os.path.exists({flag!r}):
+                time.sleep(0.1)
+            return go_on(requests)
+
+        self.execute = execute
+
+
+TritonPythonModel = Hanging
+"""
+# Two canaries find an engine that hangs after some 20 s; behind calls that look busy it takes more than twice this.
+MUCH_TOO_LONG_S = int(MAX_STALL_S / 2)
 
 pytestmark = pytest.mark.server
 
@@ -45,11 +73,7 @@ def live(
     tmp_path_factory: pytest.TempPathFactory, receiver: WebhookReceiver, first_documents: list[dict]
 ) -> Iterator[LiveService]:
     directory = tmp_path_factory.mktemp("service")
-    environment = {
-        url_variable(READINESS): receiver.url,
-        secret_variable(READINESS): str(write_secrets(directory / "secret", receiver.secret)),
-    }
-    service = LiveService(directory, environment=environment)
+    service = LiveService(directory, environment=webhook_environment(directory, {READINESS: receiver}))
     service.start()
     try:
 
@@ -194,6 +218,41 @@ def test_the_first_outage_is_delivered_at_once(live, receiver):
     assert receiver.forgeries == []
 
 
+def test_an_outage_that_lasts_is_told_again_with_each_restart_that_fails(live):
+    def count() -> float:
+        return live.metric('llm_alerts_total{rule="engine_unhealthy"}')
+
+    wait_until(live.is_ready)
+    info, before = live.release_dir / "tokenizer_info.json", count()
+    whole = info.read_bytes()
+    info.write_bytes(b"{}")
+    try:
+        live.triton().kill()
+        wait_until(lambda: count() >= before + 3, 120, live.output)  # the outage and two restarts
+    finally:
+        info.write_bytes(whole)
+    wait_until(live.is_ready, 120, live.output)
+    assert outages(live, "the restart failed") >= 1
+
+
+def test_a_log_that_somebody_took_away_is_no_reason_against_the_service(live):
+    wait_until(live.is_ready)
+    live.log_path.unlink()
+    deadline = time.monotonic() + TURN_S * (SLOW_TURNS + 2)
+    while time.monotonic() < deadline:
+        assert live.is_ready(), live.readiness()
+        time.sleep(0.2)
+    live.triton().kill()
+    wait_until(live.log_path.exists, 60, live.output)
+    wait_until(live.is_ready, 120, live.output)
+
+
+def test_the_stubs_are_told_what_the_parent_has_proven(live):
+    wait_until(live.is_ready)
+    proof = Release.open(live.release_dir).verify_files().proof
+    assert [live.stub(step).environ()[PROOF] for step in ("preprocess", "postprocess")] == [proof, proof]
+
+
 def test_a_stub_that_hangs_is_found_by_the_canary(live):
     wait_until(live.is_ready)
     num_restarts = live.readiness()["restarts"]
@@ -243,6 +302,97 @@ def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_und
         live.start()  # the mark of the drain is gone
         live.wait_ready()
         assert live.ask().status == 200
+
+
+def test_a_signal_to_the_servers_children_too_is_a_drain(tmp_path):
+    # systemd's default, but for tritonserver itself: that gives calls 5 s then, which a busy machine may not keep.
+    with LiveService(tmp_path, "embedded") as live:
+        slow: list = []
+        asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=300, min_tokens=300)))
+        asking.start()
+        wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
+        family = live.family()
+        for process in (live.process, *live.triton().children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        assert live.process.wait(60) == 0
+        asking.join()
+        assert slow[0].status == 200, slow[0]
+        assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+def test_requests_are_served_for_a_while_after_readiness_went_off(tmp_path):
+    with LiveService(tmp_path, environment={"LLMSTACK_DRAIN_DELAY_S": "4"}) as live:
+        began = time.monotonic()
+        live.process.terminate()
+        wait_until(lambda: any("draining" in reason for reason in live.readiness()["reasons"]))
+        replies = []
+        while (reply := live.ask()).status == 200:
+            replies.append(time.monotonic() - began)
+            time.sleep(0.05)
+        assert reply.code == "draining"
+        assert len(replies) > 1
+        assert replies[-1] > 2  # the delay is over after 4
+        assert live.process.wait(60) == 0
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[tuple[LiveService, Path]]:
+    """A service whose engine takes calls and does nothing with them while there is a file at the path."""
+    flag, repository = tmp_path / "hang", shutil.copytree(MODEL_REPOSITORY, tmp_path / "models")
+    model = repository / "tensorrt_llm" / "1" / "model.py"
+    model.write_text(f"{model.read_text()}{HANGING.format(flag=str(flag))}")
+    environment = {
+        "LLMSTACK_MODEL_REPOSITORY": str(repository),
+        "LLMSTACK_EXIT_TIMEOUT_S": str(2 * MUCH_TOO_LONG_S),
+    }
+    with LiveService(tmp_path / "service", environment=environment) as live:
+        yield live, flag
+
+
+def test_calls_that_were_given_up_neither_hide_an_engine_that_hangs_nor_hold_up_a_drain(hanging):
+    live, flag = hanging
+    with triton_grpc.InferenceServerClient(live.grpc_url) as client:
+        flag.touch()
+        give_up_some(live, client)
+        seconds = seconds_until(lambda: live.readiness()["restarts"] == 1, live)
+        print(f"\nthe engine that hangs was found after {seconds:.1f} s")
+        assert seconds < MUCH_TOO_LONG_S
+        flag.unlink()
+        wait_until(live.is_ready, 120, live.output)
+        flag.touch()
+        give_up_some(live, client)
+        live.process.terminate()
+        seconds = seconds_until(lambda: live.process.poll() == 0, live)
+        print(f"the drain took {seconds:.1f} s")
+        assert seconds < MUCH_TOO_LONG_S
+
+
+def give_up_some(live: LiveService, client: triton_grpc.InferenceServerClient, number: int = 3) -> None:
+    """Cancel calls that are in the engine; Triton counts them as under way until it has made their tokens."""
+    (boot_id,) = live.rows("SELECT boot_id FROM request ORDER BY id DESC LIMIT 1")[0]
+    num_open = "SELECT count(*) FROM request WHERE state = 'admitted' AND canary = 0 AND boot_id = ?"
+    calls = [cancellable(client, live, num_tokens=8) for _ in range(number)]
+    wait_until(lambda: live.rows(num_open, boot_id) == [(number,)])
+    for call in calls:
+        call.cancel()
+
+
+def seconds_until(condition: Callable[[], bool], live: LiveService) -> float:
+    began = time.monotonic()
+    wait_until(condition, 2 * MUCH_TOO_LONG_S, live.output)
+    return time.monotonic() - began
+
+
+def test_pages_are_there_while_the_files_are_checked(tmp_path):
+    live = LiveService(tmp_path)
+    with (live.release_dir / "engine" / "large").open("wb") as file:
+        file.truncate(1 << 40)  # takes an hour to read, and no room
+    live.start()
+    try:
+        wait_until(lambda: live.readiness()["reasons"] == ["server: checking the release's files"], 60, live.output)
+    finally:
+        live.end()
 
 
 def test_a_second_signal_waits_for_nobody(tmp_path):

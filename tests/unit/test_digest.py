@@ -2,10 +2,11 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
-from llm_policy.digest import engine_hash, file_digest
+from llm_policy.digest import engine_fingerprint, engine_hash, file_digest
 
 DIRECTORY_PIPELINE = r"find -L . -type f | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum"
 
@@ -49,8 +50,9 @@ def test_linked_files_and_directories_count_by_what_they_hold(engine, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["content", "rename", "add", "remove"])
-def test_any_change_of_a_file_changes_the_hash(engine, change):
-    before = engine_hash(engine)
+@pytest.mark.parametrize("of", [engine_hash, engine_fingerprint])
+def test_any_change_of_a_file_changes_the_hash_and_the_fingerprint(engine, change, of):
+    before = of(engine)
     file = engine / "sub" / "a.bin"
     if change == "content":
         file.write_bytes(b"other")
@@ -60,7 +62,26 @@ def test_any_change_of_a_file_changes_the_hash(engine, change):
         (engine / "new").touch()
     else:
         file.unlink()
-    assert engine_hash(engine) != before
+    assert of(engine) != before
+
+
+@pytest.mark.parametrize("name", ["sub/a.bin", ""])
+def test_a_write_changes_the_fingerprint_also_where_it_hides_its_time(engine, name):
+    file = engine / (name or "rank0.engine")
+    subject = engine if name else file
+    times, before = file.stat(), engine_fingerprint(subject)
+    time.sleep(0.05)  # the clock of file systems has ticks of milliseconds
+    file.write_bytes(file.read_bytes()[::-1])
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert engine_fingerprint(subject) != before
+
+
+def test_the_fingerprint_follows_links(engine, tmp_path):
+    (engine / "rank0.engine").rename(tmp_path / "blob")
+    (engine / "rank0.engine").symlink_to(tmp_path / "blob")
+    before = engine_fingerprint(engine)
+    (tmp_path / "blob").write_bytes(b"other")
+    assert engine_fingerprint(engine) != before
 
 
 def test_an_empty_directory_is_no_engine(tmp_path):

@@ -52,6 +52,12 @@ def test_json_is_what_readyz_sends(readiness, url):
     assert json.loads(output)["engine_hash"] == readiness.document()["engine_hash"]
 
 
+def test_proxies_of_the_environment_are_not_used(url, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    _, output = run("--url", f"{url}/readyz")
+    assert "server: the server starts" in output
+
+
 @pytest.mark.parametrize("path", ["/other", "/text", "/missing"])
 def test_another_page_is_not_taken_for_readyz(url, path):
     status, output = run("--url", f"{url}{path}", "--json")

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from llm_policy.digest import engine_hash
 from llm_policy.release import Release, ReleaseError
 from tests.releases import change_manifest, write_release
+
+LARGE_BYTES = 8_000_000
 
 
 @pytest.fixture
@@ -22,6 +26,60 @@ def findings(directory):
 def test_an_untouched_release_has_no_findings(directory):
     assert findings(directory) == []
     assert Release.open(directory).verify_files().directory == directory
+
+
+def num_bytes_read() -> int:
+    """So many bytes this process has read from files so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.fixture
+def large(directory):
+    """A release with an engine file of 8 MB."""
+    (directory / "engine" / "rank1.engine").write_bytes(b"e" * LARGE_BYTES)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    change_manifest(directory, engine={**manifest["engine"], "hash": engine_hash(directory / "engine")})
+    return directory
+
+
+@pytest.mark.parametrize(("is_shown", "is_read"), [(True, False), (False, True)])
+def test_an_engine_with_a_proof_is_not_read_again(large, is_shown, is_read):
+    proof = Release.open(large).verify_files().proof
+    before = num_bytes_read()
+    assert Release.open(large).verify_files(proof if is_shown else "").proof == proof
+    assert (num_bytes_read() - before > LARGE_BYTES) == is_read
+
+
+@pytest.mark.parametrize("change", ["content", "replaced", "touched"])
+def test_an_engine_that_was_written_since_its_proof_is_read_again(large, change):
+    proof = Release.open(large).verify_files().proof
+    file = large / "engine" / "rank1.engine"
+    before = num_bytes_read()
+    if change == "touched":
+        file.touch()
+        Release.open(large).verify_files(proof)
+    else:
+        fresh = file if change == "content" else large / "fresh"
+        fresh.write_bytes(b"f" * LARGE_BYTES)
+        fresh.replace(file)
+        with pytest.raises(ReleaseError, match=r"engine\.hash: manifest has"):
+            Release.open(large).verify_files(proof)
+    assert num_bytes_read() - before > LARGE_BYTES
+
+
+def test_a_proof_is_one_of_its_manifests_engine_hash(large):
+    proof = Release.open(large).verify_files().proof
+    manifest = json.loads((large / "manifest.json").read_text())
+    change_manifest(large, engine={**manifest["engine"], "hash": "sha256:" + "0" * 64})
+    with pytest.raises(ReleaseError, match=r"engine\.hash: manifest has"):
+        Release.open(large).verify_files(proof)
+
+
+def test_a_proof_says_nothing_of_the_other_files(directory):
+    proof = Release.open(directory).verify_files().proof
+    (directory / "tokenizer_info.json").write_text("{}")
+    with pytest.raises(ReleaseError, match=r"tokenizer\.info_hash: manifest has"):
+        Release.open(directory).verify_files(proof)
 
 
 def test_a_link_to_a_release_opens_what_it_points_to(directory, tmp_path):

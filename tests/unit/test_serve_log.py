@@ -86,6 +86,23 @@ def test_a_log_beyond_its_bound_is_copied_and_cut(tmp_path):
     assert kept == {"log": "", "log.1": "turn 5", "log.2": "turn 4", "log.3": "turn 3"}
 
 
+def test_a_log_that_somebody_took_away_needs_no_cut(tmp_path):
+    assert not rotate_log(tmp_path / "log", 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relay_goes_on_when_somebody_took_the_log_away(tmp_path):
+    log, shown = tmp_path / "log", []
+    log.touch()
+    with log.open("ab", buffering=0) as writer, LogRelay(log, shown.append):
+        writer.write(b"one\n")
+        wait_until(lambda: shown == ["one"])
+        log.unlink()
+        time.sleep(0.5)  # two polls
+        writer.write(b"two\n")
+        wait_until(lambda: shown == ["one", "two"])
+
+
 def test_who_writes_the_log_goes_on_writing_it(tmp_path):
     log = tmp_path / "log"
     with log.open("ab", buffering=0) as writer:

@@ -16,6 +16,7 @@ import tritonclient.grpc as triton_grpc
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 
 TIMEOUT_S = 60.0
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # what the environment says of proxies is meant for the world outside
 _WIRE_TYPES = {
     "TYPE_STRING": ("BYTES", np.object_),
     "TYPE_INT32": ("INT32", np.int32),
@@ -92,7 +93,7 @@ def send_grpc(server: Server, inputs: Inputs, headers: Headers) -> Reply:
     metadata = {name.lower(): value for name, value in headers.items()}
     certificates = getattr(server, "root_certificates", None)
     with triton_grpc.InferenceServerClient(
-        server.grpc_url, ssl=certificates is not None, root_certificates=certificates
+        server.grpc_url, ssl=certificates is not None, root_certificates=certificates, channel_args=_NO_PROXY
     ) as client:
         try:
             tensors = [_grpc_tensor(name, value) for name, value in inputs.items()]
@@ -114,7 +115,7 @@ def _post(server: Server, call: str, body: Mapping[str, Any], headers: Headers) 
     """The JSON of an answer, or the reply that tells why there is none."""
     url = f"{server.http_url}/v2/models/ensemble/{call}"
     try:
-        answer = httpx.post(url, json=body, headers=dict(headers), timeout=TIMEOUT_S)
+        answer = httpx.post(url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False)
     except httpx.HTTPError as error:
         return Reply({}, "", f"no answer: {error}")
     try:

@@ -4,7 +4,8 @@ Run as `python -I -S leash.py PARENT_PID SIGNAL_NUMBER PROGRAM ARGUMENT…`. A `
 deadlock when the parent has threads. The kernel ties the leash to the *thread* that forked: start from one that stays.
 
 Where the program leads a process group, a watcher ends the whole group as soon as the program is gone: a stub whose
-server was killed in the middle of a request waits for ever for a mutex in their shared memory.
+server was killed in the middle of a request waits for ever for a mutex in their shared memory. A signal to the group
+or to a whole control group, as systemd sends it, tells the watcher nothing: only that its program is gone does.
 """
 
 import ctypes
@@ -27,12 +28,14 @@ def main(parent_pid: str, death_signal: str, program: str, *arguments: str) -> N
 
 def _start_watcher() -> None:
     program_pid = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {_PROGRAM_GONE})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     if os.fork() == 0:
-        if _is_leashed_to(program_pid, _PROGRAM_GONE):
+        is_there = _is_leashed_to(program_pid, _PROGRAM_GONE)
+        while is_there:
             signal.sigwait({_PROGRAM_GONE})
+            is_there = os.getppid() == program_pid  # else somebody else sent the signal
         os.killpg(0, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {_PROGRAM_GONE})
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_leashed_to(parent_pid: int, death_signal: int) -> bool:

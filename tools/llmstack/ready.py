@@ -40,7 +40,7 @@ def ready(url: Url = None, port: Port = 8003, as_json: Json = False) -> None:
 def _ask(url: str) -> dict[str, Any]:
     """What `/readyz` says; a document of the same kind when nobody answers."""
     try:
-        document = httpx.get(url, timeout=TIMEOUT_S).json()
+        document = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
         if isinstance(document, dict) and isinstance(document.get("ready"), bool):
             return document
         reason = f"{url} is no /readyz of llmstack"

@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,8 +51,14 @@ def open_release(directory: Path) -> Release:
     Raises:
         ServerStartError: lists every difference.
     """
-    try:
+    with _release_faults_told(directory):
         return Release.open(directory).verify_files()
+
+
+@contextlib.contextmanager
+def _release_faults_told(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except ReleaseError as error:
         raise ServerStartError(str(error), f"llmstack manifest verify {directory} shows what belongs there") from None
 
@@ -83,6 +89,7 @@ def serve(
     ready_port: options.ReadyPort = 8003,
     admin_key_file: options.AdminKeyFile = None,
     canary_interval_s: options.CanaryIntervalS = 5.0,
+    drain_delay_s: options.DrainDelayS = 0.0,
     exit_timeout_s: options.ExitTimeoutS = 30,
     start_timeout_s: options.StartTimeoutS = DEFAULT_START_TIMEOUT_S,
     trace_url: options.TraceUrl = None,
@@ -139,6 +146,7 @@ def serve(
                 start_timeout_s=start_timeout_s,
                 exit_timeout_s=exit_timeout_s,
                 max_log_bytes=max_log_mib << 20,
+                drain_delay_s=drain_delay_s,
                 endpoints=endpoints,
             )
             books = LedgerBooks(state.path, release.manifest)
@@ -211,7 +219,8 @@ def settle(switch: Switch) -> Change | None:
 def _open_settled(release_dir: Path, switch: Switch, unfinished: Change | None) -> Release:
     """The release to serve; what is unfinished ends when it can't be opened, so that the next change can go on."""
     try:
-        return open_release(release_dir)
+        with _release_faults_told(release_dir):
+            return Release.open(release_dir)
     except ServerStartError as error:
         if unfinished is not None:
             switch.give_up(unfinished, str(error))
@@ -241,7 +250,8 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
             _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
 
         try:
-            is_proven = service.start(on_step, switch.is_wanted)
+            with _release_faults_told(service.release.directory):
+                is_proven = service.start(on_step, switch.is_wanted)
         except ServerStartError as error:
             if unfinished is not None:
                 switch.give_up(unfinished, str(error))

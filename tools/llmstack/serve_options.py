@@ -75,6 +75,15 @@ AdminKeyFile = Annotated[
         show_default=False,
     ),
 ]
+DrainDelayS = Annotated[
+    float,
+    typer.Option(
+        "--drain-delay-secs",
+        envvar="LLMSTACK_DRAIN_DELAY_S",
+        min=0,
+        help="How long new requests are still served after /readyz said no: balancers have to see that first.",
+    ),
+]
 ExitTimeoutS = Annotated[
     int,
     typer.Option(

@@ -58,9 +58,16 @@ def rotate_log(path: Path, max_bytes: int, num_kept: int = 3) -> bool:
     """Once `path` is longer than `max_bytes`: copy it to `path.1`, older ones to .2 and .3, and empty it.
 
     The server and its stubs keep writing to the same open file, which they append to: it can't be moved away. What
-    they write between copy and cut, microseconds apart, is lost. On a full disk the log is cut without a copy.
+    they write between copy and cut, microseconds apart, is lost. On a full disk the log is cut without a copy. One that
+    somebody took away comes back with the server's next start.
+
+    Raises:
+        OSError: it can't be cut.
     """
-    if path.stat().st_size <= max_bytes:
+    try:
+        if path.stat().st_size <= max_bytes:
+            return False
+    except FileNotFoundError:
         return False
     kept = [path.with_name(f"{path.name}.{number}") for number in range(1, num_kept + 1)]
     for older, newer in zip(reversed(kept), reversed(kept[:-1]), strict=False):
@@ -98,7 +105,7 @@ class LogRelay:
             partial = b""
             while True:
                 closing = self._closing.wait(_POLL_S)
-                if self._path.stat().st_size < file.tell():
+                if os.fstat(file.fileno()).st_size < file.tell():
                     file.seek(0)
                 *lines, partial = (partial + file.read()).split(b"\n")
                 for line in lines:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from llm_policy.release import PROOF
 from llmstack import leash
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.ports import FREE_PORTS, Ports
@@ -52,7 +53,8 @@ class TritonServer:
 
     What a parent that supervises it sets: `metrics_host`, where Triton's own metrics listen if not on `host`;
     `keeps_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
-    dies; `inherited_fds`, descriptors that the server and its stubs keep open.
+    dies; `inherited_fds`, descriptors that the server and its stubs keep open; `release_proof`, which spares the stubs
+    reading the engine that it has proven (`Release.verify_files`).
     """
 
     release_dir: Path = DEFAULT_RELEASE_DIR
@@ -72,6 +74,7 @@ class TritonServer:
     keeps_log: bool = False
     death_signal: signal.Signals = signal.SIGTERM
     inherited_fds: Sequence[int] = ()
+    release_proof: str = ""
     binary: ServerBinary | None = None
     boot_id: str = field(default="", init=False)
     log_start: int = field(default=0, init=False)
@@ -144,6 +147,7 @@ class TritonServer:
             **server_environment(binary, self.release_dir.resolve(), state_dir),
             BOOT_ID: self.boot_id,
             CANARY_TOKEN: self.canary_token,
+            PROOF: self.release_proof,
         }
         leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(self.death_signal))]
         with self.log_path.open("ab") as log:
@@ -169,7 +173,7 @@ class TritonServer:
             ServerStartError: the server ended, with the reasons from its log, or took longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
-        with httpx.Client(base_url=self.http_url, timeout=5, verify=False) as client:  # noqa: S501 - plain http
+        with httpx.Client(base_url=self.http_url, timeout=5, verify=False, trust_env=False) as client:  # noqa: S501
             while not self._is_ready(client):
                 on_poll()
                 if not self.is_running:

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.ledger import OpenRow
-from llm_policy.release import Release, ReleaseError
+from llm_policy.release import PROOF, Release, ReleaseError
 from llm_policy.request import Array, Column
 from llm_policy.steps.decision import Decision
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
@@ -32,7 +32,7 @@ NEVER_REPEATS = frozenset(
 
 def open_release() -> Release:
     """The release in service, its files proven."""
-    return Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR)).verify_files()
+    return Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR)).verify_files(os.environ.get(PROOF, ""))
 
 
 def state_directory() -> Path:

@@ -48,10 +48,27 @@ def server(triton: ScriptedTriton, release: Release) -> TritonServer:
     return TritonServer(release.directory, ports=Ports(http=triton.port))
 
 
+class Others:
+    """What the ledger knows of clients' calls."""
+
+    def __init__(self) -> None:
+        self.wait = True
+
+    def __call__(self) -> bool:
+        return self.wait
+
+
 @pytest.fixture
-def canary(triton: ScriptedTriton, server: TritonServer, release: Release, clock: Clock) -> Iterator[Canary]:
+def others() -> Others:
+    return Others()
+
+
+@pytest.fixture
+def canary(
+    triton: ScriptedTriton, server: TritonServer, release: Release, others: Others, clock: Clock
+) -> Iterator[Canary]:
     triton.body = answer(release)
-    made = Canary(server, release, clock)
+    made = Canary(server, release, others, clock)
     yield made
     made.close()
 
@@ -140,6 +157,12 @@ def test_a_canary_that_waits_behind_others_is_no_failure(canary, triton):
     assert (finding.verdict, finding.is_proof) == (Verdict.EXCUSED, False)
 
 
+def test_calls_that_are_dead_are_no_excuse_though_triton_counts_them(canary, triton, others):
+    triton.hangs, others.wait = True, False
+    triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
+    assert canary.probe(AT_ONCE_S).verdict is Verdict.FAILED
+
+
 def test_an_engine_that_finishes_nothing_for_too_long_has_no_excuse(canary, triton, clock):
     triton.hangs = True
     triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
@@ -157,7 +180,7 @@ def test_calls_of_others_that_succeed_prove_as_much(canary, triton, clock):
 
 
 def test_a_server_that_nobody_can_reach_is_a_failure(release):
-    canary = Canary(TritonServer(release.directory, ports=FREE_PORTS.choose("127.0.0.1")), release)
+    canary = Canary(TritonServer(release.directory, ports=FREE_PORTS.choose("127.0.0.1")), release, Others())
     finding = canary.probe(IN_TIME_S)
     assert finding.verdict is Verdict.FAILED
     assert finding.result.error
@@ -174,7 +197,7 @@ def test_without_schemas_the_canary_is_guided_all_the_same(tmp_path, triton, ser
     change_manifest(write_release(tmp_path / "bare").directory, schemas={})
     bare = Release.open(tmp_path / "bare")
     triton.body = answer(bare)
-    canary = Canary(server, bare)
+    canary = Canary(server, bare, Others())
     assert canary.probe(IN_TIME_S).verdict is Verdict.PROVEN
     assert triton.requests[0][1]["guided_decoding_guide_type"] == "json"
     canary.close()

@@ -12,8 +12,8 @@ import pytest
 
 from llmstack import leash
 
-# A program with a child that would live on.
-PROGRAM = "sleep 300 & echo $$ $!; wait"
+# A program with a child that would live on; no signal but SIGKILL ends them.
+PROGRAM = "trap '' TERM INT HUP; sleep 300 & echo $$ $!; wait"
 PARENT = """
 import os, subprocess, sys
 command = [sys.executable, "-I", "-S", sys.argv[1], str(os.getpid()), sys.argv[2], "/bin/sh", "-c", sys.argv[3]]
@@ -38,10 +38,14 @@ def read_processes(parent: subprocess.Popen) -> tuple[psutil.Process, psutil.Pro
     return program, child
 
 
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def are_gone(*processes: psutil.Process) -> bool:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in processes):
+        if not any(is_alive(each) for each in processes):
             return True
         time.sleep(0.02)
     return False
@@ -61,6 +65,18 @@ def test_the_death_of_the_parent_ends_the_program_and_its_children(parent):
 def test_the_death_of_the_program_ends_its_children(parent):
     program, child = read_processes(parent)
     program.kill()
+    assert are_gone(child)
+
+
+@in_group
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_ends_nobody_who_ignores_it(parent, number):
+    program, child = read_processes(parent)
+    os.killpg(program.pid, number)
+    time.sleep(0.5)
+    assert is_alive(program)
+    assert is_alive(child)
+    program.kill()  # the watcher is still there
     assert are_gone(child)
 
 

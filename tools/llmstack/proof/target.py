@@ -56,7 +56,7 @@ class Target(NamedTuple):
         """
         if self.state_dir is not None:
             return exposition(self.state_dir).decode()
-        return httpx.get(self.metrics_url, timeout=TIMEOUT_S).raise_for_status().text
+        return httpx.get(self.metrics_url, timeout=TIMEOUT_S, trust_env=False).raise_for_status().text
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _check_served(release: Release, ready_url: str) -> str:
 
 def _readyz(url: str) -> dict[str, Any]:
     try:
-        document = httpx.get(url, timeout=TIMEOUT_S).json()
+        document = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ServerStartError(
             f"{url} can't be asked: {error}", "start `llmstack serve`, give --ready-url, or give --serve"

@@ -45,4 +45,4 @@ class Books(Protocol):
         """Keep the write-ahead log from growing."""
 
     def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
-        """Report one outage; called once for each, from the supervisor's thread."""
+        """Report an outage, and again each restart that fails to end it; from the supervisor's thread."""

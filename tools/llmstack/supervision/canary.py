@@ -4,8 +4,8 @@ A canary that fails for a reason that no restart mends must not cause one, which
 
 - `overloaded` and `draining` come from a preprocess that lives. They prove too little to be a success and are no fault.
 - A ledger that can't be written is the disk's fault. The stubs try again with each request: no restart makes room.
-- One that takes too long is no fault while others wait in an engine that finished something within `MAX_STALL_S`. A
-  server that is idle otherwise has no such excuse.
+- One that takes too long is no fault while others' calls may still be under way (`open_calls`) in an engine that
+  finished something within `MAX_STALL_S`. A server that is idle otherwise has no such excuse.
 - Calls of others that came to a good end since the last canary prove as much as the canary itself.
 """
 
@@ -61,9 +61,15 @@ class ProofFailure(Exception):
 class Canary:
     """Sends proofs to one start of the server; not for several threads at once."""
 
-    def __init__(self, server: TritonServer, release: Release, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        server: TritonServer,
+        release: Release,
+        others_wait: Callable[[], bool],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         engine = release.manifest.engine
-        self._now_s = now_s
+        self._others_wait, self._now_s = others_wait, now_s
         self._engine_hash = engine.hash
         self._inputs = _canary_inputs(release)
         self._headers = {
@@ -158,10 +164,13 @@ class Canary:
         return Verdict.EXCUSED if is_late and (is_proof or self._is_busy(statistics)) else Verdict.FAILED
 
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
-        """Whether others wait in the engine, too, and that for no longer than it may take."""
+        """Whether others wait in the engine, too, and that for no longer than it may take.
+
+        What clients gave up stays in the counts of a server that hangs for ever: only `others_wait` leaves it out.
+        """
         if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False
-        return statistics.max_in_flight > self._num_unanswered
+        return statistics.max_in_flight > self._num_unanswered and self._others_wait()
 
 
 def warm_up_inputs(release: Release) -> dict[str, dict[str, Any]]:

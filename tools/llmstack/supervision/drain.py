@@ -17,9 +17,9 @@ SETTLE_S = 1.0
 def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
     """Whether every request under way got its answer within `timeout_s`.
 
-    Triton does not count cancelled calls as ended, so its statistics may never say that it is idle; that no client is
-    connected any more is as good. Triton's own wait at SIGTERM would refuse new connections without a word, and would
-    wait for idle ones.
+    Triton counts a cancelled call as ended when its tokens are made, in an engine that hangs never; that no client is
+    connected any more is as good, and so is that the ledger knows of no call that may still be under way. Triton's own
+    wait at SIGTERM would refuse new connections without a word, and would wait for idle ones.
     """
     deadline = time.monotonic() + timeout_s
     idle_since_s = None
@@ -36,9 +36,19 @@ def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
     return False
 
 
+def serve_on(supervisor: Supervisor, delay_s: float) -> None:
+    """Go on as before for `delay_s`, while there is a server."""
+    end = time.monotonic() + delay_s
+    while (left_s := end - time.monotonic()) > 0 and supervisor.server.is_running:
+        supervisor.pulse()
+        time.sleep(min(left_s, POLL_S))
+
+
 def _is_idle(supervisor: Supervisor) -> bool:
     statistics = supervisor.statistics()
-    return (statistics is not None and statistics.max_in_flight == 0) or not has_clients(supervisor.server)
+    if statistics is not None and statistics.max_in_flight == 0:
+        return True
+    return not has_clients(supervisor.server) or not supervisor.others_wait()
 
 
 def has_clients(server: TritonServer) -> bool:

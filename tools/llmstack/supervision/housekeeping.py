@@ -32,6 +32,7 @@ class Housekeeping:
         self._supervisor, self._state, self._books, self._deliveries = supervisor, state, books, deliveries
         self._readiness: Readiness = supervisor.readiness
         self._max_log_bytes = max_log_bytes
+        self._log_fault = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=HOUSEKEEPING, daemon=True)
 
@@ -48,7 +49,8 @@ class Housekeeping:
         self._readiness.pulse(HOUSEKEEPING)
         self._attempt(LEDGER, self._keep_books)
         if number % SLOW_TURNS == 0:
-            self._attempt(STATE_DIRECTORY, self._look_after_files)
+            self._attempt(STATE_DIRECTORY, self._state.check_writable)
+            self._bound_log()
             self._attempt(DELIVERY, self._look_after_deliveries)
 
     def _run(self) -> None:
@@ -78,9 +80,16 @@ class Housekeeping:
         self._books.forget_canaries(now_ns)
         self._books.checkpoint()
 
-    def _look_after_files(self) -> None:
-        self._state.check_writable()
-        rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
+    def _bound_log(self) -> None:
+        """A log that can't be cut is told once, and keeps nobody from being served."""
+        fault = ""
+        try:
+            rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
+        except OSError as error:
+            fault = f"the server's log can't be cut: {error}"
+        if fault and fault != self._log_fault:
+            self._supervisor.report(fault)
+        self._log_fault = fault
 
     def _look_after_deliveries(self) -> None:
         self._deliveries.forget_old()

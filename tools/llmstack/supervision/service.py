@@ -13,7 +13,7 @@ from llmstack.ports import listen
 from llmstack.server_process import TritonServer, reachable
 from llmstack.stop_signals import StopSignals
 from llmstack.supervision.books import Books
-from llmstack.supervision.drain import wait_until_idle
+from llmstack.supervision.drain import serve_on, wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.metrics_page import MetricsPage
 from llmstack.supervision.page_server import PageServer
@@ -22,6 +22,7 @@ from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor
 
 T = TypeVar("T")
+CHECKING_FILES = "checking the release's files"
 
 
 class ServiceSettings(NamedTuple):
@@ -33,6 +34,7 @@ class ServiceSettings(NamedTuple):
     start_timeout_s: float
     exit_timeout_s: float
     max_log_bytes: int
+    drain_delay_s: float = 0.0
     endpoints: Sequence[Endpoint] = ()
 
 
@@ -64,6 +66,7 @@ class Service:
         self._policy_metrics, self._pick_engine = policy_metrics, pick_engine
         self._readiness = Readiness(release, server.engine)
         self._ending = contextlib.ExitStack()
+        self._report: Callable[[str], None] = lambda line: None
 
     def __enter__(self) -> Service:
         with contextlib.ExitStack() as opened:
@@ -87,7 +90,7 @@ class Service:
         """Whatever still runs ends at once; after `drain` nothing does."""
         with self._ending:
             self.server.kill()
-            self._state.end_draining()
+            self._mark(self._state.end_draining)
 
     @property
     def ready_url(self) -> str:
@@ -105,11 +108,12 @@ class Service:
         False when `wants_turn` said that somebody wants the server meanwhile: then `watch` goes on.
 
         Raises:
+            ReleaseError: the release's files are not those of its manifest.
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
         self.prepare(on_step, wants_turn)
-        self._supervisor.start()
+        self._supervisor.start(self._prove_files)
         return self._supervisor.is_proven
 
     def prepare(self, on_step: Callable[[str], None], wants_turn: Callable[[], bool]) -> None:
@@ -137,6 +141,7 @@ class Service:
 
         Whenever the `wants_turn` of the start says so, `take_turn` has the server to itself.
         """
+        self._report = report
         self._supervisor.watch(report, take_turn)
 
     def drain(self) -> None:
@@ -152,14 +157,18 @@ class Service:
         self._readiness.set_problem(SERVER, why)
 
     def drain_requests(self) -> None:
-        """Refuse what is new and answer what is under way, within the exit time-out; in an outage nothing is."""
+        """Refuse what is new and answer what is under way, within the exit time-out; in an outage nothing is.
+
+        Before that all is served for the drain delay: balancers have to see /readyz first.
+        """
         if self.server.is_running and self._supervisor.is_proven:
-            self._state.begin_draining()
+            serve_on(self._supervisor, self._settings.drain_delay_s)
+            self._mark(self._state.begin_draining)
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
 
     def resume(self) -> None:
         """Take requests again, after `turn_away` and `drain_requests`."""
-        self._state.end_draining()
+        self._mark(self._state.end_draining)
         if self._supervisor.is_proven:
             self._readiness.set_problem(SERVER, "")
 
@@ -170,12 +179,12 @@ class Service:
     def halt(self) -> None:
         """Stop the server; one that comes next takes requests again."""
         self._supervisor.halt()
-        self._state.end_draining()
+        self._mark(self._state.end_draining)
 
     def adopt(self, release: Release) -> None:
         """From now on serve this release."""
         self.release = self._supervisor.release = release
-        self.server.release_dir = release.directory
+        self.server.release_dir, self.server.release_proof = release.directory, release.proof
         self.server.engine = self._pick_engine(release)
         self._books.adopt(release.manifest)
         self._readiness.adopt(release, self.server.engine)
@@ -187,3 +196,21 @@ class Service:
     def recover(self, outage: str) -> bool:
         """Go on trying to bring the server up; see `Supervisor.recover`."""
         return self._supervisor.recover(outage)
+
+    def _prove_files(self) -> None:
+        """Check the release's files, once for all starts of the server."""
+        self.turn_away(CHECKING_FILES)
+        self._supervisor.on_step(CHECKING_FILES)
+        self.release = self._supervisor.release = self.aside(self.release.verify_files)
+        self.server.release_proof = self.release.proof
+
+    def _mark(self, change: Callable[[], None]) -> None:
+        """Set or take away the mark of a drain.
+
+        Where that fails nothing can be written, so requests are refused all the same, as unrecorded ones; and the next
+        start takes a mark away that was left behind.
+        """
+        try:
+            change()
+        except OSError as error:
+            self._report(f"the mark of a drain could not be changed: {error}")

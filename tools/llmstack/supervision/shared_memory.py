@@ -32,7 +32,10 @@ def remove_regions(state_dir: Path) -> None:
         regions = note.read_text().splitlines()
     except OSError:
         return
-    for region in regions:
-        if region.startswith(_PREFIX) and "/" not in region.removeprefix(_PREFIX):
-            Path(region).unlink(missing_ok=True)
-    note.unlink(missing_ok=True)
+    for path in [*(Path(region) for region in regions if _is_region(region)), note]:
+        with contextlib.suppress(OSError):  # names are never used twice: a note that stays does no harm
+            path.unlink()
+
+
+def _is_region(path: str) -> bool:
+    return path.startswith(_PREFIX) and "/" not in path.removeprefix(_PREFIX)

@@ -25,6 +25,7 @@ from llmstack.stop_signals import StopSignals
 from llmstack.supervision.backoff import Backoff
 from llmstack.supervision.books import Books
 from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, warm_up_inputs
+from llmstack.supervision.open_calls import OpenCalls
 from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WARM_UP
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.stub_watch import StubWatch
@@ -66,14 +67,18 @@ class Supervisor:
     _fault: str = field(default="", init=False)
     _outage: str = field(default="", init=False)  # why the server is not proven, since it was last
 
-    def start(self) -> None:
-        """Start the server for the first time and prove it; when somebody wants a turn, `watch` goes on from there.
+    def start(self, prepare: Callable[[], None]) -> None:
+        """`prepare`, then start the server for the first time and prove it.
+
+        When somebody wants a turn meanwhile, `watch` goes on from there.
 
         Raises:
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
+        self._outage = _UNPROVEN
         with contextlib.suppress(TurnWanted):
+            prepare()
             self.bring_up()
         threading.Thread(target=self._send_canaries, name=CANARIES, daemon=True).start()
 
@@ -137,7 +142,7 @@ class Supervisor:
             StopRequested: somebody asked to stop meanwhile.
             TurnWanted: somebody wants a turn.
         """
-        self._outage = "the server was not proven"
+        self._outage = _UNPROVEN
         try:
             self._bring_up("", on_phase, start_timeout_s)
         except (OSError, psutil.Error) as error:
@@ -157,6 +162,11 @@ class Supervisor:
         with contextlib.suppress(httpx.HTTPError, RuntimeError, ValueError, KeyError):
             return canary.statistics()
         return None
+
+    def others_wait(self) -> bool:
+        """Whether calls of clients may still be under way in the server, as far as the ledger knows."""
+        calls = OpenCalls(self.server.log_path.parent, self.release.manifest, self.server.boot_id)
+        return calls.may_wait(time.time_ns())
 
     def _find_outage(self) -> str:
         if self._outage:  # a start or a recovery was left off
@@ -188,8 +198,10 @@ class Supervisor:
             except TurnWanted:
                 break
             except (ServerStartError, OSError, psutil.Error) as error:
+                failure = f"{outage}; the restart failed: {str(error).splitlines()[0]}"
                 self.report(f"restart failed: {error}")
-                self.readiness.set_problem(SERVER, f"{outage}; the restart failed: {str(error).splitlines()[0]}")
+                self.readiness.set_problem(SERVER, failure)
+                self._tell_books(failure)  # an outage that lasts is told again, as often as the windows let it
             else:
                 self.report(f"restarted: the server is proven again after {time.monotonic() - began:.1f} s")
                 return True
@@ -224,7 +236,7 @@ class Supervisor:
         self.server.ports = self.server.ports._replace(metrics=0)
         self.server.start()
         self.server.wait_ready(start_timeout_s or self.start_timeout_s, self._check)
-        canary = Canary(self.server, self.release)
+        canary = Canary(self.server, self.release, self.others_wait)
         try:
             on_phase(HASHES)
             self._prove("the engine's hash", lambda: canary.prove_engine(WARM_UP_TIMEOUT_S))
@@ -309,4 +321,5 @@ def _settle(future: futures.Future[T], work: Callable[[], T]) -> None:
         future.set_exception(error)
 
 
+_UNPROVEN = "the server was not proven"
 _NEXT_STEP = "read the server's log in the state directory; llmstack manifest verify checks the release"

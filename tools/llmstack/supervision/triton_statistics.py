@@ -1,7 +1,7 @@
 """What Triton counts of each model, read over HTTP.
 
 Measured on Triton 2.51: a Python model's answer counts as success when `execute` returns, refusals among them; a failed
-call counts twice on the ensemble; a call that its client cancelled is counted nowhere.
+call counts twice on the ensemble; one that its client cancelled counts as failed, once the engine has made its tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TritonStatistics(NamedTuple):
 
     @property
     def max_in_flight(self) -> int:
-        """No more calls than this are under way. Cancelled ones stay in it for ever, so it may be too high."""
+        """No more calls than this are under way; cancelled ones are among them until the engine is done with them."""
         return max(0, self.preprocess.num_succeeded + self.preprocess.num_failed - self.num_ended)
 
     @property

@@ -1,0 +1,79 @@
+"""What webhooks were told of, against what clients saw flagged and what the ledger has of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_policy.outbox import FINANCE, READINESS
+from llmstack.events.endpoint import secret_variable, url_variable
+from tests.integration.live_service import LiveService
+from tests.integration.load import Asked, Load
+from tests.webhook_receiver import WebhookReceiver, write_secrets
+
+Receivers = Mapping[str, WebhookReceiver]
+
+
+def webhook_environment(directory: Path, receivers: Receivers) -> dict[str, str]:
+    """The variables that make a service deliver to `receivers`."""
+    environment = {}
+    for name, receiver in receivers.items():
+        environment[url_variable(name)] = receiver.url
+        environment[secret_variable(name)] = str(write_secrets(directory / f"{name}.secret", receiver.secret))
+    return environment
+
+
+def is_all_told(live: LiveService) -> bool:
+    """No window is open and nothing waits for its webhook."""
+    open_windows = "SELECT count(*) FROM alert_window"
+    pending = "SELECT count(*) FROM delivery WHERE state <> 'delivered'"
+    return live.rows(open_windows) == live.rows(pending) == [(0,)]
+
+
+def check_cost_breaches(live: LiveService, load: Load, receivers: Receivers) -> None:
+    """Finance got each request once that clients saw flagged or the ledger has as such, and no other; counts agree."""
+    readiness, finance = (once_by_id(receivers[name]) for name in (READINESS, FINANCE))
+    flagged = {asked.request_id for asked in load.answered if "cost_breach" in asked.reply.outputs["flags"]}
+    listed = Counter(request["request_id"] for event in finance for request in event.get("requests", []))
+    in_ledger = {
+        request_id for (request_id,) in live.rows("SELECT request_id FROM request WHERE flags LIKE '%cost_breach%'")
+    }
+    assert flagged
+    assert flagged == {asked.request_id for asked in load.answered if asked.is_dear}
+    assert set(listed.values()) == {1}
+    assert flagged <= set(listed)
+    assert set(listed) == in_ledger
+    assert set(listed) <= {asked.request_id for asked in load.asked if asked.is_dear}
+    assert sum_of(readiness, "cost") == sum_of(finance, "cost") == len(listed)
+
+
+def once_by_id(receiver: WebhookReceiver) -> list[dict[str, Any]]:
+    """The data of each event that was received; a repeated one must be the same to the byte."""
+    assert receiver.forgeries == []
+    bodies = {each.id: each.body for each in receiver.received}
+    assert all(bodies[each.id] == each.body for each in receiver.received)
+    return [json.loads(body)["data"] for body in bodies.values()]
+
+
+def sum_of(events: list[dict[str, Any]], rule: str) -> int:
+    return sum(event["count"] for event in events if event["rule"] == rule)
+
+
+def check_books(live: LiveService, load: Load) -> None:
+    """The ledger of a service that was stopped agrees with itself and with every answer."""
+    verified = live.llmstack("ledger", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout
+    rows = {
+        request_id: (state, cost)
+        for request_id, state, cost in live.rows(
+            "SELECT request_id, state, actual_nano_usd FROM request WHERE request_id <> ''"
+        )
+    }
+    assert all(rows[asked.request_id] == ("settled", nano_usd(asked)) for asked in load.answered)
+
+
+def nano_usd(asked: Asked) -> int:
+    return round(asked.reply.outputs["cost_usd"][0] * 1e9)
