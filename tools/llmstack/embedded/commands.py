@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from rich.progress import Progress
 from llm_policy.release import Release
 from llmstack.embedded.checkpoint import Checkpoint
 from llmstack.embedded.evaluate_command import evaluate
+from llmstack.embedded.model_card import results_text
 from llmstack.embedded.release import NUM_STEPS, build_release
 from llmstack.embedded.slices import write_slices
 from llmstack.terminal import fail
@@ -109,7 +109,7 @@ def _read_checkpoint(directory: Path, evaluation: Path | None) -> Checkpoint:
         return checkpoint
     try:
         text = evaluation.read_bytes()
-        json.loads(text)["run"]["engine_hash"]
+        results_text(text)
     except (OSError, ValueError, LookupError, TypeError) as error:
         fail(f"{evaluation} is no evaluation: {error!r}", "make one: llmstack embedded-model evaluate --json")
     return checkpoint._replace(evaluation=text)

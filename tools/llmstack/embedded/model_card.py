@@ -98,7 +98,7 @@ def model_card(seed: int, checkpoint: Checkpoint | None, quantisation: str) -> s
         record=record,
         examples=_examples(record),
         memory=record.peak_memory_bytes / 2**30,
-        results=_results(checkpoint.evaluation),
+        results=results_text(checkpoint.evaluation),
     )
 
 
@@ -123,8 +123,12 @@ Not measured yet: `llmstack embedded-model evaluate --json`, and `build --evalua
 """
 
 
-def _results(evaluation: bytes | None) -> str:
-    """The figures of an evaluation as two tables."""
+def results_text(evaluation: bytes | None) -> str:
+    """The figures of an evaluation as two tables.
+
+    Raises:
+        ValueError, LookupError, TypeError: it isn't what `evaluate --json` prints.
+    """
     if evaluation is None:
         return _NOT_MEASURED
     report = json.loads(evaluation)

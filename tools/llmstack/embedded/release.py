@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from llm_policy.digest import engine_hash
 from llm_policy.release import Release
 from llmstack.embedded import weights
 from llmstack.embedded.checkpoint import Checkpoint
@@ -57,6 +58,8 @@ def build_release(
         _check_fits(checkpoint, tokenizer, directory / "tokenizer" / "tokenizer.json")
     report("writing the weights")
     _write_engine(directory / "engine", tokenizer, seed, checkpoint)
+    if checkpoint is not None and checkpoint.evaluation is not None:
+        _check_evaluated(checkpoint.evaluation, engine_hash(directory / "engine"))
     report("writing schemas, model card and manifest")
     _write_schemas(directory / "schemas")
     if checkpoint is not None:
@@ -64,10 +67,7 @@ def build_release(
     (directory / "README.md").write_bytes(model_card(seed, checkpoint, QUANTISATION).encode())
     (directory / "manifest.json").write_bytes(manifest_bytes(describe_release(directory, _settings(checkpoint))))
     report("verifying the release")
-    release = Release.open(directory).verify_files()
-    if checkpoint is not None:
-        _check_evaluated(checkpoint, release)
-    return release
+    return Release.open(directory).verify_files()
 
 
 def model_config(tokenizer: Tokenizer, size: weights.Architecture) -> dict[str, Any]:
@@ -86,11 +86,10 @@ def _check_fits(checkpoint: Checkpoint, tokenizer: Tokenizer, tokenizer_path: Pa
             raise ValueError(f"{name} has shape {given.get(name)}, needed is {wanted.get(name)}")
 
 
-def _check_evaluated(checkpoint: Checkpoint, release: Release) -> None:
-    if checkpoint.evaluation is not None:
-        evaluated = json.loads(checkpoint.evaluation)["run"]["engine_hash"]
-        if evaluated != release.manifest.engine.hash:
-            raise ValueError(f"the evaluation is of engine {evaluated}, this one is {release.manifest.engine.hash}")
+def _check_evaluated(evaluation: bytes, ours: str) -> None:
+    evaluated = json.loads(evaluation)["run"]["engine_hash"]
+    if evaluated != ours:
+        raise ValueError(f"the evaluation is of engine {evaluated}, this one is {ours}")
 
 
 def _write_engine(directory: Path, tokenizer: Tokenizer, seed: int, checkpoint: Checkpoint | None) -> None:

@@ -60,12 +60,13 @@ def train_visibly(console: Console, plan: Plan) -> Checkpoint | None:
         ValueError: its state is of other steps or another seed.
     """
     plan.output.mkdir(parents=True, exist_ok=True)
+    state = torch.load(plan.output / _STATE_NAME, weights_only=True) if plan.is_resumed else None
     tokenizer = train_tokenizer()
     write_tokenizer(plan.output / "tokenizer", tokenizer)
     path = plan.output / "tokenizer" / "tokenizer.json"
     trainer = Trainer(model_config(tokenizer, TRAINED), plan.seed, plan.num_steps)
-    if plan.is_resumed:
-        trainer.resume(torch.load(plan.output / _STATE_NAME, weights_only=True))
+    if state is not None:
+        trainer.resume(state)
     if not _run(console, plan, trainer, path):
         return None
     weights = save(trainer.weights(), metadata={"format": "pt"})
@@ -89,9 +90,10 @@ def _run(console: Console, plan: Plan, trainer: Trainer, tokenizer_path: Path) -
     ):
         row = bar.add_task("training on " + hardware(), total=plan.num_steps, completed=trainer.step)
         for step in trainer.run(tokenizer_path):
+            bar.update(row, completed=step)
             if step % _REPORT_EVERY == 0 or step in (first, first + 1):
                 progress = trainer.progress()
-                bar.update(row, completed=step, description=f"loss {progress.loss:.4f}")
+                bar.update(row, description=f"loss {progress.loss:.4f}")
                 if step <= first + 1 or (not console.is_terminal and _is_due(step, plan.num_steps)):
                     console.print(_line(progress, trainer))
             if step == plan.num_steps:
