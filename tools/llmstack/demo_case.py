@@ -9,7 +9,8 @@ from llm_policy.errors import Code
 from llm_policy.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release import Release
 from llm_policy.tokenizer import Tokenizer
-from llmstack.embedded.examples import REGISTERED_SHAPES, Example
+from llmstack.embedded.example import Example
+from llmstack.embedded.filling import REGISTERED_SHAPES
 from llmstack.embedded.release import TRAINED_MODEL
 from llmstack.ensemble_client import Reply
 
@@ -94,7 +95,7 @@ def demo_cases(release: Release) -> list[Case]:
 
 
 def _inputs(question: Example) -> dict[str, Any]:
-    return {"messages": question.messages(), "task": question.task}
+    return {**question.inputs(), "task": question.task}
 
 
 def _long_prompt(tokenizer: Tokenizer) -> str:

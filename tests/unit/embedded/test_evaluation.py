@@ -1,11 +1,15 @@
 """Scores of answers: what counts as right, and that a refusal stops the evaluation."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
-from llmstack.embedded.evaluation import EvaluationError, _score, mean_scores
-from llmstack.embedded.examples import Example
+from llmstack.embedded import evaluation
+from llmstack.embedded.evaluate_command import _show_wrong
+from llmstack.embedded.evaluation import EvaluationError, Result, _score, mean_scores
+from llmstack.embedded.example import Example
 from llmstack.ensemble_client import Reply
 
 SCHEMA = {
@@ -20,9 +24,13 @@ CHECKS = {"person": True, "amount": False, "date": True, "place": True}
 JUDGE = Example("judge", "", "", {"checks": CHECKS, "failing_criterion": "amount", "verdict": "fail", "score": 7})
 
 
+def answered(text, guided=True):
+    return Reply({"text_output": [text], "guided": [guided]}, "200")
+
+
 def scores(example, answer):
     text = answer if isinstance(answer, str) else json.dumps(answer)
-    return _score(example, Reply({"text_output": [text]}, "200")).scores
+    return _score(example, answered(text), is_guided=True).scores
 
 
 @pytest.mark.parametrize("example", [FILL, RANK, JUDGE])
@@ -55,9 +63,35 @@ def test_the_verdict_counts_without_the_right_score():
 
 def test_a_refused_prompt_is_no_result():
     with pytest.raises(EvaluationError, match="unknown_task"):
-        _score(FILL, Reply({}, "400", "unknown_task: no"))
+        _score(FILL, Reply({}, "400", "unknown_task: no"), is_guided=True)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_an_answer_that_was_not_guided_as_asked_is_no_result(guided):
+    with pytest.raises(EvaluationError, match="guided"):
+        _score(FILL, answered("{}", guided=not guided), is_guided=guided)
+
+
+@pytest.mark.parametrize("trouble", [Reply({}, "503", "overloaded: later"), Reply({}, "", "no answer: cut")])
+def test_a_busy_or_lost_server_is_asked_again(monkeypatch, trouble):
+    replies = [trouble, trouble, answered("{}")]
+    monkeypatch.setattr(evaluation, "send_infer", lambda *call: replies.pop(0))
+    monkeypatch.setattr(evaluation, "_RETRY_AFTER_S", (0.0, 0.0))
+    assert evaluation._send(None, {}, {}).status == "200"
+
+
+def test_a_refusal_is_not_sent_again(monkeypatch):
+    replies = [Reply({}, "400", "unknown_task: no")]
+    monkeypatch.setattr(evaluation, "send_infer", lambda *call: replies.pop(0))
+    assert evaluation._send(None, {}, {}).status == "400"
+
+
+def test_a_wrong_answer_that_looks_like_markup_is_shown_as_it_is():
+    console = Console(file=io.StringIO(), width=200)
+    _show_wrong([Result(FILL, "[/no] [bold]x", {"exact": 0.0})], console, 1)
+    assert "[/no] [bold]x" in console.file.getvalue()
 
 
 def test_the_mean_is_over_all_results():
-    results = [_score(FILL, Reply({"text_output": [text]}, "200")) for text in ('{"a":1,"b":"x"}', "{}")]
+    results = [_score(FILL, answered(text), is_guided=True) for text in ('{"a":1,"b":"x"}', "{}")]
     assert mean_scores(results) == {"schema_valid": 0.5, "exact": 0.5, "field_accuracy": 0.5}

@@ -8,8 +8,12 @@ import jsonschema_rs
 import pytest
 
 from llm_policy.manifest import TASKS
+from llmstack.embedded import filling, judging, ranking
 from llmstack.embedded import words as words_module
-from llmstack.embedded.examples import CHECKS, MAX_LENGTH, REGISTERED_SHAPES, held_out_examples, make_example
+from llmstack.embedded.domains import DOMAINS, UNFAMILIAR_DOMAINS
+from llmstack.embedded.examples import held_out_examples, make_example
+from llmstack.embedded.filling import MAX_LENGTH, REGISTERED_SHAPES
+from llmstack.embedded.judging import CHECKS
 from llmstack.embedded.schemas import SCHEMAS
 from llmstack.embedded.text import training_text
 from llmstack.embedded.words import Words
@@ -51,7 +55,7 @@ def test_an_answer_has_its_members_in_the_schemas_order():
 
 def test_every_value_of_a_filled_schema_stands_in_the_text():
     for example in trained_examples("generate_json"):
-        text = example.user.split("\nText: ")[1]
+        text = example.user
         for name, value in example.answer.items():
             stated = value if isinstance(value, list) else [value]
             assert all(str(part) in text for part in stated if not isinstance(part, bool | None)), (name, example)
@@ -67,13 +71,69 @@ def test_a_value_is_null_only_where_the_schema_allows_it():
     assert nulls > 10
 
 
+def test_prompts_of_a_task_come_in_many_forms(task):
+    examples = trained_examples(task, count=400)
+    assert len({example.system for example in examples}) > 6
+    assert {example.is_chat for example in examples} == {True, False}
+    assert sum(not example.system for example in examples) > 50
+    openings = {re.split(r"\W", example.user)[0] for example in examples}
+    assert len(openings) > 5
+
+
+@pytest.mark.parametrize(
+    "form",
+    [r'"type":"object"', r'"type": "object", ', r'\n  "type": "object"', r"^Text:[^{]*\{", r"^[^{]*$", "Fields: "],
+)
+def test_a_schema_may_stand_in_any_of_its_forms(form):
+    assert any(re.search(form, example.user) for example in trained_examples("generate_json", count=400))
+
+
+@pytest.mark.parametrize("marker", ["A: ", "- A: ", "* A: ", "A. ", "A) ", "(A) ", "[A] ", "Option A: "])
+def test_candidates_may_have_any_of_the_usual_markers(marker):
+    users = [example.user for example in trained_examples("rank_candidates", count=400)]
+    assert any(f"\n{marker}" in f"\n{user}" for user in users)
+
+
+def test_the_claim_may_stand_before_the_evidence():
+    firsts = {re.split(r":\s", example.user)[0].split("\n")[-1] for example in trained_examples("judge")}
+    assert {"Evidence", "Claim"} <= firsts
+
+
+def test_the_unfamiliar_forms_are_none_that_training_shows():
+    assert not {domain.name for domain in DOMAINS} & {domain.name for domain in UNFAMILIAR_DOMAINS}
+    assert not set(filling._UNFAMILIAR.layouts) & {*filling._WITH_SCHEMA.layouts, *filling._WITH_FIELDS.layouts}
+    for module in (ranking, judging):
+        assert not set(module._WORDING.instructions) & set(module._UNFAMILIAR.instructions)
+        assert not set(module._WORDING.layouts) & set(module._UNFAMILIAR.layouts)
+    names = {criterion.name for criterion in ranking._CRITERIA}
+    assert not names & {criterion.name for criterion in ranking._UNFAMILIAR_CRITERIA}
+    assert not set(ranking._MARKERS) & set(ranking._UNFAMILIAR_MARKERS)
+    assert not set(judging._FACTS) & set(judging._UNFAMILIAR_FACTS)
+
+
+def test_unfamiliar_answers_are_valid_under_their_schemas_too(task):
+    for example in held_out_examples(task, 1, 60, 20, is_familiar=False):
+        schema = example.schema or SCHEMAS[REGISTERED[task]]
+        assert jsonschema_rs.validator_for(schema).is_valid(example.answer), example
+
+
 def test_a_ranking_follows_the_stated_criterion():
+    checked = 0
     for example in trained_examples("rank_candidates"):
-        criterion = example.user.splitlines()[0]
+        criterion = next(line for line in example.user.splitlines() if re.search("first|from|ascending|descend", line))
         values = [example.answer["values"][letter] for letter in example.answer["ranking"]]
-        is_rising = bool(re.search("cheapest|lightest|worst|fastest|nearest|least", criterion))
-        assert values == sorted(values, reverse=not is_rising)
+        first = re.search(r"from ([a-z ]+?) to|([a-z ]+) first|(ascending|descending)", criterion)
+        word = next(filter(None, first.groups())).removeprefix(" ").removeprefix("put the ").removeprefix("ut the ")
+        is_rising = values == sorted(values)
+        assert is_rising or values == sorted(values, reverse=True)
+        assert (word, is_rising) != ("ascending", False)
+        assert (word, is_rising) != ("descending", True)
+        for named in ranking._CRITERIA:
+            if re.search(rf"\b{named.name}\b", criterion) and word in named.least + named.most:
+                assert is_rising is (word in named.least), criterion
+                checked += 1
         assert len(set(values)) == len(values)
+    assert checked > COUNT / 2
 
 
 def test_a_verdict_names_the_first_criterion_that_fails():
@@ -110,13 +170,26 @@ def test_no_held_out_word_stands_in_training_text():
     assert not held_out_words() & text
 
 
+def _without_schema(prompt):
+    """The prompt less what JSON schemas say: their limits are the same for both."""
+    return re.sub(r'"(minimum|maximum)": ?\d+', "", prompt)
+
+
+def test_a_near_value_stays_on_its_side_of_the_split():
+    for is_held_out in (False, True):
+        words = Words(random.Random(1), is_held_out)
+        for _ in range(2_000):
+            assert words.is_my_day(words.near_day(words.day()))
+            assert words.is_my_cents(words.near_cents(words.cents(5_000)))
+
+
 def test_no_long_number_or_date_is_both_trained_on_and_held_out():
     pattern = re.compile(r"\d{4}-\d{2}-\d{2}|(?<![\d.])\d{3,}(?=\.\d\d|\D|$)")
     trained, held_out = set(), set()
-    for task in ("generate_json", "rank_candidates"):
-        for example in trained_examples(task, count=1_000):
-            trained |= set(pattern.findall(example.user.split("\nText: ")[-1]))
-        for example in held_out_examples(task, 1, 300, 60):
-            held_out |= set(pattern.findall(example.user.split("\nText: ")[-1]))
+    for task in TASKS:
+        for example in trained_examples(task, count=3_000):
+            trained |= set(pattern.findall(_without_schema(example.user)))
+        for example in [*held_out_examples(task, 1, 300, 60), *held_out_examples(task, 1, 100, 60, is_familiar=False)]:
+            held_out |= set(pattern.findall(_without_schema(example.user)))
     assert len(held_out) > 300
     assert not trained & held_out

@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from llm_policy.guidance.worker import PLANNERS
 from llm_policy.release import Release
+from llmstack.embedded import batches
 from llmstack.embedded.checkpoint import Checkpoint
 from llmstack.embedded.commands import app
+from llmstack.embedded.model_card import results_table
 from llmstack.embedded.release import MAX_ANSWER_TOKENS, build_release
 from llmstack.embedded.schemas import SCHEMAS
 from llmstack.embedded.tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
@@ -51,6 +53,60 @@ def test_the_same_seed_gives_the_same_bytes(release, tmp_path):
 def test_the_committed_release_is_what_the_command_builds_from_its_checkpoint(tmp_path):
     build_release(tmp_path, checkpoint=Checkpoint.read(COMMITTED))
     assert files(COMMITTED) == files(tmp_path)
+
+
+def test_the_committed_model_was_trained_on_the_data_that_the_committed_code_makes():
+    record = Checkpoint.read(COMMITTED).record
+    batches.use_tokenizer(str(COMMITTED / "tokenizer" / "tokenizer.json"))
+    digest = hashlib.sha256()
+    for batch in batches.make_step(record.seed, 0):
+        digest.update(batch.ids.tobytes())
+    assert digest.hexdigest() == record.first_data_sha256
+
+
+def test_the_committed_figures_are_in_the_card_and_of_this_engine():
+    figures = (COMMITTED.parents[2] / "docs" / "figures" / "evaluation.json").read_bytes()
+    assert (COMMITTED / "evaluation.json").read_bytes() == figures
+    report = json.loads(figures)
+    assert report["run"]["engine_hash"] == Release.open(COMMITTED).manifest.engine.hash
+    for page in (COMMITTED / "README.md", COMMITTED.parents[2] / "docs" / "embedded_model.md"):
+        assert results_table(report) in page.read_text()
+        assert results_table(report["unfamiliar"]) in page.read_text()
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path):
+    checkpoint = Checkpoint.read(COMMITTED)
+    other = checkpoint._replace(record=checkpoint.record.model_copy(update={"tokenizer_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"trained with tokenizer.json 000"):
+        build_release(tmp_path, checkpoint=other)
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(release, tmp_path):
+    checkpoint = Checkpoint.read(COMMITTED)
+    other = checkpoint._replace(weights=(release.engine_path / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="has shape"):
+        build_release(tmp_path, checkpoint=other)
+
+
+def test_an_evaluation_of_another_engine_is_refused(tmp_path):
+    other = Checkpoint.read(COMMITTED)._replace(evaluation=b'{"run": {"engine_hash": "sha256:0"}, "unfamiliar": {}}')
+    with pytest.raises(ValueError, match="evaluation is of engine sha256:0"):
+        build_release(tmp_path, checkpoint=other)
+
+
+def test_build_refuses_an_evaluation_that_is_none(tmp_path):
+    (tmp_path / "evaluation.json").write_text('{"run": {}}')
+    command = ["build", "--checkpoint", str(COMMITTED), "--output", str(tmp_path / "release")]
+    refused = CliRunner().invoke(app, [*command, "--evaluation", str(tmp_path / "evaluation.json")])
+    assert refused.exit_code == 2
+    assert "is no evaluation" in refused.stderr
+
+
+def test_weights_that_the_record_does_not_tell_of_are_no_checkpoint(tmp_path):
+    checkpoint = Checkpoint.read(COMMITTED)
+    checkpoint._replace(weights=checkpoint.weights[:-1] + b"\x00").write(tmp_path)
+    with pytest.raises(ValueError, match="weights_sha256"):
+        Checkpoint.read(tmp_path)
 
 
 def test_the_committed_model_was_trained_with_the_tokenizer_that_the_command_makes(release):
@@ -135,6 +191,29 @@ def test_build_refuses_a_directory_with_something_in_it(tmp_path):
     assert "add --force" in runner.invoke(app, ["build", "--output", str(tmp_path)]).stderr
     assert "holds no release" in runner.invoke(app, ["build", "--output", str(tmp_path), "--force"]).stderr
     assert (tmp_path / "keep").exists()
+
+
+def test_build_refuses_a_link_and_says_where_it_leads(tmp_path):
+    build_release(tmp_path / "old", seed=1)
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    refused = CliRunner().invoke(app, ["build", "--output", str(tmp_path / "link"), "--force"])
+    assert refused.exit_code == 2
+    assert str(tmp_path / "old") in refused.stderr
+
+
+def test_a_forced_build_that_fails_leaves_the_old_release(tmp_path):
+    checkpoint = Checkpoint.read(COMMITTED)
+    other = checkpoint._replace(record=checkpoint.record.model_copy(update={"tokenizer_sha256": "0" * 64}))
+    (tmp_path / "checkpoint").mkdir()
+    other.write(tmp_path / "checkpoint")
+    old = tmp_path / "release"
+    before = files(build_release(old, seed=1).directory)
+    command = ["build", "--checkpoint", str(tmp_path / "checkpoint"), "--output", str(old), "--force"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert "doesn't fit" in refused.stderr
+    assert files(old) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "release"]
 
 
 def test_a_forced_build_replaces_a_release_and_leaves_nothing_old(release, tmp_path):

@@ -128,7 +128,7 @@ def test_an_id_that_comes_twice_and_no_slices_at_all_are_refused(tmp_path):
 def test_the_shipped_slices_are_those_that_the_command_makes(tmp_path):
     from llmstack.proof.smoke_command import DEFAULT_SLICES
 
-    write_slices(tmp_path, seed=0, count=10)
+    write_slices(tmp_path, seed=1, count=10)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         path.name: path.read_text() for path in DEFAULT_SLICES.glob("*.jsonl")
     }

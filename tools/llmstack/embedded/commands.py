@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,32 +13,43 @@ from rich.progress import Progress
 from llm_policy.release import Release
 from llmstack.embedded.checkpoint import Checkpoint
 from llmstack.embedded.evaluate_command import evaluate
+from llmstack.embedded.model_card import results_text
 from llmstack.embedded.release import NUM_STEPS, build_release
 from llmstack.embedded.slices import write_slices
 from llmstack.terminal import fail
 
 # What the committed model was trained with.
-DEFAULT_STEPS = 6_000
+DEFAULT_STEPS = 8_000
+STOPPED = 130  # as the shell has it after Ctrl-C
 app = typer.Typer(no_args_is_help=True, help="The release that serves without a GPU: a Qwen3 of 15 MB.")
 app.command()(evaluate)
 
 
 @app.command()
 def train(
-    output: Annotated[Path, typer.Option(help="Directory to write the checkpoint to.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Directory for the checkpoint, and the state on the way to it.")],
     steps: Annotated[int, typer.Option(min=1, help="Training steps of 512 examples.")] = DEFAULT_STEPS,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which examples and first weights.")] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Keep the state (91 MB) after so many steps.")] = 250,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in the directory.")] = False,
+    source_commit: Annotated[str, typer.Option(help="For the record, where git can't tell it.")] = "",
 ) -> None:
-    """Train the model on synthetic examples: a few minutes on a GPU, days on a CPU; it says how long.
+    """Train the model on synthetic examples: a quarter of an hour on a GPU, days on a CPU.
 
+    Says how long it will take and what memory it needs after the first two steps. Ctrl-C keeps the state for --resume.
     Writes model.safetensors and training.json; `llmstack embedded-model build --checkpoint` makes a release of them.
 
     Example: llmstack embedded-model train --output build/checkpoint
     """
-    from llmstack.embedded.train_command import train_visibly  # torch takes seconds to import
+    from llmstack.embedded.train_command import Plan, train_visibly  # torch takes seconds to import
 
-    checkpoint = train_visibly(Console(stderr=True), steps, seed)
-    checkpoint.write(output)
+    try:
+        checkpoint = train_visibly(Console(stderr=True), Plan(output, steps, seed, save_every, resume, source_commit))
+    except (OSError, ValueError) as error:
+        fail(f"{output}: {error}", "give --output a directory that can be written; --resume needs one with a state")
+    if checkpoint is None:
+        typer.echo(f"stopped; go on: llmstack embedded-model train --output {output} --steps {steps} --resume")
+        raise typer.Exit(STOPPED)
     typer.echo(f"{output}: loss {checkpoint.record.final_loss:.4f} after {checkpoint.record.seconds:.0f} s")
     typer.echo(f"Make a release of it: llmstack embedded-model build --checkpoint {output} --output DIR")
 
@@ -50,6 +61,9 @@ def build(
         Path | None,
         typer.Option(help="What `train` wrote, or a release with a trained model. Without it: random weights."),
     ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="What `evaluate --json` printed of this model; its figures go into the card.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which random weights.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in the directory.")] = False,
 ) -> None:
@@ -57,12 +71,14 @@ def build(
 
     Example: llmstack embedded-model build --checkpoint build/checkpoint --output artifacts/releases/embedded --force
     """
-    trained = _read_checkpoint(checkpoint) if checkpoint else None
+    trained = _read_checkpoint(checkpoint, evaluation) if checkpoint else None
+    _check_room(output, force)
     try:
-        _make_room(output, force)
-        release = _build_with_progress(output, seed, trained)
+        release = _build_and_swap(output, seed, trained)
     except OSError as error:
-        fail(f"{output}: {error.strerror}", "give --output a directory that can be written")
+        fail(f"{output}: {error.strerror or error}", "give --output a directory that can be written")
+    except ValueError as error:
+        fail(f"{checkpoint} doesn't fit: {error}", "train again: llmstack embedded-model train --output DIR")
     typer.echo(f"{output}: {release.manifest.engine.model}, engine {release.manifest.engine.hash}")
     typer.echo(f"Serve it: llmstack serve --release {output}")
 
@@ -84,21 +100,45 @@ def slices(
     typer.echo(f"{output}: {count} slices a task; run them: llmstack smoke --slices {output}")
 
 
-def _read_checkpoint(directory: Path) -> Checkpoint:
+def _read_checkpoint(directory: Path, evaluation: Path | None) -> Checkpoint:
     try:
-        return Checkpoint.read(directory)
+        checkpoint = Checkpoint.read(directory)
     except (OSError, ValueError) as error:
         fail(f"{directory} holds no checkpoint: {error}", "make one: llmstack embedded-model train --output DIR")
+    if evaluation is None:
+        return checkpoint
+    try:
+        text = evaluation.read_bytes()
+        results_text(text)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        fail(f"{evaluation} is no evaluation: {error!r}", "make one: llmstack embedded-model evaluate --json")
+    return checkpoint._replace(evaluation=text)
 
 
-def _make_room(output: Path, force: bool) -> None:
+def _check_room(output: Path, force: bool) -> None:
+    if output.is_symlink():
+        fail(f"{output} is a link", f"name the directory that it leads to: {output.resolve()}")
+    if output.exists() and not output.is_dir():
+        fail(f"{output} is a file", "name a directory")
     if not output.exists() or not any(output.iterdir()):
         return
     if not force:
         fail(f"{output} is not empty", "add --force to replace what is in it, or name another directory")
     if not (output / "manifest.json").exists():
         fail(f"{output} holds no release, so --force won't delete it", "name another directory, or empty this one")
-    shutil.rmtree(output)
+
+
+def _build_and_swap(output: Path, seed: int, checkpoint: Checkpoint | None) -> Release:
+    """Build beside `output`, so that what is there stays until the new release is proven."""
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        _build_with_progress(new, seed, checkpoint)
+        if output.exists():
+            output.rename(old)
+        new.rename(output)
+    return Release.open(output)
 
 
 def _build_with_progress(output: Path, seed: int, checkpoint: Checkpoint | None) -> Release:

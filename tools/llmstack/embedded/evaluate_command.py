@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 from collections.abc import Iterator
+from datetime import date
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -25,8 +29,20 @@ from llmstack.terminal import fail, print_json
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 _FIGURES = ("schema_valid", "exact", "field_accuracy", "top1", "full_order", "verdict")
 GUIDED, UNGUIDED = "guided", "unguided"
+_PACKAGES = ("torch", "transformers", "xgrammar")
 
 Report = dict[str, dict[str, Scores]]
+
+
+class Asking(NamedTuple):
+    """Whom to ask, and how."""
+
+    server: Server
+    release: Release
+    console: Console
+    seed: int
+    concurrency: int
+    show_wrong: int
 
 
 def evaluate(
@@ -38,6 +54,9 @@ def evaluate(
         typer.Option(help="HTTP address of a server that runs this release. Without it, one is started and stopped."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts a task.")] = 300,
+    unfamiliar: Annotated[
+        int, typer.Option(min=0, help="Prompts a task besides, in forms and of schemas that training never shows.")
+    ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Which held-out prompts.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Prompts under way at a time.")] = 4,
     show_wrong: Annotated[int, typer.Option(min=0, help="Print so many wrong answers of each kind.")] = 0,
@@ -45,8 +64,9 @@ def evaluate(
 ) -> None:
     """Send held-out prompts of the three tasks through the ensemble and score the answers.
 
-    Their names, words, numbers and dates are none that training shows. Each prompt is sent with guidance and without,
-    so that what guidance buys is visible.
+    Their names, words, dates and numbers above 99 are none that training shows; their forms are those of training. A
+    further set is asked in forms that training doesn't show. Each prompt is sent with guidance and without, so that
+    what guidance buys is visible.
 
     Example: llmstack embedded-model evaluate --count 50 --show-wrong 2
     """
@@ -54,15 +74,19 @@ def evaluate(
     try:
         release = open_release(release_dir)
         with _server(release, url, console) as server:
-            report = _evaluate(server, release, console, count, seed, concurrency, show_wrong)
+            ask = Asking(server, release, console, seed, concurrency, show_wrong)
+            report = _evaluate(ask, count, is_familiar=True)
+            further = _evaluate(ask, unfamiliar, is_familiar=False) if unfamiliar else {}
     except ServerStartError as error:
         give_up(error)
     except EvaluationError as error:
-        fail(f"the ensemble refused a prompt: {error}", "evaluate an embedded release, and a server that runs it")
+        fail(f"a reply can't be scored: {error}", "evaluate an embedded release, and a server that runs it")
     if as_json:
-        print_json(report)
-    else:
-        Console().print(_table(report, count))
+        print_json({**report, "unfamiliar": further, "run": _run(release, count, unfamiliar, seed)})
+        return
+    Console().print(_table(report, f"{count} held-out prompts a task, through the ensemble"))
+    if further:
+        Console().print(_table(further, f"{unfamiliar} prompts a task in forms that training doesn't show"))
 
 
 @contextlib.contextmanager
@@ -80,40 +104,54 @@ def _server(release: Release, url: str | None, console: Console) -> Iterator[Ser
         server.stop()
 
 
-def _evaluate(
-    server: Server, release: Release, console: Console, count: int, seed: int, concurrency: int, show_wrong: int
-) -> Report:
-    engine = release.manifest.engine
+def _evaluate(ask: Asking, count: int, is_familiar: bool) -> Report:
+    engine = ask.release.manifest.engine
     headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
     report: Report = {}
-    with Progress(*_COLUMNS, console=console, transient=True) as progress:
-        for task, examples in all_examples(seed, count):
+    with Progress(*_COLUMNS, console=ask.console, transient=True) as progress:
+        for task, examples in all_examples(ask.seed, count, is_familiar):
             report[task] = {}
             for kind in (GUIDED, UNGUIDED):
                 row = progress.add_task(f"{task}, {kind}", total=count)
                 results = evaluate_task(
-                    server,
-                    release,
+                    ask.server,
+                    ask.release,
                     headers,
                     task,
                     kind == GUIDED,
                     examples,
-                    concurrency,
+                    ask.concurrency,
                     lambda row=row: progress.advance(row),  # type: ignore[misc]
                 )
                 report[task][kind] = mean_scores(results)
-                _show_wrong(results, console, show_wrong)
+                _show_wrong(results, ask.console, ask.show_wrong)
     return report
 
 
 def _show_wrong(results: list[Result], console: Console, most: int) -> None:
     wrong = [result for result in results if not result.scores["exact"]]
     for result in wrong[:most]:
-        console.print(f"{result.example.user}\nwanted {result.example.answer_text}\ngot    {result.answer_text}\n")
+        asked = f"{result.example.system}\n{result.example.user}".strip()
+        text = f"{asked}\nwanted {result.example.answer_text}\ngot    {result.answer_text}\n"
+        console.print(text, markup=False)  # a model's text may look like markup
 
 
-def _table(report: Report, count: int) -> Table:
-    table = Table(title=f"{count} held-out prompts a task, through the ensemble")
+def _run(release: Release, count: int, unfamiliar: int, seed: int) -> dict[str, Any]:
+    """What the figures are of: without it they can't be told from another model's."""
+    return {
+        "engine_hash": release.manifest.engine.hash,
+        "count": count,
+        "unfamiliar_count": unfamiliar,
+        "seed": seed,
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _table(report: Report, title: str) -> Table:
+    table = Table(title=title)
     table.add_column("task", no_wrap=True)
     table.add_column("", no_wrap=True)
     for figure in _FIGURES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -11,18 +12,21 @@ import jsonschema_rs
 
 from llm_policy.manifest import TASKS, Task
 from llm_policy.release import Release
-from llmstack.embedded.examples import Example, held_out_examples
+from llmstack.embedded.example import Example
+from llmstack.embedded.examples import held_out_examples
 from llmstack.embedded.schemas import SCHEMAS
 from llmstack.ensemble_client import Headers, Inputs, Reply, Server, send_infer
 
 # Distinct schemas of generate_json: more of them than a server takes new ones in a minute would only wait.
 NUM_SCHEMAS = 60
+# A call that got no answer, or 503, is sent again after so many seconds.
+_RETRY_AFTER_S = (1.0, 5.0, 20.0)
 
 Scores = dict[str, float]
 
 
 class EvaluationError(RuntimeError):
-    """The ensemble refused a prompt, so there is nothing to score."""
+    """The ensemble refused a prompt, or guided one that was not to be or the reverse: there is nothing to score."""
 
 
 class Result(NamedTuple):
@@ -46,12 +50,12 @@ def evaluate_task(
     """Send every example, `num_workers` at a time; `report` is called after each.
 
     Raises:
-        EvaluationError: a prompt was refused.
+        EvaluationError: a prompt was refused, or answered with guidance where none was asked for, or without.
     """
 
     def run(example: Example) -> Result:
         inputs = _guided_inputs(example) if is_guided else _unguided_inputs(example, release.manifest.tasks[task])  # type: ignore[index]
-        result = _score(example, send_infer(server, inputs, headers))
+        result = _score(example, _send(server, inputs, headers), is_guided)
         report()
         return result
 
@@ -65,14 +69,24 @@ def mean_scores(results: list[Result]) -> Scores:
     return {name: sum(result.scores[name] for result in results) / len(results) for name in names}
 
 
-def all_examples(seed: int, count: int) -> Iterator[tuple[str, list[Example]]]:
-    """(task, its held-out examples)."""
+def all_examples(seed: int, count: int, is_familiar: bool) -> Iterator[tuple[str, list[Example]]]:
+    """(task, its held-out examples), in the forms of training or in others."""
     for task in TASKS:
-        yield task, held_out_examples(task, seed, count, NUM_SCHEMAS)
+        yield task, held_out_examples(task, seed, count, NUM_SCHEMAS, is_familiar)
+
+
+def _send(server: Server, inputs: Inputs, headers: Headers) -> Reply:
+    """The reply; a server that is busy or being restarted is asked again."""
+    for delay_s in _RETRY_AFTER_S:
+        reply = send_infer(server, inputs, headers)
+        if reply.status not in ("", "503"):
+            return reply
+        time.sleep(delay_s)
+    return send_infer(server, inputs, headers)
 
 
 def _guided_inputs(example: Example) -> Inputs:
-    inputs = {"messages": example.messages(), "task": example.task}
+    inputs = {**example.inputs(), "task": example.task}
     if example.schema is None:
         return inputs
     guide = {"guided_decoding_guide_type": "json_schema", "guided_decoding_guide": json.dumps(example.schema)}
@@ -81,7 +95,7 @@ def _guided_inputs(example: Example) -> Inputs:
 
 def _unguided_inputs(example: Example, task: Task) -> Inputs:
     """The task's sampling without its schema: a request that names the task would be guided by it."""
-    inputs: dict[str, Any] = {"messages": example.messages(), "temperature": task.temperature}
+    inputs: dict[str, Any] = {**example.inputs(), "temperature": task.temperature}
     if task.top_p is not None:
         inputs["top_p"] = task.top_p
     if task.max_tokens is not None:
@@ -89,9 +103,11 @@ def _unguided_inputs(example: Example, task: Task) -> Inputs:
     return inputs
 
 
-def _score(example: Example, reply: Reply) -> Result:
+def _score(example: Example, reply: Reply, is_guided: bool) -> Result:
     if reply.error:
         raise EvaluationError(reply.error)
+    if reply.first("guided") is not is_guided:
+        raise EvaluationError(f"guided is {reply.first('guided')} where it must be {is_guided}")
     text = str(reply.first("text_output"))
     answer = _parse(text)
     scores = {

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from llm_policy.manifest import TASKS
 from llmstack.embedded import weights
 from llmstack.embedded.checkpoint import Checkpoint, TrainingRecord
 from llmstack.embedded.tokenizer import MAX_LENGTH, VOCAB_SIZE
@@ -52,27 +57,30 @@ template, guided decoding.
 | Data | synthetic, made by this project's own code from seed {record.seed}; no text of others |
 | Examples | {examples} |
 | Tokens | {record.tokens:,} in {record.steps:,} steps |
-| Time | {record.seconds:.0f} s, the compiling of kernels included |
-| Hardware | {record.hardware} |
+| Time | {record.seconds:,.0f} s, the compiling of kernels included |
+| Hardware | {record.hardware}, of whose memory it took {memory:.1f} GiB |
+| Source | commit {record.source_commit} |
 | Software | torch {record.torch}, transformers {record.transformers} |
 | Last loss | {record.final_loss:.4f} |
 
 Names, numbers and dates of the examples are made up, so that copying from the prompt is the only way to be right. The
-evaluation uses words, numbers and dates that training never shows. The command was
+evaluation uses words, dates and numbers above 99 that training never shows. The command was
 
     {record.command}
     llmstack embedded-model build --checkpoint CHECKPOINT --output DIR
 
-The data is the same on every machine; the weights are not, to the last bit: a GPU adds in an order of its own.
-How well it does is measured through the running ensemble: `llmstack embedded-model evaluate`, figures in
-docs/embedded_model.md.
+The data is the same on every machine (training.json has its digest); the weights are the same where GPU, torch and
+kernels are.
 
+## How well it does
+
+{results}
 ## What it can't do
 
-Anything else. It knows no facts and follows no instruction besides the three prompts that it was trained on, in
-English, with the domains of its training (orders, tickets, people, invoices, events, shipments, bookings). It compares
-whole numbers up to 9,999 in rankings of three to six candidates; it judges person, amount, date and place of a payment.
-Prompts beyond some 300 tokens are longer than any it has seen. Use it to develop clients, to test and to demonstrate.
+Anything else. It knows no facts and follows no instruction besides those that it was trained on, in English:
+docs/embedded_model.md lists the forms. It fills flat schemas of up to six fields; it compares whole numbers up to 9,999
+in rankings of three to six candidates; it judges person, amount, date and place of a payment. Prompts of more than some
+350 tokens are longer than any it has seen. Use it to develop clients, to test and to demonstrate.
 
 Check the release: `llmstack manifest verify DIR`.
 """
@@ -84,7 +92,14 @@ def model_card(seed: int, checkpoint: Checkpoint | None, quantisation: str) -> s
         text = f"bfloat16, drawn at random from seed {seed}; never trained"
         return _RANDOM.format(facts=_facts(weights.RANDOM, text, quantisation), seed=seed)
     facts = _facts(weights.TRAINED, f"bfloat16, {len(checkpoint.weights) / 1e6:.1f} MB, trained", quantisation)
-    return _TRAINED.format(facts=facts, record=checkpoint.record, examples=_examples(checkpoint.record))
+    record = checkpoint.record
+    return _TRAINED.format(
+        facts=facts,
+        record=record,
+        examples=_examples(record),
+        memory=record.peak_memory_bytes / 2**30,
+        results=results_text(checkpoint.evaluation),
+    )
 
 
 def _facts(size: weights.Architecture, text: str, quantisation: str) -> str:
@@ -93,3 +108,48 @@ def _facts(size: weights.Architecture, text: str, quantisation: str) -> str:
 
 def _examples(record: TrainingRecord) -> str:
     return ", ".join(f"{count:,} of {task}" for task, count in record.examples.items())
+
+
+_FIGURES = {
+    "schema_valid": "schema valid",
+    "exact": "exact",
+    "field_accuracy": "fields",
+    "top1": "top-1",
+    "full_order": "full order",
+    "verdict": "verdict",
+}
+_NOT_MEASURED = """\
+Not measured yet: `llmstack embedded-model evaluate --json`, and `build --evaluation` with what it prints.
+"""
+
+
+def results_text(evaluation: bytes | None) -> str:
+    """The figures of an evaluation as two tables.
+
+    Raises:
+        ValueError, LookupError, TypeError: it isn't what `evaluate --json` prints.
+    """
+    if evaluation is None:
+        return _NOT_MEASURED
+    report = json.loads(evaluation)
+    run, further = report["run"], report["unfamiliar"]
+    text = (
+        f"{run['count']} held-out prompts a task through the running ensemble, in the forms of training, with guidance "
+        f"and without\n(`llmstack embedded-model evaluate`, {run['date']}):\n\n" + results_table(report)
+    )
+    if further:
+        text += (
+            f"\n{run['unfamiliar_count']} prompts a task in wordings and of schemas that training doesn't show, where "
+            "guidance still gives the shape:\n\n" + results_table(further)
+        )
+    return text
+
+
+def results_table(report: Mapping[str, Any]) -> str:
+    """{task: {kind: {figure: share of 1}}} as a Markdown table, other keys left out."""
+    lines = [f"| task | | {' | '.join(_FIGURES.values())} |", "|---" * (len(_FIGURES) + 2) + "|"]
+    for task in TASKS:
+        for kind, scores in report[task].items():
+            cells = [f"{scores[name]:.1%}" if name in scores else "" for name in _FIGURES]
+            lines.append(f"| {task} | {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from llm_policy.digest import engine_hash
 from llm_policy.release import Release
 from llmstack.embedded import weights
 from llmstack.embedded.checkpoint import Checkpoint
@@ -46,13 +48,18 @@ def build_release(
 
     Raises:
         OSError: `directory` can't be written.
+        ValueError: the checkpoint is of another tokenizer or has other shapes, or its evaluation is another model's.
     """
     report("training the tokenizer")
     tokenizer = train_tokenizer()
     write_tokenizer(directory / "tokenizer", tokenizer)
     (directory / "tokenizer_info.json").write_bytes(info_bytes(build_info(directory / "tokenizer")))
+    if checkpoint is not None:
+        _check_fits(checkpoint, tokenizer, directory / "tokenizer" / "tokenizer.json")
     report("writing the weights")
     _write_engine(directory / "engine", tokenizer, seed, checkpoint)
+    if checkpoint is not None and checkpoint.evaluation is not None:
+        _check_evaluated(checkpoint.evaluation, engine_hash(directory / "engine"))
     report("writing schemas, model card and manifest")
     _write_schemas(directory / "schemas")
     if checkpoint is not None:
@@ -67,6 +74,22 @@ def model_config(tokenizer: Tokenizer, size: weights.Architecture) -> dict[str, 
     """config.json of a model of this size with the embedded tokenizer."""
     ids = added_ids(tokenizer)
     return weights.model_config(size, VOCAB_SIZE, MAX_LENGTH, eos=ids[EOS], pad=ids[PAD])
+
+
+def _check_fits(checkpoint: Checkpoint, tokenizer: Tokenizer, tokenizer_path: Path) -> None:
+    trained_with, ours = checkpoint.record.tokenizer_sha256, hashlib.sha256(tokenizer_path.read_bytes()).hexdigest()
+    if trained_with != ours:
+        raise ValueError(f"trained with tokenizer.json {trained_with}, this release has {ours}")
+    wanted, given = weights.tensor_shapes(model_config(tokenizer, weights.TRAINED)), checkpoint.shapes()
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(f"{name} has shape {given.get(name)}, needed is {wanted.get(name)}")
+
+
+def _check_evaluated(evaluation: bytes, ours: str) -> None:
+    evaluated = json.loads(evaluation)["run"]["engine_hash"]
+    if evaluated != ours:
+        raise ValueError(f"the evaluation is of engine {evaluated}, this one is {ours}")
 
 
 def _write_engine(directory: Path, tokenizer: Tokenizer, seed: int, checkpoint: Checkpoint | None) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any
 
-from llmstack.embedded.examples import CHECKS, LETTERS, REGISTERED_SHAPES, object_schema
+from llmstack.embedded.filling import REGISTERED_SHAPES, object_schema
+from llmstack.embedded.judging import CHECKS
+from llmstack.embedded.ranking import FEWEST_CANDIDATES, LETTERS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_FEWEST_CANDIDATES = 3
 _MAX_VALUE = 9_999
 
 
@@ -23,12 +24,12 @@ def _values() -> dict[str, Any]:
     """A number for each candidate; the first three are always there."""
     number = {"type": "integer", "minimum": 0, "maximum": _MAX_VALUE}
     values = object_schema(dict.fromkeys(LETTERS, number))
-    return values | {"required": list(LETTERS[:_FEWEST_CANDIDATES])}
+    return values | {"required": list(LETTERS[:FEWEST_CANDIDATES])}
 
 
 def _orders() -> list[list[str]]:
     """Every order of three to six candidates. Listed, so that a grammar can see to it that none repeats."""
-    counts = range(_FEWEST_CANDIDATES, len(LETTERS) + 1)
+    counts = range(FEWEST_CANDIDATES, len(LETTERS) + 1)
     return [list(order) for count in counts for order in permutations(LETTERS[:count])]
 
 

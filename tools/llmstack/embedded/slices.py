@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llm_policy.manifest import TASKS
-from llmstack.embedded.examples import REGISTERED_SHAPES, Example, fill_example, make_example
+from llmstack.embedded.example import Example
+from llmstack.embedded.examples import make_example
+from llmstack.embedded.filling import REGISTERED_SHAPES, fill_example
 from llmstack.embedded.release import QUANTISATION
 from llmstack.embedded.words import Words
 
@@ -35,13 +37,17 @@ def _line(task: str, number: int, words: Words) -> str:
     tree: dict[str, Any] = {
         "id": f"{task}-{number:03}",
         "task": task,
-        "messages": json.loads(example.messages()),
+        **_prompt(example),
         **({"schema_id": schema_id} if schema_id else {}),
         "seed": number,
         "quantisation": QUANTISATION,
         "expect": {"values": values, "schema_valid": True, "finish_reason": "stop", "max_cost_usd": _MAX_COST_USD},
     }
     return json.dumps(tree, ensure_ascii=False) + "\n"
+
+
+def _prompt(example: Example) -> dict[str, Any]:
+    return {"messages": example.turns()} if example.is_chat else {"text_input": example.user}
 
 
 def _question(task: str, number: int, words: Words) -> tuple[str, Example]:

@@ -1,114 +1,180 @@
-"""Training of the embedded model: a few minutes on a GPU, a day or so on a CPU.
+"""Training of the embedded model: minutes on a GPU, days on a CPU.
 
 Only the answer counts for the most part; a small share of the loss on the prompt makes the model learn early what
-repeats. Batches are made by other processes, in an order that depends on nothing but the seed.
+repeats.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import multiprocessing
 import os
-import random
+import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from llm_policy.manifest import TASKS
-from llmstack.embedded.examples import Example, make_example
-from llmstack.embedded.words import Words
+from llmstack.embedded.batches import STEP_ROWS, Batch, StepRows, step_batches
 
-PROMPT_LOSS_SHARE = 0.1
 PEAK_LEARNING_RATE = 2e-3
 WARM_UP_SHARE = 0.03
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT_NORM = 1.0
 INITIALIZER_RANGE = 0.04
+_CPU_ROWS = 16  # at a time, so that a step needs little memory
 
-Ids = npt.NDArray[np.int64]
-
-
-class Batch(NamedTuple):
-    """Rows of one task: token ids [rows, tokens] and, of equal shape, what each position's loss weighs."""
-
-    ids: Ids
-    weights: npt.NDArray[np.float32]
-
-
-class Rows(NamedTuple):
-    """How many examples of a task a step takes, and the tokens that each may have."""
-
-    num_rows: int
-    max_tokens: int
-
-
-STEP_ROWS = {
-    "generate_json": Rows(192, 320),
-    "rank_candidates": Rows(160, 208),
-    "judge": Rows(160, 192),
-}
+_KIBIBYTE = 1024
 
 
 class Progress(NamedTuple):
-    """Where training stands."""
+    """Where training stands; `memory_bytes` is the most that it has held, on the GPU where there is one."""
 
     step: int
     loss: float
     seconds: float
     num_tokens: int
+    memory_bytes: int
 
 
-def train(
-    config: dict[str, Any], tokenizer_path: Path, seed: int, num_steps: int, report: Callable[[Progress], None]
-) -> dict[str, Any]:
-    """The trained weights, name → bfloat16 tensor on the CPU, the tied output layer left out.
+class Trainer:
+    """A model in training. Equal arguments give equal data; on one machine with one torch, equal weights too."""
 
-    `report` is told about every step. Runs on a GPU where there is one.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(seed)
+    def __init__(self, config: dict[str, Any], seed: int, num_steps: int, rows: StepRows = STEP_ROWS) -> None:
+        self.seed, self.num_steps, self._rows = seed, num_steps, rows
+        self.step, self.num_tokens, self.data_sha256, self.first_data_sha256 = 0, 0, "", ""
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        _compute_alike()
+        torch.manual_seed(seed)
+        self._model = Qwen3ForCausalLM(Qwen3Config(**config | {"initializer_range": INITIALIZER_RANGE}))
+        self._model = self._model.to(self._device).train()
+        self._optimizer = torch.optim.AdamW(
+            _parameter_groups(self._model), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), fused=True
+        )
+        self._loss_of = torch.compile(_loss, dynamic=False) if self._device.type == "cuda" else _loss
+        self._loss = torch.zeros(())
+        self._seconds_before, self._timed_from = 0.0, -1
+        self._began = self._timed_since = time.monotonic()
+
+    def run(self, tokenizer_path: Path) -> Iterator[int]:
+        """Train; yields the number of steps done after each. Who stops asking stops the training."""
+        self._began, self._timed_from = time.monotonic(), -1
+        for batches in step_batches(tokenizer_path, self.seed, range(self.step, self.num_steps), self._rows):
+            self._take_step(batches)
+            if self._timed_from < 0:
+                self.progress()
+                self._timed_from, self._timed_since = self.step, time.monotonic()
+            yield self.step
+
+    def progress(self) -> Progress:
+        """Where training stands. Waits for the GPU."""
+        loss = float(self._loss)
+        seconds = self._seconds_before + time.monotonic() - self._began
+        return Progress(self.step, loss, seconds, self.num_tokens, _peak_memory_bytes())
+
+    def seconds_left(self) -> float:
+        """From the time that steps took here, the first one left out: it compiles, and waits for the first batches."""
+        timed = self.step - self._timed_from
+        if timed <= 0:
+            return (time.monotonic() - self._began) * (self.num_steps - self.step)
+        return (time.monotonic() - self._timed_since) / timed * (self.num_steps - self.step)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """name → bfloat16 tensor on the CPU, the tied output layer left out."""
+        return {
+            name: tensor.detach().to("cpu", torch.bfloat16)
+            for name, tensor in self._model.state_dict().items()
+            if name != "lm_head.weight"
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs to go on as if nothing had been between."""
+        return {
+            "seed": self.seed,
+            "num_steps": self.num_steps,
+            "step": self.step,
+            "num_tokens": self.num_tokens,
+            "first_data_sha256": self.first_data_sha256,
+            "data_sha256": self.data_sha256,
+            "seconds": self.progress().seconds,
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`.
+
+        Raises:
+            ValueError: it is of another seed or number of steps.
+        """
+        if (state["seed"], state["num_steps"]) != (self.seed, self.num_steps):
+            raise ValueError(f"it was made with --seed {state['seed']} --steps {state['num_steps']}")
+        self.step, self.num_tokens = state["step"], state["num_tokens"]
+        self.first_data_sha256, self.data_sha256 = state["first_data_sha256"], state["data_sha256"]
+        self._seconds_before = state["seconds"]
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _take_step(self, batches: list[Batch]) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = PEAK_LEARNING_RATE * _rate(self.step, self.num_steps)
+        losses = [self._add_gradient(batch, len(batches)) for batch in batches]
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._loss = torch.stack(losses).mean()
+        self.step += 1
+        self.num_tokens += sum(batch.ids.size for batch in batches)
+        self.data_sha256 = next_digest(self.data_sha256, batches)
+        self.first_data_sha256 = self.first_data_sha256 or self.data_sha256
+
+    def _add_gradient(self, batch: Batch, num_batches: int) -> torch.Tensor:
+        """The batch's loss, after its share of the step's gradient was added."""
+        total = torch.tensor(batch.weights.sum(), device=self._device)
+        num_rows = _CPU_ROWS if self._device.type == "cpu" else len(batch.ids)
+        loss = torch.zeros((), device=self._device)
+        for first in range(0, len(batch.ids), num_rows):
+            ids, weights = (
+                torch.from_numpy(part[first : first + num_rows]).to(self._device, non_blocking=True) for part in batch
+            )
+            with torch.autocast(self._device.type, torch.bfloat16):
+                part = self._loss_of(self._model, ids, weights, total)
+            torch.autograd.backward(part / num_batches)
+            loss += part.detach()
+        return loss
+
+
+def next_digest(digest: str, batches: list[Batch]) -> str:
+    """The SHA-256 of all data up to these batches, given that of all before them."""
+    sha256 = hashlib.sha256(digest.encode())
+    for batch in batches:
+        sha256.update(batch.ids.tobytes())
+    return sha256.hexdigest()
+
+
+def _compute_alike() -> None:
+    """Have the GPU add in the same order each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("high")
-    model = Qwen3ForCausalLM(Qwen3Config(**config | {"initializer_range": INITIALIZER_RANGE}))
-    model = model.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(model), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), fused=True)
-    loss_of = torch.compile(_loss, dynamic=False) if device.type == "cuda" else _loss
-    began, num_tokens = time.monotonic(), 0
-    for step, batches in enumerate(_step_batches(tokenizer_path, seed, num_steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_LEARNING_RATE * _rate(step, num_steps)
-        losses = []
-        for batch in batches:
-            with torch.autocast(device.type, torch.bfloat16):
-                loss = loss_of(model, *(torch.from_numpy(part).to(device, non_blocking=True) for part in batch))
-            torch.autograd.backward(loss / len(batches))
-            losses.append(loss.detach())
-            num_tokens += batch.ids.size
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step % 20 == 19 or step == num_steps - 1:  # reading the loss waits for the GPU
-            mean = float(torch.stack(losses).mean())
-            report(Progress(step + 1, mean, time.monotonic() - began, num_tokens))
-    return {
-        name: tensor.detach().to("cpu", torch.bfloat16)
-        for name, tensor in model.state_dict().items()
-        if name != "lm_head.weight"
-    }
 
 
-def _loss(model: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the next tokens, each with the weight of the token that it is."""
+def _peak_memory_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
+
+
+def _loss(model: Any, ids: torch.Tensor, weights: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the next tokens, each with the weight of the token that it is, as a share of `total`."""
+    ids = ids.long()
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    wanted = weights[:, 1:].flatten()
-    return (losses * wanted).sum() / wanted.sum()
+    return (losses * weights[:, 1:].flatten()).sum() / total
 
 
 def _parameter_groups(model: Any) -> list[dict[str, Any]]:
@@ -126,55 +192,3 @@ def _rate(step: int, num_steps: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, num_steps - warm_up)))
-
-
-def _step_batches(tokenizer_path: Path, seed: int, num_steps: int) -> Iterator[list[Batch]]:
-    """The batches of each step, one a task, made by as many processes as there are cores to spare."""
-    jobs = ((seed, step) for step in range(num_steps))
-    context = multiprocessing.get_context("spawn")
-    num_workers = max(1, (os.cpu_count() or 2) - 2)
-    with context.Pool(num_workers, _start_worker, (str(tokenizer_path),)) as pool:
-        yield from pool.imap(_make_step, jobs, chunksize=4)
-
-
-_tokenizer: Tokenizer
-_pieces: list[str]
-
-
-def _start_worker(tokenizer_path: str) -> None:
-    global _tokenizer, _pieces
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _tokenizer = Tokenizer.from_file(tokenizer_path)
-    _pieces = sorted(text for text in _tokenizer.get_vocab() if text.isascii() and text.isalpha() and text.islower())
-
-
-def _make_step(job: tuple[int, int]) -> list[Batch]:
-    seed, step = job
-    return [_make_batch(task, random.Random(f"train {task} {seed} {step}")) for task in TASKS]  # noqa: S311
-
-
-def _make_batch(task: str, generator: random.Random) -> Batch:
-    num_rows, max_tokens = STEP_ROWS[task]
-    words = Words(generator, is_held_out=False, pieces=_pieces)
-    ids = np.zeros((num_rows, max_tokens), np.int64)
-    weights = np.zeros((num_rows, max_tokens), np.float32)
-    row = 0
-    while row < num_rows:
-        prompt, answer = encode_example(_tokenizer, make_example(task, words))
-        if len(prompt) + len(answer) > max_tokens:
-            continue
-        end = len(prompt) + len(answer)
-        ids[row, :end] = prompt + answer
-        weights[row, : len(prompt)] = PROMPT_LOSS_SHARE
-        weights[row, len(prompt) : end] = 1.0
-        row += 1
-    return Batch(ids, weights)
-
-
-def encode_example(tokenizer: Tokenizer, example: Example) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, as the chat template renders it with thinking off, and of the answer with its end."""
-    prompt = (
-        f"<|im_start|>system\n{example.system}<|im_end|>\n<|im_start|>user\n{example.user}<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    )
-    return tokenizer.encode(prompt).ids, tokenizer.encode(example.answer_text + "<|im_end|>").ids

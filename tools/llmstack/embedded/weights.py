@@ -91,6 +91,31 @@ def _weights(embedding_scales: npt.NDArray[np.float32], seed: int) -> Iterator[t
     yield "model.norm.weight", ones
 
 
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Tensor name → shape of a model with this config.json."""
+    hidden, intermediate, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer = {
+        "input_layernorm.weight": [hidden],
+        "self_attn.q_proj.weight": [queries, hidden],
+        "self_attn.k_proj.weight": [keys, hidden],
+        "self_attn.v_proj.weight": [keys, hidden],
+        "self_attn.o_proj.weight": [hidden, queries],
+        "self_attn.q_norm.weight": [head],
+        "self_attn.k_norm.weight": [head],
+        "post_attention_layernorm.weight": [hidden],
+        "mlp.gate_proj.weight": [intermediate, hidden],
+        "mlp.up_proj.weight": [intermediate, hidden],
+        "mlp.down_proj.weight": [hidden, intermediate],
+    }
+    layers = range(config["num_hidden_layers"])
+    return {
+        "model.embed_tokens.weight": [config["vocab_size"], hidden],
+        **{f"model.layers.{number}.{name}": shape for number in layers for name, shape in layer.items()},
+        "model.norm.weight": [hidden],
+    }
+
+
 def _to_bfloat16(values: npt.NDArray[np.float32]) -> BFloat16:
     """The upper half of each float32, rounded to nearest even."""
     bits = values.view(np.uint32)

@@ -10,6 +10,7 @@ training leaves out.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import TypeVar
@@ -24,6 +25,7 @@ _SMALLEST_SPLIT_NUMBER = 100  # too few numbers lie below it to divide them
 _MAX_WORD_LENGTH = 14
 
 _FIRST_DAY, _NUM_DAYS = date(2019, 1, 1), 3_650
+_CENTS = re.compile(r"\d+\.\d[1-9]")
 
 _ONSETS = """
 b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p ph pl pr qu r s sch sh sk sl st str t th tr v w z
@@ -96,6 +98,11 @@ class Words:
             return self.random.choice(HELD_OUT_THINGS)
         return self.random.choice(nouns()) if self.random.random() < 0.3 else self._name().lower()
 
+    def label(self) -> str:
+        """One or two nouns in lower case, as the name of a field has them."""
+        source = HELD_OUT_THINGS if self._is_held_out else nouns()
+        return " ".join(self.random.sample(source, self.random.choice((1, 1, 2))))
+
     def number(self, least: int, most: int) -> int:
         """A whole number from `least` to `most`."""
         return self._of_my_kind(lambda: self.random.randint(least, most), _number_residue)
@@ -114,10 +121,42 @@ class Words:
         number = self.number(10 ** (num_digits - 1), 10**num_digits - 1)
         return f"{prefix}-{number}"
 
+    def near_cents(self, cents: str) -> str:
+        """`cents` with one digit changed."""
+        return self._change_digit(cents, range(len(cents)), self.is_my_cents)
+
+    def near_day(self, day: str) -> str:
+        """`day` with one digit changed; `day` itself where none of those dates may stand here."""
+        return self._change_digit(day, range(len(day)), self.is_my_day)
+
+    def is_my_cents(self, text: str) -> bool:
+        """Whether `cents` may give this amount here."""
+        return bool(_CENTS.fullmatch(text)) and text[0] != "0" and self._is_mine(_number_residue(int(text[:-3])))
+
+    def is_my_day(self, text: str) -> bool:
+        """Whether `day` may give this date here."""
+        try:
+            number = (date.fromisoformat(text) - _FIRST_DAY).days
+        except ValueError:  # no month has that day
+            return False
+        return 0 <= number < _NUM_DAYS and self._is_mine(number % _MODULUS)
+
+    def _change_digit(self, text: str, places: Sequence[int], is_right: Callable[[str], bool]) -> str:
+        near = {
+            text[:place] + digit + text[place + 1 :]
+            for place in places
+            if text[place].isdigit()
+            for digit in "0123456789"
+        }
+        return self.random.choice(sorted(other for other in near - {text} if is_right(other)) or [text])
+
+    def _is_mine(self, residue: int) -> bool:
+        return residue < 0 or (residue == _HELD_OUT_RESIDUE) is self._is_held_out
+
     def _of_my_kind(self, draw: Callable[[], int], residue: Callable[[int], int]) -> int:
         while True:
             value = draw()
-            if residue(value) < 0 or (residue(value) == _HELD_OUT_RESIDUE) is self._is_held_out:
+            if self._is_mine(residue(value)):
                 return value
 
     def _name(self) -> str:

@@ -1,0 +1,82 @@
+"""The embedded model does its tasks through the whole stack, in every form that training shows."""
+
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from llm_policy.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.release import Release
+from llmstack.embedded.commands import app
+from llmstack.embedded.evaluate_command import Asking, _evaluate
+from llmstack.ensemble_client import send_generate, send_grpc, send_infer
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+COUNT = 20
+# The aims, less what twenty prompts can't tell.
+FLOORS = {
+    "generate_json": {"schema_valid": 1.0, "field_accuracy": 0.85, "exact": 0.7},
+    "rank_candidates": {"schema_valid": 1.0, "top1": 0.9, "full_order": 0.85},
+    "judge": {"schema_valid": 1.0, "verdict": 0.9},
+}
+README = (DEFAULT_RELEASE_DIR.parents[1] / "README.md").read_text()
+# The README's three examples.
+ORDER = "Ada Lovelace placed order ORD-4711. The customer wants 5 of the lamp. The status is packed. It is not a gift."
+PAYMENT = (
+    "Evidence: On 2026-11-02 Ada Lovelace paid 311.84 dollars in Leeds.",
+    "Claim: Ada Lovelace paid 371.84 dollars in Leeds on 2026-11-02.",
+)
+PRICES = "Rank by price, cheapest first.\n- A: lamp, 30 dollars\n- B: desk, 150 dollars\n- C: pen, 2 dollars"
+
+
+@pytest.fixture(scope="module")
+def headers(server):
+    engine = Release.open(server.release_dir).manifest.engine
+    return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
+
+
+@pytest.mark.timeout(600)
+def test_held_out_prompts_are_answered_as_well_as_we_say(server):
+    ask = Asking(server, Release.open(server.release_dir), Console(quiet=True), 7, 4, 0)
+    report = _evaluate(ask, COUNT, is_familiar=True)
+    for task, floors in FLOORS.items():
+        assert report[task]["unguided"].keys() == report[task]["guided"].keys()
+        for figure, floor in floors.items():
+            assert report[task]["guided"][figure] >= floor, (task, figure, report[task])
+
+
+def test_evaluate_prints_shares_by_task_and_guidance_as_json(server):
+    url = f"--url={server.http_url}"
+    printed = CliRunner().invoke(app, ["evaluate", url, "--count", "1", "--unfamiliar", "1", "--json"])
+    assert printed.exit_code == 0, printed.output
+    report = json.loads(printed.stdout)
+    assert report["run"]["engine_hash"] == Release.open(server.release_dir).manifest.engine.hash
+    for figures in (report, report["unfamiliar"]):
+        assert figures["generate_json"]["guided"].keys() == {"schema_valid", "exact", "field_accuracy"}
+        assert figures["rank_candidates"]["unguided"].keys() == {"schema_valid", "exact", "top1", "full_order"}
+        assert figures["judge"]["guided"].keys() == {"schema_valid", "exact", "verdict"}
+        assert all(0 <= share <= 1 for task in FLOORS for scores in figures[task].values() for share in scores.values())
+
+
+def test_the_readmes_text_is_filled_into_the_tasks_registered_schema(server, headers):
+    messages = json.dumps([{"role": "user", "content": ORDER}])
+    answer = send_infer(server, {"messages": messages, "task": "generate_json"}, headers).first("text_output")
+    assert ORDER in README
+    assert f"# text_output: {answer}\n" in README
+    assert json.loads(answer)["customer"] == "Ada Lovelace"
+
+
+def test_the_readmes_claim_is_judged_outside_of_a_chat(server, headers):
+    inputs = {"text_input": "\n".join(PAYMENT), "task": "judge"}
+    answer = send_generate(server, inputs, headers).first("text_output")
+    assert r"\\n".join(PAYMENT) in README
+    assert f"# text_output: {answer}\n" in README
+    assert json.loads(answer)["failing_criterion"] == "amount"
+
+
+def test_the_readmes_candidates_are_ranked_over_grpc(server, headers):
+    answer = send_grpc(server, {"text_input": PRICES, "task": "rank_candidates"}, headers).first("text_output")
+    assert PRICES in README
+    assert answer in README
+    assert json.loads(answer)["ranking"] == ["C", "A", "B"]
