@@ -12,7 +12,9 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TORCH     := torch==2.13.0
-PYTEST    := $(BIN)/pytest -n 2 --timeout 300 --durations 25 -rs
+# Files in their order: those on live servers, which take longest, first.
+PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_moods.py release_proof.py supervision.py trace.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -56,7 +58,7 @@ test-gpu: $(INSTALLED)  ## Run the engine's tests on a GPU; needs CUDA and a tor
 # One process, in order: what runs beside it would be in the figures.
 soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch, then count 20,000 requests
 	LLMSTACK_SOAK_KILLS=30 $(BIN)/pytest -s tests/integration/test_kills.py $(ARGS)
-	LLMSTACK_RELEASE_KILLS=all $(BIN)/pytest -s tests/integration/test_release_*.py $(ARGS)
+	LLMSTACK_SOAK=1 $(BIN)/pytest -s $(SOAKED) $(ARGS)
 	LLMSTACK_SOAK_REQUESTS=20000 $(BIN)/pytest -s tests/integration/test_ledger.py $(ARGS)
 
 test-browser: $(INSTALLED)  ## Run the board's tests in a real Chromium; screenshots go to build/screenshots

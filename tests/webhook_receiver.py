@@ -96,6 +96,7 @@ class WebhookReceiver:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    is_open = False
 
     def do_POST(self) -> None:
         receiver = self.receiver
@@ -105,13 +106,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         receiver.count_open(1)
+        self.is_open = True
         try:
             with suppress(OSError):
                 receiver.take(Received(headers.get("webhook-id", ""), headers, body))(self)
         finally:
-            receiver.count_open(-1)
+            self.close()
 
     do_GET = do_POST
+
+    def end_headers(self) -> None:
+        """The request is over before its sender can hear so, and send the next one."""
+        self.close()
+        super().end_headers()
+
+    def close(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.receiver.count_open(-1)
 
     @property
     def receiver(self) -> WebhookReceiver:

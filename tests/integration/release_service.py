@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import pytest
 
 from llm_policy.release import Release
 from llmstack.embedded.release import build_release
@@ -20,8 +19,6 @@ from tests.integration.live_service import LiveService
 from tests.releases import change_manifest, hash_anew
 
 FIRST, SECOND = "one", "two"
-IS_SOAK = os.environ.get("LLMSTACK_RELEASE_KILLS") == "all"
-ONLY_IN_SOAK = pytest.mark.skipif(not IS_SOAK, reason="make soak: LLMSTACK_RELEASE_KILLS=all asks for it")
 
 
 def moody_models(directory: Path) -> Path:

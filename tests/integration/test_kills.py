@@ -30,7 +30,7 @@ from tests.integration.told_breaches import (
 from tests.webhook_receiver import WebhookReceiver, new_secret
 
 NUM_SOAK_KILLS = int(os.environ.get("LLMSTACK_SOAK_KILLS", "0"))
-NUM_KILLS = NUM_SOAK_KILLS or 5
+NUM_KILLS = NUM_SOAK_KILLS or 3
 BACK_WITHIN_S = 15 if NUM_SOAK_KILLS else 90
 VICTIMS = ("preprocess", "tensorrt_llm", "postprocess", "tritonserver", "parent")
 AGAIN_EVERY = 3

@@ -1,6 +1,6 @@
 """kill -9 of whoever performs a promotion or a rollback, at each journalled step: the next command makes it right.
 
-Each step takes a whole start of the server, so by default a few stand for all; LLMSTACK_RELEASE_KILLS=all takes each.
+Each step takes a whole start of the server, so by default a few stand for all; LLMSTACK_SOAK=1 takes each.
 """
 
 import json
@@ -14,7 +14,8 @@ from llm_policy.outbox import READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from llmstack.release import journal as steps
 from tests.integration.live_service import wait_until
-from tests.integration.release_service import FIRST, IS_SOAK, ONLY_IN_SOAK, SECOND, ReleaseService
+from tests.integration.release_service import FIRST, SECOND, ReleaseService
+from tests.soak import IS_SOAK, ONLY_IN_SOAK
 from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
 pytestmark = pytest.mark.server
@@ -56,7 +57,8 @@ def test_a_promotion_whose_parent_was_killed_is_settled_by_the_next_start(servic
     service.end()
 
 
-@pytest.mark.parametrize("step", ALL if IS_SOAK else ("drain",))
+@ONLY_IN_SOAK
+@pytest.mark.parametrize("step", ALL)
 def test_a_rollback_whose_parent_was_killed_goes_on_at_the_next_start(service: ReleaseService, step: str) -> None:
     service.start()
     service.wait_ready()
@@ -126,6 +128,7 @@ def test_a_command_that_was_killed_where_no_service_runs_is_settled_by_the_next_
     assert not any(change["outcome"] == "open" for change in outcomes(service))
 
 
+@ONLY_IN_SOAK
 def test_a_command_that_is_killed_leaves_the_service_to_finish(service: ReleaseService) -> None:
     service.start()
     service.wait_ready()

@@ -8,7 +8,8 @@ import pytest
 from llm_policy.manifest import TASKS
 from llmstack.embedded.schemas import SCHEMAS
 from tests.integration.live_service import wait_until
-from tests.integration.release_service import FIRST, ONLY_IN_SOAK, ReleaseService, moody_models
+from tests.integration.release_service import FIRST, ReleaseService, moody_models
+from tests.soak import ONLY_IN_SOAK
 
 pytestmark = pytest.mark.server
 
@@ -26,13 +27,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseService
 
 
 def newest(service: ReleaseService, number: int = 0) -> dict:
-    return json.loads(service.llmstack("release", "history", "--json").stdout)[number]
+    """The newest change, or the one `number` before it; empty when there is none yet."""
+    changes = json.loads(service.llmstack("release", "history", "--json").stdout)
+    return changes[number] if number < len(changes) else {}
 
 
 def test_a_rollback_does_not_wait_for_a_promotion_whose_engine_hangs_at_its_start(service: ReleaseService) -> None:
     service.add_release("hanging", "hangs")
     asking = service.llmstack_in_background("release", "promote", "hanging", *OVERRIDE)
-    wait_until(lambda: newest(service)["step"] == "start")
+    wait_until(lambda: newest(service).get("step") == "start")
     back = service.llmstack("release", "rollback", "--root-cause", "it hangs", "--json")
     assert back.returncode == 0, back.stderr
     told = json.loads(back.stdout)

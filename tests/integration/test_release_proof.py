@@ -17,8 +17,8 @@ from llmstack.proof.smoke_command import DEFAULT_SLICES
 from llmstack.proof.target import Target
 from llmstack.server_error import ServerStartError
 from llmstack.server_process import TritonServer
-from tests.integration.release_service import ONLY_IN_SOAK
 from tests.releases import change_manifest
+from tests.soak import ONLY_IN_SOAK
 
 pytestmark = [pytest.mark.server]
 CHANGED = {

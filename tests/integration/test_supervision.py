@@ -26,6 +26,7 @@ from llmstack.supervision.housekeeping import SLOW_TURNS, TURN_S
 from tests.integration.client import cancellable
 from tests.integration.live_service import HOST, LiveService, wait_until
 from tests.integration.told_breaches import webhook_environment
+from tests.soak import ONLY_IN_SOAK
 from tests.webhook_receiver import WebhookReceiver, new_secret
 
 BACK_WITHIN_S = 15
@@ -304,6 +305,7 @@ def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_und
         assert live.ask().status == 200
 
 
+@ONLY_IN_SOAK
 def test_a_signal_to_the_servers_children_too_is_a_drain(tmp_path):
     # systemd's default, but for tritonserver itself: that gives calls 5 s then, which a busy machine may not keep.
     with LiveService(tmp_path, "embedded") as live:
@@ -350,6 +352,7 @@ def hanging(tmp_path: Path) -> Iterator[tuple[LiveService, Path]]:
         yield live, flag
 
 
+@ONLY_IN_SOAK
 def test_calls_that_were_given_up_neither_hide_an_engine_that_hangs_nor_hold_up_a_drain(hanging):
     live, flag = hanging
     with triton_grpc.InferenceServerClient(live.grpc_url) as client:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.client import Client
 from tests.integration.live_service import LiveService, wait_until
+from tests.soak import ONLY_IN_SOAK
 
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -69,7 +70,7 @@ def send_grpc(live: LiveService, headers: dict[str, str]) -> None:
     assert answer["num_output_tokens"] == 4
 
 
-@pytest.mark.parametrize("send", [send_http, send_grpc])
+@pytest.mark.parametrize("send", [pytest.param(send_http, marks=ONLY_IN_SOAK), send_grpc])
 def test_a_requests_spans_go_to_the_collector_under_its_own_trace(
     tmp_path: Path, collector: Collector, send: Callable[[LiveService, dict[str, str]], None]
 ) -> None:

@@ -11,7 +11,7 @@ from tests.integration.load import DEAR_FROM, Load
 from tests.integration.told_breaches import check_books, check_cost_breaches, webhook_environment
 from tests.webhook_receiver import Behaviour, WebhookReceiver, _Handler, answer, hang, new_secret, reset
 
-NUM_REQUESTS = 400
+NUM_REQUESTS = 250
 # No trouble that makes its caller wait is shorter: a request that waited for a webhook would take longer than half.
 SHORTEST_WAIT_S = 8.0
 # Two equal runs differ by some 20 % on a quiet machine and by far more on a busy one, where the slowest few of a
@@ -68,7 +68,7 @@ def troubles(elsewhere: WebhookReceiver) -> list[Behaviour]:
 
 def ask_breaching(live: LiveService, is_over: Callable[[], bool]) -> Load:
     """At least `NUM_REQUESTS` requests, each of which is served and breaches; they go on until `is_over`."""
-    with Load(live, num_clients=4, pause_s=0.05, dear_every=1) as load:
+    with Load(live, num_clients=4, pause_s=0.2, dear_every=1) as load:
         wait_until(lambda: len(load.asked) >= NUM_REQUESTS and is_over(), 300, live.output)
     assert all("cost_breach" in asked.reply.outputs["flags"] for asked in load.asked)
     return load
