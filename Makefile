@@ -14,7 +14,8 @@ INSTALLED := $(VENV)/.installed
 TORCH     := torch==2.13.0
 # Files in their order: those on live servers, which take longest, first.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs
-SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_moods.py release_proof.py supervision.py trace.py)
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_moods.py release_proof.py supervision.py trace.py full_disk.py) \
+             tests/browser/test_release_life.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

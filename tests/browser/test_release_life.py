@@ -21,6 +21,7 @@ from tests.browser.test_board import CHROMIUM, log_in, shoot
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
 from tests.releases import hash_anew
+from tests.soak import ONLY_IN_SOAK
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -30,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium"),
 ]
 MAX_ROLLBACK_S = 30
-MAX_PROMPT_TOKENS = 256  # what a warm-up of random weights can do in seconds; it ends at the release's limit
+MAX_PROMPT_TOKENS = 64  # what a warm-up of random weights can do in seconds; it ends at the release's limit
 EXPECT = {"schema_valid": True, "finish_reason": "stop", "max_cost_usd": 0.01}
 SLICE = {"text_input": "Is it so?", "quantisation": "w4a8", "max_tokens": 256, "expect": EXPECT}
 SLICES = [{**SLICE, "id": f"{task}-1", "task": task} for task in TASKS]
@@ -223,6 +224,7 @@ def test_a_slice_for_another_engine_is_refused_and_nothing_is_proven(service: Re
     assert "serves another release" in wrong.stderr
 
 
+@ONLY_IN_SOAK
 def test_a_bad_release_is_refused_or_taken_back_by_itself(
     service: ReleaseService, board: LiveBoard, tmp_path: Path
 ) -> None:

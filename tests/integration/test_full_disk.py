@@ -12,6 +12,7 @@ import pytest
 from llmstack.supervision.supervisor import MAX_FAILURES_IN_ROW
 from tests.integration.live_service import LiveService, wait_until
 from tests.integration.load import Load
+from tests.soak import ONLY_IN_SOAK
 
 SIZE = "32m"
 
@@ -136,6 +137,7 @@ def test_a_server_that_dies_while_the_directory_is_read_only_is_back_when_it_no_
     check_whole(live)
 
 
+@ONLY_IN_SOAK
 def test_a_read_only_directory_keeps_no_drain_from_answering_what_is_under_way(tmp_path, small_disk):
     live = LiveService(tmp_path / "service", "embedded")
     live.state_dir = small_disk / "state"

@@ -219,6 +219,7 @@ def test_the_first_outage_is_delivered_at_once(live, receiver):
     assert receiver.forgeries == []
 
 
+@ONLY_IN_SOAK
 def test_an_outage_that_lasts_is_told_again_with_each_restart_that_fails(live):
     def count() -> float:
         return live.metric('llm_alerts_total{rule="engine_unhealthy"}')
@@ -281,7 +282,7 @@ def test_no_orphan_survives_the_parent_and_a_new_one_takes_over(live):
 def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_under_way(tmp_path):
     with LiveService(tmp_path, "embedded") as live:
         slow: list = []
-        asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=600, min_tokens=600)))
+        asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=400, min_tokens=400)))
         asking.start()
         wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
         family = live.family()
@@ -294,7 +295,7 @@ def test_sigterm_turns_readiness_off_refuses_what_is_new_and_answers_what_is_und
         assert live.process.wait(60) == 0
         asking.join()
         assert slow[0].status == 200
-        assert slow[0].outputs["num_output_tokens"] == [600]
+        assert slow[0].outputs["num_output_tokens"] == [400]
         assert psutil.wait_procs(family, timeout=10)[1] == []
         assert live.rows("SELECT state, count(*) FROM request WHERE canary = 0 GROUP BY state ORDER BY state") == [
             ("refused", 1),
