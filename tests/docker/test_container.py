@@ -72,11 +72,8 @@ def test_it_runs_as_nobody_in_particular_and_can_not_write_its_root(service: str
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_demos_requests_are_answered_through_the_door(
-    door: RunningDoor, protocol: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demos_requests_are_answered_through_the_door(door: RunningDoor, protocol: str) -> None:
     certificate = door.directory / "certificate.pem"
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     server = ServerUrls(door.http_url, door.grpc_url, str(certificate))
     for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
         reply = PROTOCOLS[protocol](server, case.inputs, case.headers)

@@ -6,6 +6,7 @@ HTTP `/infer` and gRPC forward our headers; `/generate` never does, so there the
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -44,7 +45,10 @@ class Server(Protocol):
 
 
 class ServerUrls(NamedTuple):
-    """The addresses of a server that somebody else runs; with `root_certificates`, a PEM file, gRPC goes over TLS."""
+    """The addresses of a server that somebody else runs; `root_certificates`, a PEM file, are trusted over TLS.
+
+    With them gRPC goes over TLS, as HTTP does where its URL says so.
+    """
 
     http_url: str
     grpc_url: str = ""
@@ -115,7 +119,9 @@ def _post(server: Server, call: str, body: Mapping[str, Any], headers: Headers) 
     """The JSON of an answer, or the reply that tells why there is none."""
     url = f"{server.http_url}/v2/models/ensemble/{call}"
     try:
-        answer = httpx.post(url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False)
+        answer = httpx.post(
+            url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False, verify=_trust(server)
+        )
     except httpx.HTTPError as error:
         return Reply({}, "", f"no answer: {error}")
     try:
@@ -123,6 +129,11 @@ def _post(server: Server, call: str, body: Mapping[str, Any], headers: Headers) 
         return content if answer.status_code == httpx.codes.OK else Reply({}, str(answer.status_code), content["error"])
     except (ValueError, KeyError, TypeError):  # a proxy's page, say
         return Reply({}, str(answer.status_code), f"an answer that is not Triton's: {answer.text[:80]!r}")
+
+
+def _trust(server: Server) -> ssl.SSLContext | bool:
+    certificates = getattr(server, "root_certificates", None)
+    return ssl.create_default_context(cafile=certificates) if certificates is not None else True
 
 
 def _grpc_tensor(name: str, value: Any) -> triton_grpc.InferInput:
