@@ -70,13 +70,13 @@ class Blow(NamedTuple):
 
 
 def draw_blows(chance: random.Random) -> list[Blow]:
-    """`NUM_KILLS`, each victim as often as the others; one of `AGAIN_EVERY` is followed by another."""
+    """`NUM_KILLS`, each victim as often as the others; in a soak one of `AGAIN_EVERY` is followed by another."""
     victims: list[str] = []
     while len(victims) < NUM_KILLS:
         victims += chance.sample(VICTIMS, len(VICTIMS))
     return [
         Blow(victim, chance.choice(VICTIMS), chance.uniform(0.0, LONGEST_PAUSE_S))
-        if number % AGAIN_EVERY == 1
+        if NUM_SOAK_KILLS and number % AGAIN_EVERY == 1
         else Blow(victim)
         for number, victim in enumerate(victims[:NUM_KILLS])
     ]
