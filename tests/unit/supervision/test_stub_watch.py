@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.supervision.stub_watch import STUB, StubWatch
+from llmstack.supervision.stub_watch import STUB, LoadWatch, StubWatch
 
 
 @pytest.fixture
@@ -43,3 +43,16 @@ def test_a_stub_that_its_server_ended_itself_is_forgotten(stubs):
     stubs["preprocess_0_0"].kill()
     stubs["preprocess_0_0"].wait()  # as a server does that unloads a model
     assert watch.find_dead() == []
+
+
+def test_a_child_that_nobody_reaps_while_its_server_loads_is_lost():
+    watch = LoadWatch(os.getpid(), max_zombie_s=0.1)
+    child = subprocess.Popen(["true"])
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and a zombie until it is waited for
+        assert not watch.has_lost_one()
+        time.sleep(0.2)
+        assert watch.has_lost_one()
+    finally:
+        child.wait()
+    assert not watch.has_lost_one()

@@ -5,9 +5,12 @@ Triton itself goes on saying that it is ready when one of them died, and never s
 
 from __future__ import annotations
 
+import time
+
 import psutil
 
 STUB = "triton_python_backend_stub"
+MAX_ZOMBIE_S = 4.0
 
 
 class StubWatch:
@@ -25,6 +28,28 @@ class StubWatch:
         states = {stub: _state(stub) for stub in self._stubs}
         self._stubs = {stub: instance for stub, instance in self._stubs.items() if states[stub] is not None}
         return [instance for stub, instance in self._stubs.items() if states[stub] == psutil.STATUS_ZOMBIE]
+
+
+class LoadWatch:
+    """Looks for a stub that died while its model loads: Triton may wait for it until the start times out.
+
+    Triton reaps a stub that it ended itself within moments; one that stays a zombie was ended by others.
+    """
+
+    def __init__(self, server_pid: int, max_zombie_s: float = MAX_ZOMBIE_S) -> None:
+        self._server_pid, self._max_zombie_s = server_pid, max_zombie_s
+        self._dead_since_s: dict[int, float] = {}  # by process id, on the monotonic clock
+
+    def has_lost_one(self) -> bool:
+        """Whether a stub has been a zombie for `max_zombie_s`."""
+        now = time.monotonic()
+        try:
+            children = psutil.Process(self._server_pid).children()
+        except psutil.NoSuchProcess:
+            return False
+        zombies = {child.pid for child in children if _state(child) == psutil.STATUS_ZOMBIE}
+        self._dead_since_s = {pid: self._dead_since_s.get(pid, now) for pid in zombies}
+        return any(now - since_s >= self._max_zombie_s for since_s in self._dead_since_s.values())
 
 
 def _state(process: psutil.Process) -> str | None:

@@ -28,7 +28,7 @@ from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, 
 from llmstack.supervision.open_calls import OpenCalls
 from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WARM_UP
 from llmstack.supervision.readiness import SERVER, Readiness
-from llmstack.supervision.stub_watch import StubWatch
+from llmstack.supervision.stub_watch import LoadWatch, StubWatch
 from llmstack.supervision.triton_statistics import TritonStatistics
 from llmstack.supervision.turn import TurnWanted
 
@@ -235,7 +235,8 @@ class Supervisor:
         # Whoever took the port of Triton's own metrics meanwhile may keep it.
         self.server.ports = self.server.ports._replace(metrics=0)
         self.server.start()
-        self.server.wait_ready(start_timeout_s or self.start_timeout_s, self._check)
+        loading = LoadWatch(self.server.pid)
+        self.server.wait_ready(start_timeout_s or self.start_timeout_s, lambda: self._check_loading(loading))
         canary = Canary(self.server, self.release, self.others_wait)
         try:
             on_phase(HASHES)
@@ -272,6 +273,11 @@ class Supervisor:
         self.stop.check()
         if self.wants_turn():
             raise TurnWanted
+
+    def _check_loading(self, loading: LoadWatch) -> None:
+        self._check()
+        if loading.has_lost_one():
+            raise ServerStartError("the process of a model died while it loaded", _NEXT_STEP)
 
     def _prove(self, what: str, attempt: Callable[[], None]) -> None:
         try:
