@@ -1,8 +1,8 @@
 """kill -9 of whatever there is, at random moments under load: service comes back and the books are right.
 
-One of three kills is followed by another in the middle of the recovery. LLMSTACK_SOAK_KILLS=30 (`make soak`) asks for
-more kills, and that the service is back 15 s after the last one at most; the suite has a few only, and is patient with
-a busy machine.
+LLMSTACK_SOAK_KILLS=30 (`make soak`) asks for more kills, one of three followed by another in the midst of its recovery,
+and that the service is back 15 s after the last one at most; the suite has a few only, and is patient with a busy
+machine.
 """
 
 import contextlib

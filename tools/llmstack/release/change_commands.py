@@ -17,8 +17,8 @@ from llmstack.release import journal
 from llmstack.release.account import account
 from llmstack.release.build_manifest import check_published
 from llmstack.release.change_document import change_document
-from llmstack.release.gate_report import board_access, check_visibly, find_release, print_findings
-from llmstack.release.gates import Evidence, Finding
+from llmstack.release.gate_report import check_visibly, evidence_of, find_release, print_findings
+from llmstack.release.gates import Finding
 from llmstack.release.journal import Approval, Change, ChangeUnderWay, Side, previous_release
 from llmstack.release.operator import Operator, Outcome
 from llmstack.release.operator_faults import operator_faults
@@ -33,7 +33,6 @@ from llmstack.release.options import (
     NumSignOffs,
     ReleaseName,
     StateDir,
-    min_sign_offs,
 )
 from llmstack.release.store import ReleaseStore, check_switchable
 from llmstack.release.supersession import is_taken_back_by_rollback, superseded_by
@@ -77,13 +76,7 @@ def promote(
         fail("--override has no reason", 'say why: --override "the board is down, incident 4711"')
     if store.in_service() == target.directory:
         fail(f"{target.directory.name} is in service already", "llmstack release list shows the candidates")
-    evidence = Evidence(
-        against or (),
-        board_access(board_url, board_token_file),
-        required_sign_offs,
-        state_dir,
-        min_sign_offs(),
-    )
+    evidence = evidence_of(against, board_url, board_token_file, required_sign_offs, state_dir)
     findings = check_visibly(target, evidence)
     lacking = [finding for finding in findings if finding.missing]
     if any(finding.is_absolute for finding in lacking) or (lacking and override is None):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from llm_policy.release import Release, ReleaseError
 from llmstack.release.gates import Evidence, Finding, check_gates
+from llmstack.release.options import min_sign_offs
 from llmstack.release.signed_off import BoardAccess
 from llmstack.release.store import ReleaseStore, StoreError
 from llmstack.terminal import fail
@@ -29,6 +30,18 @@ def board_access(url: str | None, token_file: Path | None) -> BoardAccess | None
     if token_file is None:
         fail("--board-url without --board-token-file", "llmstack board reader add NAME makes a token")
     return BoardAccess(url, token_file)
+
+
+def evidence_of(
+    against: Sequence[Path] | None,
+    board_url: str | None,
+    board_token_file: Path | None,
+    num_sign_offs: int,
+    state_dir: Path,
+) -> Evidence:
+    """Where the options say that the gates shall look; ends the command where they name half of a board."""
+    board = board_access(board_url, board_token_file)
+    return Evidence(against or (), board, num_sign_offs, state_dir, min_sign_offs())
 
 
 def check_visibly(release: Release, evidence: Evidence) -> list[Finding]:

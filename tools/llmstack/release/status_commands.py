@@ -12,8 +12,8 @@ from rich.table import Table
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.release import journal
 from llmstack.release.change_document import change_document, utc
-from llmstack.release.gate_report import board_access, check_visibly, find_release, print_findings
-from llmstack.release.gates import Evidence, Finding
+from llmstack.release.gate_report import check_visibly, evidence_of, find_release, print_findings
+from llmstack.release.gates import Finding
 from llmstack.release.journal import previous_release
 from llmstack.release.operator_faults import operator_faults
 from llmstack.release.options import (
@@ -26,7 +26,6 @@ from llmstack.release.options import (
     BoardUrl,
     NumSignOffs,
     StateDir,
-    min_sign_offs,
 )
 from llmstack.release.store import ReleaseStore
 from llmstack.terminal import DIFFERENT, print_json
@@ -60,13 +59,7 @@ def status(
     }
     findings: list[Finding] = []
     if name is not None:
-        evidence = Evidence(
-            against or (),
-            board_access(board_url, board_token_file),
-            required_sign_offs,
-            state_dir,
-            min_sign_offs(),
-        )
+        evidence = evidence_of(against, board_url, board_token_file, required_sign_offs, state_dir)
         findings = check_visibly(find_release(store, name), evidence)
         document["gates"] = {finding.gate: list(finding.missing) for finding in findings}
     if as_json:
