@@ -28,7 +28,7 @@ install: $(INSTALLED)  ## Make .venv with everything pinned; a second time nothi
 
 # torch goes first and alone: whatever comes later then finds it there and brings no other build of it.
 $(INSTALLED): pyproject.toml requirements/constraints.txt
-	@PYTHONPATH=tools $(PYTHON) -m llmstack.check_python
+	@PYTHONPATH=tools $(PYTHON) -m llmstack.diagnostics.check_python
 	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "==> installing $(TORCH) (the largest part)"

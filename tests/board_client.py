@@ -13,15 +13,15 @@ import httpx
 import uvicorn
 from standardwebhooks import Webhook
 
-from llm_policy.alerts import EVENT_TYPE
-from llm_policy.outbox import new_event
+from llm_policy.ledger.alerts import EVENT_TYPE
+from llm_policy.ledger.outbox import new_event
 from llmstack.board.accounts import READER, REVIEWER, add_account
 from llmstack.board.app import make_app
 from llmstack.board.board_database import make_board, open_board
 from llmstack.board.settings import BoardSettings
 from llmstack.board.site import url_of
-from llmstack.ports import listen
-from llmstack.release.options import DEFAULT_ARTIFACTS_DIR
+from llmstack.server.ports import listen
+from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR
 from llmstack.release.store import ReleaseStore
 from tests.webhook_receiver import new_secret, write_secrets
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llm_policy.manifest import TASKS
-from llm_policy.release import Release
+from llm_policy.release.manifest import TASKS
+from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.build_manifest import Build
 from llmstack.release.coverage import lengths, subjects

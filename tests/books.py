@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm_policy.database import FILE_NAME, open_database
-from llm_policy.ledger import Entry, Ledger, OpenRow, Settlement
-from llm_policy.metric_total import read_totals
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.ledger import Entry, Ledger, OpenRow, Settlement
+from llm_policy.ledger.metric_total import read_totals
 from tests.manifests import ENGINE_HASH, manifest
 
 ENTRY = Entry("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from llm_policy.manifest import Manifest, parse_manifest
+from llm_policy.release.manifest import Manifest, parse_manifest
 
 ENGINE_HASH = "sha256:" + "a" * 64
 

@@ -5,8 +5,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from llm_policy.database import FILE_NAME, open_database
-from llm_policy.outbox import READINESS, Event, append, new_event
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.outbox import READINESS, Event, append, new_event
 
 
 class Outbox:

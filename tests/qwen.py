@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.qwen_vocabulary import build_tokenizer
+from llmstack.tokenizer.qwen_vocabulary import build_tokenizer
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "build" / "qwen-tokenizer"
 

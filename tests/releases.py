@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from llm_policy.release import Release
-from llmstack.manifest import describe_release, manifest_bytes
-from llmstack.tokenizer_info import build_info, info_bytes
+from llm_policy.release.release import Release
+from llmstack.release.manifest_file import describe_release, manifest_bytes
+from llmstack.tokenizer.tokenizer_info import build_info, info_bytes
 from tests.manifests import manifest_tree
 
 TOKENIZER = {

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from llm_policy.manifest import Manifest, ManifestError, parse_manifest, read_manifest
-from llm_policy.release import Release
+from llm_policy.release.manifest import Manifest, ManifestError, parse_manifest, read_manifest
+from llm_policy.release.release import Release
 
 
 class Difference(NamedTuple):

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llm_policy.outbox import new_event
-from llm_policy.release import Release
+from llm_policy.ledger.outbox import new_event
+from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.board_client import LiveBoard, alert, live_board
 from tests.board_releases import write_store

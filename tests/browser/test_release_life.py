@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_policy.manifest import TASKS
+from llm_policy.release.manifest import TASKS
 from tests.board_client import LiveBoard, live_board
 from tests.browser.test_board import CHROMIUM, log_in, shoot
 from tests.integration.live_service import wait_until

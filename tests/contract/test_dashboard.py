@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from llm_policy.database import FILE_NAME, open_database
-from llm_policy.metrics import PolicyMetrics, exposition
-from llm_policy.release import Release
-from llmstack.dashboard.command import FILE
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.metrics.metrics import PolicyMetrics, exposition
+from llm_policy.release.release import Release
+from llmstack.cli.dashboard import FILE
 from llmstack.dashboard.panels import QUEUE_DELAY_LIMIT_US, ROWS, expressions
 from llmstack.paths import DEFAULT_RELEASE_DIR
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_policy.metrics import PolicyMetrics, exposition_parts
+from llm_policy.metrics.metrics import PolicyMetrics, exposition_parts
 from llmstack.events.backlog import Backlog
 from llmstack.supervision.metrics_page import MetricsPage
 from tests.books import open_ledger

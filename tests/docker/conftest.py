@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmstack.server_process import TritonServer
+from llmstack.server.process import TritonServer
 from tests.docker.running_door import RunningDoor, running_door
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 
-from llmstack.door.backend import Backend
-from llmstack.door.configuration import GUARD, Door, Limits, find_faults, write_door
-from llmstack.server_process import TritonServer
+from llmstack.gateway.backend import Backend
+from llmstack.gateway.configuration import GUARD, Door, Limits, find_faults, write_door
+from llmstack.server.process import TritonServer
 
 
 def free_ports(count: int) -> list[int]:

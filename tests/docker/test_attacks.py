@@ -16,12 +16,12 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from llm_policy.headers import ENGINE_HASH, QUANTISATION
-from llm_policy.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.release.release import Release
 from llmstack.dashboard.panels import expressions
-from llmstack.door.configuration import GET_PATHS
+from llmstack.gateway.configuration import GET_PATHS
 from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
-from llmstack.server_process import TritonServer
+from llmstack.server.process import TritonServer
 from tests.docker.conftest import need
 from tests.docker.running_door import RunningDoor, running_door
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.containers import PROJECT, ROOT, docker, make_image, make_stand_in, need_docker
 from tests.docker.running_door import free_ports

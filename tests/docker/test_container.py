@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llm_policy.digest import engine_hash
-from llm_policy.headers import ENGINE_HASH
-from llm_policy.release import Release
-from llmstack.demo_case import demo_cases
-from llmstack.door.backend import Backend
-from llmstack.ensemble_client import PROTOCOLS, ServerUrls
+from llm_policy.release.digest import engine_hash
+from llm_policy.rules.headers import ENGINE_HASH
+from llm_policy.release.release import Release
+from llmstack.demo.case import demo_cases
+from llmstack.gateway.backend import Backend
+from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.conftest import need
 from tests.docker.containers import (

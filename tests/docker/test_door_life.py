@@ -18,9 +18,9 @@ import pytest
 from typer.main import get_command
 
 from llmstack.__main__ import app
-from llmstack.door.backend import Backend
-from llmstack.door.configuration import Limits
-from llmstack.server_process import TritonServer
+from llmstack.gateway.backend import Backend
+from llmstack.gateway.configuration import Limits
+from llmstack.server.process import TritonServer
 from tests.docker.conftest import need
 from tests.docker.running_door import RunningDoor, running_door
 from tests.docker.test_attacks import BODY, HEADERS, INFER, METADATA, SERVICE, channel, infer_request

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 import llmstack.door
 from tests.docker.conftest import need
 
-GUARD = Path(llmstack.door.__file__).with_name("grpc_guard.lua")
+GUARD = Path(llmstack.gateway.__file__).with_name("grpc_guard.lua")
 MAX_BYTES = 10_000
 INVALID_ARGUMENT, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 7, 8, 12
 

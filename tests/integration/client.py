@@ -11,7 +11,7 @@ import numpy as np
 import tritonclient.grpc as triton_grpc
 
 from llm_policy.errors import Code
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 
 _SPECS = {spec.name: spec for spec in ENSEMBLE_INPUTS}

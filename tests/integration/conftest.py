@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmstack.server_process import TritonServer
+from llmstack.server.process import TritonServer
 
 
 @pytest.fixture(scope="session")

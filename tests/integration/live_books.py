@@ -6,8 +6,8 @@ from contextlib import closing
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_policy.database import FILE_NAME, open_to_read
-from llm_policy.metrics import exposition
+from llm_policy.ledger.database import FILE_NAME, open_to_read
+from llm_policy.metrics.metrics import exposition
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 
 

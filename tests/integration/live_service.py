@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.ports import Ports
-from llmstack.server_process import LOG_NAME
+from llmstack.server.ports import Ports
+from llmstack.server.process import LOG_NAME
 from tests.releases import change_manifest
 
 STUB = "triton_python_backend_stub"

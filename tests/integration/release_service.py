@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from llm_policy.release import Release
-from llmstack.embedded.release import build_release
+from llm_policy.release.release import Release
+from embedded_model.release import build_release
 from llmstack.paths import MODEL_REPOSITORY
 from llmstack.release.store import ReleaseStore, point_link
 from tests.integration.live_service import LiveService

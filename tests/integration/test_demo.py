@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from llm_policy.release import Release
-from llmstack.demo import send_all
-from llmstack.ensemble_client import PROTOCOLS
+from llm_policy.release.release import Release
+from llmstack.cli.demo import send_all
+from llmstack.client.ensemble_client import PROTOCOLS
 
 
 def test_every_reply_over_every_protocol_is_what_it_should_be(server):

@@ -9,8 +9,8 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from llm_policy.manifest import TASKS
-from llm_policy.release import Release
+from llm_policy.release.manifest import TASKS
+from llm_policy.release.release import Release
 from tests.integration.client import Client
 from tests.integration.live_service import wait_until
 

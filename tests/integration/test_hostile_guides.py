@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from llm_policy.guidance.desk import NUM_CHILDREN
-from llm_policy.metrics import exposition
+from llm_policy.guidance.compile.compile_queue import NUM_CHILDREN
+from llm_policy.metrics.metrics import exposition
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.server_process import TritonServer
+from llmstack.server.process import TritonServer
 from tests.hostile_guides import hostile_guides
 from tests.integration import client as ensemble
 from tests.integration.client import Client
@@ -105,7 +105,7 @@ def test_no_stub_was_restarted(own_server, outcome):
 
 def test_the_memory_of_every_process_stayed_bounded(own_server, outcome):
     for process in psutil.Process(own_server.pid).children(recursive=True):
-        is_child = "llm_policy.guidance.worker" in " ".join(process.cmdline())
+        is_child = "llm_policy.guidance.compile.worker" in " ".join(process.cmdline())
         limit = MAX_CHILD_MIB if is_child else MAX_STUB_MIB
         assert process.memory_info().rss < limit << 20
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
-from llm_policy import alerts
-from llm_policy.database import FILE_NAME, open_database, transaction
-from llm_policy.outbox import FINANCE, READINESS
-from llm_policy.release import Release
+from llm_policy.ledger import alerts
+from llm_policy.ledger.database import FILE_NAME, open_database, transaction
+from llm_policy.ledger.outbox import FINANCE, READINESS
+from llm_policy.release.release import Release
 from llmstack.ledger.verification import verify
 from tests.integration.live_books import ledger_of, metrics_of, two_stubs
 from tests.integration.live_service import LiveService

@@ -8,11 +8,11 @@ from contextlib import closing
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from llm_policy.database import FILE_NAME, open_database
-from llm_policy.ledger import Ledger
-from llm_policy.release import Release
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.ledger import Ledger
+from llm_policy.release.release import Release
 from llmstack.ledger.verification import verify
-from llmstack.server_process import TritonServer
+from llmstack.server.process import TritonServer
 from tests.integration.client import Client, as_array
 from tests.integration.live_books import ledger_of, metrics_of, release_with, two_stubs
 

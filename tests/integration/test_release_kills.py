@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.outbox import READINESS
+from llm_policy.ledger.outbox import READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from llmstack.release import journal as steps
 from tests.integration.live_service import wait_until

@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from llm_policy.release import Release
-from llmstack.embedded.release import build_release
-from llmstack.ensemble_client import ServerUrls
+from llm_policy.release.release import Release
+from embedded_model.release import build_release
+from llmstack.client.ensemble_client import ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.proof.slice_file import read_slices
-from llmstack.proof.smoke import PASSED, run_slices
-from llmstack.proof.smoke_command import DEFAULT_SLICES
-from llmstack.proof.target import Target
-from llmstack.server_error import ServerStartError
-from llmstack.server_process import TritonServer
+from llmstack.release.checks.slice_file import read_slices
+from llmstack.release.checks.smoke import PASSED, run_slices
+from llmstack.cli.release.smoke import DEFAULT_SLICES
+from llmstack.release.checks.target import Target
+from llmstack.server.error import ServerStartError
+from llmstack.server.process import TritonServer
 from tests.releases import change_manifest
 from tests.soak import ONLY_IN_SOAK
 

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from llm_policy.headers import ENGINE_HASH, QUANTISATION
-from llmstack.ensemble_client import PROTOCOLS, ServerUrls
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.server_command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
-from llmstack.server_error import ServerStartError
-from llmstack.server_process import LOG_NAME, TritonServer
+from llmstack.server.command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
+from llmstack.server.error import ServerStartError
+from llmstack.server.process import LOG_NAME, TritonServer
 
 PARROT = Path(__file__).parent / "parrot"
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]

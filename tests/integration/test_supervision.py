@@ -16,10 +16,10 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from llm_policy.headers import CANARY_TENANT
-from llm_policy.manifest import TASKS
-from llm_policy.outbox import READINESS
-from llm_policy.release import PROOF, Release
+from llm_policy.rules.headers import CANARY_TENANT
+from llm_policy.release.manifest import TASKS
+from llm_policy.ledger.outbox import READINESS
+from llm_policy.release.release import PROOF, Release
 from llmstack.paths import MODEL_REPOSITORY
 from llmstack.supervision.canary import MAX_STALL_S
 from llmstack.supervision.housekeeping import SLOW_TURNS, TURN_S

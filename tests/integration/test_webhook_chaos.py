@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from llm_policy.outbox import FINANCE, READINESS
+from llm_policy.ledger.outbox import FINANCE, READINESS
 from tests.integration.live_service import LiveService, wait_until
 from tests.integration.load import DEAR_FROM, Load
 from tests.integration.told_breaches import check_books, check_cost_breaches, webhook_environment

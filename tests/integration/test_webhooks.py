@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from llm_policy.outbox import FINANCE, READINESS
+from llm_policy.ledger.outbox import FINANCE, READINESS
 from llmstack.events.attempt_log import json_log
-from llmstack.events.courier import Courier
+from llmstack.events.webhook_dispatcher import Courier
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint, secret_variable, url_variable

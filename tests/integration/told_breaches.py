@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_policy.outbox import FINANCE, READINESS
+from llm_policy.ledger.outbox import FINANCE, READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from tests.integration.live_service import LiveService
 from tests.integration.load import Asked, Load

@@ -14,7 +14,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from llm_policy.manifest import Manifest
+from llm_policy.release.manifest import Manifest
 from tests.integration.client import Answer, as_array
 
 MAX_COST_USD = 0.00001  # 10,000 nano-dollars: 33 completion tokens at 0.3 dollars a million

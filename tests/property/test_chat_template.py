@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_policy.chat_template import ChatTemplate, Message
+from llm_policy.text.chat_template import ChatTemplate, Message
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|im|>")
 CUTS = [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.headers import HeaderGate
+from llm_policy.rules.headers import HeaderGate
 
 ENGINE = "sha256:" + "a" * 64
 GATE = HeaderGate(ENGINE, "w4a8")

@@ -11,10 +11,10 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from llm_policy import alerts, metric_total
-from llm_policy.database import transaction
-from llm_policy.ledger import RULE_OF_FLAG, Entry
-from llm_policy.manifest import TASKS
+from llm_policy.ledger import alerts, metric_total
+from llm_policy.ledger.database import transaction
+from llm_policy.ledger.ledger import RULE_OF_FLAG, Entry
+from llm_policy.release.manifest import TASKS
 from tests.books import events, open_ledger, open_row, rows, settlement
 
 FLAGS = (*RULE_OF_FLAG, "truncated")

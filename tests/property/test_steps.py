@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from llm_policy.errors import Code, PolicyError
 from llm_policy.guidance.guide import GuideResolver
-from llm_policy.guidance.guide_report import GuidePlan
-from llm_policy.release import Release
-from llm_policy.request import Column
+from llm_policy.guidance.compile.guide_report import GuidePlan
+from llm_policy.release.release import Release
+from llm_policy.rules.request import Column
 from llm_policy.steps.decision import unpack_decisions
 from llm_policy.steps.postprocess import Postprocess
 from llm_policy.steps.preprocess import Preprocess
-from llm_policy.tokenizer import Tokenizer
+from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 from llmstack.paths import DEFAULT_RELEASE_DIR
 

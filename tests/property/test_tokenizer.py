@@ -9,8 +9,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_policy.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer
-from llm_policy.tokenizer_file import TokenizerFile
+from llm_policy.text.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer
+from llm_policy.text.tokenizer_file import TokenizerFile
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.qwen import added_tokens, qwen_tokenizer_dir
 

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from llm_policy import alerts, metric_total
-from llm_policy.alerts import MAX_REQUESTS_PER_EVENT, MAX_SAMPLES, WINDOW_NS
-from llm_policy.database import transaction
+from llm_policy.ledger import alerts, metric_total
+from llm_policy.ledger.alerts import MAX_REQUESTS_PER_EVENT, MAX_SAMPLES, WINDOW_NS
+from llm_policy.ledger.database import transaction
 from tests.books import ENTRY, admit, events, open_ledger, settlement, total
 from tests.manifests import ENGINE_HASH
 

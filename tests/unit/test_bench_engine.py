@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from llmstack.bench.commands import app
+from llmstack.cli.bench.commands import app
 from llmstack.bench.engine import run
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from portable_engine.loader import DEVICE, load_model

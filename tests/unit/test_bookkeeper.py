@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from llm_policy import metric_total
-from llm_policy.bookkeeper import RETRY_S, Bookkeeper, LedgerUnavailable
-from llm_policy.database import open_database
+from llm_policy.ledger import metric_total
+from llm_policy.steps.ledger_writer import RETRY_S, Bookkeeper, LedgerUnavailable
+from llm_policy.ledger.database import open_database
 from llm_policy.errors import Code, PolicyError
-from llm_policy.ledger import Entry
-from llm_policy.metric_total import read_totals
+from llm_policy.ledger.ledger import Entry
+from llm_policy.ledger.metric_total import read_totals
 from tests.books import ENTRY, no_room, open_row, settlement
 from tests.manifests import manifest
 
@@ -86,7 +86,7 @@ def test_nothing_is_corrupt_and_totals_agree_after_a_full_disk(books, tmp_path):
 
 
 def test_measurements_that_find_no_room_are_not_tried_again_with_each_request(tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_policy.bookkeeper.RETRY_S", 3_600.0)
+    monkeypatch.setattr("llm_policy.steps.ledger_writer.RETRY_S", 3_600.0)
     books = Bookkeeper(tmp_path, manifest(), "boot-1")
     with no_room():
         assert books.metrics is None
@@ -132,7 +132,7 @@ def test_owed_refusals_are_written_though_nobody_asks_any_more(books, tmp_path):
 
 
 def test_a_lock_that_is_not_free_in_time_refuses_and_keeps_the_connection(books, tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_policy.database.transaction.__wrapped__.__defaults__", (0.05,))
+    monkeypatch.setattr("llm_policy.ledger.database.transaction.__wrapped__.__defaults__", (0.05,))
     other = open_database(tmp_path / "ledger.db")
     other.execute("BEGIN IMMEDIATE")
     before = connection(books)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llmstack.__main__ import app
 from llmstack.capacity.memory_plan import CapacityError, KvShape, MemoryPlan, parse_size
-from llmstack.model_shapes import QWEN3_32B
+from llmstack.capacity.model_shapes import QWEN3_32B
 
 SIZES = st.integers(1, 10**12)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_policy.chat_template import ChatTemplate, Message, Stretch
+from llm_policy.text.chat_template import ChatTemplate, Message, Stretch
 from llm_policy.errors import InvalidRequest
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")

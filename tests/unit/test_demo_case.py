@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from llm_policy.release import Release
-from llm_policy.tokenizer import Tokenizer
-from llmstack.demo_case import LONG_PROMPT_TOKENS, Case, demo_cases
-from llmstack.ensemble_client import Reply
+from llm_policy.release.release import Release
+from llm_policy.text.tokenizer import Tokenizer
+from llmstack.demo.case import LONG_PROMPT_TOKENS, Case, demo_cases
+from llmstack.client.ensemble_client import Reply
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 GOOD = {

@@ -8,12 +8,12 @@ import psutil
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
-from llm_policy.guidance.desk import MAX_WAITING_GUIDES, NUM_CHILDREN, GuideDesk
+from llm_policy.guidance.compile.compile_queue import MAX_WAITING_GUIDES, NUM_CHILDREN, GuideDesk
 from llm_policy.guidance.guide import Guide
-from llm_policy.guidance.guide_report import GuideReport
-from llm_policy.guidance.sandbox import SandboxChild
-from llm_policy.guidance.verdict_cache import VerdictCache
-from llm_policy.manifest import Guidance
+from llm_policy.guidance.compile.guide_report import GuideReport
+from llm_policy.guidance.compile.sandbox import SandboxChild
+from llm_policy.guidance.compile.guide_cache import VerdictCache
+from llm_policy.release.manifest import Guidance
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 pytest.importorskip("xgrammar")
@@ -92,7 +92,7 @@ def compilers() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         with suppress(psutil.Error):
-            if "llm_policy.guidance.worker" in " ".join(child.cmdline()):
+            if "llm_policy.guidance.compile.worker" in " ".join(child.cmdline()):
                 found.append(child)
     return found
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llm_policy.digest import engine_fingerprint, engine_hash, file_digest
+from llm_policy.release.digest import engine_fingerprint, engine_hash, file_digest
 
 DIRECTORY_PIPELINE = r"find -L . -type f | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum"
 

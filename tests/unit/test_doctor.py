@@ -8,23 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.__main__ import app
-from llmstack.doctor.checks import (
-    Subject,
-    check_engine,
-    check_gpu,
-    check_image,
-    check_memory,
-    check_mounts,
-    check_ports,
-    check_release,
-    check_shared_memory,
-    check_state_directory,
-    check_webhooks,
-)
-from llmstack.doctor.finding import Finding, Verdict
-from llmstack.doctor.gpus import Gpu, driver_fault
-from llmstack.doctor.image_tag import ImageTag, parse_tag
-from llmstack.doctor.report import print_findings
+from llmstack.diagnostics.checks import Subject, check_engine, check_gpu, check_image, check_memory, check_mounts, check_ports, check_release, check_shared_memory, check_state_directory, check_webhooks
+from llmstack.diagnostics.finding import Finding, Verdict
+from llmstack.diagnostics.gpus import Gpu, driver_fault
+from llmstack.diagnostics.image_tag import ImageTag, parse_tag
+from llmstack.cli.doctor_report import print_findings
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.supervision.state_directory import StateDirectory
 from tests.webhook_receiver import new_secret, write_secrets

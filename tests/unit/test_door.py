@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.__main__ import app
-from llmstack.door.backend import Backend, BackendError, parse_backend
-from llmstack.door.configuration import GUARD, Door, DoorError, Limits, write_door
+from llmstack.gateway.backend import Backend, BackendError, parse_backend
+from llmstack.gateway.configuration import GUARD, Door, DoorError, Limits, write_door
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 TWO = [Backend("triton-1", 8000, 8001, 8003), Backend("[::1]", 9000, 9001, 9003)]

@@ -4,7 +4,7 @@ import pytest
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.guidance.guide import GuideResolver
-from llm_policy.manifest import Guidance
+from llm_policy.release.manifest import Guidance
 
 ORDER = '{"type":"object","properties":{"id":{"type":"integer"}},"required":["id"]}'
 RESOLVER = GuideResolver(Guidance(), {"order": ORDER})

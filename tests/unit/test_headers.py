@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.headers import HeaderGate, Headers
+from llm_policy.rules.headers import HeaderGate, Headers
 
 ENGINE = "sha256:" + "a" * 64
 GATE = HeaderGate(ENGINE, "w4a8")

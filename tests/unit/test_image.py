@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from llmstack.__main__ import app
 from llmstack.paths import PROJECT_ROOT
-from llmstack.terminal import CANT_TELL
+from llmstack.cli.terminal import CANT_TELL
 
 docker = pytest.importorskip("docker.errors")
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from llm_policy import metric_total
-from llm_policy.engine_queue import MAX_OPEN_S
-from llm_policy.ledger import Entry
+from llm_policy.ledger import metric_total
+from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llm_policy.ledger.ledger import Entry
 from tests.books import ENTRY, admit, open_ledger, open_row, rows, settlement, sheds, states, total
 
 REFUSED = ENTRY._replace(code="invalid_input")
@@ -124,7 +124,7 @@ def test_an_answer_that_comes_late_is_settled_and_counts_its_prompt_once(ledger)
 
 
 def test_more_rows_than_one_sweep_takes_are_all_closed(ledger, monkeypatch):
-    monkeypatch.setattr("llm_policy.ledger._MAX_SWEPT_AT_ONCE", 3)
+    monkeypatch.setattr("llm_policy.ledger.ledger._MAX_SWEPT_AT_ONCE", 3)
     for _ in range(10):
         admit(ledger)
     assert ledger.close_unanswered(time.time_ns() + 1, max_open_s=0) == 10

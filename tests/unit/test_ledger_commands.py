@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.database import open_to_read
+from llm_policy.ledger.database import open_to_read
 from llmstack.__main__ import app
 from llmstack.events.retention import prune_step
 from llmstack.ledger.export import COLUMNS, WRITERS, pages

@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import closing
 
-from llm_policy.database import FILE_NAME, open_to_read
+from llm_policy.ledger.database import FILE_NAME, open_to_read
 from llmstack.ledger.verification import verify
 from llmstack.ledger.write_bench import measure
 from tests.books import admit, events, open_ledger, rows, settlement, states

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from llm_policy.manifest import Manifest, ManifestError, parse_manifest, read_manifest
-from llmstack.manifest import manifest_bytes
+from llm_policy.release.manifest import Manifest, ManifestError, parse_manifest, read_manifest
+from llmstack.release.manifest_file import manifest_bytes
 from tests.manifests import ENGINE_HASH, manifest, manifest_tree
 
 LONG = "a" * 65

@@ -5,10 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.digest import engine_hash, file_digest
+from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.prompt_runtime import PromptRuntimeManager
-from llm_policy.release import Release
-from llmstack.manifest import app
+from llm_policy.release.release import Release
+from llmstack.release.manifest_file import app
 from tests.releases import change_manifest, write_release
 
 NEEDED = ("--quantisation", "w4a8", "--model", "Qwen3-32B", "--input-usd-per-million", "0.1")

@@ -6,13 +6,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_policy.alerts import WINDOW_NS
-from llm_policy.engine_queue import MAX_OPEN_S
+from llm_policy.ledger.alerts import WINDOW_NS
+from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llmstack.events import backlog
-from llmstack.events.delivery_line import DeliveryLine, Outcome
+from llmstack.events.delivery_queue import DeliveryLine, Outcome
 from llmstack.events.outbox_file import open_outbox
 from llmstack.events.retention import prune_step
-from llmstack.supervision.ledger_books import LedgerBooks
+from llmstack.supervision.ledger_maintenance import LedgerBooks
 from tests.books import admit, open_ledger, settlement, sheds
 from tests.manifests import manifest
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.__main__ import app
-from llmstack.ports import listen
+from llmstack.server.ports import listen
 from llmstack.supervision.page_server import Page, PageServer
 from llmstack.supervision.readiness import SERVER, CanaryResult, Readiness
 from tests.releases import write_release

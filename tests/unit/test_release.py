@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.digest import engine_hash
-from llm_policy.release import Release, ReleaseError
+from llm_policy.release.digest import engine_hash
+from llm_policy.release.release import Release, ReleaseError
 from tests.releases import change_manifest, write_release
 
 LARGE_BYTES = 8_000_000

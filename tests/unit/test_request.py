@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.request import unpack
+from llm_policy.rules.request import unpack
 
 
 def texts(*values):

@@ -1,7 +1,7 @@
 """What the log says of a row."""
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.steps.facts import RequestFacts, RowFacts
+from llm_policy.steps.request_context import RequestFacts, RowFacts
 from llm_policy.triton.request_lines import refused_lines
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.manifest import Task
-from llm_policy.sampling import choose_sampling
+from llm_policy.release.manifest import Task
+from llm_policy.rules.sampling import choose_sampling
 
 JUDGE = Task(temperature=0.1, top_p=0.9)
 GREEDY = Task(temperature=0.0)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.admin_key import random_admin_key, read_admin_key
-from llmstack.server_binary import ServerBinary
-from llmstack.server_command import admin_flags, header_pattern, model_flags, server_environment
-from llmstack.server_error import ServerStartError
+from llmstack.server.admin_key import random_admin_key, read_admin_key
+from llmstack.server.binary import ServerBinary
+from llmstack.server.command import admin_flags, header_pattern, model_flags, server_environment
+from llmstack.server.error import ServerStartError
 
 BINARY = ServerBinary(Path("/t/tritonserver"), Path("/t/backends"), library_dirs=(Path("/t/libs"),))
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmstack.server_log import LogRelay, failure_reasons, is_harmless, rotate_log
+from llmstack.server.log import LogRelay, failure_reasons, is_harmless, rotate_log
 
 NO_GPU = """\
 W1123 13:10:25.081957 10311 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory, pinned memory pool \

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.server_binary import ServerBinary, find_libpython_dir, find_server_binary, packaged_server
-from llmstack.server_error import ServerStartError
+from llmstack.server.binary import ServerBinary, find_libpython_dir, find_server_binary, packaged_server
+from llmstack.server.error import ServerStartError
 
 
 def write(path: Path) -> Path:

@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer, choose_backend
-from llm_policy.tokenizer_file import TokenizerFile
+from llm_policy.text.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer, choose_backend
+from llm_policy.text.tokenizer_file import TokenizerFile
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.qwen import added_tokens, qwen_tokenizer_dir
 
@@ -123,7 +123,7 @@ def test_a_text_that_nfc_shrinks_is_not_taken_for_longer_than_it_is():
 def test_a_process_with_the_real_vocabulary_stays_below_200_mib():
     program = (
         "import sys, pathlib, numpy, orjson, pydantic, jsonschema_rs, structlog\n"
-        "from llm_policy.tokenizer import Tokenizer\n"
+        "from llm_policy.text.tokenizer import Tokenizer\n"
         "tokenizer = Tokenizer.load(pathlib.Path(sys.argv[1]))\n"
         "tokenizer.decode(tokenizer.encode_text('Hello world, once more. ' * 100).tolist())\n"
         "status = dict(line.split(':') for line in open('/proc/self/status') if ':' in line)\n"

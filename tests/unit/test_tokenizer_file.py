@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from llm_policy.tokenizer import Tokenizer
-from llm_policy.tokenizer_file import TokenizerFile
+from llm_policy.text.tokenizer import Tokenizer
+from llm_policy.text.tokenizer_file import TokenizerFile
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 EMBEDDED = DEFAULT_RELEASE_DIR / "tokenizer"

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from llmstack.tokenizer_info import TokenizerInfoError, app, build_info, check_info, info_bytes
+from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, app, build_info, check_info, info_bytes
 from tests.releases import TOKENIZER, write_tokenizer
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_policy.guidance.validator import MAX_VALIDATORS, AnswerValidator
+from llm_policy.guidance.answer_validator import MAX_VALIDATORS, AnswerValidator
 
 SCHEMA = '{"type":"object","properties":{"n":{"type":"integer","maximum":3}},"required":["n"]}'
 VALIDATOR = AnswerValidator()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.guidance import verdict_cache
-from llm_policy.guidance.guide_report import GuideReport
-from llm_policy.guidance.verdict_cache import VerdictCache
+from llm_policy.guidance.compile import guide_cache as verdict_cache
+from llm_policy.guidance.compile.guide_report import GuideReport
+from llm_policy.guidance.compile.guide_cache import VerdictCache
 
 GOOD = GuideReport(engine_type="ebnf_grammar", engine_text="root ::= [0-9]", schema_id="sha256:1", compile_ms=1.5)
 BAD = GuideReport("schema_invalid", "no")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.words import MAX_TOKENS_PER_WORD, MAX_WORDS, check_words, pack_words
+from llm_policy.text.words import MAX_TOKENS_PER_WORD, MAX_WORDS, check_words, pack_words
 
 WORDS = st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5), max_size=6)
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from llmstack import demo, guides, manifest, ready, serve, tokenizer_info
-from llmstack.bench import commands as bench
-from llmstack.board import commands as board
-from llmstack.capacity.command import capacity
-from llmstack.dashboard.command import dashboard
-from llmstack.doctor.command import doctor
-from llmstack.door import command as door
-from llmstack.embedded import commands as embedded_model
-from llmstack.events import commands as events
-from llmstack.image import commands as image
-from llmstack.ledger import commands as ledger
-from llmstack.proof.smoke_command import smoke
-from llmstack.proof.warmup_command import warmup
-from llmstack.release import commands as release
+from llmstack.cli import demo, guides, ready, serve
+from llmstack.release import manifest_file as manifest
+from llmstack.tokenizer import tokenizer_info
+from llmstack.cli.bench import commands as bench
+from llmstack.cli import board as board
+from llmstack.cli.capacity import capacity
+from llmstack.cli.dashboard import dashboard
+from llmstack.cli.doctor import doctor
+from llmstack.cli import gateway as door
+from embedded_model import cli as embedded_model
+from llmstack.cli import events as events
+from llmstack.cli import image as image
+from llmstack.cli import ledger as ledger
+from llmstack.cli.release.smoke import smoke
+from llmstack.cli.release.warmup import warmup
+from llmstack.cli.release import app as release
 
 app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
 app.command()(serve.serve)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.manifest import Guidance
+from llm_policy.release.manifest import Guidance
 
 GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar", "choice")
 

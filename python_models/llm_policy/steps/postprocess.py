@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from llm_policy.guidance.validator import AnswerValidator
-from llm_policy.manifest import Manifest
+from llm_policy.guidance.answer_validator import AnswerValidator
+from llm_policy.release.manifest import Manifest
 from llm_policy.pricing import usd
-from llm_policy.request import Array, Column
+from llm_policy.rules.request import Array, Column
 from llm_policy.steps.decision import Decision, unpack_decisions
 
 CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")

@@ -11,17 +11,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llm_policy.budget import Budget
+from llm_policy.rules.budget import Budget
 from llm_policy.errors import Code, InvalidRequest, PolicyError
 from llm_policy.guidance.guide import Guide, GuideResolver
-from llm_policy.guidance.guide_report import GuidePlan
-from llm_policy.headers import HeaderGate, HeaderRefusal
-from llm_policy.manifest import TASKS, Manifest, Task
-from llm_policy.request import Array, Ask, Column, unpack
-from llm_policy.sampling import Sampling, choose_sampling
+from llm_policy.guidance.compile.guide_report import GuidePlan
+from llm_policy.rules.headers import HeaderGate, HeaderRefusal
+from llm_policy.release.manifest import TASKS, Manifest, Task
+from llm_policy.rules.request import Array, Ask, Column, unpack
+from llm_policy.rules.sampling import Sampling, choose_sampling
 from llm_policy.steps.decision import Decision, pack_decisions
-from llm_policy.steps.facts import RequestFacts, RowFacts
-from llm_policy.words import check_words, pack_words
+from llm_policy.steps.request_context import RequestFacts, RowFacts
+from llm_policy.text.words import check_words, pack_words
 
 Ids = npt.NDArray[np.int32]
 

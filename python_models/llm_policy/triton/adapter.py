@@ -15,9 +15,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.ledger import OpenRow
-from llm_policy.release import PROOF, Release, ReleaseError
-from llm_policy.request import Array, Column
+from llm_policy.ledger.ledger import OpenRow
+from llm_policy.release.release import PROOF, Release, ReleaseError
+from llm_policy.rules.request import Array, Column
 from llm_policy.steps.decision import Decision
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 

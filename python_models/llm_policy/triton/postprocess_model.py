@@ -6,11 +6,11 @@ import gc
 import time
 from typing import Any
 
-from llm_policy.bookkeeper import Bookkeeper, boot_id
+from llm_policy.steps.ledger_writer import Bookkeeper, boot_id
 from llm_policy.errors import PolicyError
-from llm_policy.ledger import Settlement
+from llm_policy.ledger.ledger import Settlement
 from llm_policy.steps.postprocess import Answer, Postprocess
-from llm_policy.tokenizer import Tokenizer
+from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import arrays_of, open_release, open_row, respond, state_directory
 from llm_policy.triton.refusals import internal_fault, refusal_of, refuse
 from llm_policy.triton.request_lines import settled_line, withdrawn_line

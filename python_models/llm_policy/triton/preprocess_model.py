@@ -12,17 +12,17 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from llm_policy import __version__
-from llm_policy.bookkeeper import Bookkeeper, boot_id
+from llm_policy.steps.ledger_writer import Bookkeeper, boot_id
 from llm_policy.errors import PolicyError
-from llm_policy.guidance.desk import GuideDesk
+from llm_policy.guidance.compile.compile_queue import GuideDesk
 from llm_policy.guidance.guide import GuideResolver
-from llm_policy.guidance.guide_report import GuidePlan, GuideReport
-from llm_policy.guidance.verdict_cache import VerdictCache
-from llm_policy.ledger import Entry
-from llm_policy.manifest import Manifest
-from llm_policy.steps.facts import RequestFacts
+from llm_policy.guidance.compile.guide_report import GuidePlan, GuideReport
+from llm_policy.guidance.compile.guide_cache import VerdictCache
+from llm_policy.ledger.ledger import Entry
+from llm_policy.release.manifest import Manifest
+from llm_policy.steps.request_context import RequestFacts
 from llm_policy.steps.preprocess import Preprocess, Row
-from llm_policy.tokenizer import Tokenizer
+from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import arrays_of, open_release, open_row, parameters_of, respond, state_directory
 from llm_policy.triton.refusals import internal_fault, refusal_of, refuse
 from llm_policy.triton.request_lines import refused_lines

@@ -6,7 +6,7 @@ from typing import Any
 
 from llm_policy.errors import PolicyError
 from llm_policy.steps.decision import Decision
-from llm_policy.steps.facts import RequestFacts
+from llm_policy.steps.request_context import RequestFacts
 from llm_policy.steps.postprocess import Answer
 
 _NOTHING_TAKEN: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from llm_policy.request import Array, Column
+from llm_policy.rules.request import Array, Column
 
 # What the kept tensors may hold of the stub's shared memory; a small one takes about 256 bytes there.
 MAX_KEPT_BYTES = 2 << 20

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import httpx
 import pytest
 
-from llm_policy.outbox import new_event
+from llm_policy.ledger.outbox import new_event
 from llmstack.board import alert_summary, history, inbox
 from llmstack.board.board_database import make_board, open_board
 from llmstack.board.inbox import CloudEvent, forget_alerts, keep

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from llm_policy.alerts import RULES
+from llm_policy.ledger.alerts import RULES
 from tests.import_graph import ROOT
 
 CSS = (ROOT / "tools" / "llmstack" / "board" / "static" / "board.css").read_text()

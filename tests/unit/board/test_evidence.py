@@ -8,10 +8,10 @@ from contextlib import closing
 
 import pytest
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.board.candidates import find_candidate
 from llmstack.board.pages import figure, flat
-from llmstack.board.verdict import find_missing
+from llmstack.board.promotion_check import find_missing
 from llmstack.release.evidence import SMOKE
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from llm_policy.outbox import new_event
+from llm_policy.ledger.outbox import new_event
 from llmstack.board.page_security import CONTENT_SECURITY_POLICY
 from tests.board_client import alert, live_board
 

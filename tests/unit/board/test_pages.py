@@ -7,8 +7,8 @@ from contextlib import closing
 import httpx
 import pytest
 
-from llm_policy.outbox import new_event
-from llm_policy.release import Release
+from llm_policy.ledger.outbox import new_event
+from llm_policy.release.release import Release
 from llmstack.board.page_security import CONTENT_SECURITY_POLICY
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.board_client import alert, live_board

@@ -6,11 +6,11 @@ import json
 import pytest
 from rich.console import Console
 
-from llmstack.embedded import evaluation
-from llmstack.embedded.evaluate_command import _show_wrong
-from llmstack.embedded.evaluation import EvaluationError, Result, _score, mean_scores
-from llmstack.embedded.example import Example
-from llmstack.ensemble_client import Reply
+from embedded_model import evaluation
+from embedded_model.evaluate_command import _show_wrong
+from embedded_model.evaluation import EvaluationError, Result, _score, mean_scores
+from embedded_model.example import Example
+from llmstack.client.ensemble_client import Reply
 
 SCHEMA = {
     "type": "object",

@@ -7,16 +7,16 @@ import re
 import jsonschema_rs
 import pytest
 
-from llm_policy.manifest import TASKS
-from llmstack.embedded import filling, judging, ranking
-from llmstack.embedded import words as words_module
-from llmstack.embedded.domains import DOMAINS, UNFAMILIAR_DOMAINS
-from llmstack.embedded.examples import held_out_examples, make_example
-from llmstack.embedded.filling import MAX_LENGTH, REGISTERED_SHAPES
-from llmstack.embedded.judging import CHECKS
-from llmstack.embedded.schemas import SCHEMAS
-from llmstack.embedded.text import training_text
-from llmstack.embedded.words import Words
+from llm_policy.release.manifest import TASKS
+from embedded_model import filling, judging, ranking
+from embedded_model import words as words_module
+from embedded_model.domains import DOMAINS, UNFAMILIAR_DOMAINS
+from embedded_model.examples import held_out_examples, make_example
+from embedded_model.filling import MAX_LENGTH, REGISTERED_SHAPES
+from embedded_model.judging import CHECKS
+from embedded_model.schemas import SCHEMAS
+from embedded_model.text import training_text
+from embedded_model.words import Words
 
 COUNT = 200
 REGISTERED = {"rank_candidates": "ranking", "judge": "verdict"}

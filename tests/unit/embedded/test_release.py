@@ -9,16 +9,16 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from llm_policy.guidance.worker import PLANNERS
-from llm_policy.release import Release
-from llmstack.embedded import batches
-from llmstack.embedded.checkpoint import Checkpoint
-from llmstack.embedded.commands import app
-from llmstack.embedded.model_card import results_table
-from llmstack.embedded.release import MAX_ANSWER_TOKENS, build_release
-from llmstack.embedded.schemas import SCHEMAS
-from llmstack.embedded.tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
-from llmstack.tokenizer_info import check_info
+from llm_policy.guidance.compile.worker import PLANNERS
+from llm_policy.release.release import Release
+from embedded_model import batches
+from embedded_model.checkpoint import Checkpoint
+from embedded_model.cli import app
+from embedded_model.model_card import results_table
+from embedded_model.release import MAX_ANSWER_TOKENS, build_release
+from embedded_model.schemas import SCHEMAS
+from embedded_model.tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
+from llmstack.tokenizer.tokenizer_info import check_info
 
 COMMITTED = Path(__file__).parents[3] / "artifacts" / "releases" / "embedded"
 TEXTS = (

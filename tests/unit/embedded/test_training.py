@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from llm_policy.manifest import TASKS
-from llm_policy.tokenizer import Tokenizer as PolicyTokenizer
-from llmstack.embedded import batches
-from llmstack.embedded.batches import Batch, Rows
-from llmstack.embedded.examples import held_out_examples
+from llm_policy.release.manifest import TASKS
+from llm_policy.text.tokenizer import Tokenizer as PolicyTokenizer
+from embedded_model import batches
+from embedded_model.batches import Batch, Rows
+from embedded_model.examples import held_out_examples
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 TOKENIZER = DEFAULT_RELEASE_DIR / "tokenizer" / "tokenizer.json"
@@ -83,13 +83,13 @@ def test_no_more_batches_are_made_than_a_slow_training_needs_soon(monkeypatch):
 
 @pytest.fixture(scope="module")
 def training():
-    return pytest.importorskip("llmstack.embedded.training", reason="torch is not installed")
+    return pytest.importorskip("embedded_model.training", reason="torch is not installed")
 
 
 @pytest.fixture
 def small_trainer(training, tokenizer):
-    from llmstack.embedded.release import model_config
-    from llmstack.embedded.weights import Architecture
+    from embedded_model.release import model_config
+    from embedded_model.weights import Architecture
 
     return lambda num_steps: training.Trainer(
         model_config(tokenizer, Architecture(16, 1, 2, 1, 8, 32)), 0, num_steps, FEW_ROWS
@@ -171,8 +171,8 @@ def test_ctrl_c_keeps_the_state_and_a_resumed_training_ends(monkeypatch, trainin
 
     from typer.testing import CliRunner
 
-    from llmstack.embedded import commands, train_command
-    from llmstack.embedded.weights import Architecture
+    from embedded_model import cli as commands, train_command
+    from embedded_model.weights import Architecture
 
     monkeypatch.setattr(train_command, "TRAINED", Architecture(16, 1, 2, 1, 8, 32))
     monkeypatch.setattr(
@@ -202,7 +202,7 @@ def test_ctrl_c_keeps_the_state_and_a_resumed_training_ends(monkeypatch, trainin
 def test_resuming_without_a_state_is_refused(training, tmp_path):
     from typer.testing import CliRunner
 
-    from llmstack.embedded import commands
+    from embedded_model import cli as commands
 
     refused = CliRunner().invoke(commands.app, ["train", "--output", str(tmp_path), "--resume"])
     assert refused.exit_code == 2

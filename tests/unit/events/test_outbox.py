@@ -8,19 +8,19 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.bookkeeper import Bookkeeper
-from llm_policy.outbox import FINANCE, READINESS, InstanceError, new_event
+from llm_policy.steps.ledger_writer import Bookkeeper
+from llm_policy.ledger.outbox import FINANCE, READINESS, InstanceError, new_event
 from llmstack.__main__ import app
 from llmstack.events.backlog import exposition, read_backlog
-from llmstack.events.delivery_line import DeliveryLine, Outcome
+from llmstack.events.delivery_queue import DeliveryLine, Outcome
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.outbox_file import open_outbox
 from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
 from llmstack.events.retention import STEP_EVENTS, prune_step
-from llmstack.server_error import ServerStartError
-from llmstack.supervision.ledger_books import LedgerBooks
+from llmstack.server.error import ServerStartError
+from llmstack.supervision.ledger_maintenance import LedgerBooks
 from tests.manifests import manifest
 from tests.outbox import Outbox
 

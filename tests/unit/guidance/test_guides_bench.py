@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.guides_bench import InstanceVerdict, SchemaResult, percentiles, summarise
-from llmstack.instance_order import follows_declaration
-from llmstack.qwen_vocabulary import build_tokenizer, encoded_vocab, last_merge, read_ranks, vocabulary_path
+from llmstack.guides.bench import InstanceVerdict, SchemaResult, percentiles, summarise
+from llmstack.guides.instance_order import follows_declaration
+from llmstack.tokenizer.qwen_vocabulary import build_tokenizer, encoded_vocab, last_merge, read_ranks, vocabulary_path
 
 
 def test_rates_are_fractions_of_the_accepted_schemas_instances() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.limits import GuideLimits
-from llm_policy.guidance.planner import PlannedGuide, plan_json, plan_json_schema
+from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
 from tests.grammar_check import compile_guide, takes
 
 LIMITS = GuideLimits()

@@ -5,12 +5,12 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from llmstack.embedded.slices import write_slices
-from llmstack.ensemble_client import Reply
-from llmstack.proof.json_pointer import PointerError, resolve
-from llmstack.proof.junit import junit_xml
-from llmstack.proof.slice_file import Expectations, Slice, SliceError, read_slices
-from llmstack.proof.smoke import Result, find_faults, find_mismatches
+from embedded_model.slices import write_slices
+from llmstack.client.ensemble_client import Reply
+from llmstack.release.checks.json_pointer import PointerError, resolve
+from llmstack.release.checks.junit import junit_xml
+from llmstack.release.checks.slice_file import Expectations, Slice, SliceError, read_slices
+from llmstack.release.checks.smoke import Result, find_faults, find_mismatches
 from tests.releases import write_release
 
 # RFC 6901, section 5.
@@ -126,7 +126,7 @@ def test_an_id_that_comes_twice_and_no_slices_at_all_are_refused(tmp_path):
 
 
 def test_the_shipped_slices_are_those_that_the_command_makes(tmp_path):
-    from llmstack.proof.smoke_command import DEFAULT_SLICES
+    from llmstack.cli.release.smoke import DEFAULT_SLICES
 
     write_slices(tmp_path, seed=1, count=10)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {

@@ -6,14 +6,14 @@ from threading import Thread
 
 import pytest
 
-from llm_policy.release import Release
-from llm_policy.tokenizer import Tokenizer
-from llmstack.ensemble_client import ServerUrls
+from llm_policy.release.release import Release
+from llm_policy.text.tokenizer import Tokenizer
+from llmstack.client.ensemble_client import ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.proof.slice_file import Slice
-from llmstack.proof.smoke import FAILED, PASSED, run_slices
-from llmstack.proof.target import Target
-from llmstack.proof.warm_up import NUM_WARM, PromptError, compile_times, prompt_of, warm_up
+from llmstack.release.checks.slice_file import Slice
+from llmstack.release.checks.smoke import FAILED, PASSED, run_slices
+from llmstack.release.checks.target import Target
+from llmstack.release.checks.warm_up import NUM_WARM, PromptError, compile_times, prompt_of, warm_up
 from llmstack.release.coverage import lengths, subjects
 from tests.releases import change_manifest, write_release
 

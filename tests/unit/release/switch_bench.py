@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.events.attempt_log import json_log
 from llmstack.release.journal import STEPS, Change, Ending, ReleaseJournal, Side
 from llmstack.release.switch import Switch
-from llmstack.server_error import ServerStartError
+from llmstack.server.error import ServerStartError
 from llmstack.supervision.phases import PHASES
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.build_manifest import (
     Build,

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.__main__ import app
 from llmstack.release.journal import COMPLETED, PROMOTION, Ending, ReleaseJournal, Side
 from llmstack.release.store import ReleaseStore, point_link

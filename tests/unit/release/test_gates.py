@@ -13,16 +13,16 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from llm_policy import alerts
-from llm_policy.database import FILE_NAME, open_database, transaction
-from llm_policy.release import Release
+from llm_policy.ledger import alerts
+from llm_policy.ledger.database import FILE_NAME, open_database, transaction
+from llm_policy.release.release import Release
 from llmstack.release.build_manifest import Build
 from llmstack.release.coverage import lengths, subjects
 from llmstack.release.error_alerts import OPEN_S
 from llmstack.release.evidence import write_evidence
-from llmstack.release.gates import Evidence, check_gates
+from llmstack.release.promotion_gates import Evidence, check_gates
 from llmstack.release.publish import publish
-from llmstack.release.signed_off import BoardAccess
+from llmstack.release.board_client import BoardAccess
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
 from tests.releases import change_manifest, write_release

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.events.attempt_log import json_log
 from llmstack.release import journal as steps
 from llmstack.release.build_manifest import Build

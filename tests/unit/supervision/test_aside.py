@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmstack.stop_signals import StopRequested
+from llmstack.supervision.stop_signals import StopRequested
 from llmstack.supervision.readiness import Readiness
 from llmstack.supervision.supervisor import SUPERVISOR, Supervisor
-from llmstack.supervision.turn import TurnWanted
+from llmstack.supervision.preemption import TurnWanted
 from tests.releases import write_release
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.bookkeeper import LedgerUnavailable
-from llm_policy.headers import CANARY_TENANT
-from llm_policy.manifest import TASKS
-from llm_policy.release import Release
-from llmstack.ports import FREE_PORTS, Ports
-from llmstack.server_process import TritonServer
+from llm_policy.steps.ledger_writer import LedgerUnavailable
+from llm_policy.rules.headers import CANARY_TENANT
+from llm_policy.release.manifest import TASKS
+from llm_policy.release.release import Release
+from llmstack.server.ports import FREE_PORTS, Ports
+from llmstack.server.process import TritonServer
 from llmstack.supervision.canary import MAX_STALL_S, Canary, Verdict, warm_up_inputs
 from tests.releases import SCHEMAS, change_manifest, write_release
 from tests.unit.supervision.scripted_triton import ScriptedTriton

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from llmstack import leash
+from llmstack.server import parent_death as leash
 
 # A program with a child that would live on; no signal but SIGKILL ends them.
 PROGRAM = "trap '' TERM INT HUP; sleep 300 & echo $$ $!; wait"

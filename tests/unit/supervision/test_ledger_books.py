@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.database import VERSION, open_database
-from llm_policy.engine_queue import MAX_OPEN_S
-from llm_policy.ledger import Ledger
+from llm_policy.ledger.database import VERSION, open_database
+from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llm_policy.ledger.ledger import Ledger
 from llmstack.ledger.verification import verify
-from llmstack.server_error import ServerStartError
-from llmstack.supervision.books import WINDOW_S
-from llmstack.supervision.ledger_books import CANARY_KEPT_S, LedgerBooks, LedgerMoved
+from llmstack.server.error import ServerStartError
+from llmstack.supervision.ledger_access import WINDOW_S
+from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, LedgerBooks, LedgerMoved
 from tests.books import ENTRY, admit, events, open_ledger, rows, settlement, sheds, states
 from tests.manifests import manifest
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmstack.events.backlog import Backlog
-from llmstack.ports import listen
+from llmstack.server.ports import listen
 from llmstack.supervision.metrics_page import MetricsPage
 from llmstack.supervision.page_server import Page, PageServer
 

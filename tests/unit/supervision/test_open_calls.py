@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from llm_policy.database import FILE_NAME, open_database
-from llm_policy.ledger import Entry, Ledger, Settlement
-from llm_policy.manifest import Manifest
-from llmstack.supervision.open_calls import OpenCalls
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.ledger import Entry, Ledger, Settlement
+from llm_policy.release.manifest import Manifest
+from llmstack.supervision.in_flight_requests import OpenCalls
 from tests.manifests import manifest as make_manifest
 
 S = 1_000_000_000

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, suppress
 import httpx
 import pytest
 
-from llmstack.ports import listen
+from llmstack.server.ports import listen
 from llmstack.supervision.page_server import DEADLINE_S, MAX_CONNECTIONS, MAX_HEAD_BYTES, Page, PageServer
 
 HOST = "127.0.0.1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmstack.events.backlog import Backlog
-from llmstack.supervision.books import WindowFigures
+from llmstack.supervision.ledger_access import WindowFigures
 from llmstack.supervision.readiness import (
     LEDGER,
     MAX_PROOF_AGE_S,

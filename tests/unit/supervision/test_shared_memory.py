@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.supervision.shared_memory import note_regions, remove_regions
+from llmstack.server.shared_memory import note_regions, remove_regions
 
 NOTE = "shared-memory.txt"
 

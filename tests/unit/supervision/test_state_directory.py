@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.server_error import ServerStartError
+from llmstack.server.error import ServerStartError
 from llmstack.supervision.state_directory import DRAINING, StateDirectory
 
 IMPATIENT_S = 0.3

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from llmstack.stop_signals import StopRequested, StopSignals
+from llmstack.supervision.stop_signals import StopRequested, StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

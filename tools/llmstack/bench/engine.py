@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from llmstack.terminal import fail, print_json
+from llmstack.cli.terminal import fail, print_json
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.loader import load_model
 from portable_engine.sequence import GenerationRequest, Sequence

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tritonclient.grpc import InferenceServerClient
 
-from llmstack.ensemble_client import Headers, Inputs, Reply, Server, send_grpc
+from llmstack.client.ensemble_client import Headers, Inputs, Reply, Server, send_grpc
 
 STEPS = ("preprocess", "tensorrt_llm", "postprocess", "ensemble")
 

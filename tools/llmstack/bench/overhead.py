@@ -19,11 +19,11 @@ from rich.progress import Progress
 from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 
-from llm_policy.headers import ENGINE_HASH, QUANTISATION
-from llm_policy.release import Release
-from llm_policy.tokenizer import Tokenizer
-from llmstack.perf_analyzer import Measurement, PerfAnalyzer, PerfAnalyzerError, find_perf_analyzer
-from llmstack.server_process import TritonServer
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.release.release import Release
+from llm_policy.text.tokenizer import Tokenizer
+from llmstack.bench.perf_analyzer import Measurement, PerfAnalyzer, PerfAnalyzerError, find_perf_analyzer
+from llmstack.server.process import TritonServer
 
 PASS_THROUGH_REPOSITORY = Path(__file__).parents[1] / "pass_through"
 PROMPT_TOKENS = (500, 3_500)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_policy.release import Release
-from llmstack.manifest import describe_release, manifest_bytes
-from llmstack.qwen_vocabulary import build_tokenizer
-from llmstack.tokenizer_info import build_info, info_bytes
+from llm_policy.release.release import Release
+from llmstack.release.manifest_file import describe_release, manifest_bytes
+from llmstack.tokenizer.qwen_vocabulary import build_tokenizer
+from llmstack.tokenizer.tokenizer_info import build_info, info_bytes
 
 
 def write_random_release(

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from typing import Any, NamedTuple
 
-from llm_policy.alerts import RULES
+from llm_policy.ledger.alerts import RULES
 from llmstack.release.error_alerts import ERROR_RULES, OPEN_S
 
 HOUR_NS = 3_600_000_000_000

@@ -12,9 +12,9 @@ from llmstack.board.board_database import make_board
 from llmstack.board.settings import BoardSettings
 from llmstack.board.site import SiteError, is_loopback, url_of
 from llmstack.events.webhook_error import WebhookConfigurationError
-from llmstack.ports import listen
-from llmstack.server_error import ServerStartError
-from llmstack.terminal import fail
+from llmstack.server.ports import listen
+from llmstack.server.error import ServerStartError
+from llmstack.cli.terminal import fail
 
 MAX_CONNECTIONS = 200
 

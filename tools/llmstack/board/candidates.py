@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_policy.manifest import ManifestError
+from llm_policy.release.manifest import ManifestError
 from llm_policy.prompt_runtime import PromptRuntimeManager
-from llm_policy.release import Release, ReleaseError
+from llm_policy.release.release import Release, ReleaseError
 from llmstack.board.run_record import RunRecord, evidence_hash, read_run
 from llmstack.release.alignment import Alignment, read_alignments
 from llmstack.release.build_manifest import BuildManifest, BuildManifestError, read_build_manifest

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llm_policy.alerts import EVENT_TYPE as ALERT
+from llm_policy.ledger.alerts import EVENT_TYPE as ALERT
 from llmstack.release.change_events import FAILED, PROMOTED, ROLLED_BACK
 
 CHANGES = (PROMOTED, ROLLED_BACK, FAILED)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from standardwebhooks import WebhookVerificationError
 
-from llm_policy.alerts import EVENT_TYPE as ALERT
+from llm_policy.ledger.alerts import EVENT_TYPE as ALERT
 from llmstack.board.history import CHANGES, ChangeData
 from llmstack.events.secret_file import read_secrets
 

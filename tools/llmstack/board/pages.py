@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from llm_policy.alerts import RULES
+from llm_policy.ledger.alerts import RULES
 from llmstack.board.alert_summary import MAX_COUNTED, PAGE_SIZE, bars, count_windows, open_error_rules, window_summaries
 from llmstack.board.candidates import Candidate
 from llmstack.board.history import read_history
 from llmstack.board.run_record import MAX_ROWS
 from llmstack.board.sessions import Session
 from llmstack.board.sign_offs import MAX_COMMENT_CHARS, SignOff, sign_offs
-from llmstack.board.verdict import find_missing, needs
+from llmstack.board.promotion_check import find_missing, needs
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNITS = {"queue_delay": "µs", "cost": "USD"}

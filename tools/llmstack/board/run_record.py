@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.release.coverage import not_covered
 from llmstack.release.evidence import MISSING, PASSED, STALE, read_evidence
 

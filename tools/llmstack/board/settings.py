@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from llmstack.release.options import NUM_SIGN_OFFS
+from llmstack.cli.release.options import NUM_SIGN_OFFS
 from llmstack.release.store import ReleaseStore
 
 KEEP_ALERTS_DAYS = 90

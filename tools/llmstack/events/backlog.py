@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy.outbox import ENDPOINTS
+from llm_policy.ledger.outbox import ENDPOINTS
 from llmstack.events.outbox_file import open_outbox
 
 _PENDING = "SELECT COUNT(*) FROM delivery WHERE endpoint = ? AND state = 'pending'"

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from llmstack.events.courier import Courier
+from llmstack.events.webhook_dispatcher import Courier
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmstack.events.courier import Courier
+from llmstack.events.webhook_dispatcher import Courier
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.endpoint_lock import EndpointLock

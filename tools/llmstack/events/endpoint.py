@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from llm_policy.outbox import ENDPOINTS
+from llm_policy.ledger.outbox import ENDPOINTS
 from llmstack.events.secret_file import SecretFile
 from llmstack.events.webhook_error import WebhookConfigurationError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from llm_policy.database import FILE_NAME, open_database
+from llm_policy.ledger.database import FILE_NAME, open_database
 
 LEDGER_FILE = FILE_NAME
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from llm_policy.database import transaction
+from llm_policy.ledger.database import transaction
 
 _OF_EVENT = """
 SELECT endpoint, event_sequence FROM delivery JOIN event ON event.sequence = event_sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from llm_policy import alerts
-from llm_policy.database import transaction
-from llm_policy.outbox import PRUNED_EVENTS
+from llm_policy.ledger import alerts
+from llm_policy.ledger.database import transaction
+from llm_policy.ledger.outbox import PRUNED_EVENTS
 
 STEP_EVENTS = 100  # a step holds the ledger's write lock: requests wait for it, so it is short
 _OLD = """

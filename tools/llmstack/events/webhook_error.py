@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmstack.server_error import ServerStartError
+from llmstack.server.error import ServerStartError
 
 
 class WebhookConfigurationError(ServerStartError):

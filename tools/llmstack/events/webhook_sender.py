@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import httpx
 
-from llm_policy.outbox import Event
+from llm_policy.ledger.outbox import Event
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.retry_schedule import parse_retry_after
 

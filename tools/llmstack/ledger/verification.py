@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llm_policy import alerts, metric_total
-from llm_policy.ledger import RULE_OF_FLAG
-from llm_policy.outbox import FINANCE, PRUNED_EVENTS, READINESS, UNCOUNTED_EVENTS
+from llm_policy.ledger import alerts, metric_total
+from llm_policy.ledger.ledger import RULE_OF_FLAG
+from llm_policy.ledger.outbox import FINANCE, PRUNED_EVENTS, READINESS, UNCOUNTED_EVENTS
 
 _COUNTED = "canary = 0 AND state <> 'admitted'"
 

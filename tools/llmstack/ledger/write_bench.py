@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy.database import FILE_NAME, checkpoint, open_database, transaction
-from llm_policy.ledger import Entry, Ledger, Settlement
-from llm_policy.manifest import TASKS, parse_manifest
+from llm_policy.ledger.database import FILE_NAME, checkpoint, open_database, transaction
+from llm_policy.ledger.ledger import Entry, Ledger, Settlement
+from llm_policy.release.manifest import TASKS, parse_manifest
 
 _ENTRY = Entry("request-0123456789", "acme", "judge", "verdict", False, 512, 128_000, 51_200)
 _HASH = "sha256:" + "0" * 64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llm_policy.digest import file_digest
+from llm_policy.release.digest import file_digest
 from llmstack.release.evidence import EVIDENCE_FILES
 
 FILE_NAME = "build_manifest.json"

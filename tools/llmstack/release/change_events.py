@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_policy.outbox import Event, new_event
+from llm_policy.ledger.outbox import Event, new_event
 from llmstack.release.journal import Change, Side
 
 PROMOTED, ROLLED_BACK, FAILED = "llm_release_promoted", "llm_rollback_completed", "llm_release_change_failed"

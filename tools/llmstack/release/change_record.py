@@ -10,7 +10,7 @@ from typing import Any
 from llmstack.release import change_events as events
 from llmstack.release import journal as steps
 from llmstack.release.journal import Change, Ending, ReleaseJournal
-from llmstack.supervision.turn import TurnWanted
+from llmstack.supervision.preemption import TurnWanted
 
 
 class ChangeRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.release.evidence import SMOKE, WARMUP
 
 PROMPT_TOKENS = (16, 256, 1_024, 4_096)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import orjson
 
-from llm_policy import alerts
-from llm_policy.database import FILE_NAME, open_to_read
-from llm_policy.release import Release
-from llmstack.release.signed_off import BoardAccess, ask
+from llm_policy.ledger import alerts
+from llm_policy.ledger.database import FILE_NAME, open_to_read
+from llm_policy.release.release import Release
+from llmstack.release.board_client import BoardAccess, ask
 
 # These rules say that a release does not work; the others say that it is busy or dear.
 ERROR_RULES = (alerts.ENGINE_UNHEALTHY, alerts.SCHEMA_VIOLATION)

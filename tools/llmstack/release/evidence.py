@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 
 WARMUP, SMOKE, BENCH_GATE = KINDS = ("warmup", "smoke", "bench_gate")
 EVIDENCE_FILES = tuple(f"{kind}.json" for kind in KINDS)

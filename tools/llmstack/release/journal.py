@@ -12,10 +12,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy import outbox
-from llm_policy.database import FILE_NAME, open_database, open_to_read, transaction
-from llm_policy.digest import file_digest
-from llm_policy.release import Release
+from llm_policy.ledger import outbox
+from llm_policy.ledger.database import FILE_NAME, open_database, open_to_read, transaction
+from llm_policy.release.digest import file_digest
+from llm_policy.release.release import Release
 from llmstack.release.build_manifest import FILE_NAME as BUILD_MANIFEST
 from llmstack.supervision.phases import PHASES
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from llm_policy.release import Release, ReleaseError
+from llm_policy.release.release import Release, ReleaseError
 from llmstack.release.build_manifest import (
     FILE_NAME,
     Build,

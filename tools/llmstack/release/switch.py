@@ -18,15 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from llm_policy.release import Release, ReleaseError
+from llm_policy.release.release import Release, ReleaseError
 from llmstack.release import journal as steps
 from llmstack.release.build_manifest import check_published
 from llmstack.release.change_record import ChangeRecord
 from llmstack.release.journal import Change, ReleaseJournal, Side
 from llmstack.release.store import check_switchable, link_path, point_link
-from llmstack.server_error import ServerStartError
+from llmstack.server.error import ServerStartError
 from llmstack.supervision.phases import READINESS_ON
-from llmstack.supervision.turn import TurnWanted
+from llmstack.supervision.preemption import TurnWanted
 
 T = TypeVar("T")
 

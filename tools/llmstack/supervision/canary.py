@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from llm_policy.bookkeeper import UNWRITTEN
+from llm_policy.steps.ledger_writer import UNWRITTEN
 from llm_policy.errors import Code
-from llm_policy.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
-from llm_policy.manifest import TASKS
-from llm_policy.release import Release
-from llmstack.server_command import ADMIN_KEY_HEADER
-from llmstack.server_process import TritonServer
+from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
+from llm_policy.release.manifest import TASKS
+from llm_policy.release.release import Release
+from llmstack.server.command import ADMIN_KEY_HEADER
+from llmstack.server.process import TritonServer
 from llmstack.supervision.readiness import CanaryResult
 from llmstack.supervision.triton_statistics import TritonStatistics, read_statistics
 

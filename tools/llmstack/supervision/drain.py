@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from llmstack.server_process import TritonServer
+from llmstack.server.process import TritonServer
 from llmstack.supervision.supervisor import Supervisor
 
 POLL_S = 0.25

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from llmstack.events.delivery_service import DeliveryService
-from llmstack.server_log import rotate_log
-from llmstack.supervision.books import Books
+from llmstack.server.log import rotate_log
+from llmstack.supervision.ledger_access import Books
 from llmstack.supervision.readiness import DELIVERY, LEDGER, STATE_DIRECTORY, Readiness
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.events.backlog import Backlog
-from llmstack.supervision.books import WINDOW_S, WindowFigures
+from llmstack.supervision.ledger_access import WINDOW_S, WindowFigures
 from llmstack.supervision.page_server import Page
 
 # The canary of a busy server may come back without a proof for a while; then nobody knows any more.

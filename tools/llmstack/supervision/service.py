@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from llm_policy.release import Release
+from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.endpoint import Endpoint
-from llmstack.ports import listen
-from llmstack.server_process import TritonServer, reachable
-from llmstack.stop_signals import StopSignals
-from llmstack.supervision.books import Books
+from llmstack.server.ports import listen
+from llmstack.server.process import TritonServer, reachable
+from llmstack.supervision.stop_signals import StopSignals
+from llmstack.supervision.ledger_access import Books
 from llmstack.supervision.drain import serve_on, wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.metrics_page import MetricsPage

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from llmstack.server_error import ServerStartError
+from llmstack.server.error import ServerStartError
 
 DRAINING = "draining"
 _LOCK, _PROBE = "serve.lock", ".write-probe"

@@ -18,19 +18,19 @@ from typing import TypeVar
 import httpx
 import psutil
 
-from llm_policy.release import Release
-from llmstack.server_error import ServerStartError
-from llmstack.server_process import TritonServer
-from llmstack.stop_signals import StopSignals
+from llm_policy.release.release import Release
+from llmstack.server.error import ServerStartError
+from llmstack.server.process import TritonServer
+from llmstack.supervision.stop_signals import StopSignals
 from llmstack.supervision.backoff import Backoff
-from llmstack.supervision.books import Books
+from llmstack.supervision.ledger_access import Books
 from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, warm_up_inputs
-from llmstack.supervision.open_calls import OpenCalls
+from llmstack.supervision.in_flight_requests import OpenCalls
 from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WARM_UP
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.stub_watch import LoadWatch, StubWatch
 from llmstack.supervision.triton_statistics import TritonStatistics
-from llmstack.supervision.turn import TurnWanted
+from llmstack.supervision.preemption import TurnWanted
 
 T = TypeVar("T")
 WATCH_S = 0.25

@@ -1,0 +1,1 @@
+"""Compiling guides in sandboxed child processes, and the cache of the results."""

@@ -1,0 +1,1 @@
+"""Context-free grammars as values: expressions, rules, EBNF text in and out."""

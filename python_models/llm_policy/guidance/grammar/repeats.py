@@ -1,0 +1,86 @@
+"""Bounded repeats in the form that every XGrammar compiles fast.
+
+A bare character class is copied once per count (200 of them: 6 s), so it gets a rule with two options, which is
+counted instead. Large counts are written as blocks of 64, blocks of blocks and a remainder: older versions copy what
+they count (5,000: 3 s), newer ones slow down with the square of the count while matching. The texts that match are
+exactly the same.
+"""
+
+from __future__ import annotations
+
+from llm_policy.guidance.grammar.grammar import EMPTY, Chars, Choice, Expression, Grammar, Literal, Repeat, Rule, Sequence, choice, repeat, sequence
+
+BLOCK = 64
+_COPIED_AT_MOST = 4
+
+
+def lower_repeats(grammar: Grammar, *, copy_classes: bool) -> None:
+    """Rewrite every bounded repeat of the grammar, adding rules for blocks.
+
+    With `copy_classes` a repeat of a bare class stays as it is: its cost was budgeted, and its masks are then fast.
+    """
+    _Lowering(grammar, copy_classes=copy_classes).run()
+
+
+class _Lowering:
+    def __init__(self, grammar: Grammar, *, copy_classes: bool) -> None:
+        self._grammar = grammar
+        self._copy_classes = copy_classes
+        self._counted: dict[Expression, Expression] = {}
+        self._blocks: dict[Expression, Rule] = {}
+
+    def run(self) -> None:
+        for name, expression in list(self._grammar.rules.items()):
+            self._grammar.rules[name] = self._lowered(expression)
+
+    def _lowered(self, expression: Expression) -> Expression:
+        if isinstance(expression, Sequence):
+            return sequence(*map(self._lowered, expression.parts))
+        if isinstance(expression, Choice):
+            return choice(*map(self._lowered, expression.options)) if expression.options else expression
+        if isinstance(expression, Repeat):
+            return self._repeat(expression)
+        return expression
+
+    def _repeat(self, expression: Repeat) -> Expression:
+        part, least, most = expression.part, expression.least, expression.most
+        if max(least, most or 0) <= _COPIED_AT_MOST or (self._copy_classes and isinstance(part, Chars)):
+            return Repeat(self._lowered(part), least, most)
+        part = self._countable(part)
+        if most is None:
+            return sequence(self._exactly(part, least), repeat(part, 0, None))
+        return sequence(self._exactly(part, least), self._up_to(part, most - least))
+
+    def _countable(self, part: Expression) -> Expression:
+        """A part that is counted and not copied."""
+        if part not in self._counted:
+            self._counted[part] = self._made_countable(part)
+        return self._counted[part]
+
+    def _made_countable(self, part: Expression) -> Expression:
+        inner = self._grammar.rules.get(part.name, part) if isinstance(part, Rule) else part
+        if isinstance(inner, Chars) and inner.codes.size() > 1:
+            inner = Choice(tuple(Chars(half) for half in inner.codes.halves()))
+        elif isinstance(inner, Rule | Literal) or isinstance(part, Rule):
+            return part
+        return self._grammar.define(
+            f"q{len(self._counted)}", inner if isinstance(inner, Choice) else self._lowered(inner)
+        )
+
+    def _exactly(self, part: Expression, count: int) -> Expression:
+        if count < 2 * BLOCK:
+            return repeat(part, count, count)
+        blocks, rest = divmod(count, BLOCK)
+        return sequence(self._exactly(self._block(part), blocks), repeat(part, rest, rest))
+
+    def _up_to(self, part: Expression, count: int) -> Expression:
+        """None to `count`: some blocks, then less than two blocks' worth of single parts."""
+        if count < 2 * BLOCK:
+            return repeat(part, 0, count) if count else EMPTY
+        blocks, rest = divmod(count, BLOCK)
+        return sequence(self._up_to(self._block(part), blocks - 1), repeat(part, 0, BLOCK + rest))
+
+    def _block(self, part: Expression) -> Rule:
+        if part not in self._blocks:
+            self._blocks[part] = self._grammar.define(f"b{len(self._blocks)}", repeat(part, BLOCK, BLOCK))
+        return self._blocks[part]

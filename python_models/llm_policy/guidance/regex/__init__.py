@@ -1,0 +1,1 @@
+"""Regular expressions: parsed, as automata, and as grammar expressions."""

@@ -1,0 +1,1 @@
+"""A release directory: its manifest, its files and their hashes."""

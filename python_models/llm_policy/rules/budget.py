@@ -1,0 +1,66 @@
+"""Token and cost budgets: what a request may take before the engine sees it."""
+
+from __future__ import annotations
+
+from llm_policy.errors import Code, InvalidRequest
+from llm_policy.release.manifest import Manifest, Task
+from llm_policy.pricing import usd
+
+
+class Budget:
+    """The budgets of one manifest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.max_prompt_tokens = manifest.thresholds.max_prompt_tokens
+        self.max_tokens = manifest.thresholds.max_tokens
+        self.max_cost_nano_usd = manifest.thresholds.max_cost_nano_usd
+        self.price = manifest.prices.per_token
+        self._rejects_cost = manifest.on_cost_breach == "reject"
+
+    def check_prompt(self, num_prompt_tokens: int, *, at_least: bool = False) -> None:
+        """Refuse a prompt over `max_prompt_tokens`; `at_least` says that the count is only a lower bound.
+
+        Raises:
+            InvalidRequest: `token_budget_overrun`.
+        """
+        if num_prompt_tokens > self.max_prompt_tokens:
+            count = f"at least {num_prompt_tokens}" if at_least else f"{num_prompt_tokens}"
+            raise InvalidRequest(
+                Code.TOKEN_BUDGET_OVERRUN,
+                f"prompt has {count} tokens, limit {self.max_prompt_tokens} (max_prompt_tokens)",
+            )
+
+    def completion_limit(self, num_prompt_tokens: int, asked: int | None, task: Task | None) -> int:
+        """How many completion tokens a request may take: what it asked, else the task's, else what is left.
+
+        Raises:
+            InvalidRequest: `invalid_input` for less than 1, `token_budget_overrun` over `max_tokens` in all.
+        """
+        left = self.max_tokens - num_prompt_tokens
+        if asked is None:
+            default = task.max_tokens if task else None
+            return left if default is None else min(default, left)
+        if asked < 1:
+            raise InvalidRequest(Code.INVALID_INPUT, f"max_tokens is {asked}, allowed 1 to {left}")
+        if asked > left:
+            raise InvalidRequest(
+                Code.TOKEN_BUDGET_OVERRUN,
+                f"prompt has {num_prompt_tokens} tokens and max_tokens is {asked}, together "
+                f"{num_prompt_tokens + asked}, limit {self.max_tokens} (max_tokens)",
+            )
+        return asked
+
+    def project_cost(self, num_prompt_tokens: int, max_completion_tokens: int) -> int:
+        """The worst-case cost in nano-dollars.
+
+        Raises:
+            InvalidRequest: `cost_budget_overrun` where the manifest's `on_cost_breach` is `reject`.
+        """
+        cost = self.price.cost(num_prompt_tokens, max_completion_tokens)
+        if self._rejects_cost and cost > self.max_cost_nano_usd:
+            raise InvalidRequest(
+                Code.COST_BUDGET_OVERRUN,
+                f"{num_prompt_tokens} prompt and up to {max_completion_tokens} completion tokens may cost "
+                f"{usd(cost):.9f} USD, limit {usd(self.max_cost_nano_usd):.9f} USD (max_cost_usd)",
+            )
+        return cost

@@ -1,0 +1,78 @@
+"""A request's sampling: the task's defaults under the client's overrides, each within its range."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llm_policy.errors import Code, InvalidRequest
+from llm_policy.release.manifest import Task
+
+# Below this, logits divided by the temperature overflow; 0 itself means greedy.
+MIN_TEMPERATURE = 0.01
+
+
+class Range(NamedTuple):
+    """The closed range of one numeric input."""
+
+    low: float
+    high: float
+
+    def check(self, name: str, value: float) -> float:
+        """`value`, or `invalid_input`; NaN is in no range."""
+        if self.low <= value <= self.high:
+            return value
+        raise InvalidRequest(Code.INVALID_INPUT, f"{name} is {value:g}, allowed {self.low:g} to {self.high:g}")
+
+
+RANGES = {
+    "temperature": Range(0.0, 2.0),
+    "top_p": Range(1e-6, 1.0),
+    "top_k": Range(0, 1024),  # TensorRT-LLM's sampling kernels stop at 1024
+    "repetition_penalty": Range(0.01, 10.0),
+    "presence_penalty": Range(-2.0, 2.0),
+    "frequency_penalty": Range(-2.0, 2.0),
+    "min_tokens": Range(0, 1_000_000),
+}
+
+
+class Sampling(NamedTuple):
+    """What reaches the engine. None leaves the engine's default (for a penalty: none)."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    min_tokens: int | None = None
+    seed: int | None = None
+
+
+def choose_sampling(task: Task | None, overrides: dict[str, float]) -> Sampling:
+    """The sampling of one request: `overrides` (by input name) over `task`; greedy when neither says.
+
+    Temperature 0 becomes top_k 1, which every engine reads as greedy. Otherwise top_p is always explicit, because
+    TensorRT-LLM reads an absent top_k and top_p as greedy whatever the temperature.
+
+    Raises:
+        InvalidRequest: `invalid_input` with the range and the given value.
+    """
+    for name, value in overrides.items():
+        if name in RANGES:
+            RANGES[name].check(name, value)
+    temperature = overrides.get("temperature", task.temperature if task else 0.0)
+    if temperature == 0.0:
+        return Sampling(1.0, 1, 1.0, *_rest(overrides))
+    if temperature < MIN_TEMPERATURE:
+        raise InvalidRequest(
+            Code.INVALID_INPUT, f"temperature is {temperature:g}, allowed 0 or {MIN_TEMPERATURE:g} to 2"
+        )
+    top_p = overrides.get("top_p", (task.top_p if task else None) or 1.0)
+    return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, *_rest(overrides))
+
+
+def _rest(overrides: dict[str, float]) -> tuple[float | None, float | None, float | None, int | None, int | None]:
+    """Penalties, min_tokens and seed, in the order of `Sampling`."""
+    penalties = (overrides.get(f"{kind}_penalty") for kind in ("repetition", "presence", "frequency"))
+    whole = (int(overrides[name]) if name in overrides else None for name in ("min_tokens", "seed"))
+    return (*penalties, *whole)  # type: ignore[return-value]  # mypy counts no items of a generator

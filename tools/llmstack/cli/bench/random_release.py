@@ -1,0 +1,43 @@
+"""`llmstack bench random-release`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_policy.release.release import Release
+from llmstack.capacity.model_shapes import SHAPES
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.cli.terminal import fail
+
+Shape = Enum("Shape", {name: name for name in SHAPES}, type=str)  # type: ignore[misc]
+_DEFAULT_SHAPE = Shape("Qwen3-32B")
+
+
+def random_release(
+    output: Annotated[Path, typer.Argument(help="Directory to write the release to.")],
+    max_counted_length: Annotated[
+        int | None, typer.Option(min=1, help="guidance.limits.max_counted_length [the embedded release's].")
+    ] = None,
+    shape: Annotated[Shape, typer.Option(help="Which model's shape it has.")] = _DEFAULT_SHAPE,
+) -> None:
+    """Write a release without weights: a large model's shape and real vocabulary, to measure the stack on a GPU.
+
+    Example: llmstack bench random-release build/qwen3-32b-random
+    """
+    from llmstack.bench.random_release import write_random_release
+
+    if output.exists():
+        fail(f"{output} is there already", "name another directory, or remove it")
+    try:
+        pattern = Release.open(DEFAULT_RELEASE_DIR)
+        release = write_random_release(output, shape.value, SHAPES[shape.value], pattern, max_counted_length)
+    except FileNotFoundError as error:
+        fail(error, "pip install dashscope, or make install")
+    except OSError as error:
+        fail(f"{output}: {error.strerror}", "name a directory that can be written")
+    typer.echo(f"{output}: {release.manifest.engine.model}, engine {release.manifest.engine.hash}")
+    typer.echo(f"Measure it: LLMSTACK_ENGINE_RANDOM_WEIGHTS=1 llmstack bench load --release {output}")

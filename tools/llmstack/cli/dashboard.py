@@ -1,0 +1,35 @@
+"""`llmstack dashboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmstack.paths import PROJECT_ROOT
+from llmstack.cli.terminal import fail
+
+FILE = PROJECT_ROOT / "docker" / "grafana" / "dashboards" / "llmstack.json"
+
+
+def dashboard(
+    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = FILE,
+) -> None:
+    """Write the Grafana dashboard that the panels in llmstack/dashboard/panels.py describe.
+
+    Needs Python 3.11 and the package grafana-foundation-sdk.
+
+    Example: llmstack dashboard --output dashboard.json
+    """
+    try:
+        from llmstack.dashboard.grafana import dashboard_json
+    except ImportError:
+        fail(
+            "the package grafana-foundation-sdk is not installed", "pip install 'llm-serving-stack[dev]' on Python 3.11"
+        )
+    try:
+        output.write_text(dashboard_json(), encoding="utf-8")
+    except OSError as error:
+        fail(f"{output}: {error.strerror}", "name a file that you may write")
+    typer.echo(f"wrote {output}")

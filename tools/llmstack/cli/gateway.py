@@ -1,0 +1,94 @@
+"""`llmstack door`: the configuration of the front door."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from llmstack.cli import gateway_options as options
+from llmstack.gateway.backend import BackendError, parse_backend
+from llmstack.gateway.configuration import GUARD, Door, DoorError, Limits, find_faults, write_door
+from llmstack.cli.terminal import fail
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The front door: HAProxy before the servers. It leads to the ensemble and to nothing else.",
+)
+
+_LIMITS = Limits()
+
+
+@app.callback()
+def door() -> None:
+    """Keep `render` a command of its own while it is the only one."""
+
+
+@app.command()
+def render(
+    backend: options.Backends,
+    certificate: options.Certificate,
+    output: options.Output,
+    guard: options.Guard = None,
+    host: options.Host = "*",
+    http_port: options.HttpPort = 8443,
+    grpc_port: options.GrpcPort = 8444,
+    metrics_address: options.MetricsAddress = "127.0.0.1:8405",
+    ready_path: options.ReadyPath = "/readyz",
+    max_request_bytes: options.MaxRequestBytes = _LIMITS.max_request_bytes,
+    max_connections: options.MaxConnections = _LIMITS.max_connections,
+    max_client_connections: options.MaxClientConnections = _LIMITS.max_client_connections,
+    max_client_requests_per_10_s: options.MaxClientRequestsPer10S = _LIMITS.max_client_requests_per_10_s,
+    max_header_s: options.MaxHeaderS = _LIMITS.max_header_s,
+    max_body_s: options.MaxBodyS = _LIMITS.max_body_s,
+    max_answer_s: options.MaxAnswerS = _LIMITS.max_answer_s,
+    max_stream_idle_s: options.MaxStreamIdleS = _LIMITS.max_stream_idle_s,
+    allow_metadata: options.AllowMetadata = False,
+    accept_proxy: options.AcceptProxy = False,
+    validate: options.Validate = None,
+) -> None:
+    """Write HAProxy's configuration for these servers.
+
+    Start it with `haproxy -W -f FILE`. Render again and send SIGUSR2 for other servers; SIGUSR1 ends it once the
+    requests under way are answered.
+
+    Example: llmstack door render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
+--certificate /etc/haproxy/door.pem --output /etc/haproxy/haproxy.cfg
+    """
+    limits = Limits(
+        max_request_bytes=max_request_bytes,
+        max_connections=max_connections,
+        max_client_connections=max_client_connections,
+        max_client_requests_per_10_s=max_client_requests_per_10_s,
+        max_header_s=max_header_s,
+        max_body_s=max_body_s,
+        max_answer_s=max_answer_s,
+        max_stream_idle_s=max_stream_idle_s,
+    )
+    if validate is None:
+        validate = shutil.which("haproxy") is not None and Path(certificate).exists()
+    try:
+        backends = [parse_backend(text) for text in backend]
+        where = guard or str(output.resolve().with_name(GUARD))
+        wanted = Door(
+            backends,
+            certificate,
+            where,
+            host,
+            http_port,
+            grpc_port,
+            metrics_address,
+            ready_path,
+            limits,
+            allow_metadata,
+            accept_proxy,
+        )
+        written = write_door(wanted, output, find_faults if validate else None)
+    except (BackendError, DoorError) as error:
+        fail(error, "llmstack door render --help shows what each option takes; haproxy reads the certificate, too")
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", "give an --output in a directory that you may write to")
+    checked = "; haproxy -c finds no fault" if validate else "; not checked by haproxy -c"
+    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {written}{checked}", markup=False)

@@ -1,0 +1,1 @@
+"""`llmstack release`, `warmup` and `smoke`."""

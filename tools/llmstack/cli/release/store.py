@@ -1,0 +1,128 @@
+"""`llmstack release publish`, `list` and `diff`: what is in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from llm_policy.prompt_runtime import PromptRuntimeManager
+from llm_policy.release.release import Release, ReleaseError
+from llmstack.release.build_manifest import Build, BuildManifestError, BuiltFile, list_files
+from llmstack.release.evidence import KINDS, MISSING, read_evidence
+from llmstack.cli.release.gate_report import find_release
+from llmstack.cli.release.faults import described
+from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, ArtifactsDir, AsJson, ReleaseName
+from llmstack.release.publish import publish as publish_release
+from llmstack.release.publish import source_commit
+from llmstack.release.store import ReleaseStore, StoreError
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
+
+
+def publish(
+    directory: Annotated[Path, typer.Argument(help="The release; it is copied unless it is in the store already.")],
+    name: Annotated[str | None, typer.Option(help="Its name.", show_default="the directory's")] = None,
+    build_command: Annotated[str, typer.Option(help="How it was built, for build_manifest.json.")] = "",
+    commit: Annotated[str, typer.Option("--source-commit", help="Of what it was built.", show_default="git's")] = "",
+    tensorrt_llm_version: Annotated[str, typer.Option(help="What built the engine.")] = "",
+    artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Check a release, write its build_manifest.json, and register it as a candidate.
+
+    A build manifest that is there already is kept, and every file must be the one that it names.
+
+    Example: llmstack release publish build/qwen3-32b-r7 --build-command "trtllm-build …" --tensorrt-llm-version 1.1.0
+    """
+    console = Console(stderr=True, highlight=False)
+    build = Build(
+        command=build_command,
+        source_commit=commit or source_commit(directory),
+        tensorrt_llm_version=tensorrt_llm_version,
+    )
+    try:
+        with console.status("publishing") as status:
+            release = publish_release(
+                ReleaseStore(artifacts), directory, name or directory.resolve().name, build, status.update
+            )
+    except (ReleaseError, StoreError) as error:
+        fail(error, "llmstack manifest verify DIR shows what belongs there")
+    except OSError as error:
+        fail(described(error), "make the artifacts directory writable, and make room", DIFFERENT)
+    if as_json:
+        print_json({"release": release.directory.name, **PromptRuntimeManager(release).summary()})
+    else:
+        typer.echo(f"{release.directory.name} is a candidate: engine {release.manifest.engine.hash}")
+        typer.echo(f"next: llmstack warmup --release {release.directory} --serve, then smoke, signatures, promote")
+
+
+def list_releases(artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, as_json: AsJson = False) -> None:
+    """Every release in the store, with its evidence.
+
+    Example: llmstack release list --json
+    """
+    store = ReleaseStore(artifacts)
+    rows = [_listed(store, name) for name in store.names()]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("release", "state", "model", "engine", "manifest", *KINDS, title_justify="left")
+    for row in rows:
+        hashes = (str(row[key])[7:19] for key in ("engine_hash", "manifest_hash"))
+        table.add_row(row["release"], row["state"], row["model"], *hashes, *(row[kind] for kind in KINDS))
+    Console().print(table)
+
+
+def diff(
+    a: ReleaseName, b: ReleaseName, artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, as_json: AsJson = False
+) -> None:
+    """What differs between two releases: the manifests by key, the files by SHA-256. Exits as `diff` does.
+
+    Example: llmstack release diff qwen3-32b-r6 qwen3-32b-r7
+    """
+    store = ReleaseStore(artifacts)
+    one, other = find_release(store, a), find_release(store, b)
+    keys = PromptRuntimeManager(one).verify(other.manifest)
+    try:
+        with Console(stderr=True).status("hashing both"):
+            files = _file_differences(list_files(one.directory), list_files(other.directory))
+    except (BuildManifestError, OSError) as error:
+        what = described(error) if isinstance(error, OSError) else error
+        fail(what, "put plain, readable files in its place: llmstack release publish checks them")
+    if as_json:
+        print_json({"manifest": [difference._asdict() for difference in keys], "files": files})
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for key, ours, theirs in keys:
+            console.print(f"{key}: {ours!r} → {theirs!r}", markup=False)
+        for path, what in files.items():
+            console.print(f"{path}: {what}", markup=False)
+        if not keys and not files:
+            console.print("no difference")
+    if keys or files:
+        raise typer.Exit(DIFFERENT)
+
+
+def _listed(store: ReleaseStore, name: str) -> dict[str, Any]:
+    is_current = store.in_service() == (store.releases_dir / name).resolve()
+    state = "in service" if is_current else "candidate" if store.is_published(name) else "not published"
+    row: dict[str, Any] = {"release": name, "state": state, "model": "", "engine_hash": "", "manifest_hash": ""}
+    try:
+        release = Release.open(store.releases_dir / name)
+    except ReleaseError as error:
+        return row | {"state": f"broken: {str(error).splitlines()[0]}"} | dict.fromkeys(KINDS, MISSING)
+    engine = release.manifest.engine
+    row |= {"model": engine.model, "engine_hash": engine.hash, "manifest_hash": release.manifest_hash}
+    return row | {kind: read_evidence(release, kind).verdict for kind in KINDS}
+
+
+def _file_differences(ours: list[BuiltFile], theirs: list[BuiltFile]) -> dict[str, str]:
+    one, other = ({file.path: file for file in files} for files in (ours, theirs))
+    return {
+        **dict.fromkeys(sorted(one.keys() - other.keys()), "only in the first"),
+        **dict.fromkeys(sorted(other.keys() - one.keys()), "only in the second"),
+        **{path: "differs" for path in sorted(one.keys() & other.keys()) if one[path] != other[path]},
+    }

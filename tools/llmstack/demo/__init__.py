@@ -1,0 +1,1 @@
+"""What `llmstack demo` sends, and what it expects back."""

@@ -1,0 +1,66 @@
+"""Whether a whole batch of the largest requests fits beside a TensorRT engine, by `llmstack capacity`'s arithmetic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from llm_policy.release.release import Release
+from llmstack.capacity.memory_plan import KV_BYTES, CapacityError, KvShape, MemoryPlan
+from llmstack.capacity.model_shapes import SHAPES
+
+RESERVED_BYTES = 2 * 10**9
+HEADROOM = Fraction(1, 4)
+_KV_TYPES = {"FP8": "fp8", "INT8": "int8"}
+
+
+def plan_memory(release: Release, gpu_bytes: int) -> MemoryPlan | None:
+    """What a GPU of `gpu_bytes` leaves beside the release's engine; None when nothing says what its model is.
+
+    Raises:
+        CapacityError: the engine's config.json makes no sense.
+    """
+    engine = release.engine_path
+    document = _read(engine / "config.json") if engine.is_dir() else {}
+    config = document.get("pretrained_config", document) or SHAPES.get(release.manifest.engine.model, {})
+    if not isinstance(config, dict) or not config:
+        return None
+    if _num_ranks(config) > 1:
+        return None  # each GPU has a part of the engine and of the cache
+    shape = KvShape.of({**config, "head_dim": config.get("head_dim") or config.get("head_size")})
+    return MemoryPlan(
+        gpu_bytes,
+        sum(file.stat().st_size for file in [engine, *engine.rglob("*")] if file.is_file()),
+        RESERVED_BYTES,
+        shape.bytes_per_token(KV_BYTES[_kv_type(config)]),
+        release.manifest.thresholds.max_tokens,
+        release.manifest.engine.max_batch_size,
+        HEADROOM,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CapacityError(f"{path} can't be read: {error}") from None
+    if not isinstance(document, dict):
+        raise CapacityError(f"{path} holds no JSON object")
+    return document
+
+
+def _num_ranks(config: Mapping[str, Any]) -> int:
+    mapping = config.get("mapping")
+    size = mapping.get("world_size") if isinstance(mapping, dict) else None
+    return size if isinstance(size, int) else 1
+
+
+def _kv_type(config: Mapping[str, Any]) -> str:
+    quantization = config.get("quantization")
+    algorithm = quantization.get("kv_cache_quant_algo") if isinstance(quantization, dict) else None
+    return _KV_TYPES.get(str(algorithm), "bf16")

@@ -1,0 +1,1 @@
+"""Measures how well guides hold over a directory of schemas."""

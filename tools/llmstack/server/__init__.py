@@ -1,0 +1,1 @@
+"""One `tritonserver` process: its binary, command line, ports, log and end."""

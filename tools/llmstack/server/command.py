@@ -1,0 +1,125 @@
+"""The command line and the environment of one `tritonserver`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_policy.guidance.compile.sandbox import PYTHON
+from llm_policy.rules.headers import CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT
+from llmstack.paths import SOURCE_ROOT
+from llmstack.server.ports import Ports
+from llmstack.server.binary import ServerBinary
+
+# Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
+FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN, TRACEPARENT)
+
+# Whoever may use these can load a model, read another process's memory region, or write files on this machine.
+ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")
+ADMIN_KEY_HEADER = "x-llmstack-admin-key"
+# Triton looks for a restricted gRPC API's key under this prefix in the metadata.
+GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
+
+
+class Engine(NamedTuple):
+    """What stands behind the `tensorrt_llm` model: a configuration of it (None is config.pbtxt), and its backend."""
+
+    config: str | None
+    backend: str
+
+
+ENGINES = {
+    "embedded": Engine("embedded", "python"),
+    "echo": Engine("echo", "python"),
+    "tensorrtllm": Engine(None, "tensorrtllm"),
+}
+
+
+def header_pattern(names: Iterable[str] = FORWARDED_HEADERS) -> str:
+    """An RE2 pattern for these header names, whole and in any case."""
+    return f"(?i)^({'|'.join(names).lower()})$"
+
+
+class Tracing(NamedTuple):
+    """Where spans go: `url` of an OpenTelemetry collector's HTTP receiver, one of `rate` requests."""
+
+    url: str
+    rate: int = 1
+
+
+def network_flags(host: str, ports: Ports, metrics_host: str | None = None) -> list[str]:
+    """Where the server listens and which headers it hands on."""
+    pattern = header_pattern()
+    return [
+        f"--http-address={host}",
+        f"--grpc-address={host}",
+        f"--metrics-address={metrics_host or host}",
+        *(f"--{protocol}-port={port}" for protocol, port in ports._asdict().items()),
+        f"--http-header-forward-pattern={pattern}",
+        f"--grpc-header-forward-pattern={pattern}",
+    ]
+
+
+def admin_flags(key: str) -> list[str]:
+    """The administrative APIs answer only to who shows `key`.
+
+    tritonserver takes the key from its command line and nowhere else, so every user of this machine can see it in
+    `ps`. It keeps clients on the network out, not local users.
+    """
+    restriction = f"{','.join(ADMIN_APIS)}:{ADMIN_KEY_HEADER}={key}"
+    return [f"--http-restricted-api={restriction}", f"--grpc-restricted-protocol={restriction}"]
+
+
+def trace_flags(tracing: Tracing | None) -> list[str]:
+    """Triton's own OpenTelemetry spans of the ensemble and its steps; a client's `traceparent` goes on in them."""
+    if tracing is None:
+        return []
+    settings = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        f"rate={tracing.rate}",
+        "count=-1",
+        f"opentelemetry,url={tracing.url}",
+        "opentelemetry,resource=service.name=llmstack",
+    )
+    return [f"--trace-config={setting}" for setting in settings]
+
+
+def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:
+    """Which models the server loads, and with which engine."""
+    config = ENGINES[engine].config
+    return [
+        *(f"--model-repository={repository}" for repository in repositories),
+        f"--backend-directory={backends}",
+        *([f"--model-config-name={config}"] if config else []),
+    ]
+
+
+def server_environment(
+    binary: ServerBinary, release_dir: Path, state_dir: Path, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """`environment` and what the server, its Python stubs and their children need.
+
+    A stub embeds Python and has to find this virtual environment. The PyPI server's stubs for 3.11 and later start it
+    isolated: PYTHONPATH and `sys.executable` mean nothing to them, but Python still looks for `python3` on PATH and
+    follows the pyvenv.cfg beside it. The stub for 3.10 and the image's read PYTHONPATH, and no .pth file from there,
+    so the source root is named too.
+    """
+    packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    return {
+        **environment,
+        "PATH": _joined(Path(sys.executable).parent, environment.get("PATH", os.defpath)),
+        "LD_LIBRARY_PATH": _joined(*binary.library_dirs, environment.get("LD_LIBRARY_PATH")),
+        "PYTHONPATH": _joined(*packages, SOURCE_ROOT, environment.get("PYTHONPATH")),
+        "LLMSTACK_RELEASE_DIR": str(release_dir),
+        "LLMSTACK_STATE_DIR": str(state_dir),
+        PYTHON: sys.executable,
+    }
+
+
+def _joined(*paths: Path | str | None) -> str:
+    return os.pathsep.join(dict.fromkeys(str(path) for path in paths if path))

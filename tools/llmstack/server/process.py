@@ -1,0 +1,263 @@
+"""One running `tritonserver`, from its start to the end of its last child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from llm_policy.release.release import PROOF
+from llmstack.server import parent_death as leash
+from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
+from llmstack.server.ports import FREE_PORTS, Ports
+from llmstack.server.binary import ServerBinary, find_server_binary
+from llmstack.server.command import ENGINES, Tracing, admin_flags, model_flags, network_flags, server_environment, trace_flags
+from llmstack.server.error import ServerStartError
+from llmstack.server.log import failure_reasons
+from llmstack.server.shared_memory import note_regions, remove_regions
+
+LOG_NAME = "tritonserver.log"
+# What the stubs know of the server that runs them.
+BOOT_ID, CANARY_TOKEN = "LLMSTACK_BOOT_ID", "LLMSTACK_CANARY_TOKEN"
+DEFAULT_START_TIMEOUT_S = 300.0
+_POLL_S = 0.1
+_KILL_AFTER_S = 10.0  # beyond the time that the server itself takes for requests under way
+_ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+
+
+@dataclass
+class TritonServer:
+    """A server on one release: `with TritonServer(release_dir) as server:` starts it, waits and stops it.
+
+    `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one that goes with it.
+    `readiness_model` must be ready too before the server counts as ready. A stopped server may be started again.
+
+    What a parent that supervises it sets: `metrics_host`, where Triton's own metrics listen if not on `host`;
+    `keeps_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
+    dies; `inherited_fds`, descriptors that the server and its stubs keep open; `release_proof`, which spares the stubs
+    reading the engine that it has proven (`Release.verify_files`).
+    """
+
+    release_dir: Path = DEFAULT_RELEASE_DIR
+    engine: str = "embedded"
+    model_repository: Path = MODEL_REPOSITORY
+    extra_model_repositories: Sequence[Path] = ()
+    state_dir: Path | None = None
+    host: str = "127.0.0.1"
+    ports: Ports = FREE_PORTS
+    metrics_host: str | None = None
+    admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    canary_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    readiness_model: str = "ensemble"
+    exit_timeout_s: int = 30
+    log_verbose: int = 0
+    tracing: Tracing | None = None
+    keeps_log: bool = False
+    death_signal: signal.Signals = signal.SIGTERM
+    inherited_fds: Sequence[int] = ()
+    release_proof: str = ""
+    binary: ServerBinary | None = None
+    boot_id: str = field(default="", init=False)
+    log_start: int = field(default=0, init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _is_state_temporary: bool = field(default=False, init=False, repr=False)
+    _cleanup: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def http_url(self) -> str:
+        """`http://host:port` of the HTTP protocol."""
+        return f"http://{self._local_host}:{self.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of gRPC, as its clients take it."""
+        return f"{self._local_host}:{self.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The URL that Prometheus scrapes."""
+        return f"http://{reachable(self.metrics_host or self.host)}:{self.ports.metrics}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, which is its process group's id too."""
+        if self._process is None:
+            raise RuntimeError("the server was not started")
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """What the server and its models printed; with `keeps_log` this start's lines begin at `log_start`."""
+        if self.state_dir is None:
+            raise RuntimeError("the server was not started")
+        return self.state_dir / LOG_NAME
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server process is alive; that its models answer is another question."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process under a new `boot_id`; it is not ready yet.
+
+        Call from a thread that lives as long as the server: the server ends with it.
+
+        Raises:
+            ServerStartError: no server binary, none with this engine's backend, or a port is taken.
+        """
+        binary = self.binary or find_server_binary()
+        binary.check_backend(ENGINES[self.engine].backend)
+        self.ports = self.ports.choose(self.host)
+        state_dir = self._make_state_dir()
+        command = self._command(binary, binary.lay_out_backends(state_dir))
+        remove_regions(state_dir)
+        self.boot_id = str(uuid.uuid4())
+        environment = {
+            **server_environment(binary, self.release_dir.resolve(), state_dir),
+            BOOT_ID: self.boot_id,
+            CANARY_TOKEN: self.canary_token,
+            PROOF: self.release_proof,
+        }
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(self.death_signal))]
+        with self.log_path.open("ab") as log:
+            if not self.keeps_log:
+                log.truncate(0)
+            self.log_start = log.tell()
+            self._process = subprocess.Popen(
+                [*leashed, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=tuple(self.inherited_fds),
+                start_new_session=True,  # Ctrl-C in a terminal is ours to pass on
+            )
+
+    def wait_ready(
+        self, timeout_s: float = DEFAULT_START_TIMEOUT_S, on_poll: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait until the server and its `readiness_model` say that they are ready; `on_poll` may raise to give up.
+
+        Raises:
+            ServerStartError: the server ended, with the reasons from its log, or took longer than `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        with httpx.Client(base_url=self.http_url, timeout=5, verify=False, trust_env=False) as client:  # noqa: S501
+            while not self._is_ready(client):
+                on_poll()
+                if not self.is_running:
+                    raise ServerStartError("\n".join(self.failure_reasons()), self._next_step)
+                if time.monotonic() > deadline:
+                    raise ServerStartError(f"tritonserver is not ready after {timeout_s:.0f} s", self._next_step)
+                time.sleep(_POLL_S)
+        note_regions(self.log_path.parent, self.pid)
+
+    def failure_reasons(self) -> list[str]:
+        """The errors in this start's log, each once."""
+        with self.log_path.open("rb") as log:
+            # A log that was cut meanwhile begins with this start's lines.
+            log.seek(self.log_start if self.log_path.stat().st_size >= self.log_start else 0)
+            return failure_reasons(log.read().decode("utf-8", "replace"))
+
+    def stop(self) -> None:
+        """End the server and everything that it started; requests under way get `exit_timeout_s`."""
+        self._end(lambda process: _end(process, self.exit_timeout_s + _KILL_AFTER_S))
+
+    def kill(self) -> None:
+        """End the server and everything that it started at once; whoever waits for an answer gets none."""
+        self._end(_kill)
+
+    def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        with self._cleanup.pop_all():
+            if self._process is None:
+                return
+            note_regions(self.log_path.parent, self.pid)
+            try:
+                end(self._process)
+            finally:
+                self._process = None
+                remove_regions(self.log_path.parent)
+
+    @property
+    def _next_step(self) -> str:
+        if self._is_state_temporary:
+            return "start again with a state directory of your own, which keeps the whole log"
+        return f"read the whole log: {self.log_path}"
+
+    @property
+    def _local_host(self) -> str:
+        return reachable(self.host)
+
+    def _make_state_dir(self) -> Path:
+        if self.state_dir is None:
+            self.state_dir = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="llmstack-")))
+            self._cleanup.callback(setattr, self, "state_dir", None)
+            self._is_state_temporary = True
+        self.state_dir = self.state_dir.resolve()
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        return self.state_dir
+
+    def _command(self, binary: ServerBinary, backends: Path) -> list[str]:
+        repositories = (self.model_repository.resolve(), *(path.resolve() for path in self.extra_model_repositories))
+        return [
+            str(binary.path),
+            *model_flags(repositories, backends, self.engine),
+            *network_flags(self.host, self.ports, self.metrics_host),
+            *admin_flags(self.admin_key),
+            *trace_flags(self.tracing),
+            f"--exit-timeout-secs={self.exit_timeout_s}",
+            f"--log-verbose={self.log_verbose}",
+        ]
+
+    def _is_ready(self, client: httpx.Client) -> bool:
+        paths = ("/v2/health/ready", f"/v2/models/{self.readiness_model}/ready")
+        try:
+            return all(client.get(path).status_code == 200 for path in paths)
+        except httpx.HTTPError:
+            return False
+
+
+def reachable(host: str) -> str:
+    """`host` as this machine's own clients write it into a URL."""
+    host = "127.0.0.1" if host in _ANY_HOST else host
+    return f"[{host}]" if ":" in host else host
+
+
+def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """SIGTERM, then SIGKILL for the whole group: a stub that outlived its server would keep its shared memory."""
+    process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,1 @@
+"""Tokenizer files: what guided decoding reads, and a real Qwen vocabulary for measurements."""
