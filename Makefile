@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TORCH     := torch==2.13.0
 # Files in their order: those on live servers, which take longest, first.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs
-SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_moods.py release_proof.py supervision.py trace.py full_disk.py) \
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_fingerprint.py supervision.py trace.py full_disk.py) \
              tests/browser/test_release_life.py
 
 .DEFAULT_GOAL := help
@@ -43,13 +43,13 @@ demo: $(INSTALLED)  ## Start the server, send every kind of request over every p
 serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 	@$(BIN)/llmstack serve $(ARGS)
 
-# Containers and the door have a target of their own: they need Docker, HAProxy and minutes.
-test: $(INSTALLED)  ## Run every test, those on a live server too; containers and the door: make test-docker
+# Containers and the gateway have a target of their own: they need Docker, HAProxy and minutes.
+test: $(INSTALLED)  ## Run every test, those on a live server too; containers and the gateway: make test-docker
 	$(PYTEST) --ignore=tests/docker $(ARGS)
 	@docker info >/dev/null 2>&1 && echo "not among these: make test-docker" || \
 		echo "skipped: tests/docker, because no Docker answers here (make test-docker)"
 
-test-docker: $(INSTALLED)  ## Run the tests of containers and the front door; needs Docker, HAProxy and debootstrap
+test-docker: $(INSTALLED)  ## Run the tests of containers and the gateway; needs Docker, HAProxy and debootstrap
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 -rs tests/docker $(ARGS)
 
 test-gpu: $(INSTALLED)  ## Run the engine's tests on a GPU; needs CUDA and a torch built for it

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what docker-compose.triton.yml reads: secrets in docker/secrets/, the door's configuration in docker/haproxy/.
-# A secret that is there already stays. Put your own certificate (chain and key in one PEM file) into docker/secrets/door.pem
+# Makes what docker-compose.triton.yml reads: secrets in docker/secrets/, the gateway's configuration in docker/haproxy/.
+# A secret that is there already stays. Put your own certificate (chain and key in one PEM file) into docker/secrets/gateway.pem
 # before; else one is made for a trial, self-signed, for localhost and the names given.
 #
 #   docker/prepare_compose.sh [NAME ...]
@@ -32,15 +32,15 @@ for name in readiness_webhook finance_webhook; do
 done
 openssl rand -base64 24 | keep secrets/grafana_password
 
-if [[ ! -e secrets/door.pem ]]; then
+if [[ ! -e secrets/gateway.pem ]]; then
     names=$(printf ',DNS:%s' localhost "$@")
     key=$(mktemp)
     trap 'rm -f "$key"' EXIT
     certificate=$(openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost \
         -addext "subjectAltName=IP:127.0.0.1$names" -keyout "$key" 2>/dev/null)
-    printf '%s\n%s\n' "$certificate" "$(cat "$key")" | keep secrets/door.pem
+    printf '%s\n%s\n' "$certificate" "$(cat "$key")" | keep secrets/gateway.pem
 fi
 
-llmstack door render --backend triton:8000:8001:8003 --certificate /run/secrets/door.pem \
+llmstack gateway render --backend triton:8000:8001:8003 --certificate /run/secrets/gateway.pem \
     --guard /etc/haproxy/grpc_guard.lua --metrics-address '*:8405' --output haproxy/haproxy.cfg
 chmod 644 haproxy/*

@@ -16,8 +16,8 @@
 #   TRITON_GPUS          Docker's --gpus, or none             all where this machine has an NVIDIA GPU
 #
 # Triton's own ports lead past all policy to `tensorrt_llm` and the administrative APIs, and Docker publishes past a
-# host's firewall such as ufw. So they are this machine's alone. Clients elsewhere come through the front door
-# (`llmstack door render`); TRITON_BIND_ADDRESS=0.0.0.0 opens the ports to everybody.
+# host's firewall such as ufw. So they are this machine's alone. Clients elsewhere come through the gateway
+# (`llmstack gateway render`); TRITON_BIND_ADDRESS=0.0.0.0 opens the ports to everybody.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

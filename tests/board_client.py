@@ -20,9 +20,9 @@ from llmstack.board.app import make_app
 from llmstack.board.board_database import make_board, open_board
 from llmstack.board.settings import BoardSettings
 from llmstack.board.site import url_of
-from llmstack.server.ports import listen
 from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR
 from llmstack.release.store import ReleaseStore
+from llmstack.server.ports import listen
 from tests.webhook_receiver import new_secret, write_secrets
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from llmstack.server.process import TritonServer
-from tests.docker.running_door import RunningDoor, running_door
+from tests.docker.running_gateway import RunningGateway, running_gateway
 
 
 def need(*programs: str) -> None:
@@ -27,6 +27,6 @@ def echo() -> Iterator[TritonServer]:
 
 
 @pytest.fixture(scope="session")
-def door(echo: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDoor]:
-    with running_door(tmp_path_factory.mktemp("door"), echo) as live:
+def gateway(echo: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    with running_gateway(tmp_path_factory.mktemp("gateway"), echo) as live:
         yield live

@@ -1,4 +1,4 @@
--- Reads calls from standard input with the door's guard: one a line, `method max_bytes hex[,hex…]`, a hex text for each
+-- Reads calls from standard input with the gateway's guard: one a line, `method max_bytes hex[,hex…]`, a hex text for each
 -- piece that arrives. Answers `pass`, or `refused <status> <bytes handed on> <reason>`.
 
 local Reader = dofile(arg[1])

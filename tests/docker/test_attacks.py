@@ -16,14 +16,14 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.dashboard.panels import expressions
 from llmstack.gateway.configuration import GET_PATHS
 from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
 from llmstack.server.process import TritonServer
 from tests.docker.conftest import need
-from tests.docker.running_door import RunningDoor, running_door
+from tests.docker.running_gateway import RunningGateway, running_gateway
 
 ENGINE = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
 HEADERS = {ENGINE_HASH: ENGINE.hash, QUANTISATION: ENGINE.quantisation}
@@ -51,10 +51,10 @@ def inner(echo: TritonServer) -> Counts:
     return count
 
 
-def channel(door: RunningDoor) -> grpc.Channel:
-    certificate = (door.directory / "certificate.pem").read_bytes()
+def channel(gateway: RunningGateway) -> grpc.Channel:
+    certificate = (gateway.directory / "certificate.pem").read_bytes()
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    return grpc.secure_channel(door.grpc_url, grpc.ssl_channel_credentials(certificate), options)
+    return grpc.secure_channel(gateway.grpc_url, grpc.ssl_channel_credentials(certificate), options)
 
 
 def infer_request(model: str = "ensemble", text: bytes = b"hello") -> pb.ModelInferRequest:
@@ -64,17 +64,19 @@ def infer_request(model: str = "ensemble", text: bytes = b"hello") -> pb.ModelIn
     return request
 
 
-def call(door: RunningDoor, method: str, message: bytes, metadata: tuple[tuple[str, str], ...] = METADATA) -> bytes:
+def call(
+    gateway: RunningGateway, method: str, message: bytes, metadata: tuple[tuple[str, str], ...] = METADATA
+) -> bytes:
     """One unary call of raw bytes; what the server answered."""
-    with channel(door) as opened:
+    with channel(gateway) as opened:
         stub = opened.unary_unary(SERVICE + method if "/" not in method else method)
         return bytes(stub(message, metadata=metadata, timeout=20))
 
 
-def send_raw(door: RunningDoor, *pieces: bytes, seconds: float = 5.0) -> bytes:
+def send_raw(gateway: RunningGateway, *pieces: bytes, seconds: float = 5.0) -> bytes:
     """Bytes over TLS as they are, and all that comes back."""
     received = b""
-    with door.connect(seconds) as connection, suppress(OSError):
+    with gateway.connect(seconds) as connection, suppress(OSError):
         for piece in pieces:
             connection.sendall(piece)
         while chunk := connection.recv(65_536):
@@ -89,48 +91,48 @@ def head(line: str, *lines: str, body: bytes = b"") -> bytes:
 # What a client may do
 
 
-def curl(door: RunningDoor, *arguments: str) -> str:
+def curl(gateway: RunningGateway, *arguments: str) -> str:
     """What curl prints; it speaks HTTP/2, which httpx alone does not."""
     need("curl")
-    command = ["curl", "-s", "--cacert", str(door.directory / "certificate.pem"), *arguments]
+    command = ["curl", "-s", "--cacert", str(gateway.directory / "certificate.pem"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
-def test_the_ensemble_answers_over_https(door: RunningDoor, version: str) -> None:
+def test_the_ensemble_answers_over_https(gateway: RunningGateway, version: str) -> None:
     headers = [option for name, value in HEADERS.items() for option in ("-H", f"{name}: {value}")]
-    answer = json.loads(curl(door, version, *headers, "-d", json.dumps(BODY), door.http_url + INFER))
+    answer = json.loads(curl(gateway, version, *headers, "-d", json.dumps(BODY), gateway.http_url + INFER))
     assert {"text_output", "engine_hash"} <= {output["name"] for output in answer["outputs"]}
 
 
 @pytest.mark.parametrize("path", GET_PATHS)
-def test_questions_about_server_and_ensemble_pass(door: RunningDoor, path: str) -> None:
-    assert httpx.get(door.http_url + path, verify=door.tls()).status_code == 200
+def test_questions_about_server_and_ensemble_pass(gateway: RunningGateway, path: str) -> None:
+    assert httpx.get(gateway.http_url + path, verify=gateway.tls()).status_code == 200
 
 
-def test_generate_answers_with_headers_in_its_body(door: RunningDoor) -> None:
+def test_generate_answers_with_headers_in_its_body(gateway: RunningGateway) -> None:
     body = {"text_input": "hello", "max_tokens": 4, **HEADERS}
-    answer = httpx.post(f"{door.http_url}/v2/models/ensemble/generate", json=body, verify=door.tls(), timeout=30)
+    answer = httpx.post(f"{gateway.http_url}/v2/models/ensemble/generate", json=body, verify=gateway.tls(), timeout=30)
     assert answer.json()["engine_hash"] == ENGINE.hash
 
 
-def test_a_refusal_of_the_policy_passes_unchanged(door: RunningDoor) -> None:
-    answer = httpx.post(door.http_url + INFER, json=BODY, verify=door.tls(), timeout=30)
+def test_a_refusal_of_the_policy_passes_unchanged(gateway: RunningGateway) -> None:
+    answer = httpx.post(gateway.http_url + INFER, json=BODY, verify=gateway.tls(), timeout=30)
     assert answer.status_code == 400
     assert "missing_header" in answer.json()["error"]
 
 
-def test_the_ensemble_answers_over_grpc_with_tls(door: RunningDoor) -> None:
-    answer = pb.ModelInferResponse.FromString(call(door, "ModelInfer", infer_request().SerializeToString()))
+def test_the_ensemble_answers_over_grpc_with_tls(gateway: RunningGateway) -> None:
+    answer = pb.ModelInferResponse.FromString(call(gateway, "ModelInfer", infer_request().SerializeToString()))
     assert "text_output" in [output.name for output in answer.outputs]
 
 
-def test_a_grpc_stream_answers_each_of_its_messages(door: RunningDoor) -> None:
+def test_a_grpc_stream_answers_each_of_its_messages(gateway: RunningGateway) -> None:
     def messages() -> Iterator[bytes]:
         for number in range(3):
             yield infer_request(text=b"%d" % number).SerializeToString()
 
-    with channel(door) as opened:
+    with channel(gateway) as opened:
         stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
         answers = [
             pb.ModelStreamInferResponse.FromString(each) for each in stub(messages(), metadata=METADATA, timeout=30)
@@ -138,10 +140,10 @@ def test_a_grpc_stream_answers_each_of_its_messages(door: RunningDoor) -> None:
     assert [answer.error_message for answer in answers] == [""] * 3
 
 
-def test_the_largest_prompt_the_policy_takes_fits_through(door: RunningDoor) -> None:
-    text = b"order " * 100_000  # 600 kB: the policy, not the door, says that these are too many tokens
+def test_the_largest_prompt_the_policy_takes_fits_through(gateway: RunningGateway) -> None:
+    text = b"order " * 100_000  # 600 kB: the policy, not the gateway, says that these are too many tokens
     with pytest.raises(grpc.RpcError, match="token_budget_overrun"):
-        call(door, "ModelInfer", infer_request(text=text).SerializeToString())
+        call(gateway, "ModelInfer", infer_request(text=text).SerializeToString())
 
 
 # What it may not: over HTTP, as raw bytes, because clients tidy up
@@ -187,32 +189,34 @@ OTHER_PATHS = [
 
 @pytest.mark.parametrize("path", OTHER_PATHS)
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_no_other_path_leads_anywhere(door: RunningDoor, inner: Counts, method: str, path: str) -> None:
-    before, refused = inner(), door.num_refused()
+def test_no_other_path_leads_anywhere(gateway: RunningGateway, inner: Counts, method: str, path: str) -> None:
+    before, refused = inner(), gateway.num_refused()
     lines = SIZED if method == "POST" else ()
     answer = send_raw(
-        door, head(f"{method} {path} HTTP/1.1", *lines, "connection: close", body=b"{}" if lines else b"")
+        gateway, head(f"{method} {path} HTTP/1.1", *lines, "connection: close", body=b"{}" if lines else b"")
     )
     assert answer.split(b" ")[1][:1] == b"4"
-    assert (inner(), door.num_refused() - refused) == (before, 1)
+    assert (inner(), gateway.num_refused() - refused) == (before, 1)
 
 
 # HAProxy resets what has a # in its path, as no HTTP/2.
 @pytest.mark.parametrize("path", [path for path in OTHER_PATHS if path.startswith("/") and "#" not in path])
-def test_no_other_path_leads_anywhere_over_http2(door: RunningDoor, inner: Counts, path: str) -> None:
-    before, refused = inner(), door.num_refused()
+def test_no_other_path_leads_anywhere_over_http2(gateway: RunningGateway, inner: Counts, path: str) -> None:
+    before, refused = inner(), gateway.num_refused()
     # Without a body: curl calls it an error of the protocol when a refusal comes before the body is sent.
     written = ["--request-target", path, "-X", "POST", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]
-    assert curl(door, "--http2", *written, door.http_url) == "2 404"
-    assert (inner(), door.num_refused() - refused) == (before, 1)
+    assert curl(gateway, "--http2", *written, gateway.http_url) == "2 404"
+    assert (inner(), gateway.num_refused() - refused) == (before, 1)
 
 
-def test_metadata_passes_only_where_it_was_asked_for(door: RunningDoor, echo: TritonServer, tmp_path: Path) -> None:
+def test_metadata_passes_only_where_it_was_asked_for(
+    gateway: RunningGateway, echo: TritonServer, tmp_path: Path
+) -> None:
     path, message = "/v2/models/ensemble", pb.ModelMetadataRequest(name="ensemble").SerializeToString()
-    assert httpx.get(door.http_url + path, verify=door.tls()).status_code == 404
+    assert httpx.get(gateway.http_url + path, verify=gateway.tls()).status_code == 404
     with pytest.raises(grpc.RpcError, match="this method may not be called"):
-        call(door, "ModelMetadata", message)
-    with running_door(tmp_path, echo, allow_metadata=True) as opened:
+        call(gateway, "ModelMetadata", message)
+    with running_gateway(tmp_path, echo, allow_metadata=True) as opened:
         assert httpx.get(opened.http_url + path, verify=opened.tls()).json()["name"] == "ensemble"
         assert pb.ModelMetadataResponse.FromString(call(opened, "ModelMetadata", message)).name == "ensemble"
         with pytest.raises(grpc.RpcError, match="only the model ensemble"):
@@ -247,21 +251,21 @@ BAD_BODIES = {
 
 
 @pytest.mark.parametrize("what", BAD_BODIES)
-def test_no_way_to_write_a_request_smuggles_another_one(door: RunningDoor, inner: Counts, what: str) -> None:
-    before, refused = inner(), door.num_refused()
-    answer = send_raw(door, BAD_BODIES[what], seconds=2.0)
+def test_no_way_to_write_a_request_smuggles_another_one(gateway: RunningGateway, inner: Counts, what: str) -> None:
+    before, refused = inner(), gateway.num_refused()
+    answer = send_raw(gateway, BAD_BODIES[what], seconds=2.0)
     assert b" 200 " not in answer.split(b"\r\n")[0]
     after = inner()
     assert {name: after[name] for name in INNER_MODELS} == {name: before[name] for name in INNER_MODELS}
-    assert door.num_refused() > refused
+    assert gateway.num_refused() > refused
 
 
-def test_the_administrators_key_does_not_pass(door: RunningDoor, echo: TritonServer) -> None:
-    refused = door.num_refused()
+def test_the_administrators_key_does_not_pass(gateway: RunningGateway, echo: TritonServer) -> None:
+    refused = gateway.num_refused()
     answer = httpx.get(
-        f"{door.http_url}/v2/logging", headers={"x-llmstack-admin-key": echo.admin_key}, verify=door.tls()
+        f"{gateway.http_url}/v2/logging", headers={"x-llmstack-admin-key": echo.admin_key}, verify=gateway.tls()
     )
-    assert (answer.status_code, door.num_refused() - refused) == (404, 1)
+    assert (answer.status_code, gateway.num_refused() - refused) == (404, 1)
 
 
 # Over gRPC
@@ -307,81 +311,81 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("what", OTHER_CALLS)
-def test_no_other_call_passes_and_the_client_is_told_so(door: RunningDoor, inner: Counts, what: str) -> None:
-    before, refused = inner(), door.num_refused()
+def test_no_other_call_passes_and_the_client_is_told_so(gateway: RunningGateway, inner: Counts, what: str) -> None:
+    before, refused = inner(), gateway.num_refused()
     with pytest.raises(grpc.RpcError) as failure:
-        call(door, *OTHER_CALLS[what])
+        call(gateway, *OTHER_CALLS[what])
     assert failure.value.code() in REFUSALS
-    assert "door:" in failure.value.details()
-    assert (inner(), door.num_refused() - refused) == (before, 1)
+    assert "gateway:" in failure.value.details()
+    assert (inner(), gateway.num_refused() - refused) == (before, 1)
 
 
-def test_a_streams_later_message_for_another_model_ends_the_stream(door: RunningDoor, inner: Counts) -> None:
-    before, refused = inner(), door.num_refused()
-    num_lines = len(door.log())
+def test_a_streams_later_message_for_another_model_ends_the_stream(gateway: RunningGateway, inner: Counts) -> None:
+    before, refused = inner(), gateway.num_refused()
+    num_lines = len(gateway.log())
 
     def messages() -> Iterator[bytes]:
         yield infer_request().SerializeToString()
         time.sleep(0.5)
         yield infer_request("tensorrt_llm").SerializeToString()
 
-    with channel(door) as opened, pytest.raises(grpc.RpcError) as failure:
+    with channel(gateway) as opened, pytest.raises(grpc.RpcError) as failure:
         stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
         list(stub(messages(), metadata=METADATA, timeout=20))
     # HAProxy can't give a stream that has begun a status: the client sees it reset, the log and the counters why.
     assert failure.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
     assert inner()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call
-    door.wait_until(lambda: len(door.log()) > num_lines, 10)
-    (line,) = (line for line in door.log()[num_lines:] if line["path"].endswith("ModelStreamInfer"))
+    gateway.wait_until(lambda: len(gateway.log()) > num_lines, 10)
+    (line,) = (line for line in gateway.log()[num_lines:] if line["path"].endswith("ModelStreamInfer"))
     assert (line["grpc_status"], line["reason"]) == ("7", "only the model ensemble may be called")
-    assert door.num_refused() - refused == 1
+    assert gateway.num_refused() - refused == 1
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/grpc-web"])
-def test_another_content_type_is_no_grpc(door: RunningDoor, content_type: str) -> None:
-    url, refused = f"https://{door.grpc_url}{SERVICE}ModelInfer", door.num_refused()
-    answer = curl(door, "--http2", "-i", "-H", f"content-type: {content_type}", "-d", "", url)
+def test_another_content_type_is_no_grpc(gateway: RunningGateway, content_type: str) -> None:
+    url, refused = f"https://{gateway.grpc_url}{SERVICE}ModelInfer", gateway.num_refused()
+    answer = curl(gateway, "--http2", "-i", "-H", f"content-type: {content_type}", "-d", "", url)
     assert "grpc-status: 7" in answer
-    assert door.num_refused() - refused == 1
+    assert gateway.num_refused() - refused == 1
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_plain_text_and_old_tls_do_not_connect_and_are_logged(door: RunningDoor) -> None:
-    old = door.tls()
+def test_plain_text_and_old_tls_do_not_connect_and_are_logged(gateway: RunningGateway) -> None:
+    old = gateway.tls()
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
-    for frontend, port in (("http", door.http_port), ("grpc_tls", door.grpc_port)):
-        num_lines = len(door.log())
+    for frontend, port in (("http", gateway.http_port), ("grpc_tls", gateway.grpc_port)):
+        num_lines = len(gateway.log())
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://127.0.0.1:{port}/v2/health/live")
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"https://127.0.0.1:{port}/v2/health/live", verify=old)
-        door.wait_until(lambda num_lines=num_lines: len(door.log()) >= num_lines + 2, 10)
-        lines = [line for line in door.log()[num_lines:] if line["door"] == frontend]
+        gateway.wait_until(lambda num_lines=num_lines: len(gateway.log()) >= num_lines + 2, 10)
+        lines = [line for line in gateway.log()[num_lines:] if line["gateway"] == frontend]
         assert len([line for line in lines if line["reason"]]) == 2
 
 
-def test_every_refusal_is_logged_with_its_reason(door: RunningDoor) -> None:
-    send_raw(door, head("POST /v2/models/tensorrt_llm/infer HTTP/1.1", *SIZED, "connection: close", body=b"{}"))
-    door.wait_until(lambda: any(line["path"] == "/v2/models/tensorrt_llm/infer" for line in door.log()), 5)
-    line = [line for line in door.log() if line["path"] == "/v2/models/tensorrt_llm/infer"][-1]
+def test_every_refusal_is_logged_with_its_reason(gateway: RunningGateway) -> None:
+    send_raw(gateway, head("POST /v2/models/tensorrt_llm/infer HTTP/1.1", *SIZED, "connection: close", body=b"{}"))
+    gateway.wait_until(lambda: any(line["path"] == "/v2/models/tensorrt_llm/infer" for line in gateway.log()), 5)
+    line = [line for line in gateway.log() if line["path"] == "/v2/models/tensorrt_llm/infer"][-1]
     assert (line["status"], line["reason"]) == (404, "no such path or method here")
 
 
 @pytest.mark.parametrize("character", ["a", '"', "\\", "\x01", "é"])
-def test_a_long_path_leaves_the_line_of_the_log_whole(door: RunningDoor, character: str) -> None:
-    num_lines = len(door.log())
-    send_raw(door, head(f"GET /{character * 7_000} HTTP/1.1", "connection: close"))
-    door.wait_until(lambda: len(door.log()) > num_lines, 5)
-    line = door.log()[-1]
+def test_a_long_path_leaves_the_line_of_the_log_whole(gateway: RunningGateway, character: str) -> None:
+    num_lines = len(gateway.log())
+    send_raw(gateway, head(f"GET /{character * 7_000} HTTP/1.1", "connection: close"))
+    gateway.wait_until(lambda: len(gateway.log()) > num_lines, 5)
+    line = gateway.log()[-1]
     # What HAProxy's parser does not take for a request has no status of its own.
     assert line.get("status", 400) in (400, 404)
     assert len(line["path"]) <= 1_000
 
 
-def test_every_metric_of_the_door_that_dashboard_and_rules_name_is_exported(door: RunningDoor) -> None:
-    rules = (PROJECT_ROOT / "docker" / "prometheus" / "door.rules.yml").read_text()
+def test_every_metric_of_the_gateway_that_dashboard_and_rules_name_is_exported(gateway: RunningGateway) -> None:
+    rules = (PROJECT_ROOT / "docker" / "prometheus" / "gateway.rules.yml").read_text()
     named = set(re.findall(r"haproxy_\w+", "\n".join([rules, *expressions()])))
-    exported = set(re.findall(r"^(haproxy_\w+)\{.*?proxy=\"(?:http|triton_http)\"", door.metrics(), re.MULTILINE))
+    exported = set(re.findall(r"^(haproxy_\w+)\{.*?proxy=\"(?:http|triton_http)\"", gateway.metrics(), re.MULTILINE))
     assert len(named) > 4
     assert named - exported == set()

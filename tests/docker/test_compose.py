@@ -1,4 +1,4 @@
-"""The compose file: comes up healthy, is reached through the door alone, is scraped, comes back, and leaves nothing."""
+"""The compose file: comes up healthy, is reached through the gateway alone, is scraped, comes back, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.containers import PROJECT, ROOT, docker, make_image, make_stand_in, need_docker
-from tests.docker.running_door import free_ports
+from tests.docker.running_gateway import free_ports
 from tests.docker.test_attacks import BODY, HEADERS, INFER
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ class Compose:
         self._files = (self.directory / "docker-compose.triton.yml", HERE / "compose.override.yml")
         prepare(self.directory)
         self.certificate = directory / "certificate.pem"
-        both = (self.directory / "secrets" / "door.pem").read_text()
+        both = (self.directory / "secrets" / "gateway.pem").read_text()
         self.certificate.write_text(both[: both.index("-----BEGIN PRIVATE KEY")])
         debian, _ = make_stand_in()
         self.https_port, grpc_port, board_port = free_ports(3)
@@ -51,8 +51,8 @@ class Compose:
             "LLMSTACK_IMAGE": image,
             "HAPROXY_IMAGE": debian,
             "PROMETHEUS_IMAGE": debian,
-            "DOOR_HTTPS_PORT": str(self.https_port),
-            "DOOR_GRPC_PORT": str(grpc_port),
+            "GATEWAY_HTTPS_PORT": str(self.https_port),
+            "GATEWAY_GRPC_PORT": str(grpc_port),
         }
 
     @property
@@ -108,7 +108,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(1)
 
 
-def test_it_answers_through_the_door_once_it_is_healthy(compose: Compose) -> None:
+def test_it_answers_through_the_gateway_once_it_is_healthy(compose: Compose) -> None:
     wait_until(lambda: compose.ask("/v2/health/ready").status_code == 200)
     answer = compose.ask(json=BODY, headers=HEADERS)
     outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
@@ -127,7 +127,7 @@ def test_secrets_are_kept_from_other_users_of_the_machine_and_survive_a_second_r
     before = {path.name: path.read_bytes() for path in secrets.iterdir()}
     prepare(compose.directory)
     assert {path.name: path.read_bytes() for path in secrets.iterdir()} == before
-    assert before.keys() == {"door.pem", "finance_webhook", "grafana_password", "readiness_webhook"}
+    assert before.keys() == {"gateway.pem", "finance_webhook", "grafana_password", "readiness_webhook"}
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
 
 
@@ -138,7 +138,7 @@ def test_the_gpu_file_gives_the_server_gpus_and_what_tensorrt_llm_reads(compose:
     assert "/workspace/tokenizer/tokenizer_info.json:ro" in rendered
 
 
-def test_nothing_but_the_door_is_published(compose: Compose) -> None:
+def test_nothing_but_the_gateway_is_published(compose: Compose) -> None:
     published = docker("ps", "--filter", OF_OURS, "--format", "{{.Names}} {{.Ports}}")
     assert all("->" not in line for line in published.splitlines() if "triton" in line)
 

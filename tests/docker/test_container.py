@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from llm_policy.release.digest import engine_hash
-from llm_policy.rules.headers import ENGINE_HASH
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH
+from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.demo.case import demo_cases
 from llmstack.gateway.backend import Backend
-from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.conftest import need
 from tests.docker.containers import (
@@ -33,7 +33,7 @@ from tests.docker.containers import (
     published_port,
     wait_healthy,
 )
-from tests.docker.running_door import RunningDoor, free_ports
+from tests.docker.running_gateway import RunningGateway, free_ports
 
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g")
 HARDENED += ("--security-opt", "no-new-privileges")
@@ -54,10 +54,10 @@ def service(image: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def door(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDoor]:
+def gateway(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     need("haproxy", "openssl")
     backend = Backend("127.0.0.1", *(published_port(service, port) for port in (8000, 8001, 8003)))
-    with RunningDoor(tmp_path_factory.mktemp("door"), [backend], ready_path="/readyz") as live:
+    with RunningGateway(tmp_path_factory.mktemp("gateway"), [backend], ready_path="/readyz") as live:
         yield live
 
 
@@ -72,9 +72,9 @@ def test_it_runs_as_nobody_in_particular_and_can_not_write_its_root(service: str
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_demos_requests_are_answered_through_the_door(door: RunningDoor, protocol: str) -> None:
-    certificate = door.directory / "certificate.pem"
-    server = ServerUrls(door.http_url, door.grpc_url, str(certificate))
+def test_the_demos_requests_are_answered_through_the_gateway(gateway: RunningGateway, protocol: str) -> None:
+    certificate = gateway.directory / "certificate.pem"
+    server = ServerUrls(gateway.http_url, gateway.grpc_url, str(certificate))
     for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
         reply = PROTOCOLS[protocol](server, case.inputs, case.headers)
         assert not case.fault_of(reply), (case.name, reply)

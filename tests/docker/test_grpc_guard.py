@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-import llmstack.door
+import llmstack.gateway
 from tests.docker.conftest import need
 
 GUARD = Path(llmstack.gateway.__file__).with_name("grpc_guard.lua")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from llm_policy.release.release import Release
 from embedded_model.release import build_release
+from llm_policy.release.release import Release
 from llmstack.paths import MODEL_REPOSITORY
 from llmstack.release.store import ReleaseStore, point_link
 from tests.integration.live_service import LiveService
@@ -24,7 +24,7 @@ FIRST, SECOND = "one", "two"
 def moody_models(directory: Path) -> Path:
     """A model repository whose no-op engine has the mood that its release tells."""
     shutil.copytree(MODEL_REPOSITORY, directory)
-    shutil.copy(Path(__file__).parent / "moody_engine.py", directory / "tensorrt_llm" / "1" / "model.py")
+    shutil.copy(Path(__file__).parent / "faulty_engine.py", directory / "tensorrt_llm" / "1" / "model.py")
     return directory
 
 

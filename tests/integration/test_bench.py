@@ -1,7 +1,7 @@
 """What the benchmarks measure, on the live server."""
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.bench.load import measure
 from llmstack.paths import DEFAULT_RELEASE_DIR
 

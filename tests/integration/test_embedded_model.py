@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
-from llm_policy.release.release import Release
 from embedded_model.cli import app
 from embedded_model.evaluate_command import Asking, _evaluate
+from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.client.ensemble_client import send_generate, send_grpc, send_infer
 from llmstack.paths import DEFAULT_RELEASE_DIR
 

@@ -17,9 +17,7 @@ import psutil
 import pytest
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
-from tests.integration.live_service import LiveService, wait_until
-from tests.integration.load import DEAR_FROM, Load
-from tests.integration.told_breaches import (
+from tests.integration.alert_assertions import (
     check_books,
     check_cost_breaches,
     is_all_told,
@@ -27,6 +25,8 @@ from tests.integration.told_breaches import (
     sum_of,
     webhook_environment,
 )
+from tests.integration.live_service import LiveService, wait_until
+from tests.integration.load import DEAR_FROM, Load
 from tests.webhook_receiver import WebhookReceiver, new_secret
 
 NUM_SOAK_KILLS = int(os.environ.get("LLMSTACK_SOAK_KILLS", "0"))

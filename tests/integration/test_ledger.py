@@ -16,9 +16,9 @@ from llm_policy.ledger.database import FILE_NAME, open_database, transaction
 from llm_policy.ledger.outbox import FINANCE, READINESS
 from llm_policy.release.release import Release
 from llmstack.ledger.verification import verify
+from tests.integration.alert_assertions import once_by_id, webhook_environment
 from tests.integration.live_books import ledger_of, metrics_of, two_stubs
 from tests.integration.live_service import LiveService
-from tests.integration.told_breaches import once_by_id, webhook_environment
 from tests.integration.traffic import MAX_COST_USD, Tally, send_all
 from tests.webhook_receiver import WebhookReceiver, new_secret
 

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from llm_policy.release.release import Release
 from embedded_model.release import build_release
+from llm_policy.release.release import Release
+from llmstack.cli.release.smoke import DEFAULT_SLICES
 from llmstack.client.ensemble_client import ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.checks.slice_file import read_slices
 from llmstack.release.checks.smoke import PASSED, run_slices
-from llmstack.cli.release.smoke import DEFAULT_SLICES
 from llmstack.release.checks.target import Target
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer

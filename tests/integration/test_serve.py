@@ -28,14 +28,14 @@ from llmstack.server.command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import LOG_NAME, TritonServer
 
-PARROT = Path(__file__).parent / "parrot"
+PARROT = Path(__file__).parent / "echo_ensemble"
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def parrot() -> Iterator[TritonServer]:
+def echo_ensemble() -> Iterator[TritonServer]:
     with TritonServer(model_repository=PARROT) as live:
         yield live
 
@@ -105,23 +105,23 @@ def ask_grpc(server: TritonServer, headers: dict[str, str]) -> dict:
 
 
 @pytest.mark.parametrize("ask", [ask_http, ask_grpc])
-def test_our_headers_reach_the_models_and_no_others_do(parrot, ask):
+def test_our_headers_reach_the_models_and_no_others_do(echo_ensemble, ask):
     ours = {"X-ENGINE-hash": "a", "x-quantisation": "b", "X-Tenant": "c", "X-Request-ID": "d"}
     others = {"X-Engine-Hash-2": "e", "My-X-Tenant": "f", "Authorization": "g", "Triton-Enable": "h"}
-    seen = ask(parrot, {**ours, **others})["parameters"]
+    seen = ask(echo_ensemble, {**ours, **others})["parameters"]
     assert {name.lower(): value for name, value in seen.items()} == {n.lower(): v for n, v in ours.items()}
 
 
-def test_the_stubs_run_in_this_environment_and_find_the_release(parrot):
-    seen = ask_http(parrot, {})
+def test_the_stubs_run_in_this_environment_and_find_the_release(echo_ensemble):
+    seen = ask_http(echo_ensemble, {})
     assert seen["prefix"] == sys.prefix
     assert seen["environment"]["LLMSTACK_PYTHON"] == sys.executable
     assert seen["environment"]["LLMSTACK_RELEASE_DIR"] == str(DEFAULT_RELEASE_DIR.resolve())
-    assert seen["environment"]["LLMSTACK_STATE_DIR"] == str(parrot.state_dir)
+    assert seen["environment"]["LLMSTACK_STATE_DIR"] == str(echo_ensemble.state_dir)
 
 
-def test_nothing_makes_a_stub_import_torch(parrot):
-    assert ask_http(parrot, {})["torch"] is False
+def test_nothing_makes_a_stub_import_torch(echo_ensemble):
+    assert ask_http(echo_ensemble, {})["torch"] is False
 
 
 HTTP_ADMIN = [
@@ -143,14 +143,14 @@ HTTP_ADMIN = [
 
 
 @pytest.mark.parametrize(("method", "path"), HTTP_ADMIN)
-def test_an_administrative_http_api_needs_the_key(parrot, method, path):
-    url = f"{parrot.http_url}/v2/{path}"
+def test_an_administrative_http_api_needs_the_key(echo_ensemble, method, path):
+    url = f"{echo_ensemble.http_url}/v2/{path}"
     for headers in ({}, {ADMIN_KEY_HEADER: "wrong"}):
         assert httpx.request(method, url, content=b"{}", headers=headers).status_code == 403
 
 
-def test_the_key_opens_the_http_apis(parrot):
-    reply = httpx.get(f"{parrot.http_url}/v2/logging", headers={ADMIN_KEY_HEADER: parrot.admin_key})
+def test_the_key_opens_the_http_apis(echo_ensemble):
+    reply = httpx.get(f"{echo_ensemble.http_url}/v2/logging", headers={ADMIN_KEY_HEADER: echo_ensemble.admin_key})
     assert reply.status_code == 200
 
 
@@ -164,20 +164,20 @@ GRPC_ADMIN = [
 
 
 @pytest.mark.parametrize("call", GRPC_ADMIN)
-def test_an_administrative_grpc_api_needs_the_key(parrot, call):
-    with triton_grpc.InferenceServerClient(parrot.grpc_url) as client:
+def test_an_administrative_grpc_api_needs_the_key(echo_ensemble, call):
+    with triton_grpc.InferenceServerClient(echo_ensemble.grpc_url) as client:
         with pytest.raises(triton_grpc.InferenceServerException, match="restricted"):
             getattr(client, call)()
-        getattr(client, call)(headers={GRPC_ADMIN_KEY_METADATA: parrot.admin_key})
+        getattr(client, call)(headers={GRPC_ADMIN_KEY_METADATA: echo_ensemble.admin_key})
 
 
-def test_health_metadata_and_statistics_need_no_key(parrot):
+def test_health_metadata_and_statistics_need_no_key(echo_ensemble):
     for path in ("health/ready", "health/live", "", "models/ensemble", "models/ensemble/stats"):
-        assert httpx.get(f"{parrot.http_url}/v2/{path}".rstrip("/")).status_code == 200
+        assert httpx.get(f"{echo_ensemble.http_url}/v2/{path}".rstrip("/")).status_code == 200
 
 
-def test_metrics_are_where_the_server_says(parrot):
-    assert "nv_inference_request_success" in httpx.get(parrot.metrics_url).text
+def test_metrics_are_where_the_server_says(echo_ensemble):
+    assert "nv_inference_request_success" in httpx.get(echo_ensemble.metrics_url).text
 
 
 def test_proxies_of_the_environment_are_used_for_nothing(serve, monkeypatch):

@@ -16,16 +16,16 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from llm_policy.rules.headers import CANARY_TENANT
-from llm_policy.release.manifest import TASKS
 from llm_policy.ledger.outbox import READINESS
+from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import PROOF, Release
+from llm_policy.rules.headers import CANARY_TENANT
 from llmstack.paths import MODEL_REPOSITORY
 from llmstack.supervision.canary import MAX_STALL_S
 from llmstack.supervision.housekeeping import SLOW_TURNS, TURN_S
+from tests.integration.alert_assertions import webhook_environment
 from tests.integration.client import cancellable
 from tests.integration.live_service import HOST, LiveService, wait_until
-from tests.integration.told_breaches import webhook_environment
 from tests.soak import ONLY_IN_SOAK
 from tests.webhook_receiver import WebhookReceiver, new_secret
 

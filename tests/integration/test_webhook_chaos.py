@@ -6,9 +6,9 @@ from typing import NamedTuple
 import pytest
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
+from tests.integration.alert_assertions import check_books, check_cost_breaches, webhook_environment
 from tests.integration.live_service import LiveService, wait_until
 from tests.integration.load import DEAR_FROM, Load
-from tests.integration.told_breaches import check_books, check_cost_breaches, webhook_environment
 from tests.webhook_receiver import Behaviour, WebhookReceiver, _Handler, answer, hang, new_secret, reset
 
 NUM_REQUESTS = 250

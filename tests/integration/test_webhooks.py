@@ -21,7 +21,6 @@ from standardwebhooks import Webhook
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
 from llmstack.events.attempt_log import json_log
-from llmstack.events.webhook_dispatcher import Courier
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint, secret_variable, url_variable
@@ -29,6 +28,7 @@ from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.replay import replay_endpoint, replay_events
 from llmstack.events.retry_schedule import RetrySchedule
 from llmstack.events.secret_file import SecretFile
+from llmstack.events.webhook_dispatcher import WebhookDispatcher
 from llmstack.events.webhook_sender import TimeOuts
 from tests.outbox import Outbox
 from tests.webhook_receiver import (
@@ -84,10 +84,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def courier(outbox: Outbox, receiver: WebhookReceiver, clock: Clock, tmp_path: Path) -> Iterator[Courier]:
-    """A courier whose clock stands still, and whose jitter is always the whole backoff."""
+def dispatcher(outbox: Outbox, receiver: WebhookReceiver, clock: Clock, tmp_path: Path) -> Iterator[WebhookDispatcher]:
+    """A dispatcher whose clock stands still, and whose jitter is always the whole backoff."""
     settings = replace(FAST, schedule=RetrySchedule(), now_ns=clock, uniform=lambda low, high: high)
-    with closing(Courier(receiver.endpoint(tmp_path), settings, json_log(io.StringIO()))) as made:
+    with closing(WebhookDispatcher(receiver.endpoint(tmp_path), settings, json_log(io.StringIO()))) as made:
         yield made
 
 
@@ -199,43 +199,43 @@ def test_an_endpoint_that_was_down_gets_everything_in_order(outbox, tmp_path):
             assert receiver.forgeries == []
 
 
-def test_while_the_head_waits_nothing_behind_it_is_sent(outbox, receiver, courier, clock):
+def test_while_the_head_waits_nothing_behind_it_is_sent(outbox, receiver, dispatcher, clock):
     receiver.plan = [answer(500)]
     first, second = outbox.add(2)
-    assert courier.deliver_next(outbox.connection) is None
-    assert courier.deliver_next(outbox.connection) == 5.0
+    assert dispatcher.deliver_next(outbox.connection) is None
+    assert dispatcher.deliver_next(outbox.connection) == 5.0
     clock.advance(4.9)
-    assert courier.deliver_next(outbox.connection) == pytest.approx(0.1)
+    assert dispatcher.deliver_next(outbox.connection) == pytest.approx(0.1)
     assert receiver.ids == [first]
     clock.advance(0.1)
-    while courier.deliver_next(outbox.connection) is None:
+    while dispatcher.deliver_next(outbox.connection) is None:
         pass
     assert receiver.ids == [first, first, second]
 
 
 @pytest.mark.parametrize("spelling", ["seconds", "date"])
-def test_retry_after_is_honoured(outbox, receiver, courier, clock, spelling):
+def test_retry_after_is_honoured(outbox, receiver, dispatcher, clock, spelling):
     clock.now_ns -= clock.now_ns % NS_PER_S  # an HTTP date has no fractions
     until = formatdate(clock.now_ns / NS_PER_S + 120, usegmt=True)
     receiver.plan = [answer(503, retry_after="120" if spelling == "seconds" else until)]
     outbox.add()
-    courier.deliver_next(outbox.connection)
-    assert courier.deliver_next(outbox.connection) == 120.0
+    dispatcher.deliver_next(outbox.connection)
+    assert dispatcher.deliver_next(outbox.connection) == 120.0
 
 
-def test_retry_after_is_bounded(outbox, receiver, courier):
+def test_retry_after_is_bounded(outbox, receiver, dispatcher):
     receiver.plan = [answer(503, retry_after="9" * 30)]
     outbox.add()
-    courier.deliver_next(outbox.connection)
-    assert courier.deliver_next(outbox.connection) == RetrySchedule().max_retry_after_s
+    dispatcher.deliver_next(outbox.connection)
+    assert dispatcher.deliver_next(outbox.connection) == RetrySchedule().max_retry_after_s
 
 
-def test_a_delivery_is_given_up_after_a_day_and_kept(outbox, receiver, courier, clock):
+def test_a_delivery_is_given_up_after_a_day_and_kept(outbox, receiver, dispatcher, clock):
     receiver.verifies = False  # the library compares with the real clock
     receiver.plan = [answer(500)] * 1000
     began_ns = clock.now_ns
     first, second = outbox.add(2)
-    while (wait_s := courier.deliver_next(outbox.connection)) is None or outbox.states()[0] == "pending":
+    while (wait_s := dispatcher.deliver_next(outbox.connection)) is None or outbox.states()[0] == "pending":
         clock.advance(wait_s or 0)
     assert clock.now_ns - began_ns >= 86_400 * NS_PER_S
     assert set(receiver.ids) == {first, second}
@@ -244,13 +244,13 @@ def test_a_delivery_is_given_up_after_a_day_and_kept(outbox, receiver, courier, 
     assert given_up["last_error"] == f"given up after {given_up['attempts']} attempts: HTTP 500"
 
 
-def test_a_clock_that_is_set_back_holds_nothing_up(outbox, receiver, courier, clock):
+def test_a_clock_that_is_set_back_holds_nothing_up(outbox, receiver, dispatcher, clock):
     receiver.plan = [answer(500)]
     outbox.add()
-    courier.deliver_next(outbox.connection)
+    dispatcher.deliver_next(outbox.connection)
     clock.advance(-365 * 86_400)
     receiver.verifies = False
-    assert courier.deliver_next(outbox.connection) is None
+    assert dispatcher.deliver_next(outbox.connection) is None
     assert outbox.states() == ["delivered"]
 
 
@@ -317,8 +317,8 @@ def test_a_secret_file_that_is_spoilt_later_stays_in_use_as_it_was(outbox, recei
     endpoint, log = receiver.endpoint(tmp_path), io.StringIO()
     endpoint.secrets.path.write_text("whsec_oops\n")
     outbox.add(2)
-    with closing(Courier(endpoint, FAST, json_log(log))) as courier:
-        while courier.deliver_next(outbox.connection) is None:
+    with closing(WebhookDispatcher(endpoint, FAST, json_log(log))) as dispatcher:
+        while dispatcher.deliver_next(outbox.connection) is None:
             pass
     assert outbox.states() == ["delivered"] * 2
     assert receiver.forgeries == []
@@ -375,16 +375,16 @@ def test_https_needs_a_certificate_that_somebody_vouches_for(outbox, tmp_path, m
         assert receiver.ids == ids
 
 
-def test_an_outcome_that_cannot_be_written_is_not_sent_again(outbox, receiver, courier):
+def test_an_outcome_that_cannot_be_written_is_not_sent_again(outbox, receiver, dispatcher):
     (event_id,) = outbox.add()
     outbox.connection.execute(
         "CREATE TEMP TRIGGER full BEFORE UPDATE ON delivery BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
     )
     for _ in range(3):
         with pytest.raises(Exception, match="disk is full"):
-            courier.deliver_next(outbox.connection)
+            dispatcher.deliver_next(outbox.connection)
     outbox.connection.execute("DROP TRIGGER full")
-    assert courier.deliver_next(outbox.connection) == float("inf")
+    assert dispatcher.deliver_next(outbox.connection) == float("inf")
     assert outbox.states() == ["delivered"]
     assert receiver.ids == [event_id]
 

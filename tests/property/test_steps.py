@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_policy.errors import Code, PolicyError
-from llm_policy.guidance.guide import GuideResolver
 from llm_policy.guidance.compile.guide_report import GuidePlan
+from llm_policy.guidance.guide import GuideResolver
 from llm_policy.release.release import Release
 from llm_policy.rules.request import Column
 from llm_policy.steps.decision import unpack_decisions

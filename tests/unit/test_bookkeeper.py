@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from llm_policy.ledger import metric_total
-from llm_policy.steps.ledger_writer import RETRY_S, Bookkeeper, LedgerUnavailable
-from llm_policy.ledger.database import open_database
 from llm_policy.errors import Code, PolicyError
+from llm_policy.ledger import metric_total
+from llm_policy.ledger.database import open_database
 from llm_policy.ledger.ledger import Entry
 from llm_policy.ledger.metric_total import read_totals
+from llm_policy.steps.ledger_writer import RETRY_S, LedgerUnavailable, LedgerWriter
 from tests.books import ENTRY, no_room, open_row, settlement
 from tests.manifests import manifest
 
@@ -26,7 +26,7 @@ needs_mount = pytest.mark.skipif(_MOUNTS.returncode != 0, reason="needs the righ
 
 @pytest.fixture
 def books(tmp_path):
-    opened = Bookkeeper(tmp_path, manifest(), "boot-1")
+    opened = LedgerWriter(tmp_path, manifest(), "boot-1")
     opened.open()
     return opened
 
@@ -87,7 +87,7 @@ def test_nothing_is_corrupt_and_totals_agree_after_a_full_disk(books, tmp_path):
 
 def test_measurements_that_find_no_room_are_not_tried_again_with_each_request(tmp_path, monkeypatch):
     monkeypatch.setattr("llm_policy.steps.ledger_writer.RETRY_S", 3_600.0)
-    books = Bookkeeper(tmp_path, manifest(), "boot-1")
+    books = LedgerWriter(tmp_path, manifest(), "boot-1")
     with no_room():
         assert books.metrics is None
     assert books.metrics is None
@@ -149,9 +149,9 @@ def test_while_the_mark_is_there_every_request_is_refused_as_draining(books, tmp
     assert books.closed().code is Code.DRAINING
 
 
-def test_a_full_queue_closes_the_door_before_any_work_is_done(tmp_path):
+def test_a_full_queue_closes_the_gateway_before_any_work_is_done(tmp_path):
     engine = {"hash": "sha256:" + "a" * 64, "quantisation": "w4a8", "model": "m", "max_queue_size": 1}
-    books = Bookkeeper(tmp_path, manifest(engine=engine), "boot-1")
+    books = LedgerWriter(tmp_path, manifest(engine=engine), "boot-1")
     (((row_id,), _),) = books.enter([[ENTRY]])
     assert str(books.closed()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
     books.settle([settlement(row_id)])
@@ -162,14 +162,14 @@ def test_a_full_queue_closes_the_door_before_any_work_is_done(tmp_path):
 DISK_STORY = """
 import json, subprocess, sys
 from pathlib import Path
-from llm_policy.bookkeeper import Bookkeeper, LedgerUnavailable
+from llm_policy.bookkeeper import LedgerWriter, LedgerUnavailable
 from tests.books import ENTRY, settlement
 from tests.manifests import manifest
 from tests.unit.test_bookkeeper import enter_until_full
 
 disk = Path("/mnt")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-books = Bookkeeper(disk, manifest(), "boot-1")
+books = LedgerWriter(disk, manifest(), "boot-1")
 told = {}
 (((row_id,), _),) = books.enter([[ENTRY]])
 (disk / "ballast").write_bytes(b"x" * (200 << 10))

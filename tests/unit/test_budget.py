@@ -2,9 +2,9 @@
 
 import pytest
 
-from llm_policy.rules.budget import Budget
 from llm_policy.errors import InvalidRequest
 from llm_policy.release.manifest import Task
+from llm_policy.rules.budget import Budget
 from tests.manifests import manifest
 
 BUDGET = Budget(manifest())

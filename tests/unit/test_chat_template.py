@@ -2,8 +2,8 @@
 
 import pytest
 
-from llm_policy.text.chat_template import ChatTemplate, Message, Stretch
 from llm_policy.errors import InvalidRequest
+from llm_policy.text.chat_template import ChatTemplate, Message, Stretch
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 EACH = "{%% for m in messages %%}%s{%% endfor %%}"

@@ -10,7 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_policy.ledger import database
-from llm_policy.ledger.database import MAX_IDLE_LOG_BYTES, RESTART_PAGES, VERSION, NewerLedger, checkpoint, open_database, open_to_read, transaction
+from llm_policy.ledger.database import (
+    MAX_IDLE_LOG_BYTES,
+    RESTART_PAGES,
+    VERSION,
+    NewerLedger,
+    checkpoint,
+    open_database,
+    open_to_read,
+    transaction,
+)
 from llmstack.__main__ import app
 
 PAGE_BYTES = 4_096

@@ -6,8 +6,8 @@ import pytest
 
 from llm_policy.release.release import Release
 from llm_policy.text.tokenizer import Tokenizer
-from llmstack.demo.case import LONG_PROMPT_TOKENS, Case, demo_cases
 from llmstack.client.ensemble_client import Reply
+from llmstack.demo.case import LONG_PROMPT_TOKENS, Case, demo_cases
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 GOOD = {

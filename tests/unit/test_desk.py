@@ -8,11 +8,11 @@ import psutil
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
-from llm_policy.guidance.compile.compile_queue import MAX_WAITING_GUIDES, NUM_CHILDREN, GuideDesk
-from llm_policy.guidance.guide import Guide
+from llm_policy.guidance.compile.compile_queue import MAX_WAITING_GUIDES, NUM_CHILDREN, GuideCompiler
+from llm_policy.guidance.compile.guide_cache import GuideCache
 from llm_policy.guidance.compile.guide_report import GuideReport
 from llm_policy.guidance.compile.sandbox import SandboxChild
-from llm_policy.guidance.compile.guide_cache import VerdictCache
+from llm_policy.guidance.guide import Guide
 from llm_policy.release.manifest import Guidance
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
@@ -22,7 +22,7 @@ INFO = DEFAULT_RELEASE_DIR / "tokenizer_info.json"
 
 def open_desk(guidance, *arguments):
     """A desk whose children have started: only a registered guide may wait for that."""
-    desk = GuideDesk(guidance, INFO, VerdictCache(None, "test"), *arguments)
+    desk = GuideCompiler(guidance, INFO, GuideCache(None, "test"), *arguments)
     desk.register([Guide("regex", "ready", "ready")])
     return desk
 
@@ -60,9 +60,9 @@ def test_a_broken_registered_schema_is_named(desk):
 
 
 def test_a_registered_schema_that_is_known_from_the_file_needs_no_child(tmp_path):
-    cache = VerdictCache(tmp_path / "guides.db", "test")
+    cache = GuideCache(tmp_path / "guides.db", "test")
     cache.put("regex", "a", GuideReport(engine_type="regex", engine_text="a"))
-    desk = GuideDesk(Guidance(), Path("/nowhere"), VerdictCache(tmp_path / "guides.db", "test"))
+    desk = GuideCompiler(Guidance(), Path("/nowhere"), GuideCache(tmp_path / "guides.db", "test"))
     desk.register([Guide("regex", "a", "known")])
     assert desk.verdict(Guide("regex", "a", "known")).schema_id == "known"
     desk.close()

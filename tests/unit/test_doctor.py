@@ -8,11 +8,23 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.__main__ import app
-from llmstack.diagnostics.checks import Subject, check_engine, check_gpu, check_image, check_memory, check_mounts, check_ports, check_release, check_shared_memory, check_state_directory, check_webhooks
-from llmstack.diagnostics.finding import Finding, Verdict
+from llmstack.cli.doctor_report import print_findings
+from llmstack.diagnostics.check_result import CheckResult, CheckStatus
+from llmstack.diagnostics.checks import (
+    Subject,
+    check_engine,
+    check_gpu,
+    check_image,
+    check_memory,
+    check_mounts,
+    check_ports,
+    check_release,
+    check_shared_memory,
+    check_state_directory,
+    check_webhooks,
+)
 from llmstack.diagnostics.gpus import Gpu, driver_fault
 from llmstack.diagnostics.image_tag import ImageTag, parse_tag
-from llmstack.cli.doctor_report import print_findings
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.supervision.state_directory import StateDirectory
 from tests.webhook_receiver import new_secret, write_secrets
@@ -53,8 +65,8 @@ def test_what_is_no_tag_is_none(text):
 
 def test_an_old_image_fails_its_own_engine_and_warns_the_portable_one(subject):
     old = subject._replace(image=ImageTag(24, 5))
-    assert check_image(old).verdict is Verdict.WARN
-    assert check_image(old._replace(engine="tensorrtllm")).verdict is Verdict.FAIL
+    assert check_image(old).verdict is CheckStatus.WARN
+    assert check_image(old._replace(engine="tensorrtllm")).verdict is CheckStatus.FAIL
 
 
 @pytest.fixture
@@ -79,13 +91,13 @@ def test_the_image_says_itself_which_it_is(subject, monkeypatch, install):
 def test_what_is_installed_counts_more_than_the_tag(subject, monkeypatch, install):
     monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "25.10")
     install("tensorrt_llm", "0.9.0")
-    assert check_image(subject._replace(engine="tensorrtllm")).verdict is Verdict.FAIL
+    assert check_image(subject._replace(engine="tensorrtllm")).verdict is CheckStatus.FAIL
 
 
 def test_an_image_without_tensorrt_llm_is_not_taken_for_one_that_has_it(subject, monkeypatch):
     monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "25.10")
     finding = check_image(subject._replace(engine="tensorrtllm"))
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is CheckStatus.FAIL
     assert finding.text.startswith("25.10-py3: no TensorRT-LLM")
 
 
@@ -100,7 +112,7 @@ def test_of_a_tag_between_two_known_ones_is_said_what_is_known(subject, tag, bet
 
 def test_a_doubt_is_a_warning(subject):
     finding = check_image(subject._replace(image=ImageTag(25, 8), engine="tensorrtllm"))
-    assert (finding.verdict, "perhaps no Qwen3" in finding.text) == (Verdict.WARN, True)
+    assert (finding.verdict, "perhaps no Qwen3" in finding.text) == (CheckStatus.WARN, True)
 
 
 def test_a_digest_after_the_tag_is_no_part_of_it():
@@ -110,22 +122,22 @@ def test_a_digest_after_the_tag_is_no_part_of_it():
 def test_an_image_whose_transformers_is_too_old_can_not_serve_the_embedded_engine(subject, install):
     install("transformers", "4.38.2")
     finding = check_engine(subject)
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is CheckStatus.FAIL
     assert "transformers 4.38 is older than 4.53" in finding.text
     assert "TensorRT-LLM's is not concerned" in finding.text
-    assert check_engine(subject._replace(engine="tensorrtllm")).verdict is Verdict.OK
+    assert check_engine(subject._replace(engine="tensorrtllm")).verdict is CheckStatus.OK
 
 
 @pytest.mark.parametrize("version", ["4.53.1", "4.57.1", "5.20.2"])
 def test_the_embedded_engine_runs_on_what_the_images_bring(subject, install, version):
     install("transformers", version)
-    assert check_engine(subject).verdict is Verdict.OK
+    assert check_engine(subject).verdict is CheckStatus.OK
 
 
 def test_no_gpu_fails_only_an_engine_that_needs_one(subject, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert check_gpu(subject).verdict is Verdict.SKIPPED
-    assert check_gpu(subject._replace(engine="tensorrtllm")).verdict is Verdict.FAIL
+    assert check_gpu(subject).verdict is CheckStatus.SKIPPED
+    assert check_gpu(subject._replace(engine="tensorrtllm")).verdict is CheckStatus.FAIL
 
 
 @pytest.fixture
@@ -145,19 +157,19 @@ def nvidia_smi(tmp_path, monkeypatch):
 def test_a_gpu_is_named_with_its_memory_and_driver(subject, nvidia_smi):
     nvidia_smi("NVIDIA GeForce RTX 5090, 32607, 30000, 580.95")
     finding = check_gpu(subject._replace(engine="tensorrtllm"))
-    assert finding.verdict is Verdict.WARN  # 8 % free
+    assert finding.verdict is CheckStatus.WARN  # 8 % free
     assert "RTX 5090, 32,607 MiB, 8% free; driver 580.95" in finding.text
 
 
 def test_every_gpu_is_judged(subject, nvidia_smi):
     nvidia_smi("NVIDIA H100, 81559, 4, 580.95", "NVIDIA H100, 81559, 81000, 580.95")
-    assert check_gpu(subject._replace(engine="tensorrtllm")).verdict is Verdict.WARN
+    assert check_gpu(subject._replace(engine="tensorrtllm")).verdict is CheckStatus.WARN
 
 
 def test_a_gpu_that_does_not_tell_its_memory_is_named(subject, nvidia_smi):
     nvidia_smi("NVIDIA GB10, [N/A], [N/A], 580.95")
     finding = check_gpu(subject._replace(engine="tensorrtllm"))
-    assert (finding.verdict, finding.text) == (Verdict.OK, "NVIDIA GB10, memory not told; driver 580.95")
+    assert (finding.verdict, finding.text) == (CheckStatus.OK, "NVIDIA GB10, memory not told; driver 580.95")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +188,7 @@ def test_a_driver_that_is_older_than_the_images_cuda_needs_is_a_fault(cuda, driv
 
 def test_an_old_driver_keeps_a_geforce_from_serving_and_warns_of_a_data_centre_gpu(subject, nvidia_smi, monkeypatch):
     monkeypatch.setenv("CUDA_VERSION", "13.0.1")
-    for name, verdict in (("NVIDIA GeForce RTX 5090", Verdict.FAIL), ("NVIDIA H100", Verdict.WARN)):
+    for name, verdict in (("NVIDIA GeForce RTX 5090", CheckStatus.FAIL), ("NVIDIA H100", CheckStatus.WARN)):
         nvidia_smi(f"{name}, 32607, 4, 570.10")
         finding = check_gpu(subject._replace(engine="tensorrtllm"))
         assert (finding.verdict, "older than 580" in finding.text) == (verdict, True)
@@ -191,26 +203,26 @@ def test_a_batch_that_does_not_fit_beside_the_engine_is_a_warning(subject, tmp_p
     config = {"pretrained_config": {**shape, "quantization": {"kv_cache_quant_algo": "FP8"}}}
     (release / "engine" / "config.json").write_text(json.dumps(config))
     of_tensorrt = subject._replace(engine="tensorrtllm", release_dir=release)
-    for total_mib, verdict in ((32607, Verdict.OK), (5000, Verdict.WARN)):
+    for total_mib, verdict in ((32607, CheckStatus.OK), (5000, CheckStatus.WARN)):
         nvidia_smi(f"NVIDIA GeForce RTX 5090, {total_mib}, 4, 580.95")
         finding = check_memory(of_tensorrt)
         assert (finding.verdict, "requests of 6,000 tokens fit" in finding.text) == (verdict, True)
     (release / "engine" / "config.json").write_text("{")
-    assert check_memory(of_tensorrt).verdict is Verdict.WARN
-    assert check_memory(subject).verdict is Verdict.SKIPPED
+    assert check_memory(of_tensorrt).verdict is CheckStatus.WARN
+    assert check_memory(subject).verdict is CheckStatus.SKIPPED
 
 
 def test_models_and_what_tensorrt_llm_reads_must_be_mounted(subject, tmp_path):
-    assert check_mounts(subject).verdict is Verdict.OK
+    assert check_mounts(subject).verdict is CheckStatus.OK
     assert "ensemble" in check_mounts(subject._replace(model_repository=tmp_path)).text
     finding = check_mounts(subject._replace(engine="tensorrtllm"))
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is CheckStatus.FAIL
     assert "/workspace/tokenizer/tokenizer_info.json" in finding.text
 
 
 def test_a_whole_release_is_named_by_its_engine(subject):
     finding = check_release(subject)
-    assert finding.verdict is Verdict.OK
+    assert finding.verdict is CheckStatus.OK
     assert "engine sha256:" in finding.text
 
 
@@ -219,29 +231,29 @@ def test_a_changed_file_of_the_release_is_found(subject, tmp_path):
     shutil.copytree(DEFAULT_RELEASE_DIR, release)
     (release / "engine" / "config.json").write_text("{}")
     finding = check_release(subject._replace(release_dir=release))
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is CheckStatus.FAIL
     assert "engine" in finding.text
 
 
 def test_looking_at_the_state_directory_changes_nothing_in_it(subject):
-    assert check_state_directory(subject).verdict is not Verdict.FAIL
+    assert check_state_directory(subject).verdict is not CheckStatus.FAIL
     assert not subject.state_dir.exists()
     with StateDirectory(subject.state_dir) as state:
         state.begin_draining()
     before = {path.name: path.stat().st_mtime_ns for path in subject.state_dir.iterdir()}
-    assert check_state_directory(subject).verdict is not Verdict.FAIL
+    assert check_state_directory(subject).verdict is not CheckStatus.FAIL
     assert {path.name: path.stat().st_mtime_ns for path in subject.state_dir.iterdir()} == before
     assert "draining" in before
 
 
 def test_a_state_directory_that_can_not_be_made_is_found(subject, tmp_path):
     (tmp_path / "file").touch()
-    assert check_state_directory(subject._replace(state_dir=tmp_path / "file" / "state")).verdict is Verdict.FAIL
+    assert check_state_directory(subject._replace(state_dir=tmp_path / "file" / "state")).verdict is CheckStatus.FAIL
 
 
 def test_a_state_directory_that_somebody_uses_is_found(subject):
     with StateDirectory(subject.state_dir):
-        assert check_state_directory(subject).verdict is Verdict.FAIL
+        assert check_state_directory(subject).verdict is CheckStatus.FAIL
 
 
 def test_beside_our_own_running_service_nothing_is_taken(subject):
@@ -249,19 +261,19 @@ def test_beside_our_own_running_service_nothing_is_taken(subject):
         beside = subject._replace(ports={"http": listening.getsockname()[1]})
         for check in (check_state_directory, check_ports):
             finding = check(beside)
-            assert (finding.verdict, "our service runs here" in finding.text) == (Verdict.OK, True)
+            assert (finding.verdict, "our service runs here" in finding.text) == (CheckStatus.OK, True)
 
 
 def test_webhooks_are_named_and_their_secrets_read(subject, tmp_path):
-    assert check_webhooks(subject).verdict is Verdict.WARN
+    assert check_webhooks(subject).verdict is CheckStatus.WARN
     environment = {
         "LLMSTACK_READINESS_WEBHOOK_URL": "https://hooks.example/secret-path",
         "LLMSTACK_READINESS_WEBHOOK_SECRET_FILE": str(tmp_path / "secret"),
     }
     configured = subject._replace(environment=environment)
-    assert check_webhooks(configured).verdict is Verdict.FAIL
+    assert check_webhooks(configured).verdict is CheckStatus.FAIL
     write_secrets(tmp_path / "secret", new_secret())
-    assert check_webhooks(configured)[1:3] == (Verdict.OK, "readiness")
+    assert check_webhooks(configured)[1:3] == (CheckStatus.OK, "readiness")
 
 
 def test_an_address_that_nobody_listens_on_is_a_warning_without_its_path(subject, tmp_path):
@@ -271,7 +283,7 @@ def test_an_address_that_nobody_listens_on_is_a_warning_without_its_path(subject
         "LLMSTACK_READINESS_WEBHOOK_SECRET_FILE": str(tmp_path / "secret"),
     }
     finding = check_webhooks(subject._replace(environment=environment, reaches_webhooks=True))
-    assert finding.verdict is Verdict.WARN
+    assert finding.verdict is CheckStatus.WARN
     assert "127.0.0.1:9" in finding.text
     assert "secret-path" not in finding.text
 
@@ -280,11 +292,11 @@ def test_a_port_that_is_taken_is_named(subject):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         finding = check_ports(subject._replace(ports={"http": port, "grpc": 0}))
-    assert (finding.verdict, finding.text) == (Verdict.FAIL, f"taken on 127.0.0.1: http {port}")
+    assert (finding.verdict, finding.text) == (CheckStatus.FAIL, f"taken on 127.0.0.1: http {port}")
 
 
 def test_brackets_in_a_path_are_printed_as_they_are(capsys):
-    print_findings([Finding("release", Verdict.FAIL, "no release at a[/b]", "look at [red]")])
+    print_findings([CheckResult("release", CheckStatus.FAIL, "no release at a[/b]", "look at [red]")])
     output = capsys.readouterr().out
     assert "a[/b]" in output
     assert "[red]" in output

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.__main__ import app
-from llmstack.paths import PROJECT_ROOT
 from llmstack.cli.terminal import CANT_TELL
+from llmstack.paths import PROJECT_ROOT
 
 docker = pytest.importorskip("docker.errors")
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.prompt_runtime import PromptRuntimeManager
+from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.release.release import Release
 from llmstack.release.manifest_file import app
 from tests.releases import change_manifest, write_release

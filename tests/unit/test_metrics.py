@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_policy.ledger import metric_total
 from llm_policy.errors import Code
+from llm_policy.ledger import metric_total
 from llm_policy.metrics.metrics import PolicyMetrics, exposition, exposition_parts
 from tests.books import ENTRY, admit, no_room, open_ledger, settlement
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from llm_policy.release.manifest import ManifestError
 from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
+from llm_policy.release.manifest import ManifestError
 from llm_policy.release.release import ReleaseError
 from tests.manifests import manifest_tree
 from tests.releases import write_release

@@ -9,10 +9,10 @@ from pathlib import Path
 from llm_policy.ledger.alerts import WINDOW_NS
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llmstack.events import backlog
-from llmstack.events.delivery_queue import DeliveryLine, Outcome
+from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue
 from llmstack.events.outbox_file import open_outbox
 from llmstack.events.retention import prune_step
-from llmstack.supervision.ledger_maintenance import LedgerBooks
+from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from tests.books import admit, open_ledger, settlement, sheds
 from tests.manifests import manifest
 
@@ -41,7 +41,7 @@ def efficient(connection: sqlite3.Connection):
 
 def test_the_parents_turn_reads_no_whole_table(tmp_path: Path):
     ledger = open_ledger(tmp_path)
-    books = LedgerBooks(tmp_path, manifest())
+    books = LedgerMaintenance(tmp_path, manifest())
     now_ns = time.time_ns()
     old_ns = now_ns - (MAX_OPEN_S + 1) * 10**9
     books.window(now_ns)
@@ -68,13 +68,13 @@ def test_a_request_reads_no_whole_table(tmp_path: Path):
 
 
 def test_delivery_reads_no_whole_table(tmp_path: Path):
-    LedgerBooks(tmp_path, manifest()).record_engine_unhealthy(1, "gone")
+    LedgerMaintenance(tmp_path, manifest()).record_engine_unhealthy(1, "gone")
     connection = open_outbox(tmp_path)
-    line = DeliveryLine(connection, "readiness")
+    line = DeliveryQueue(connection, "readiness")
     with efficient(connection):
         line.head()
         line.is_disabled()
         line.fail_pending()
         backlog._of(connection, "readiness", True, 1)
-        line.record(line.head(), Outcome("delivered", 1, 1))
+        line.record(line.head(), DeliveryOutcome("delivered", 1, 1))
         assert prune_step(connection, 2) == 1

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.error import ServerStartError
+from llmstack.server.ports import FREE_PORTS, Ports
 
 HOST = "127.0.0.1"
 

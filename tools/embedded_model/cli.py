@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from llm_policy.release.release import Release
 from embedded_model.checkpoint import Checkpoint
 from embedded_model.evaluate_command import evaluate
 from embedded_model.model_card import results_text
 from embedded_model.release import NUM_STEPS, build_release
 from embedded_model.slices import write_slices
+from llm_policy.release.release import Release
 from llmstack.cli.terminal import fail
 
 # What the committed model was trained with.

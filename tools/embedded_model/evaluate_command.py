@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from embedded_model.evaluation import EvaluationError, Scores, TaskResult, all_examples, evaluate_task, mean_scores
 from llm_policy.release.release import Release
-from embedded_model.evaluation import EvaluationError, Result, Scores, all_examples, evaluate_task, mean_scores
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from llmstack.cli.serve import give_up, open_release, start_visibly
+from llmstack.cli.terminal import fail, print_json
 from llmstack.client.ensemble_client import Server, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.cli.serve import give_up, open_release, start_visibly
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
-from llmstack.cli.terminal import fail, print_json
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 _FIGURES = ("schema_valid", "exact", "field_accuracy", "top1", "full_order", "verdict")
@@ -128,7 +128,7 @@ def _evaluate(ask: Asking, count: int, is_familiar: bool) -> Report:
     return report
 
 
-def _show_wrong(results: list[Result], console: Console, most: int) -> None:
+def _show_wrong(results: list[TaskResult], console: Console, most: int) -> None:
     wrong = [result for result in results if not result.scores["exact"]]
     for result in wrong[:most]:
         asked = f"{result.example.system}\n{result.example.user}".strip()

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import jsonschema_rs
 
-from llm_policy.release.manifest import TASKS, Task
-from llm_policy.release.release import Release
 from embedded_model.example import Example
 from embedded_model.examples import held_out_examples
 from embedded_model.schemas import SCHEMAS
+from llm_policy.release.manifest import TASKS, Task
+from llm_policy.release.release import Release
 from llmstack.client.ensemble_client import Headers, Inputs, Reply, Server, send_infer
 
 # Distinct schemas of generate_json: more of them than a server takes new ones in a minute would only wait.
@@ -29,7 +29,7 @@ class EvaluationError(RuntimeError):
     """The ensemble refused a prompt, or guided one that was not to be or the reverse: there is nothing to score."""
 
 
-class Result(NamedTuple):
+class TaskResult(NamedTuple):
     """One example and what the model made of it: each figure that applies is 0 or 1, or a share of the fields."""
 
     example: Example
@@ -46,14 +46,14 @@ def evaluate_task(
     examples: list[Example],
     num_workers: int,
     report: Callable[[], None],
-) -> list[Result]:
+) -> list[TaskResult]:
     """Send every example, `num_workers` at a time; `report` is called after each.
 
     Raises:
         EvaluationError: a prompt was refused, or answered with guidance where none was asked for, or without.
     """
 
-    def run(example: Example) -> Result:
+    def run(example: Example) -> TaskResult:
         inputs = _guided_inputs(example) if is_guided else _unguided_inputs(example, release.manifest.tasks[task])  # type: ignore[index]
         result = _score(example, _send(server, inputs, headers), is_guided)
         report()
@@ -63,7 +63,7 @@ def evaluate_task(
         return list(workers.map(run, examples))
 
 
-def mean_scores(results: list[Result]) -> Scores:
+def mean_scores(results: list[TaskResult]) -> Scores:
     """The mean of each figure over all results, as a share of 1."""
     names = results[0].scores
     return {name: sum(result.scores[name] for result in results) / len(results) for name in names}
@@ -103,7 +103,7 @@ def _unguided_inputs(example: Example, task: Task) -> Inputs:
     return inputs
 
 
-def _score(example: Example, reply: Reply, is_guided: bool) -> Result:
+def _score(example: Example, reply: Reply, is_guided: bool) -> TaskResult:
     if reply.error:
         raise EvaluationError(reply.error)
     if reply.first("guided") is not is_guided:
@@ -114,7 +114,7 @@ def _score(example: Example, reply: Reply, is_guided: bool) -> Result:
         "schema_valid": float(_validator(example).is_valid(answer)),
         "exact": float(answer == example.answer and _same_types(answer, example.answer)),
     }
-    return Result(example, text, scores | _SCORERS[example.task](answer, example.answer))
+    return TaskResult(example, text, scores | _SCORERS[example.task](answer, example.answer))
 
 
 def _parse(text: str) -> Any:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from llm_policy.release.manifest import TASKS
 from embedded_model.example import Example
 from embedded_model.filling import choose_shape, fill_example, filling_example
 from embedded_model.judging import judging_example
 from embedded_model.ranking import ranking_example
 from embedded_model.words import Words
+from llm_policy.release.manifest import TASKS
 
 _MAKERS: dict[str, Callable[[Words], Example]] = dict(
     zip(TASKS, (filling_example, ranking_example, judging_example), strict=True)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llm_policy.release.manifest import TASKS
 from embedded_model import weights
 from embedded_model.checkpoint import Checkpoint, TrainingRecord
 from embedded_model.tokenizer import MAX_LENGTH, VOCAB_SIZE
+from llm_policy.release.manifest import TASKS
 
 _FACTS = """\
 | | |

@@ -10,13 +10,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from llm_policy.release.digest import engine_hash
-from llm_policy.release.release import Release
 from embedded_model import weights
 from embedded_model.checkpoint import Checkpoint
 from embedded_model.model_card import model_card
 from embedded_model.schemas import SCHEMAS
 from embedded_model.tokenizer import EOS, MAX_LENGTH, PAD, VOCAB_SIZE, added_ids, train_tokenizer, write_tokenizer
+from llm_policy.release.digest import engine_hash
+from llm_policy.release.release import Release
 from llmstack.release.manifest_file import describe_release, manifest_bytes
 from llmstack.tokenizer.tokenizer_info import build_info, info_bytes
 

@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from llm_policy.release.manifest import TASKS
 from embedded_model.example import Example
 from embedded_model.examples import make_example
 from embedded_model.filling import REGISTERED_SHAPES, fill_example
 from embedded_model.release import QUANTISATION
 from embedded_model.words import Words
+from llm_policy.release.manifest import TASKS
 
 _MAX_COST_USD = 0.001
 

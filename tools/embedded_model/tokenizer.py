@@ -11,10 +11,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from llm_policy.release.manifest import TASKS
 from embedded_model.examples import make_example
 from embedded_model.text import training_text
 from embedded_model.words import Words
+from llm_policy.release.manifest import TASKS
 
 VOCAB_SIZE = 4_096
 MAX_LENGTH = 8_192

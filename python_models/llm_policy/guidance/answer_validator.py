@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from llm_policy.guidance.json_reader import read_json
+from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.limits import GuideLimits
-from llm_policy.guidance.json_schema.schema_validator import build_judge
 
 MAX_VALIDATORS = 256
 
@@ -42,7 +42,9 @@ class AnswerValidator:
     def _validator(self, schema_text: str) -> Any:
         validator = self._validators.get(schema_text)
         if validator is None:
-            validator = self._validators[schema_text] = build_judge(read_json(schema_text, self._limits)).validator
+            validator = self._validators[schema_text] = build_schema_validator(
+                read_json(schema_text, self._limits)
+            ).validator
             if len(self._validators) > MAX_VALIDATORS:
                 self._validators.popitem(last=False)
         else:

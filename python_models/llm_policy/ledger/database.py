@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_policy.ledger import alerts, engine_queue, tables as ledger_tables, metric_total, outbox
+from llm_policy.ledger import alerts, engine_queue, metric_total, outbox
+from llm_policy.ledger import tables as ledger_tables
 
 FILE_NAME = "ledger.db"
 BUSY_TIMEOUT_MS = 5_000

@@ -20,14 +20,14 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llm_policy.errors import Code
 from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.alerts import Breach
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue
-from llm_policy.errors import Code
+from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.release.manifest import Manifest
-from llm_policy.ledger.metric_total import Increments
 
 _MAX_SWEPT_AT_ONCE = 1_000
 _MAX_FORGOTTEN_AT_ONCE = 100  # requests wait for the write lock meanwhile

@@ -19,8 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from llm_policy.ledger.database import FILE_NAME, open_to_read
-from llm_policy.metrics.slot import MetricSlot, files, move_damaged_aside
 from llm_policy.ledger.metric_total import COST, COUNTERS, read_totals
+from llm_policy.metrics.slot import MetricSlot, files, move_damaged_aside
 from llm_policy.pricing import usd
 
 DIRECTORY = "metrics"

@@ -14,7 +14,7 @@ from llm_policy.release.digest import engine_fingerprint, engine_hash, file_dige
 from llm_policy.release.manifest import Manifest, ManifestError, read_manifest
 
 # How a parent hands the proof of its release to the processes it starts.
-PROOF = "LLMSTACK_RELEASE_PROOF"
+PROOF = "LLMSTACK_RELEASE_FINGERPRINT"
 
 
 class ReleaseError(ValueError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.release.manifest import Manifest, Task
 from llm_policy.pricing import usd
+from llm_policy.release.manifest import Manifest, Task
 
 
 class Budget:

@@ -29,7 +29,7 @@ _ALWAYS_ON = frozenset(("return_num_input_tokens", "return_num_output_tokens", "
 
 
 @dataclass
-class Ask:
+class RowInput:
     """What one row asks for. None means that the client did not say."""
 
     text_input: str | None = None
@@ -48,7 +48,7 @@ class Ask:
     sampling: dict[str, float] = field(default_factory=dict)
 
 
-def unpack(inputs: Mapping[str, Array]) -> list[Ask]:
+def unpack(inputs: Mapping[str, Array]) -> list[RowInput]:
     """The rows of one request; every array is [rows, 1], words are [rows, n].
 
     Raises:
@@ -62,7 +62,7 @@ def unpack(inputs: Mapping[str, Array]) -> list[Ask]:
     num_rows = prompt.shape[0] if prompt.ndim else 0
     if not 1 <= num_rows <= MAX_BATCH_ROWS:
         raise _invalid(f"the batch has {num_rows} rows, allowed 1 to {MAX_BATCH_ROWS}")
-    asks = [Ask() for _ in range(num_rows)]
+    asks = [RowInput() for _ in range(num_rows)]
     for name, array in inputs.items():
         _check_shape(name, array, num_rows)
         for ask, row in zip(asks, array.tolist(), strict=True):
@@ -76,7 +76,7 @@ def _check_shape(name: str, array: Array, num_rows: int) -> None:
         raise _invalid(f"{name} has shape {list(array.shape)}, {wanted} is required")
 
 
-def _set(ask: Ask, name: str, row: list[Any]) -> None:
+def _set(ask: RowInput, name: str, row: list[Any]) -> None:
     if name in _NUMBERS:
         ask.sampling[name] = row[0]
     elif name in _TEXTS:
@@ -93,7 +93,7 @@ def _set(ask: Ask, name: str, row: list[Any]) -> None:
         _set_switch(ask, name, row[0])
 
 
-def _set_switch(ask: Ask, name: str, value: Any) -> None:
+def _set_switch(ask: RowInput, name: str, value: Any) -> None:
     if name in ("return_log_probs", "exclude_input_in_output"):
         setattr(ask, name, bool(value))
     elif name == "stream":

@@ -18,12 +18,12 @@ from typing import TypeVar
 
 import psutil
 
+from llm_policy.errors import Code, PolicyError, Unavailable
 from llm_policy.ledger import outbox
 from llm_policy.ledger.database import FILE_NAME, is_locked, open_database
-from llm_policy.errors import Code, PolicyError, Unavailable
 from llm_policy.ledger.ledger import Entered, Entry, Ledger, OpenRow, Settlement
-from llm_policy.release.manifest import Manifest
 from llm_policy.metrics.metrics import PolicyMetrics
+from llm_policy.release.manifest import Manifest
 
 BOOT_ID = "LLMSTACK_BOOT_ID"
 DRAINING = "draining"
@@ -39,7 +39,7 @@ class LedgerUnavailable(PolicyError):
         super().__init__(Code.INTERNAL, f"{UNWRITTEN} ({cause}), so nothing is served; try again later")
 
 
-class Bookkeeper:
+class LedgerWriter:
     """Writes the ledger of one stub. Every method raises LedgerUnavailable when nothing could be written."""
 
     def __init__(self, state_dir: Path, manifest: Manifest, boot_id: str) -> None:

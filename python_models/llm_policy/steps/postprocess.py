@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from llm_policy.guidance.answer_validator import AnswerValidator
-from llm_policy.release.manifest import Manifest
 from llm_policy.pricing import usd
+from llm_policy.release.manifest import Manifest
 from llm_policy.rules.request import Array, Column
 from llm_policy.steps.decision import Decision, unpack_decisions
 

@@ -11,16 +11,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llm_policy.rules.budget import Budget
 from llm_policy.errors import Code, InvalidRequest, PolicyError
-from llm_policy.guidance.guide import Guide, GuideResolver
 from llm_policy.guidance.compile.guide_report import GuidePlan
-from llm_policy.rules.headers import HeaderGate, HeaderRefusal
+from llm_policy.guidance.guide import Guide, GuideResolver
 from llm_policy.release.manifest import TASKS, Manifest, Task
-from llm_policy.rules.request import Array, Ask, Column, unpack
+from llm_policy.rules.budget import Budget
+from llm_policy.rules.headers import HeaderGate, HeaderRefusal
+from llm_policy.rules.request import Array, Column, RowInput, unpack
 from llm_policy.rules.sampling import Sampling, choose_sampling
 from llm_policy.steps.decision import Decision, pack_decisions
-from llm_policy.steps.request_context import RequestFacts, RowFacts
+from llm_policy.steps.request_context import RequestContext, RowContext
 from llm_policy.text.words import check_words, pack_words
 
 Ids = npt.NDArray[np.int32]
@@ -51,7 +51,7 @@ class PromptEncoder(Protocol):
         """A lower bound on the tokens of `text`, cheap for any length."""
 
 
-class Row(NamedTuple):
+class PreparedRow(NamedTuple):
     """One admitted row on its way to the engine."""
 
     input_ids: Ids
@@ -78,9 +78,9 @@ class Preprocess:
         self,
         inputs: Mapping[str, Array],
         parameters_json: str,
-        facts: RequestFacts | None = None,
+        facts: RequestContext | None = None,
         closed: PolicyError | None = None,
-    ) -> list[Row]:
+    ) -> list[PreparedRow]:
         """The admitted rows of one request; `facts` is filled with what is known, however far it gets.
 
         `closed` is why no request is taken now; the headers are checked all the same, so that it is known whose it was.
@@ -88,7 +88,7 @@ class Preprocess:
         Raises:
             PolicyError: the request is refused; with several rows the text names the row at fault.
         """
-        facts = facts or RequestFacts()
+        facts = facts or RequestContext()
         facts.expect_rows(inputs)
         try:
             facts.take(self._gate.check(parameters_json))
@@ -102,13 +102,13 @@ class Preprocess:
             return [self._row(0, asks[0], facts)]
         return [self._numbered_row(number, ask, facts) for number, ask in enumerate(asks)]
 
-    def _numbered_row(self, number: int, ask: Ask, facts: RequestFacts) -> Row:
+    def _numbered_row(self, number: int, ask: RowInput, facts: RequestContext) -> PreparedRow:
         try:
             return self._row(number, ask, facts)
         except PolicyError as error:
             raise type(error)(error.code, f"{error.detail} (row {number})") from None
 
-    def _row(self, number: int, ask: Ask, facts: RequestFacts) -> Row:
+    def _row(self, number: int, ask: RowInput, facts: RequestContext) -> PreparedRow:
         known = facts.rows[number]
         task = self._task(ask.task)
         known.task = ask.task or ""
@@ -141,9 +141,9 @@ class Preprocess:
         )
         bad_words = self._encode_words("bad_words", ask.bad_words)
         pad_id = self._token_id("pad_id", ask.pad_id, self._tokenizer.pad_id)
-        return Row(input_ids, sampling, guide, bad_words, pad_id, decision)
+        return PreparedRow(input_ids, sampling, guide, bad_words, pad_id, decision)
 
-    def _project_cost(self, known: RowFacts, max_completion_tokens: int) -> int:
+    def _project_cost(self, known: RowContext, max_completion_tokens: int) -> int:
         price = self._budget.price
         known.prompt_nano_usd = price.cost(known.num_prompt_tokens, 0)
         known.projected_nano_usd = price.cost(known.num_prompt_tokens, max_completion_tokens)
@@ -157,7 +157,7 @@ class Preprocess:
             raise InvalidRequest(Code.UNKNOWN_TASK, f"task is not one of {', '.join(TASKS)}")
         return task
 
-    def _encode(self, ask: Ask) -> Ids:
+    def _encode(self, ask: RowInput) -> Ids:
         if ask.messages is not None:
             return self._tokenizer.encode_chat(ask.messages, self._check_length)
         text = ask.text_input or ""
@@ -184,7 +184,7 @@ class Preprocess:
         check_words(encoded, name)
         return encoded
 
-    def pack(self, rows: list[Row], plans: list[GuidePlan | None]) -> dict[str, Array | Column]:
+    def pack(self, rows: list[PreparedRow], plans: list[GuidePlan | None]) -> dict[str, Array | Column]:
         """The engine's tensors for `rows`, plus one decision a row. Absent means the engine's default.
 
         `plans` has what the engine gets for each row's guide, None for an unguided row.

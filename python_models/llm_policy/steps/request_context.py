@@ -10,7 +10,7 @@ from llm_policy.rules.request import MAX_BATCH_ROWS, Array
 
 
 @dataclass
-class RowFacts:
+class RowContext:
     """One row. Empty and 0 mean that the request was refused before."""
 
     task: str = ""
@@ -22,17 +22,17 @@ class RowFacts:
 
 
 @dataclass
-class RequestFacts:
+class RequestContext:
     """One request, from the id that its protocol carried to whatever the steps found out."""
 
     request_id: str = ""
     tenant: str = ""
     trace_id: str = ""
     is_canary: bool = False
-    rows: list[RowFacts] = field(default_factory=lambda: [RowFacts()])
+    rows: list[RowContext] = field(default_factory=lambda: [RowContext()])
 
     @classmethod
-    def of(cls, request_id: str) -> RequestFacts:
+    def of(cls, request_id: str) -> RequestContext:
         """A request of which only its protocol's id is known; one that could not stand in a log counts as none."""
         return cls(request_id if is_presentable(request_id) else "")
 
@@ -40,7 +40,7 @@ class RequestFacts:
         """Count the rows before they are unpacked: a request with a bad header has rows too."""
         array = next(iter(inputs.values()), None)
         num_rows = array.shape[0] if array is not None and array.ndim else 1
-        self.rows = [RowFacts() for _ in range(num_rows if 1 <= num_rows <= MAX_BATCH_ROWS else 1)]
+        self.rows = [RowContext() for _ in range(num_rows if 1 <= num_rows <= MAX_BATCH_ROWS else 1)]
 
     def take(self, headers: Headers) -> None:
         """What the header gate let through."""

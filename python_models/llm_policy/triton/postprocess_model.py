@@ -6,9 +6,9 @@ import gc
 import time
 from typing import Any
 
-from llm_policy.steps.ledger_writer import Bookkeeper, boot_id
 from llm_policy.errors import PolicyError
 from llm_policy.ledger.ledger import Settlement
+from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
 from llm_policy.steps.postprocess import Answer, Postprocess
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import arrays_of, open_release, open_row, respond, state_directory
@@ -26,7 +26,7 @@ class PostprocessModel:
         release = open_release()
         self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
         self._cache = TensorCache()
-        self._books = Bookkeeper(state_directory(), release.manifest, boot_id())
+        self._books = LedgerWriter(state_directory(), release.manifest, boot_id())
         self._books.open()
         self._log = RequestLog()
         gc.freeze()

@@ -12,16 +12,16 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from llm_policy import __version__
-from llm_policy.steps.ledger_writer import Bookkeeper, boot_id
 from llm_policy.errors import PolicyError
-from llm_policy.guidance.compile.compile_queue import GuideDesk
-from llm_policy.guidance.guide import GuideResolver
+from llm_policy.guidance.compile.compile_queue import GuideCompiler
+from llm_policy.guidance.compile.guide_cache import GuideCache
 from llm_policy.guidance.compile.guide_report import GuidePlan, GuideReport
-from llm_policy.guidance.compile.guide_cache import VerdictCache
+from llm_policy.guidance.guide import GuideResolver
 from llm_policy.ledger.ledger import Entry
 from llm_policy.release.manifest import Manifest
-from llm_policy.steps.request_context import RequestFacts
-from llm_policy.steps.preprocess import Preprocess, Row
+from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
+from llm_policy.steps.preprocess import PreparedRow, Preprocess
+from llm_policy.steps.request_context import RequestContext
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import arrays_of, open_release, open_row, parameters_of, respond, state_directory
 from llm_policy.triton.refusals import internal_fault, refusal_of, refuse
@@ -37,8 +37,8 @@ class _Draft:
     """One request: admitted unless `refusal` says otherwise; `plans` has None for a guide that nobody knows yet."""
 
     request: Any
-    facts: RequestFacts
-    rows: list[Row] = field(default_factory=list)
+    facts: RequestContext
+    rows: list[PreparedRow] = field(default_factory=list)
     plans: list[GuidePlan | None] = field(default_factory=list)
     refusal: PolicyError | None = None
 
@@ -71,10 +71,10 @@ class PreprocessModel:
         tokenizer = Tokenizer.load(release.tokenizer_dir)
         self._step = Preprocess(manifest, tokenizer, resolver, os.environ.get(CANARY_TOKEN, ""))
         self._cache = TensorCache()
-        self._books = Bookkeeper(state_dir, manifest, boot_id())
+        self._books = LedgerWriter(state_dir, manifest, boot_id())
         self._log = RequestLog()
-        cache = VerdictCache(state_dir / "guides.db", _verdict_context(manifest))
-        self._desk = GuideDesk(
+        cache = GuideCache(state_dir / "guides.db", _verdict_context(manifest))
+        self._desk = GuideCompiler(
             manifest.guidance, release.tokenizer_info_path, cache, internal_fault, self._observe_verdict
         )
         self._desk.register(list(resolver.registered.values()))
@@ -103,9 +103,9 @@ class PreprocessModel:
             return refusal_of(error)
 
     def _draft(self, request: Any, closed: PolicyError | None) -> _Draft:
-        draft = _Draft(request, RequestFacts())
+        draft = _Draft(request, RequestContext())
         try:
-            draft.facts = RequestFacts.of(request.request_id())
+            draft.facts = RequestContext.of(request.request_id())
             draft.rows = self._step.run(arrays_of(request), parameters_of(request), draft.facts, closed)
             draft.plans = self._plans(draft.rows)
             for known, plan in zip(draft.facts.rows, draft.plans, strict=True):
@@ -170,10 +170,10 @@ class PreprocessModel:
             self._log.add("request", **line)
         return refuse(refusal)
 
-    def _pack(self, rows: list[Row], plans: list[GuidePlan | None]) -> Any:
+    def _pack(self, rows: list[PreparedRow], plans: list[GuidePlan | None]) -> Any:
         return respond(self._cache, self._step.pack(rows, plans))
 
-    def _plans(self, rows: list[Row]) -> list[GuidePlan | None]:
+    def _plans(self, rows: list[PreparedRow]) -> list[GuidePlan | None]:
         plans = [self._desk.verdict(row.guide) if row.guide else None for row in rows]
         num_hits = len(plans) - plans.count(None)
         if num_hits and (metrics := self._books.metrics):
@@ -200,5 +200,5 @@ def _verdict_context(manifest: Manifest) -> str:
     return "\n".join((manifest.tokenizer.info_hash, metadata.version("xgrammar"), __version__, limits))
 
 
-def _numbered(row: Row, ledger_id: int) -> Row:
+def _numbered(row: PreparedRow, ledger_id: int) -> PreparedRow:
     return row._replace(decision=row.decision._replace(ledger_id=ledger_id))

@@ -6,8 +6,8 @@ from typing import Any
 
 from llm_policy.errors import PolicyError
 from llm_policy.steps.decision import Decision
-from llm_policy.steps.request_context import RequestFacts
 from llm_policy.steps.postprocess import Answer
+from llm_policy.steps.request_context import RequestContext
 
 _NOTHING_TAKEN: dict[str, Any] = {
     "num_completion_tokens": 0,
@@ -17,7 +17,7 @@ _NOTHING_TAKEN: dict[str, Any] = {
 }
 
 
-def refused_lines(facts: RequestFacts, refusal: PolicyError) -> list[dict[str, Any]]:
+def refused_lines(facts: RequestContext, refusal: PolicyError) -> list[dict[str, Any]]:
     """One line a row of a request that preprocess refused."""
     return [
         {
@@ -54,7 +54,7 @@ def settled_line(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _who(known: RequestFacts | Decision, task: str, schema_id: str, num_prompt_tokens: int) -> dict[str, Any]:
+def _who(known: RequestContext | Decision, task: str, schema_id: str, num_prompt_tokens: int) -> dict[str, Any]:
     return {
         "request_id": known.request_id,
         "trace_id": known.trace_id,

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.json_reader import read_json, write_json
+from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.plan.planner import plan_json_schema
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
-from llm_policy.guidance.json_schema.schema_validator import build_judge
 from llmstack.guides.instance_order import follows_declaration
 from tests.grammar_check import compile_guide, takes
 from tests.property.guidance.strategies import schemas, values
@@ -33,7 +33,7 @@ lawful = settings(
 @given(schemas, st.lists(values, min_size=1, max_size=12))
 @example({"anyOf": [{"required": ["a"]}, {"type": "string"}]}, ["x", {"a": 1}])
 def test_every_valid_instance_in_declared_order_is_accepted(schema: Any, instances: list[Any]) -> None:
-    judge = build_judge(schema)
+    judge = build_schema_validator(schema)
     valid = [i for i in instances if judge.validator.is_valid(i) and follows_declaration(schema, i)]
     assume(valid)
     try:
@@ -49,7 +49,7 @@ def test_every_valid_instance_in_declared_order_is_accepted(schema: Any, instanc
 @lawful
 @given(schemas, st.lists(values, min_size=1, max_size=12))
 def test_an_invalid_instance_passes_only_where_the_report_says_why(schema: Any, instances: list[Any]) -> None:
-    judge = build_judge(schema)
+    judge = build_schema_validator(schema)
     invalid = [i for i in instances if not judge.validator.is_valid(i)]
     assume(invalid)
     try:

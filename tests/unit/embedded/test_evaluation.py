@@ -8,7 +8,7 @@ from rich.console import Console
 
 from embedded_model import evaluation
 from embedded_model.evaluate_command import _show_wrong
-from embedded_model.evaluation import EvaluationError, Result, _score, mean_scores
+from embedded_model.evaluation import EvaluationError, TaskResult, _score, mean_scores
 from embedded_model.example import Example
 from llmstack.client.ensemble_client import Reply
 
@@ -88,7 +88,7 @@ def test_a_refusal_is_not_sent_again(monkeypatch):
 
 def test_a_wrong_answer_that_looks_like_markup_is_shown_as_it_is():
     console = Console(file=io.StringIO(), width=200)
-    _show_wrong([Result(FILL, "[/no] [bold]x", {"exact": 0.0})], console, 1)
+    _show_wrong([TaskResult(FILL, "[/no] [bold]x", {"exact": 0.0})], console, 1)
     assert "[/no] [bold]x" in console.file.getvalue()
 
 

@@ -7,7 +7,6 @@ import re
 import jsonschema_rs
 import pytest
 
-from llm_policy.release.manifest import TASKS
 from embedded_model import filling, judging, ranking
 from embedded_model import words as words_module
 from embedded_model.domains import DOMAINS, UNFAMILIAR_DOMAINS
@@ -17,6 +16,7 @@ from embedded_model.judging import CHECKS
 from embedded_model.schemas import SCHEMAS
 from embedded_model.text import training_text
 from embedded_model.words import Words
+from llm_policy.release.manifest import TASKS
 
 COUNT = 200
 REGISTERED = {"rank_candidates": "ranking", "judge": "verdict"}

@@ -9,8 +9,6 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from llm_policy.guidance.compile.worker import PLANNERS
-from llm_policy.release.release import Release
 from embedded_model import batches
 from embedded_model.checkpoint import Checkpoint
 from embedded_model.cli import app
@@ -18,6 +16,8 @@ from embedded_model.model_card import results_table
 from embedded_model.release import MAX_ANSWER_TOKENS, build_release
 from embedded_model.schemas import SCHEMAS
 from embedded_model.tokenizer import CHAT_TEMPLATE, PLAIN_TOKENS, SPECIAL_TOKENS, VOCAB_SIZE
+from llm_policy.guidance.compile.worker import PLANNERS
+from llm_policy.release.release import Release
 from llmstack.tokenizer.tokenizer_info import check_info
 
 COMMITTED = Path(__file__).parents[3] / "artifacts" / "releases" / "embedded"

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from llm_policy.release.manifest import TASKS
-from llm_policy.text.tokenizer import Tokenizer as PolicyTokenizer
 from embedded_model import batches
 from embedded_model.batches import Batch, Rows
 from embedded_model.examples import held_out_examples
+from llm_policy.release.manifest import TASKS
+from llm_policy.text.tokenizer import Tokenizer as PolicyTokenizer
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 TOKENIZER = DEFAULT_RELEASE_DIR / "tokenizer" / "tokenizer.json"
@@ -171,7 +171,8 @@ def test_ctrl_c_keeps_the_state_and_a_resumed_training_ends(monkeypatch, trainin
 
     from typer.testing import CliRunner
 
-    from embedded_model import cli as commands, train_command
+    from embedded_model import cli as commands
+    from embedded_model import train_command
     from embedded_model.weights import Architecture
 
     monkeypatch.setattr(train_command, "TRAINED", Architecture(16, 1, 2, 1, 8, 32))

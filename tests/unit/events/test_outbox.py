@@ -8,11 +8,11 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from llm_policy.steps.ledger_writer import Bookkeeper
 from llm_policy.ledger.outbox import FINANCE, READINESS, InstanceError, new_event
+from llm_policy.steps.ledger_writer import LedgerWriter
 from llmstack.__main__ import app
 from llmstack.events.backlog import exposition, read_backlog
-from llmstack.events.delivery_queue import DeliveryLine, Outcome
+from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
@@ -20,16 +20,16 @@ from llmstack.events.outbox_file import open_outbox
 from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
 from llmstack.events.retention import STEP_EVENTS, prune_step
 from llmstack.server.error import ServerStartError
-from llmstack.supervision.ledger_maintenance import LedgerBooks
+from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from tests.manifests import manifest
 from tests.outbox import Outbox
 
 NS_PER_S = 10**9
 NOW_NS = 2 * 10**18
-DELIVERED = Outcome("delivered", NOW_NS, NOW_NS)
-FAILED = Outcome("failed", NOW_NS, NOW_NS, "HTTP 500")
-WAITING = Outcome("pending", NOW_NS, NOW_NS, "HTTP 500", NOW_NS + NS_PER_S)
-GONE = Outcome("failed", NOW_NS, NOW_NS, "HTTP 410 Gone", disables_endpoint=True)
+DELIVERED = DeliveryOutcome("delivered", NOW_NS, NOW_NS)
+FAILED = DeliveryOutcome("failed", NOW_NS, NOW_NS, "HTTP 500")
+WAITING = DeliveryOutcome("pending", NOW_NS, NOW_NS, "HTTP 500", NOW_NS + NS_PER_S)
+GONE = DeliveryOutcome("failed", NOW_NS, NOW_NS, "HTTP 410 Gone", disables_endpoint=True)
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def outbox(tmp_path):
     opened.connection.close()
 
 
-def settle(outbox: Outbox, *outcomes: Outcome, endpoint: str = READINESS) -> None:
+def settle(outbox: Outbox, *outcomes: DeliveryOutcome, endpoint: str = READINESS) -> None:
     """Give each head of the line one of `outcomes`."""
-    line = DeliveryLine(outbox.connection, endpoint)
+    line = DeliveryQueue(outbox.connection, endpoint)
     for outcome in outcomes:
         line.record(line.head(), outcome)
 
@@ -52,7 +52,7 @@ def events(state_dir, *arguments: str):
 
 def test_the_head_is_the_oldest_pending_event(outbox):
     ids = outbox.add(3)
-    line = DeliveryLine(outbox.connection, READINESS)
+    line = DeliveryQueue(outbox.connection, READINESS)
     assert line.head().event.id == ids[0]
     settle(outbox, WAITING)
     assert line.head().event.id == ids[0]
@@ -64,7 +64,7 @@ def test_the_head_is_the_oldest_pending_event(outbox):
 
 def test_an_outcome_written_twice_is_the_same_as_once(outbox):
     outbox.add(1)
-    line = DeliveryLine(outbox.connection, READINESS)
+    line = DeliveryQueue(outbox.connection, READINESS)
     head = line.head()
     line.record(head, WAITING)
     once = tuple(outbox.rows()[0])
@@ -75,7 +75,7 @@ def test_an_outcome_written_twice_is_the_same_as_once(outbox):
 
 def test_an_outcome_comes_too_late_for_what_is_settled(outbox):
     outbox.add(1)
-    line = DeliveryLine(outbox.connection, READINESS)
+    line = DeliveryQueue(outbox.connection, READINESS)
     head = line.head()
     line.record(head, DELIVERED)
     line.record(head, FAILED)
@@ -87,8 +87,8 @@ def test_gone_fails_one_endpoint_alone(outbox):
     settle(outbox, GONE)
     assert outbox.states(READINESS) == ["failed"] * 2
     assert outbox.states(FINANCE) == ["pending"] * 2
-    assert DeliveryLine(outbox.connection, READINESS).is_disabled()
-    assert not DeliveryLine(outbox.connection, FINANCE).is_disabled()
+    assert DeliveryQueue(outbox.connection, READINESS).is_disabled()
+    assert not DeliveryQueue(outbox.connection, FINANCE).is_disabled()
 
 
 def test_a_change_that_fails_half_way_is_undone(outbox):
@@ -167,10 +167,10 @@ def test_an_event_says_which_installation_it_comes_from(monkeypatch):
 def test_a_name_that_can_not_stand_in_an_event_keeps_the_server_from_starting(name, monkeypatch, tmp_path):
     monkeypatch.setenv("LLMSTACK_INSTANCE", name)
     with pytest.raises(ServerStartError, match="LLMSTACK_INSTANCE is") as refused:
-        LedgerBooks(tmp_path, manifest())
+        LedgerMaintenance(tmp_path, manifest())
     assert "1 to 64 letters" in refused.value.next_step
     with pytest.raises(InstanceError):
-        Bookkeeper(tmp_path, manifest(), "boot-1").open()
+        LedgerWriter(tmp_path, manifest(), "boot-1").open()
 
 
 def test_the_backlog_tells_what_waits_for_whom(outbox, tmp_path):
@@ -236,7 +236,7 @@ def test_a_delivery_and_a_writer_do_not_disturb_each_other(outbox, tmp_path):
     writer = threading.Thread(target=lambda: Outbox(tmp_path).add(200))
     writer.start()
     connection, num_delivered = open_outbox(tmp_path), 0
-    line = DeliveryLine(connection, READINESS)
+    line = DeliveryQueue(connection, READINESS)
     while num_delivered < 200:
         if (head := line.head()) is not None:
             line.record(head, DELIVERED)
@@ -283,7 +283,7 @@ def test_replay_from_the_command_line_enables_an_endpoint_again(outbox, tmp_path
     result = events(tmp_path, "replay", event_id, "--json")
     assert json.loads(result.stdout) == {"num_queued": 1, "enabled_again": ["readiness"]}
     assert outbox.states() == ["pending"]
-    assert not DeliveryLine(outbox.connection, READINESS).is_disabled()
+    assert not DeliveryQueue(outbox.connection, READINESS).is_disabled()
 
 
 @pytest.mark.parametrize("arguments", [("replay",), ("replay", "msg_unknown")])

@@ -10,7 +10,7 @@ from llmstack.client.ensemble_client import Reply
 from llmstack.release.checks.json_pointer import PointerError, resolve
 from llmstack.release.checks.junit import junit_xml
 from llmstack.release.checks.slice_file import Expectations, Slice, SliceError, read_slices
-from llmstack.release.checks.smoke import Result, find_faults, find_mismatches
+from llmstack.release.checks.smoke import SliceResult, find_faults, find_mismatches
 from tests.releases import write_release
 
 # RFC 6901, section 5.
@@ -136,9 +136,9 @@ def test_the_shipped_slices_are_those_that_the_command_makes(tmp_path):
 
 def test_junit_counts_failures_and_refusals_and_is_xml_whatever_a_slice_says():
     results = [
-        Result("judge", "a", "passed", seconds=0.5),
-        Result("judge", "b\x00<", "failed", ("no\x1b",)),
-        Result("rank", "c", "refused", ("is for engine_hash x",)),
+        SliceResult("judge", "a", "passed", seconds=0.5),
+        SliceResult("judge", "b\x00<", "failed", ("no\x1b",)),
+        SliceResult("rank", "c", "refused", ("is for engine_hash x",)),
     ]
     root = ElementTree.fromstring(junit_xml(results))
     suites = {suite.get("name"): suite.attrib for suite in root}

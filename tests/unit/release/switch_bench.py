@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_policy.release.release import Release
 from llmstack.events.attempt_log import json_log
-from llmstack.release.journal import STEPS, Change, Ending, ReleaseJournal, Side
+from llmstack.release.journal import STEPS, Change, ChangeResult, ReleaseJournal, ReleaseRef
 from llmstack.release.switch import Switch
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.phases import PHASES
@@ -25,8 +25,8 @@ class RememberingService:
         self.calls: list[str] = []
         self.broken, self.recovers, self.served = broken, recovers, ""
 
-    def turn_away(self, why: str) -> None:
-        self.calls.append("turn_away")
+    def mark_unready(self, why: str) -> None:
+        self.calls.append("mark_unready")
 
     def drain_requests(self) -> None:
         self.calls.append("drain_requests")
@@ -34,13 +34,13 @@ class RememberingService:
     def resume(self) -> None:
         self.calls.append("resume")
 
-    def aside(self, work: Callable[[], Any]) -> Any:
+    def run_interruptibly(self, work: Callable[[], Any]) -> Any:
         return work()
 
-    def halt(self) -> None:
+    def stop_server(self) -> None:
         self.calls.append("halt")
 
-    def adopt(self, release: Release) -> None:
+    def set_release(self, release: Release) -> None:
         self.served = release.directory.name
         self.calls.append(f"adopt {self.served}")
 
@@ -81,7 +81,7 @@ class FullJournal(ReleaseJournal):
             raise sqlite3.OperationalError("database or disk is full")
         return super().advance(change, step, now_ns, detail)
 
-    def end(self, ending: Ending, now_ns: int) -> bool:
+    def end(self, ending: ChangeResult, now_ns: int) -> bool:
         if self.full_at:
             raise sqlite3.OperationalError("database or disk is full")
         return super().end(ending, now_ns)
@@ -93,7 +93,7 @@ def make_switch(directory: Path, journal: ReleaseJournal | None = None) -> Switc
 
 
 def request(switch: Switch, kind: str, source: Path, target: Path, now_ns: int = 0) -> Change:
-    sides = (Side.of(Release.open(source)), Side.of(Release.open(target)))
+    sides = (ReleaseRef.of(Release.open(source)), ReleaseRef.of(Release.open(target)))
     return switch.journal.request(kind, switch.link, *sides, now_ns, reason="because")
 
 

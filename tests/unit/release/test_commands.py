@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from llm_policy.release.release import Release
 from llmstack.__main__ import app
-from llmstack.release.journal import COMPLETED, PROMOTION, Ending, ReleaseJournal, Side
+from llmstack.release.journal import COMPLETED, PROMOTION, ChangeResult, ReleaseJournal, ReleaseRef
 from llmstack.release.store import ReleaseStore, point_link
 from tests.releases import change_manifest, hash_anew, write_release
 
@@ -114,9 +114,9 @@ def promoted(store, tmp_path, *names):
     for name in names:
         write_release(store.releases_dir / name)
         run("publish", store.directory(name))
-    sides = [Side.of(Release.open(store.directory(name))) for name in names]
+    sides = [ReleaseRef.of(Release.open(store.directory(name))) for name in names]
     log = ReleaseJournal(tmp_path / "state")
-    log.end(Ending(log.request(PROMOTION, store.link, *sides, 0), COMPLETED), 1)
+    log.end(ChangeResult(log.request(PROMOTION, store.link, *sides, 0), COMPLETED), 1)
     point_link(store.link, store.directory(names[-1]))
     return log
 

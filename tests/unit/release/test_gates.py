@@ -16,13 +16,13 @@ import pytest
 from llm_policy.ledger import alerts
 from llm_policy.ledger.database import FILE_NAME, open_database, transaction
 from llm_policy.release.release import Release
+from llmstack.release.board_client import BoardAccess
 from llmstack.release.build_manifest import Build
 from llmstack.release.coverage import lengths, subjects
 from llmstack.release.error_alerts import OPEN_S
 from llmstack.release.evidence import write_evidence
-from llmstack.release.promotion_gates import Evidence, check_gates
+from llmstack.release.promotion_gates import GateInputs, check_gates
 from llmstack.release.publish import publish
-from llmstack.release.board_client import BoardAccess
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
 from tests.releases import change_manifest, write_release
@@ -51,7 +51,7 @@ def prove(release: Release) -> None:
 
 
 def missing(release: Release, directory: Path, num_sign_offs: int = 0, board: BoardAccess | None = None) -> dict:
-    findings = check_gates(release, Evidence((), board, num_sign_offs, directory / "state", num_sign_offs))
+    findings = check_gates(release, GateInputs((), board, num_sign_offs, directory / "state", num_sign_offs))
     return {finding.gate: finding.missing for finding in findings if finding.missing}
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_changed_can_not_be_overridden(tmp_path, file):
     release = published(tmp_path)
     prove(release)
     (release.directory / file).write_text('{"enum": [1]}')
-    findings = check_gates(release, Evidence((), None, 0, tmp_path))
+    findings = check_gates(release, GateInputs((), None, 0, tmp_path))
     (found,) = [finding for finding in findings if finding.missing]
     assert found.is_absolute
     assert any(file in text or "engine.hash" in text for text in found.missing)
@@ -180,7 +180,7 @@ def test_a_ledger_that_can_not_be_read_is_no_good_sign(tmp_path):
 def test_fewer_signatures_than_are_configured_are_missing(tmp_path):
     release = published(tmp_path)
     prove(release)
-    findings = check_gates(release, Evidence((), None, 0, tmp_path / "state", min_sign_offs=2))
+    findings = check_gates(release, GateInputs((), None, 0, tmp_path / "state", min_sign_offs=2))
     (found,) = [finding for finding in findings if finding.missing]
     assert (found.gate, found.is_absolute) == ("sign-offs", False)
     assert found.missing == ("0 signatures asked for, 2 are configured here",)
@@ -247,7 +247,7 @@ def test_the_board_must_hold_enough_signatures_for_exactly_these_hashes(tmp_path
             sign(board.log_in(board.add(name)), hashes)
             found = missing(release, tmp_path, 2, access)
             assert bool(found) == (name == "Ada")
-        findings = check_gates(release, Evidence((), access, 2, tmp_path / "state"))
+        findings = check_gates(release, GateInputs((), access, 2, tmp_path / "state"))
         assert [finding.reviewers for finding in findings if finding.reviewers] == [("Ada", "Grace")]
         token_file.write_text("wrong")
         assert "status 401" in missing(release, tmp_path, 2, access)["sign-offs"][0]

@@ -46,7 +46,7 @@ def ask(switch, store, kind=steps.PROMOTION, source="old", target="new"):
 
 
 def follow(switch, store, kind, source, target):
-    """Ask for a change while another one is open, as the commands do."""
+    """RowInput for a change while another one is open, as the commands do."""
     sides = [steps.Side.of(Release.open(store.releases_dir / name)) for name in (source, target)]
     superseded = superseded_by(kind, "because", switch.journal.open_change(), 1)
     return switch.journal.request(kind, switch.link, *sides, 1, reason="because", superseded=superseded)
@@ -63,7 +63,7 @@ def events(tmp_path: Path) -> list[dict]:
 def test_a_promotion_goes_through_its_steps_and_is_told(tmp_path, store, switch):
     change, service = ask(switch, store), RememberingService()
     switch.take_up(service)
-    assert service.calls == ["turn_away", "drain_requests", "halt", "adopt new", "up new"]
+    assert service.calls == ["mark_unready", "drain_requests", "halt", "adopt new", "up new"]
     assert store.in_service().name == "new"
     ended = switch.journal.change(change.id)
     assert (ended.outcome, ended.step) == (steps.COMPLETED, "readiness_on")

@@ -25,7 +25,7 @@ def test_a_server_that_was_proven_comes_back_soon_however_often_it_died():
     backoff = Backoff(Clock())
     waits = []
     for _ in range(20):
-        backoff.mark_proven()
+        backoff.mark_healthy()
         waits.append(backoff.next_s())
     assert max(waits) == MAX_AFTER_PROOF_S
 
@@ -35,7 +35,7 @@ def test_stable_service_makes_the_past_forgotten():
     backoff = Backoff(clock)
     for _ in range(5):
         backoff.next_s()
-    backoff.mark_proven()
+    backoff.mark_healthy()
     clock.now_s += STABLE_S
     assert backoff.next_s() == 0.0
 
@@ -44,7 +44,7 @@ def test_service_that_was_not_stable_for_long_does_not():
     clock = Clock()
     backoff = Backoff(clock)
     backoff.next_s()
-    backoff.mark_proven()
+    backoff.mark_healthy()
     clock.now_s += STABLE_S - 1
     assert backoff.next_s() == 0.5
 
@@ -52,6 +52,6 @@ def test_service_that_was_not_stable_for_long_does_not():
 def test_one_failed_start_after_many_good_ones_costs_little():
     backoff = Backoff(Clock())
     for _ in range(20):
-        backoff.mark_proven()
+        backoff.mark_healthy()
         backoff.next_s()
     assert backoff.next_s() == MAX_AFTER_PROOF_S

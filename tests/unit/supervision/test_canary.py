@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.steps.ledger_writer import LedgerUnavailable
-from llm_policy.rules.headers import CANARY_TENANT
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import CANARY_TENANT
+from llm_policy.steps.ledger_writer import LedgerUnavailable
 from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.process import TritonServer
-from llmstack.supervision.canary import MAX_STALL_S, Canary, Verdict, warm_up_inputs
+from llmstack.supervision.canary import MAX_STALL_S, Canary, ProbeStatus, warm_up_inputs
 from tests.releases import SCHEMAS, change_manifest, write_release
 from tests.unit.supervision.scripted_triton import ScriptedTriton
 
@@ -85,7 +85,7 @@ def answer(release: Release, **changes: list) -> dict:
 
 def test_a_guided_answer_of_this_engine_is_a_proof(canary, triton):
     finding = canary.probe(IN_TIME_S)
-    assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (Verdict.PROVEN, True, True)
+    assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (ProbeStatus.PROVEN, True, True)
     _, inputs = triton.requests[0]
     assert inputs["schema_id"] == min(SCHEMAS)
 
@@ -107,25 +107,25 @@ def test_it_is_known_by_its_tenant_and_token(canary, triton, server):
 def test_another_answer_than_the_ensembles_is_a_failure(canary, triton, release, changes, error):
     triton.body = answer(release, **changes)
     finding = canary.probe(IN_TIME_S)
-    assert (finding.verdict, finding.is_proof) == (Verdict.FAILED, False)
+    assert (finding.verdict, finding.is_proof) == (ProbeStatus.FAILED, False)
     assert error in finding.result.error
 
 
 @pytest.mark.parametrize("body", [b"no json", b"[]", b'{"outputs": 3}', b"{}"])
 def test_garbage_is_a_failure(canary, triton, body):
     triton.body = body
-    assert canary.probe(IN_TIME_S).verdict is Verdict.FAILED
+    assert canary.probe(IN_TIME_S).verdict is ProbeStatus.FAILED
 
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("in ensemble 'ensemble', overloaded: 64 requests wait", Verdict.EXCUSED),
-        ("draining: this server is being stopped", Verdict.EXCUSED),
-        (f"in ensemble 'ensemble', {LedgerUnavailable('disk is full')}", Verdict.EXCUSED),
-        ("in ensemble 'ensemble', internal: reference 12", Verdict.FAILED),
-        ("something overloaded: no code at the beginning", Verdict.FAILED),
-        ("in ensemble 'ensemble', Stub process 'preprocess_0_0' is not healthy.", Verdict.DEAD),
+        ("in ensemble 'ensemble', overloaded: 64 requests wait", ProbeStatus.EXCUSED),
+        ("draining: this server is being stopped", ProbeStatus.EXCUSED),
+        (f"in ensemble 'ensemble', {LedgerUnavailable('disk is full')}", ProbeStatus.EXCUSED),
+        ("in ensemble 'ensemble', internal: reference 12", ProbeStatus.FAILED),
+        ("something overloaded: no code at the beginning", ProbeStatus.FAILED),
+        ("in ensemble 'ensemble', Stub process 'preprocess_0_0' is not healthy.", ProbeStatus.DEAD),
     ],
 )
 def test_a_refusal_is_judged_by_its_code(canary, triton, text, verdict):
@@ -139,7 +139,7 @@ def test_an_idle_server_that_does_not_answer_has_no_excuse(canary, triton):
     triton.hangs = True
     triton.calls = {"preprocess": (1, 0), "ensemble": (0, 0)}  # the canary itself
     finding = canary.probe(AT_ONCE_S)
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is ProbeStatus.FAILED
     assert finding.result.error == "no answer in time"
 
 
@@ -147,27 +147,27 @@ def test_canaries_that_hang_excuse_no_other(canary, triton):
     triton.hangs = True
     for number in (1, 2, 3):
         triton.calls = {"preprocess": (number, 0), "ensemble": (0, 0)}
-        assert canary.probe(AT_ONCE_S).verdict is Verdict.FAILED
+        assert canary.probe(AT_ONCE_S).verdict is ProbeStatus.FAILED
 
 
 def test_a_canary_that_waits_behind_others_is_no_failure(canary, triton):
     triton.hangs = True
     triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
     finding = canary.probe(AT_ONCE_S)
-    assert (finding.verdict, finding.is_proof) == (Verdict.EXCUSED, False)
+    assert (finding.verdict, finding.is_proof) == (ProbeStatus.EXCUSED, False)
 
 
 def test_calls_that_are_dead_are_no_excuse_though_triton_counts_them(canary, triton, others):
     triton.hangs, others.wait = True, False
     triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
-    assert canary.probe(AT_ONCE_S).verdict is Verdict.FAILED
+    assert canary.probe(AT_ONCE_S).verdict is ProbeStatus.FAILED
 
 
 def test_an_engine_that_finishes_nothing_for_too_long_has_no_excuse(canary, triton, clock):
     triton.hangs = True
     triton.calls = {"preprocess": (9, 0), "ensemble": (0, 0)}
     clock.now_s += MAX_STALL_S + 1
-    assert canary.probe(AT_ONCE_S).verdict is Verdict.FAILED
+    assert canary.probe(AT_ONCE_S).verdict is ProbeStatus.FAILED
 
 
 def test_calls_of_others_that_succeed_prove_as_much(canary, triton, clock):
@@ -176,13 +176,13 @@ def test_calls_of_others_that_succeed_prove_as_much(canary, triton, clock):
     clock.now_s += MAX_STALL_S + 1
     triton.calls = {"preprocess": (9, 0), "ensemble": (5, 0)}
     finding = canary.probe(AT_ONCE_S)
-    assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (Verdict.EXCUSED, True, False)
+    assert (finding.verdict, finding.is_proof, finding.result.is_ok) == (ProbeStatus.EXCUSED, True, False)
 
 
 def test_a_server_that_nobody_can_reach_is_a_failure(release):
     canary = Canary(TritonServer(release.directory, ports=FREE_PORTS.choose("127.0.0.1")), release, Others())
     finding = canary.probe(IN_TIME_S)
-    assert finding.verdict is Verdict.FAILED
+    assert finding.verdict is ProbeStatus.FAILED
     assert finding.result.error
     canary.close()
 
@@ -198,6 +198,6 @@ def test_without_schemas_the_canary_is_guided_all_the_same(tmp_path, triton, ser
     bare = Release.open(tmp_path / "bare")
     triton.body = answer(bare)
     canary = Canary(server, bare, Others())
-    assert canary.probe(IN_TIME_S).verdict is Verdict.PROVEN
+    assert canary.probe(IN_TIME_S).verdict is ProbeStatus.PROVEN
     assert triton.requests[0][1]["guided_decoding_guide_type"] == "json"
     canary.close()

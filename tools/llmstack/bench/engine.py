@@ -21,7 +21,7 @@ _NUM_OPERATORS = 20
 _FIRST_PLAIN_TOKEN, _NUM_PLAIN_TOKENS = 300, 3_000
 
 
-class Row(NamedTuple):
+class EngineMeasurement(NamedTuple):
     """Medians over the rounds. The first token's time is that of the first sequence and of the last of its batch.
 
     `decode_tokens_per_s` is None where nothing was left to decode once all prompts were in.
@@ -75,7 +75,7 @@ def _load(release: Path) -> Any:
         fail(f"no engine to load: {str(error).splitlines()[0]}", "name a release with --release")
 
 
-def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int) -> Row:
+def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int) -> EngineMeasurement:
     """Decode `concurrency` sequences that arrive together, to their last token."""
     batcher = InFlightBatcher(model, concurrency, lambda logits, matchers: None)
     began_ns = time.monotonic_ns()
@@ -89,7 +89,7 @@ def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int
         batcher.step()
     first_ns = [sequence.first_token_time_ns for sequence in sequences]
     end_ns = max(sequence.last_token_time_ns for sequence in sequences)
-    return Row(
+    return EngineMeasurement(
         concurrency,
         num_left / ((end_ns - max(first_ns)) / 1e9) if num_left else None,
         concurrency * completion_tokens / ((end_ns - began_ns) / 1e9),
@@ -103,13 +103,13 @@ def _request(row: int, prompt_tokens: int, completion_tokens: int) -> Generation
     return GenerationRequest(prompt, completion_tokens)
 
 
-def _medians(rows: list[Row]) -> Row:
+def _medians(rows: list[EngineMeasurement]) -> EngineMeasurement:
     _, *columns = zip(*rows, strict=True)
     medians: list[Any] = [None if None in each else round(statistics.median(each), 1) for each in columns]
-    return Row(rows[0].concurrency, *medians)
+    return EngineMeasurement(rows[0].concurrency, *medians)
 
 
-def _table(rows: list[Row], model: Any, prompt_tokens: int, completion_tokens: int) -> Table:
+def _table(rows: list[EngineMeasurement], model: Any, prompt_tokens: int, completion_tokens: int) -> Table:
     threads = f", {torch.get_num_threads()} thread(s)" if model.device.type == "cpu" else ""
     table = Table(
         title=f"Portable engine on {model.device.type}{threads}: {prompt_tokens} + {completion_tokens} tokens",

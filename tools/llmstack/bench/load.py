@@ -19,7 +19,7 @@ class LoadError(RuntimeError):
     """A request was refused or failed, so there is nothing to measure."""
 
 
-class Row(NamedTuple):
+class LoadMeasurement(NamedTuple):
     """One cell over its requests; `policy_share` is of the ensemble's time.
 
     The 99th percentiles are None for fewer than 100 requests, of which they would be the maximum.
@@ -50,7 +50,7 @@ def measure(
     concurrency: int,
     num_requests: int,
     on_answer: Callable[[], None],
-) -> Row:
+) -> LoadMeasurement:
     """Keep `concurrency` requests under way until `num_requests` are answered.
 
     Raises:
@@ -83,9 +83,9 @@ def step_seconds(server: Server) -> dict[str, float]:
 
 def _row(
     answers: list[tuple[Reply, float]], is_guided: bool, concurrency: int, elapsed_s: float, spent: Mapping[str, float]
-) -> Row:
+) -> LoadMeasurement:
     num_tokens = sum(reply.first("num_output_tokens") for reply, _ in answers)
-    return Row(
+    return LoadMeasurement(
         is_guided,
         concurrency,
         len(answers),

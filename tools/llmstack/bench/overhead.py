@@ -19,8 +19,8 @@ from rich.progress import Progress
 from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.text.tokenizer import Tokenizer
 from llmstack.bench.perf_analyzer import Measurement, PerfAnalyzer, PerfAnalyzerError, find_perf_analyzer
 from llmstack.server.process import TritonServer
@@ -41,7 +41,7 @@ class Way(NamedTuple):
     inputs: Callable[[str, list[int]], dict[str, Any]]
 
 
-class Row(NamedTuple):
+class OverheadMeasurement(NamedTuple):
     """One cell of the table; CPU time is that of the server and its stubs."""
 
     way: str
@@ -105,7 +105,7 @@ def measure_overhead(release: Path, output: Path) -> None:
     _print(console, rows, memory)
 
 
-def _measure(server: TritonServer, release: Release, binary: str, console: Console) -> Iterator[Row]:
+def _measure(server: TritonServer, release: Release, binary: str, console: Console) -> Iterator[OverheadMeasurement]:
     manifest = release.manifest
     headers = {ENGINE_HASH: manifest.engine.hash, QUANTISATION: manifest.engine.quantisation}
     analyzer = PerfAnalyzer(binary, server.grpc_url, headers)
@@ -125,14 +125,18 @@ def _measure(server: TritonServer, release: Release, binary: str, console: Conso
                 yield row._replace(ratio_to_pass_through=round(row.requests_per_s / baseline, 3))
 
 
-def _cell(analyzer: PerfAnalyzer, server: TritonServer, way: Way, text: str, ids: list[int], concurrency: int) -> Row:
+def _cell(
+    analyzer: PerfAnalyzer, server: TritonServer, way: Way, text: str, ids: list[int], concurrency: int
+) -> OverheadMeasurement:
     inputs, pid = way.inputs(text, ids), server.pid
     before, answered_before = cpu_seconds(pid), _answered(server, way.model)
     measured: Measurement = analyzer.measure(way.model, inputs, concurrency, WINDOW_MS)
     num_answered = _answered(server, way.model) - answered_before
     cpu_ms = (cpu_seconds(pid) - before) * 1_000 / num_answered
     latencies = (measured.p50_us, measured.p95_us, measured.p99_us)
-    return Row(way.name, len(ids), concurrency, *latencies, measured.requests_per_s, 1.0, round(cpu_ms, 3))
+    return OverheadMeasurement(
+        way.name, len(ids), concurrency, *latencies, measured.requests_per_s, 1.0, round(cpu_ms, 3)
+    )
 
 
 def _answered(server: TritonServer, model: str) -> int:
@@ -164,7 +168,7 @@ def _title(process: psutil.Process) -> str:
     return f"{process.name()} {model or process.pid}"
 
 
-def _print(console: Console, rows: list[Row], memory: dict[str, float]) -> None:
+def _print(console: Console, rows: list[OverheadMeasurement], memory: dict[str, float]) -> None:
     title = "Overhead of the policy (no-op engine, gRPC, 64 completion tokens)"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("way", no_wrap=True)

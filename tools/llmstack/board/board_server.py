@@ -11,10 +11,10 @@ from llmstack.board.app import make_app
 from llmstack.board.board_database import make_board
 from llmstack.board.settings import BoardSettings
 from llmstack.board.site import SiteError, is_loopback, url_of
-from llmstack.events.webhook_error import WebhookConfigurationError
-from llmstack.server.ports import listen
-from llmstack.server.error import ServerStartError
 from llmstack.cli.terminal import fail
+from llmstack.events.webhook_error import WebhookConfigurationError
+from llmstack.server.error import ServerStartError
+from llmstack.server.ports import listen
 
 MAX_CONNECTIONS = 200
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_policy.release.manifest import ManifestError
 from llm_policy.prompt_runtime import PromptRuntimeManager
+from llm_policy.release.manifest import ManifestError
 from llm_policy.release.release import Release, ReleaseError
 from llmstack.board.run_record import RunRecord, evidence_hash, read_run
 from llmstack.release.alignment import Alignment, read_alignments

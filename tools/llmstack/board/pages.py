@@ -14,17 +14,17 @@ from llm_policy.ledger.alerts import RULES
 from llmstack.board.alert_summary import MAX_COUNTED, PAGE_SIZE, bars, count_windows, open_error_rules, window_summaries
 from llmstack.board.candidates import Candidate
 from llmstack.board.history import read_history
+from llmstack.board.promotion_check import find_missing, needs
 from llmstack.board.run_record import MAX_ROWS
 from llmstack.board.sessions import Session
 from llmstack.board.sign_offs import MAX_COMMENT_CHARS, SignOff, sign_offs
-from llmstack.board.promotion_check import find_missing, needs
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNITS = {"queue_delay": "µs", "cost": "USD"}
 _NUM_LATEST = 5
 
 
-class Row(NamedTuple):
+class ReleaseRow(NamedTuple):
     """A release in the list: who signed, and what it lacks."""
 
     candidate: Candidate
@@ -158,9 +158,9 @@ def history_page(connection: sqlite3.Connection, session: Session) -> dict[str, 
     return {"session": session, "changes": changes, "others": others}
 
 
-def _row(connection: sqlite3.Connection, candidate: Candidate, num_required: int, now_ns: int) -> Row:
+def _row(connection: sqlite3.Connection, candidate: Candidate, num_required: int, now_ns: int) -> ReleaseRow:
     given = [] if candidate.problem else sign_offs(connection, *candidate.hashes)
     in_force = [each for each in given if each.withdrawn_ns is None]
     open_rules = open_error_rules(connection, candidate.hashes[0], now_ns)
     reviewers = [each.reviewer for each in in_force]
-    return Row(candidate, in_force, find_missing(candidate, reviewers, num_required, open_rules))
+    return ReleaseRow(candidate, in_force, find_missing(candidate, reviewers, num_required, open_rules))

@@ -16,10 +16,10 @@ from rich.table import Table
 from llmstack.board.accounts import READER, REVIEWER, AccountError, add_account, list_accounts, remove_account
 from llmstack.board.board_database import FILE_NAME, make_board, open_board
 from llmstack.board.settings import KEEP_ALERTS_DAYS, BoardSettings
-from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, NUM_SIGN_OFFS, ArtifactsDir, NumSignOffs
-from llmstack.release.store import ReleaseStore
 from llmstack.cli.terminal import fail, print_json
+from llmstack.paths import DEFAULT_STATE_DIR
+from llmstack.release.store import ReleaseStore
 
 app = typer.Typer(no_args_is_help=True, help="The readiness board, where reviewers sign releases off.")
 reviewers = typer.Typer(no_args_is_help=True, help="Who may sign.")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llmstack.paths import PROJECT_ROOT
 from llmstack.cli.terminal import fail
+from llmstack.paths import PROJECT_ROOT
 
 FILE = PROJECT_ROOT / "docker" / "grafana" / "dashboards" / "llmstack.json"
 

@@ -13,20 +13,20 @@ from rich.progress import track
 from rich.table import Table
 
 from llm_policy.release.release import Release
-from llmstack.demo.case import QUESTIONS, Case, demo_cases
-from llmstack.client.ensemble_client import PROTOCOLS, Reply
-from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.cli.serve import give_up, open_release, start_visibly
+from llmstack.cli.terminal import print_json
+from llmstack.client.ensemble_client import PROTOCOLS, Reply
+from llmstack.demo.case import QUESTIONS, Case, demo_cases
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
-from llmstack.cli.terminal import print_json
 
 # What is shown of an answer, in a narrow and in a wide terminal; a refusal's code always fits.
 MIN_ANSWER_CHARS, MAX_ANSWER_CHARS, WIDE_CHARS = 22, 64, 130
 FAULTY = 1
 
 
-class Row(NamedTuple):
+class CaseResult(NamedTuple):
     """One request and what came of it; `fault` is empty when that is what should."""
 
     protocol: str
@@ -66,7 +66,7 @@ def demo(
         raise typer.Exit(FAULTY)
 
 
-def send_all(server: TritonServer, release: Release, console: Console) -> list[Row]:
+def send_all(server: TritonServer, release: Release, console: Console) -> list[CaseResult]:
     """Send every case over every protocol, and show how far it is."""
     calls = [(protocol, case) for case in demo_cases(release) for protocol in PROTOCOLS]
     return [
@@ -75,7 +75,7 @@ def send_all(server: TritonServer, release: Release, console: Console) -> list[R
     ]
 
 
-def _run(release: Release, console: Console) -> list[Row]:
+def _run(release: Release, console: Console) -> list[CaseResult]:
     server = TritonServer(release_dir=release.directory, engine="embedded")
     try:
         server.start()
@@ -85,8 +85,8 @@ def _run(release: Release, console: Console) -> list[Row]:
         server.stop()
 
 
-def _row(protocol: str, case: Case, reply: Reply) -> Row:
-    return Row(
+def _row(protocol: str, case: Case, reply: Reply) -> CaseResult:
+    return CaseResult(
         protocol=protocol,
         case=case.name,
         answer=reply.error.removeprefix("in ensemble 'ensemble', ") or str(reply.first("text_output")),
@@ -99,7 +99,7 @@ def _row(protocol: str, case: Case, reply: Reply) -> Row:
     )
 
 
-def _print_answers(rows: list[Row], console: Console) -> None:
+def _print_answers(rows: list[CaseResult], console: Console) -> None:
     """What each task was asked and what came back, whole."""
     for question in QUESTIONS:
         answer = next(row.answer for row in rows if row.case == question.task)
@@ -109,7 +109,7 @@ def _print_answers(rows: list[Row], console: Console) -> None:
     console.print()
 
 
-def _print(rows: list[Row], console: Console) -> None:
+def _print(rows: list[CaseResult], console: Console) -> None:
     table = Table(title="Every kind of request over every protocol", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     table.add_column("case", max_width=15)
@@ -128,7 +128,7 @@ def _print(rows: list[Row], console: Console) -> None:
     _print_verdict(rows, console)
 
 
-def _cells(row: Row, case: str, answer_chars: int) -> list[str]:
+def _cells(row: CaseResult, case: str, answer_chars: int) -> list[str]:
     sign = "[red]✘" if row.fault else "[green]✔"
     answer = row.answer if len(row.answer) <= answer_chars else row.answer[: answer_chars - 1] + "…"
     if row.cost_usd is None:
@@ -138,11 +138,11 @@ def _cells(row: Row, case: str, answer_chars: int) -> list[str]:
     return [sign, case, _call(row), lines, tokens, cost, str(row.queue_delay_us)]
 
 
-def _call(row: Row) -> str:
+def _call(row: CaseResult) -> str:
     return row.protocol.removeprefix("HTTP ")  # so that the table fits 80 columns
 
 
-def _print_verdict(rows: list[Row], console: Console) -> None:
+def _print_verdict(rows: list[CaseResult], console: Console) -> None:
     faulty = [row for row in rows if row.fault]
     for row in faulty:
         console.print(f"✘ {row.case} over {row.protocol}: {row.fault}", style="red", markup=False)

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llmstack.diagnostics.finding import Finding, Verdict
+from llmstack.diagnostics.check_result import CheckResult, CheckStatus
 
-_STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red", Verdict.SKIPPED: "dim"}
-_SIGNS = {Verdict.OK: "✔", Verdict.WARN: "!", Verdict.FAIL: "✘", Verdict.SKIPPED: "–"}
+_STYLES = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red", CheckStatus.SKIPPED: "dim"}
+_SIGNS = {CheckStatus.OK: "✔", CheckStatus.WARN: "!", CheckStatus.FAIL: "✘", CheckStatus.SKIPPED: "–"}
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
+def print_findings(findings: Sequence[CheckResult]) -> None:
     """A table on standard output. Names of files are shown as they are: brackets in them are no markup."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("", "check", "found", "next"):
@@ -25,6 +25,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
     Console(highlight=False).print(table)
 
 
-def keeps_from_serving(findings: Sequence[Finding]) -> bool:
+def keeps_from_serving(findings: Sequence[CheckResult]) -> bool:
     """Whether one of them is a failure."""
-    return any(finding.verdict is Verdict.FAIL for finding in findings)
+    return any(finding.verdict is CheckStatus.FAIL for finding in findings)

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from llm_policy.ledger.database import NewerLedger
 from llm_policy.ledger.outbox import ENDPOINTS, InstanceError, new_event
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.events.attempt_log import json_log
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.due_delivery import DueReport, deliver_due
@@ -27,9 +28,8 @@ from llmstack.events.event_list import DeliveryRow, iso_time, list_deliveries
 from llmstack.events.outbox_file import LEDGER_FILE, open_outbox
 from llmstack.events.replay import Replayed, UnknownEvent, replay_endpoint, replay_events
 from llmstack.events.webhook_error import WebhookConfigurationError
-from llmstack.events.webhook_sender import Answer, TimeOuts, WebhookSender
+from llmstack.events.webhook_sender import TimeOuts, WebhookResponse, WebhookSender
 from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
 
 TEST_EVENT_TYPE = "llm_webhook_test"
 _NOT_DONE = DIFFERENT
@@ -189,7 +189,7 @@ def test(endpoint: OneEndpoint = None, as_json: AsJson = False) -> None:
         raise typer.Exit(_NOT_DONE)
 
 
-def _send_test(endpoint: Endpoint) -> Answer:
+def _send_test(endpoint: Endpoint) -> WebhookResponse:
     now_ns = time.time_ns()
     event = new_event(TEST_EVENT_TYPE, {"endpoint": endpoint.name}, now_ns)
     with (

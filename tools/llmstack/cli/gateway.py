@@ -1,4 +1,4 @@
-"""`llmstack door`: the configuration of the front door."""
+"""`llmstack gateway`: the configuration of the gateway."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import typer
 from rich.console import Console
 
 from llmstack.cli import gateway_options as options
-from llmstack.gateway.backend import BackendError, parse_backend
-from llmstack.gateway.configuration import GUARD, Door, DoorError, Limits, find_faults, write_door
 from llmstack.cli.terminal import fail
+from llmstack.gateway.backend import BackendError, parse_backend
+from llmstack.gateway.configuration import GUARD, Gateway, GatewayError, Limits, find_faults, write_gateway
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The front door: HAProxy before the servers. It leads to the ensemble and to nothing else.",
+    help="The gateway: HAProxy before the servers. It leads to the ensemble and to nothing else.",
 )
 
 _LIMITS = Limits()
 
 
 @app.callback()
-def door() -> None:
+def gateway() -> None:
     """Keep `render` a command of its own while it is the only one."""
 
 
@@ -54,8 +54,8 @@ def render(
     Start it with `haproxy -W -f FILE`. Render again and send SIGUSR2 for other servers; SIGUSR1 ends it once the
     requests under way are answered.
 
-    Example: llmstack door render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
---certificate /etc/haproxy/door.pem --output /etc/haproxy/haproxy.cfg
+    Example: llmstack gateway render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
+--certificate /etc/haproxy/gateway.pem --output /etc/haproxy/haproxy.cfg
     """
     limits = Limits(
         max_request_bytes=max_request_bytes,
@@ -72,7 +72,7 @@ def render(
     try:
         backends = [parse_backend(text) for text in backend]
         where = guard or str(output.resolve().with_name(GUARD))
-        wanted = Door(
+        wanted = Gateway(
             backends,
             certificate,
             where,
@@ -85,9 +85,9 @@ def render(
             allow_metadata,
             accept_proxy,
         )
-        written = write_door(wanted, output, find_faults if validate else None)
-    except (BackendError, DoorError) as error:
-        fail(error, "llmstack door render --help shows what each option takes; haproxy reads the certificate, too")
+        written = write_gateway(wanted, output, find_faults if validate else None)
+    except (BackendError, GatewayError) as error:
+        fail(error, "llmstack gateway render --help shows what each option takes; haproxy reads the certificate, too")
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", "give an --output in a directory that you may write to")
     checked = "; haproxy -c finds no fault" if validate else "; not checked by haproxy -c"

@@ -1,4 +1,4 @@
-"""What `llmstack door render` may be told."""
+"""What `llmstack gateway render` may be told."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ AcceptProxy = Annotated[
     typer.Option(
         "--accept-proxy",
         help="Take a client's address from the PROXY protocol, and no connection without it. "
-        "Only behind a balancer, where nobody else reaches the door.",
+        "Only behind a balancer, where nobody else reaches the gateway.",
     ),
 ]
 Validate = Annotated[

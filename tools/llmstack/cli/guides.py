@@ -59,11 +59,11 @@ def explanation(kind: str, text: str, release: Release) -> dict[str, object]:
         PolicyError: the guide would be refused.
     """
     # XGrammar takes seconds to import, and only this command needs it.
-    from llm_policy.guidance.compile.worker import PLANNERS, GuideCompiler, schema_id
+    from llm_policy.guidance.compile.worker import PLANNERS, GuideWorker, schema_id
 
     limits: GuideLimits = release.manifest.guidance.limits
     planned = PLANNERS[kind](text, limits)
-    compiled = GuideCompiler(release.tokenizer_info_path, limits).report(kind, text)
+    compiled = GuideWorker(release.tokenizer_info_path, limits).report(kind, text)
     if compiled.code:
         raise _refusal(compiled.code, compiled.detail)
     return {

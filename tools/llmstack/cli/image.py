@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from llmstack.paths import PROJECT_ROOT
 from llmstack.cli.terminal import DIFFERENT, fail, print_json
+from llmstack.paths import PROJECT_ROOT
 
 app = typer.Typer(no_args_is_help=True, help="The container image, through Docker.")
 

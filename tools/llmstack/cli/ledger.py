@@ -23,13 +23,13 @@ from rich.table import Table
 
 from llm_policy.ledger.database import FILE_NAME, NewerLedger, open_to_read
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.ledger.export import WRITERS, count_rows, pages
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.report import GROUPS, Period, Report, Sums, make_report
 from llmstack.ledger.verification import Verification, verify
 from llmstack.ledger.write_bench import fill, measure
 from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
 
 # The parent looks each second; a busy machine may be late.
 _SWEEP_GRACE_S = 15

@@ -18,27 +18,27 @@ from rich.status import Status
 
 from llm_policy.ledger.database import FILE_NAME as LEDGER_NAME
 from llm_policy.ledger.database import NewerLedger
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.metrics.metrics import exposition_parts
 from llm_policy.release.release import Release, ReleaseError
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.cli import serve_options as options
-from llmstack.server.admin_key import random_admin_key, read_admin_key
-from llmstack.diagnostics.checks import Subject, examine
 from llmstack.cli.doctor_report import keeps_from_serving, print_findings
+from llmstack.diagnostics.checks import Subject, examine
 from llmstack.events.attempt_log import json_log
 from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
-from llmstack.server.ports import Ports
 from llmstack.release.journal import Change, ReleaseJournal
 from llmstack.release.switch import Switch
+from llmstack.server.admin_key import random_admin_key, read_admin_key
 from llmstack.server.command import Tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
+from llmstack.server.ports import Ports
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
-from llmstack.supervision.stop_signals import StopRequested, StopSignals
-from llmstack.supervision.ledger_maintenance import LedgerBooks
+from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.service import Service, ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
+from llmstack.supervision.stop_signals import StopRequested, StopSignals
 
 FAILED = 1
 # The parent waits for requests under way itself; what is left for Triton is to unload its models.
@@ -149,7 +149,7 @@ def serve(
                 drain_delay_s=drain_delay_s,
                 endpoints=endpoints,
             )
-            books = LedgerBooks(state.path, release.manifest)
+            books = LedgerMaintenance(state.path, release.manifest)
             service = Service(server, release, state, settings, stop, books, exposition_parts(state.path), engine_of)
             _run(service, switch, unfinished, console, verbose)
     except ServerStartError as error:
@@ -251,14 +251,14 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
 
         try:
             with _release_faults_told(service.release.directory):
-                is_proven = service.start(on_step, switch.is_wanted)
+                is_healthy = service.start(on_step, switch.is_wanted)
         except ServerStartError as error:
             if unfinished is not None:
                 switch.give_up(unfinished, str(error))
             raise
-        if unfinished is not None and is_proven:
+        if unfinished is not None and is_healthy:
             switch.conclude(unfinished)
-        return is_proven
+        return is_healthy
 
 
 def _show_step(status: Status, console: Console, text: str) -> None:

@@ -97,15 +97,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Guides looked up", "ops", (_rate("llm_guide_cache_total", "result"),), "By where the verdict was."),
         Panel("Compiling a guide", "ms", _quantiles("llm_guide_compile_ms")),
     ),
-    "Front door": (
+    "Gateway": (
         Panel(
-            "Servers that the door finds ready",
+            "Servers that the gateway finds ready",
             "short",
             (Query('haproxy_backend_active_servers{proxy="triton_http"}', "{{instance}}"),),
             is_stat=True,
         ),
         Panel(
-            "Answers at the door",
+            "Answers at the gateway",
             "reqps",
             (
                 Query(
@@ -117,7 +117,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "By protocol and class of status; gRPC has its own status in the log.",
         ),
         Panel(
-            "Refused at the door",
+            "Refused at the gateway",
             "reqps",
             (
                 _rate("haproxy_frontend_requests_denied_total", "proxy", '{proxy=~"http|grpc"}'),

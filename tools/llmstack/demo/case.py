@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from llm_policy.errors import Code
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
-from llm_policy.release.release import Release
-from llm_policy.text.tokenizer import Tokenizer
 from embedded_model.example import Example
 from embedded_model.filling import REGISTERED_SHAPES
 from embedded_model.release import TRAINED_MODEL
+from llm_policy.errors import Code
+from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.text.tokenizer import Tokenizer
 from llmstack.client.ensemble_client import Reply
 
 LONG_PROMPT_TOKENS = 5_000

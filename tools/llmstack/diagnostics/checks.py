@@ -14,10 +14,10 @@ import psutil
 
 from llm_policy.release.release import Release, ReleaseError
 from llmstack.capacity.memory_plan import CapacityError
-from llmstack.diagnostics.finding import Finding, Verdict
+from llmstack.diagnostics.check_result import CheckResult, CheckStatus
+from llmstack.diagnostics.gpu_memory import HEADROOM, plan_memory
 from llmstack.diagnostics.gpus import Gpu, driver_fault, find_gpus
 from llmstack.diagnostics.image_tag import ImageTag, tag_of_this_image
-from llmstack.diagnostics.gpu_memory import HEADROOM, plan_memory
 from llmstack.events.endpoint import read_endpoints
 from llmstack.server.binary import find_server_binary
 from llmstack.server.command import ENGINES
@@ -49,115 +49,121 @@ class Subject(NamedTuple):
     environment: Mapping[str, str]
 
 
-def check_image(subject: Subject) -> Finding:
+def check_image(subject: Subject) -> CheckResult:
     """Whether the image's TensorRT-LLM can serve at all."""
     tag = subject.image or tag_of_this_image()
     if tag is None:
-        return Finding("image", Verdict.SKIPPED, "not one of NVIDIA's images, or it does not say which")
+        return CheckResult("image", CheckStatus.SKIPPED, "not one of NVIDIA's images, or it does not say which")
     next_step = "use a tag from 25.09 to 26.07, 25.10 by default"
     if faults := tag.faults():
-        verdict = Verdict.FAIL if subject.engine == "tensorrtllm" else Verdict.WARN
-        return Finding("image", verdict, f"{tag.description}: {'; '.join(faults + tag.doubts())}", next_step)
+        verdict = CheckStatus.FAIL if subject.engine == "tensorrtllm" else CheckStatus.WARN
+        return CheckResult("image", verdict, f"{tag.description}: {'; '.join(faults + tag.doubts())}", next_step)
     if doubts := tag.doubts():
-        return Finding("image", Verdict.WARN, f"{tag.description}: {'; '.join(doubts)}", next_step)
-    return Finding("image", Verdict.OK, f"{tag.description}: guided decoding, Qwen3, Blackwell")
+        return CheckResult("image", CheckStatus.WARN, f"{tag.description}: {'; '.join(doubts)}", next_step)
+    return CheckResult("image", CheckStatus.OK, f"{tag.description}: guided decoding, Qwen3, Blackwell")
 
 
-def check_engine(subject: Subject) -> Finding:
+def check_engine(subject: Subject) -> CheckResult:
     """Whether the environment has what the engine runs on."""
     if subject.engine != "embedded":
-        return Finding("engine", Verdict.OK, subject.engine)
+        return CheckResult("engine", CheckStatus.OK, subject.engine)
     if lack := lack_of_environment():
         text = f"embedded: {lack}, so this engine is not available here; TensorRT-LLM's is not concerned"
-        return Finding("engine", Verdict.FAIL, text, "--engine tensorrtllm with a TensorRT engine, or a newer image")
-    return Finding("engine", Verdict.OK, "embedded")
+        return CheckResult(
+            "engine", CheckStatus.FAIL, text, "--engine tensorrtllm with a TensorRT engine, or a newer image"
+        )
+    return CheckResult("engine", CheckStatus.OK, "embedded")
 
 
-def check_server(subject: Subject) -> Finding:
+def check_server(subject: Subject) -> CheckResult:
     """Whether there is a tritonserver with the engine's backend."""
     try:
         binary = find_server_binary()
         binary.check_backend(ENGINES[subject.engine].backend)
     except ServerStartError as error:
-        return Finding("server", Verdict.FAIL, str(error), error.next_step)
-    return Finding("server", Verdict.OK, f"{binary.path}, backend {ENGINES[subject.engine].backend}")
+        return CheckResult("server", CheckStatus.FAIL, str(error), error.next_step)
+    return CheckResult("server", CheckStatus.OK, f"{binary.path}, backend {ENGINES[subject.engine].backend}")
 
 
-def check_gpu(subject: Subject) -> Finding:
+def check_gpu(subject: Subject) -> CheckResult:
     """Every GPU: its driver and the memory that is left."""
     needs_one = subject.engine == "tensorrtllm"
     gpus = find_gpus()
     if not gpus:
-        verdict = Verdict.FAIL if needs_one else Verdict.SKIPPED
-        return Finding(
+        verdict = CheckStatus.FAIL if needs_one else CheckStatus.SKIPPED
+        return CheckResult(
             "gpu", verdict, "no NVIDIA GPU answers", "give the container GPUs: --gpus all" if needs_one else ""
         )
     text = f"{'; '.join(map(str, gpus))}; driver {gpus[0].driver}"
     if fault := driver_fault(gpus[0]):
         # Only data centre GPUs run a newer CUDA than their driver's, by a package that NVIDIA's images carry.
-        verdict = Verdict.FAIL if needs_one and any("GeForce" in gpu.name for gpu in gpus) else Verdict.WARN
-        return Finding("gpu", verdict, f"{text}; {fault}", "install a newer driver on the host")
+        verdict = CheckStatus.FAIL if needs_one and any("GeForce" in gpu.name for gpu in gpus) else CheckStatus.WARN
+        return CheckResult("gpu", verdict, f"{text}; {fault}", "install a newer driver on the host")
     if needs_one and any(_is_full(gpu) for gpu in gpus):
-        return Finding("gpu", Verdict.WARN, text, "see what runs there, and llmstack capacity")
-    return Finding("gpu", Verdict.OK, text)
+        return CheckResult("gpu", CheckStatus.WARN, text, "see what runs there, and llmstack capacity")
+    return CheckResult("gpu", CheckStatus.OK, text)
 
 
-def check_memory(subject: Subject) -> Finding:
+def check_memory(subject: Subject) -> CheckResult:
     """Whether keys and values of a whole batch of the largest requests fit beside the engine, with room to spare."""
     sizes = [gpu.total_mib for gpu in find_gpus() if gpu.total_mib]
     if subject.engine != "tensorrtllm" or not sizes:
-        return Finding("memory", Verdict.SKIPPED, "judged for TensorRT engines on a GPU that tells its memory")
+        return CheckResult("memory", CheckStatus.SKIPPED, "judged for TensorRT engines on a GPU that tells its memory")
     try:
         plan = plan_memory(Release.open(subject.release_dir), min(sizes) << 20)
     except (ReleaseError, CapacityError) as error:
-        return Finding("memory", Verdict.WARN, str(error), "llmstack capacity --help")
+        return CheckResult("memory", CheckStatus.WARN, str(error), "llmstack capacity --help")
     if plan is None:
-        return Finding("memory", Verdict.SKIPPED, "the engine has several ranks, or nothing says what its model is")
+        return CheckResult(
+            "memory", CheckStatus.SKIPPED, "the engine has several ranks, or nothing says what its model is"
+        )
     text = (
         f"{plan.num_requests} requests of {plan.tokens_per_request:,} tokens fit beside an engine of "
         f"{plan.engine_bytes / 10**9:.1f} GB and leave {float(HEADROOM):.0%}; the batch is {plan.max_batch_size}"
     )
-    return Finding(
-        "memory", Verdict.OK if plan.holds else Verdict.WARN, text, "" if plan.holds else "llmstack capacity"
+    return CheckResult(
+        "memory", CheckStatus.OK if plan.holds else CheckStatus.WARN, text, "" if plan.holds else "llmstack capacity"
     )
 
 
-def check_mounts(subject: Subject) -> Finding:
+def check_mounts(subject: Subject) -> CheckResult:
     """Whether the models are there, and for TensorRT-LLM the files where its configuration looks for them."""
     wanted = [subject.model_repository / "ensemble" / "config.pbtxt"]
     if subject.engine == "tensorrtllm":
         wanted += TENSORRT_MOUNTS
     missing = [str(path) for path in wanted if not os.access(path, os.R_OK)]
     if missing:
-        return Finding(
-            "mounts", Verdict.FAIL, f"can't be read: {', '.join(missing)}", "docker/serve_triton.sh mounts them"
+        return CheckResult(
+            "mounts", CheckStatus.FAIL, f"can't be read: {', '.join(missing)}", "docker/serve_triton.sh mounts them"
         )
     store = subject.release_dir.absolute().parent
     text = f"{subject.model_repository}, {store}"
-    return Finding(
-        "mounts", Verdict.OK, text if os.access(store, os.W_OK) else f"{text} (read-only: no promotions here)"
+    return CheckResult(
+        "mounts", CheckStatus.OK, text if os.access(store, os.W_OK) else f"{text} (read-only: no promotions here)"
     )
 
 
-def check_shared_memory(subject: Subject) -> Finding:
+def check_shared_memory(subject: Subject) -> CheckResult:
     """Triton's Python models talk through /dev/shm; a container has 64 MiB of it unless told otherwise."""
     size = shutil.disk_usage("/dev/shm").total  # noqa: S108 - POSIX shared memory, not a place for files
     text = f"{size >> 20:,} MiB in /dev/shm"
     if size < MIN_SHARED_MEMORY_BYTES:
-        return Finding("shared memory", Verdict.FAIL, text, "docker run --shm-size 1g")
-    return Finding("shared memory", Verdict.OK, text)
+        return CheckResult("shared memory", CheckStatus.FAIL, text, "docker run --shm-size 1g")
+    return CheckResult("shared memory", CheckStatus.OK, text)
 
 
-def check_release(subject: Subject) -> Finding:
+def check_release(subject: Subject) -> CheckResult:
     """Whether every file of the release is the one that its manifest names."""
     try:
         release = Release.open(subject.release_dir).verify_files()
     except ReleaseError as error:
-        return Finding("release", Verdict.FAIL, str(error), f"llmstack manifest verify {subject.release_dir}")
-    return Finding("release", Verdict.OK, f"{release.manifest.engine.model}, engine {release.manifest.engine.hash}")
+        return CheckResult("release", CheckStatus.FAIL, str(error), f"llmstack manifest verify {subject.release_dir}")
+    return CheckResult(
+        "release", CheckStatus.OK, f"{release.manifest.engine.model}, engine {release.manifest.engine.hash}"
+    )
 
 
-def check_state_directory(subject: Subject) -> Finding:
+def check_state_directory(subject: Subject) -> CheckResult:
     """Whether the state directory is free, can be written and has room; looked at without touching it."""
     path = subject.state_dir.absolute()
     if is_taken(path):
@@ -165,41 +171,45 @@ def check_state_directory(subject: Subject) -> Finding:
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         next_step = "change its owner, or give another --state-dir (LLMSTACK_STATE_DIR)"
-        return Finding("state directory", Verdict.FAIL, f"{there} can't be written", next_step)
+        return CheckResult("state directory", CheckStatus.FAIL, f"{there} can't be written", next_step)
     free = shutil.disk_usage(there).free
     text = f"{path}, {free >> 20:,} MiB free"
     if free < MIN_FREE_DISK_BYTES:
-        return Finding("state directory", Verdict.WARN, text, "nothing is served that can't be recorded: make room")
-    return Finding("state directory", Verdict.OK, text)
+        return CheckResult(
+            "state directory", CheckStatus.WARN, text, "nothing is served that can't be recorded: make room"
+        )
+    return CheckResult("state directory", CheckStatus.OK, text)
 
 
-def _running(subject: Subject, path: Path) -> Finding:
+def _running(subject: Subject, path: Path) -> CheckResult:
     """Of a state directory in use: whether the service that uses it is the one on these ports."""
     pid = owner_pid(path)
     if _ports_of_ours(subject):
-        return Finding("state directory", Verdict.OK, f"{path}: our service runs here, process {pid}")
+        return CheckResult("state directory", CheckStatus.OK, f"{path}: our service runs here, process {pid}")
     text = f"{path} is in use" + (f" by process {pid}" if pid else "")
-    return Finding("state directory", Verdict.FAIL, text, "stop it, or give another --state-dir (LLMSTACK_STATE_DIR)")
+    return CheckResult(
+        "state directory", CheckStatus.FAIL, text, "stop it, or give another --state-dir (LLMSTACK_STATE_DIR)"
+    )
 
 
-def check_webhooks(subject: Subject) -> Finding:
+def check_webhooks(subject: Subject) -> CheckResult:
     """Whether alerts have somewhere to go, and their secrets can be read; with `--reach`, whether somebody listens."""
     try:
         endpoints = read_endpoints(subject.environment)
     except ServerStartError as error:
-        return Finding("webhooks", Verdict.FAIL, str(error), error.next_step)
+        return CheckResult("webhooks", CheckStatus.FAIL, str(error), error.next_step)
     if not endpoints:
-        return Finding(
-            "webhooks", Verdict.WARN, "none: alerts wait in the ledger", "set LLMSTACK_READINESS_WEBHOOK_URL"
+        return CheckResult(
+            "webhooks", CheckStatus.WARN, "none: alerts wait in the ledger", "set LLMSTACK_READINESS_WEBHOOK_URL"
         )
     faults = [fault for each in endpoints if subject.reaches_webhooks and (fault := _unreachable(each.url))]
     names = ", ".join(each.name for each in endpoints)
     if faults:
-        return Finding("webhooks", Verdict.WARN, "; ".join(faults), "events are kept and sent later")
-    return Finding("webhooks", Verdict.OK, names)
+        return CheckResult("webhooks", CheckStatus.WARN, "; ".join(faults), "events are kept and sent later")
+    return CheckResult("webhooks", CheckStatus.OK, names)
 
 
-def check_ports(subject: Subject) -> Finding:
+def check_ports(subject: Subject) -> CheckResult:
     """Whether every port is free, or our running service's."""
     ours = _ports_of_ours(subject)
     names = {name: f"{name} {port or 'any'}" for name, port in subject.ports.items()}
@@ -209,12 +219,14 @@ def check_ports(subject: Subject) -> Finding:
         if port and port not in ours and not _is_free(subject.host, port)
     ]
     if taken:
-        return Finding("ports", Verdict.FAIL, f"taken on {subject.host}: {', '.join(taken)}", "choose others, or 0")
+        return CheckResult(
+            "ports", CheckStatus.FAIL, f"taken on {subject.host}: {', '.join(taken)}", "choose others, or 0"
+        )
     of_ours = "; our service runs here" if ours else ""
-    return Finding("ports", Verdict.OK, ", ".join(names.values()) + of_ours)
+    return CheckResult("ports", CheckStatus.OK, ", ".join(names.values()) + of_ours)
 
 
-CHECKS: tuple[Callable[[Subject], Finding], ...] = (
+CHECKS: tuple[Callable[[Subject], CheckResult], ...] = (
     check_image,
     check_engine,
     check_server,
@@ -229,7 +241,7 @@ CHECKS: tuple[Callable[[Subject], Finding], ...] = (
 )
 
 
-def examine(subject: Subject) -> list[Finding]:
+def examine(subject: Subject) -> list[CheckResult]:
     """Every finding, in order."""
     return [check(subject) for check in CHECKS]
 

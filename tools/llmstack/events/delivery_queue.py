@@ -27,7 +27,7 @@ WHERE delivery.endpoint = :endpoint AND disabled_endpoint.endpoint = :endpoint A
 """
 
 
-class Head(NamedTuple):
+class PendingDelivery(NamedTuple):
     """The delivery whose turn it is. Times are Unix times; `num_attempts` are those that failed."""
 
     sequence: int
@@ -37,7 +37,7 @@ class Head(NamedTuple):
     next_attempt_ns: int
 
 
-class Outcome(NamedTuple):
+class DeliveryOutcome(NamedTuple):
     """What an attempt makes of its delivery. Times are Unix times."""
 
     state: str
@@ -48,19 +48,19 @@ class Outcome(NamedTuple):
     disables_endpoint: bool = False
 
 
-class DeliveryLine:
+class DeliveryQueue:
     """One endpoint's deliveries. Every method may raise sqlite3.Error."""
 
     def __init__(self, connection: sqlite3.Connection, endpoint: str) -> None:
         self._connection = connection
         self._endpoint = endpoint
 
-    def head(self) -> Head | None:
+    def head(self) -> PendingDelivery | None:
         """The oldest pending delivery; None when nothing waits."""
         row = self._connection.execute(_HEAD, (self._endpoint,)).fetchone()
-        return Head(row[0], Event(*row[1:5]), *row[5:]) if row else None
+        return PendingDelivery(row[0], Event(*row[1:5]), *row[5:]) if row else None
 
-    def record(self, head: Head, outcome: Outcome) -> None:
+    def record(self, head: PendingDelivery, outcome: DeliveryOutcome) -> None:
         """Write down what became of an attempt to deliver `head`. No row is ever deleted."""
         values = (
             head.num_attempts + 1,

@@ -7,11 +7,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from llmstack.events.webhook_dispatcher import Courier
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
 from llmstack.events.outbox_file import open_outbox
+from llmstack.events.webhook_dispatcher import WebhookDispatcher
 from llmstack.events.webhook_sender import AttemptInterrupted
 
 
@@ -23,7 +23,7 @@ class DeliveryWorker:
         self._endpoint = endpoint
         self._settings = settings
         self._log = log.bind(endpoint=endpoint.name)
-        self._courier = Courier(endpoint, settings, log)
+        self._courier = WebhookDispatcher(endpoint, settings, log)
         self._stop = threading.Event()
         self._trouble = ""
         self._thread = threading.Thread(target=self._run, name=f"deliver-{endpoint.name}", daemon=True)

@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmstack.events.webhook_dispatcher import Courier
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.endpoint_lock import EndpointLock
 from llmstack.events.outbox_file import open_outbox
+from llmstack.events.webhook_dispatcher import WebhookDispatcher
 
 _COUNT = "SELECT COUNT(*) FROM delivery WHERE endpoint = ? AND state = ?"
 
@@ -59,8 +59,8 @@ def _deliver(
     on_attempt: Callable[[str], None],
 ) -> DueReport:
     before = _counts(connection, endpoint.name)
-    with closing(Courier(endpoint, settings, log)) as courier:
-        while courier.deliver_next(connection) is None:
+    with closing(WebhookDispatcher(endpoint, settings, log)) as dispatcher:
+        while dispatcher.deliver_next(connection) is None:
             on_attempt(endpoint.name)
     after = _counts(connection, endpoint.name)
     return DueReport(

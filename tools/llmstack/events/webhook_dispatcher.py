@@ -6,16 +6,16 @@ import sqlite3
 import time
 from typing import Any
 
-from llmstack.events.delivery_queue import DeliveryLine, Head, Outcome
+from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue, PendingDelivery
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.webhook_error import WebhookConfigurationError
-from llmstack.events.webhook_sender import GONE, Answer, WebhookSender
+from llmstack.events.webhook_sender import GONE, WebhookResponse, WebhookSender
 
 _NS_PER_S = 1_000_000_000
 
 
-class Courier:
+class WebhookDispatcher:
     """Delivers to one endpoint over connections that the caller opens, and holds the endpoint's lock meanwhile."""
 
     def __init__(self, endpoint: Endpoint, settings: DeliverySettings, log: Any) -> None:
@@ -24,7 +24,7 @@ class Courier:
         self._log = log.bind(endpoint=endpoint.name, webhook=endpoint.origin)
         self._sender = WebhookSender(endpoint, settings.time_outs)
         # An outcome that could not be committed: it is committed first, lest a full disk repeat the request for ever.
-        self._unrecorded: tuple[Head, Outcome] | None = None
+        self._unrecorded: tuple[PendingDelivery, DeliveryOutcome] | None = None
 
     def interrupt(self) -> None:
         """Break off the attempt under way, and every later one; may be called from another thread."""
@@ -44,7 +44,7 @@ class Courier:
             sqlite3.Error: the outcome, if there was one, is not recorded yet; the next call does that first.
             AttemptInterrupted: `interrupt` was called.
         """
-        line = DeliveryLine(connection, self._endpoint.name)
+        line = DeliveryQueue(connection, self._endpoint.name)
         self._record_outcome(line)
         head = line.head()
         if head is None:
@@ -59,11 +59,11 @@ class Courier:
         self._record_outcome(line)
         return None
 
-    def _wait_s(self, head: Head) -> float:
+    def _wait_s(self, head: PendingDelivery) -> float:
         wait_s = (head.next_attempt_ns - self._settings.now_ns()) / _NS_PER_S
         return wait_s if wait_s <= self._settings.schedule.max_wait_s else 0.0  # the clock was set back
 
-    def _attempt(self, head: Head) -> None:
+    def _attempt(self, head: PendingDelivery) -> None:
         self._refresh_secrets()
         started_ns, began = self._settings.now_ns(), time.monotonic()
         answer = self._sender.send(head.event, started_ns / _NS_PER_S)
@@ -83,19 +83,21 @@ class Courier:
             next_attempt_in_s=round(wait_s, 1) if outcome.state == "pending" else None,
         )
 
-    def _judge(self, head: Head, answer: Answer, started_ns: int) -> Outcome:
+    def _judge(self, head: PendingDelivery, answer: WebhookResponse, started_ns: int) -> DeliveryOutcome:
         now_ns, schedule, num_failures = self._settings.now_ns(), self._settings.schedule, head.num_attempts + 1
         if not answer.error:
-            return Outcome("delivered", started_ns, now_ns)
+            return DeliveryOutcome("delivered", started_ns, now_ns)
         if answer.status == GONE:
             reason = f"{answer.error} Gone: the receiver wants no more events"
-            return Outcome("failed", started_ns, now_ns, reason, disables_endpoint=True)
+            return DeliveryOutcome("failed", started_ns, now_ns, reason, disables_endpoint=True)
         if schedule.is_exhausted(num_failures, (now_ns - (head.first_attempt_ns or started_ns)) / _NS_PER_S):
-            return Outcome("failed", started_ns, now_ns, f"given up after {num_failures} attempts: {answer.error}")
+            return DeliveryOutcome(
+                "failed", started_ns, now_ns, f"given up after {num_failures} attempts: {answer.error}"
+            )
         wait_s = schedule.wait_s(num_failures, answer.retry_after_s, self._settings.uniform)
-        return Outcome("pending", started_ns, now_ns, answer.error, now_ns + int(wait_s * _NS_PER_S))
+        return DeliveryOutcome("pending", started_ns, now_ns, answer.error, now_ns + int(wait_s * _NS_PER_S))
 
-    def _record_outcome(self, line: DeliveryLine) -> None:
+    def _record_outcome(self, line: DeliveryQueue) -> None:
         if self._unrecorded is not None:
             line.record(*self._unrecorded)
             self._unrecorded = None

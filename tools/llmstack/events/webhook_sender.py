@@ -32,7 +32,7 @@ class TimeOuts:
     total_s: float = 15.0
 
 
-class Answer(NamedTuple):
+class WebhookResponse(NamedTuple):
     """What became of one attempt; `error` is empty when the receiver took the event."""
 
     status: int | None
@@ -51,7 +51,7 @@ class WebhookSender:
         self._endpoint = endpoint
         self._time_outs = time_outs
         self._loop = asyncio.new_event_loop()
-        self._attempt: asyncio.Task[Answer] | None = None
+        self._attempt: asyncio.Task[WebhookResponse] | None = None
         self._is_interrupted = threading.Event()
         # Neither proxies nor certificates come from the environment by way of httpx; OpenSSL adds the system's own,
         # where a company's authority is.
@@ -68,7 +68,7 @@ class WebhookSender:
         with suppress(RuntimeError):  # closed already
             self._loop.call_soon_threadsafe(self._cancel)
 
-    def send(self, event: Event, now_s: float) -> Answer:
+    def send(self, event: Event, now_s: float) -> WebhookResponse:
         """Sign `event` as sent at `now_s` (Unix time), POST it, and say what became of it.
 
         Raises:
@@ -88,20 +88,20 @@ class WebhookSender:
         except asyncio.CancelledError:
             raise AttemptInterrupted from None
 
-    async def _attempt_within(self, headers: dict[str, str], body: bytes, now_s: float) -> Answer:
+    async def _attempt_within(self, headers: dict[str, str], body: bytes, now_s: float) -> WebhookResponse:
         self._attempt = asyncio.create_task(self._post(headers, body, now_s))
         try:
             if self._is_interrupted.is_set():
                 self._attempt.cancel()
             return await asyncio.wait_for(self._attempt, self._time_outs.total_s)
         except asyncio.TimeoutError:
-            return Answer(None, f"no complete answer within {self._time_outs.total_s:g} s")
+            return WebhookResponse(None, f"no complete answer within {self._time_outs.total_s:g} s")
         except Exception as error:  # whatever it is, it is a failed attempt and not the end of the thread
-            return Answer(None, self._describe(error))
+            return WebhookResponse(None, self._describe(error))
         finally:
             self._attempt = None
 
-    async def _post(self, headers: dict[str, str], body: bytes, now_s: float) -> Answer:
+    async def _post(self, headers: dict[str, str], body: bytes, now_s: float) -> WebhookResponse:
         limits = self._time_outs
         client = httpx.AsyncClient(  # a new one each time: no connection, cookie or state outlives an attempt
             verify=self._tls,
@@ -125,9 +125,11 @@ class WebhookSender:
         return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
 
 
-def _answer(response: httpx.Response, now_s: float) -> Answer:
+def _answer(response: httpx.Response, now_s: float) -> WebhookResponse:
     status = response.status_code
     if response.is_success:
-        return Answer(status, "")
+        return WebhookResponse(status, "")
     what = ": redirects are not followed" if 300 <= status < 400 else ""
-    return Answer(status, f"HTTP {status}{what}", parse_retry_after(response.headers.get("retry-after"), now_s))
+    return WebhookResponse(
+        status, f"HTTP {status}{what}", parse_retry_after(response.headers.get("retry-after"), now_s)
+    )

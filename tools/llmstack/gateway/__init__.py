@@ -1,1 +1,1 @@
-"""The front door: HAProxy before one or more servers, and the configuration that leads to the ensemble only."""
+"""The gateway: HAProxy before one or more servers, and the configuration that leads to the ensemble only."""

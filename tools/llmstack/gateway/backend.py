@@ -1,4 +1,4 @@
-"""One server behind the door."""
+"""One server behind the gateway."""
 
 from __future__ import annotations
 

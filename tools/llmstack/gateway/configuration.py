@@ -30,7 +30,7 @@ _HERE = Path(__file__).parent
 _WORD = re.compile(r"[A-Za-z0-9_./:@\[\]*-]+")
 
 
-class DoorError(ValueError):
+class GatewayError(ValueError):
     """No configuration can be made of this."""
 
 
@@ -49,8 +49,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Door:
-    """Where the door listens and where it leads. Its paths are those that HAProxy's machine knows."""
+class Gateway:
+    """Where the gateway listens and where it leads. Its paths are those that HAProxy's machine knows."""
 
     backends: Sequence[Backend]
     certificate: str
@@ -66,17 +66,17 @@ class Door:
 
     @property
     def inside(self) -> str:
-        """The name under which HAProxy reaches itself: another one for each door of a machine."""
-        return f"llmstack-door-{self.http_port}-{self.grpc_port}"
+        """The name under which HAProxy reaches itself: another one for each gateway of a machine."""
+        return f"llmstack-gateway-{self.http_port}-{self.grpc_port}"
 
     def render(self) -> str:
         """The configuration's text.
 
         Raises:
-            DoorError: there is no backend, or a value is more than one word of HAProxy's language.
+            GatewayError: there is no backend, or a value is more than one word of HAProxy's language.
         """
         if not self.backends:
-            raise DoorError("the door leads nowhere: name one --backend at least")
+            raise GatewayError("the gateway leads nowhere: name one --backend at least")
         words = {
             "certificate": self.certificate,
             "host": self.host,
@@ -86,7 +86,7 @@ class Door:
         }
         for name, word in words.items():
             if not _WORD.fullmatch(word):
-                raise DoorError(f"{name} {word!r} has a character that HAProxy's configuration can't carry")
+                raise GatewayError(f"{name} {word!r} has a character that HAProxy's configuration can't carry")
         template = Environment(
             loader=FileSystemLoader(_HERE),
             undefined=StrictUndefined,
@@ -104,25 +104,25 @@ class Door:
         )
 
 
-def write_door(door: Door, output: Path, check: Callable[[Path], str] | None = None) -> Path:
+def write_gateway(gateway: Gateway, output: Path, check: Callable[[Path], str] | None = None) -> Path:
     """Write the configuration to `output` and the guard beside it, each whole or not at all; the guard's path here.
 
     `check` says what is wrong with a configuration, before it takes the place of what was there.
 
     Raises:
-        DoorError: see `Door.render`; or `check` found a fault.
+        GatewayError: see `Gateway.render`; or `check` found a fault.
         OSError: a file can't be written.
     """
     guard = output.resolve().with_name(GUARD)
-    text = door.render()
+    text = gateway.render()
     guard.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".door-", dir=guard.parent) as fresh:
+    with tempfile.TemporaryDirectory(prefix=".gateway-", dir=guard.parent) as fresh:
         fresh_guard, fresh_output = Path(fresh, GUARD), Path(fresh, output.name)
         fresh_guard.write_text((_HERE / GUARD).read_text(encoding="utf-8"), encoding="utf-8")
         # The check reads the guard that will lie there.
         fresh_output.write_text(text.replace(str(guard), str(fresh_guard)), encoding="utf-8")
         if check is not None and (faults := check(fresh_output)):
-            raise DoorError(f"haproxy refuses the configuration, and {output} stays as it was:\n{faults}")
+            raise GatewayError(f"haproxy refuses the configuration, and {output} stays as it was:\n{faults}")
         fresh_output.write_text(text, encoding="utf-8")
         for path in (fresh_guard, fresh_output):
             path.chmod(0o644)
@@ -134,10 +134,10 @@ def find_faults(configuration: Path, haproxy: str = "haproxy") -> str:
     """What `haproxy -c` says against the configuration; empty when it is fine.
 
     Raises:
-        DoorError: there is no such program.
+        GatewayError: there is no such program.
     """
     try:
         check = subprocess.run([haproxy, "-c", "-f", str(configuration)], capture_output=True, text=True, check=False)
     except OSError as error:
-        raise DoorError(f"{haproxy} can't be run: {error.strerror}") from None
+        raise GatewayError(f"{haproxy} can't be run: {error.strerror}") from None
     return "" if check.returncode == 0 else (check.stderr + check.stdout).strip()

@@ -22,7 +22,7 @@ local function tags(...)
   return set
 end
 
--- Model name (0x0a), id, parameters, inputs, outputs, raw contents. No version (0x12): the door knows one ensemble.
+-- Model name (0x0a), id, parameters, inputs, outputs, raw contents. No version (0x12): the gateway knows one ensemble.
 local INFER = tags(MODEL_NAME_TAG, 0x1a, 0x22, 0x2a, 0x32, 0x3a)
 local CALLS = {
   ModelInfer = { tags = INFER, names_model = true },

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from llmstack.tokenizer import qwen_vocabulary
 from llmstack.guides.instance_order import follows_declaration
+from llmstack.tokenizer import qwen_vocabulary
 
 SCHEMA_SECONDS = 30.0
 """Wall clock that one schema may take in the child, all its instances included."""
@@ -189,10 +189,10 @@ def _compact(instance: Any) -> str:
 
 
 def _verdicts(trial: Any, compiled: Any, content: dict[str, Any]) -> list[InstanceVerdict]:
-    from llm_policy.guidance.json_schema.schema_validator import build_judge
+    from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 
     schema = content["schema"]
-    judge = build_judge(schema)
+    judge = build_schema_validator(schema)
     return [
         InstanceVerdict(
             valid=test["valid"],

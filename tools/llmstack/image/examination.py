@@ -27,7 +27,7 @@ _CONFINED: dict[str, Any] = {
 }
 
 
-class Result(NamedTuple):
+class ImageCheck(NamedTuple):
     """What one check found."""
 
     check: str
@@ -35,7 +35,7 @@ class Result(NamedTuple):
     text: str
 
 
-def examine_image(name: str) -> list[Result]:
+def examine_image(name: str) -> list[ImageCheck]:
     """Every check of the image `name`, in order.
 
     Raises:
@@ -58,36 +58,36 @@ def examine_image(name: str) -> list[Result]:
         raise ImageError(f"Docker: {error}") from None
 
 
-def check_labels(config: Mapping[str, Any]) -> Result:
+def check_labels(config: Mapping[str, Any]) -> ImageCheck:
     """Whether the image says what it was made from."""
     labels = config.get("Labels") or {}
     found = {name: labels.get(f"{LABELS}{name}") or "unknown" for name in ("version", "revision")}
-    return Result("labels", "unknown" not in found.values(), ", ".join(f"{k} {v}" for k, v in found.items()))
+    return ImageCheck("labels", "unknown" not in found.values(), ", ".join(f"{k} {v}" for k, v in found.items()))
 
 
-def check_user(config: Mapping[str, Any]) -> Result:
+def check_user(config: Mapping[str, Any]) -> ImageCheck:
     """Whether it runs as somebody without rights, given as a number so that an orchestrator can tell."""
     user = str(config.get("User") or "root")
-    return Result("user", user.isdigit() and int(user) > 0, user)
+    return ImageCheck("user", user.isdigit() and int(user) > 0, user)
 
 
-def check_healthcheck(config: Mapping[str, Any]) -> Result:
+def check_healthcheck(config: Mapping[str, Any]) -> ImageCheck:
     """Whether Docker asks the service itself how it is."""
     test = (config.get("Healthcheck") or {}).get("Test")
-    return Result("healthcheck", test == HEALTHCHECK, " ".join(test or ["none"]))
+    return ImageCheck("healthcheck", test == HEALTHCHECK, " ".join(test or ["none"]))
 
 
-def _run(client: docker.DockerClient, image: str, check: str, command: list[str]) -> Result:
+def _run(client: docker.DockerClient, image: str, check: str, command: list[str]) -> ImageCheck:
     """Whether `command` succeeds in the image."""
 
     def judge(container: Any) -> tuple[bool, str]:
         status = int(container.wait(timeout=_START_TIMEOUT_S)["StatusCode"])
         return status == 0, container.logs().decode(errors="replace").strip()
 
-    return Result(check, *_in_container(client, image, command[:1], command[1:], judge))
+    return ImageCheck(check, *_in_container(client, image, command[:1], command[1:], judge))
 
 
-def _start(client: docker.DockerClient, image: str) -> Result:
+def _start(client: docker.DockerClient, image: str) -> ImageCheck:
     """Whether the whole stack comes up on a root that can't be written; the no-op engine needs no GPU."""
 
     def judge(container: Any) -> tuple[bool, str]:
@@ -101,7 +101,7 @@ def _start(client: docker.DockerClient, image: str) -> Result:
             time.sleep(1)
         return False, f"not ready within {_START_TIMEOUT_S} s"
 
-    return Result("start", *_in_container(client, image, None, ["--engine", "echo"], judge))
+    return ImageCheck("start", *_in_container(client, image, None, ["--engine", "echo"], judge))
 
 
 def _in_container(

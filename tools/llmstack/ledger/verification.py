@@ -17,7 +17,7 @@ from llm_policy.ledger.outbox import FINANCE, PRUNED_EVENTS, READINESS, UNCOUNTE
 _COUNTED = "canary = 0 AND state <> 'admitted'"
 
 
-class Finding(NamedTuple):
+class Discrepancy(NamedTuple):
     """Two figures that ought to be the same, or the number of rows that ought not to be there."""
 
     check: str
@@ -31,7 +31,7 @@ class Verification(NamedTuple):
     num_rows: int
     num_events: int
     cost_nano_usd: int
-    findings: list[Finding]
+    findings: list[Discrepancy]
     not_compared: list[str]
 
 
@@ -61,10 +61,10 @@ def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Ve
     return Verification(num_rows, num_events, cost, findings, not_compared)
 
 
-def _damage(connection: sqlite3.Connection) -> Iterator[Finding]:
+def _damage(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
     told = [line for (line,) in connection.execute("PRAGMA quick_check(10)")]
     if told != ["ok"]:
-        yield Finding("the file is whole (PRAGMA quick_check)", "; ".join(told), "ok")
+        yield Discrepancy("the file is whole (PRAGMA quick_check)", "; ".join(told), "ok")
 
 
 def _sums(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
@@ -103,15 +103,15 @@ def _breaches(connection: sqlite3.Connection) -> Counter[str]:
     return breaches
 
 
-def _differences(sums: Mapping[tuple[str, str], int], totals: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+def _differences(sums: Mapping[tuple[str, str], int], totals: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
     for name, labels in sorted({*sums, *totals}):
         in_rows, in_totals = sums.get((name, labels), 0), totals.get((name, labels), 0)
         # The engine's health is no row's.
         if in_rows != in_totals and (name, labels) != (metric_total.ALERTS, alerts.ENGINE_UNHEALTHY):
-            yield Finding(f"{name} {labels}".rstrip(), in_rows, in_totals)
+            yield Discrepancy(f"{name} {labels}".rstrip(), in_rows, in_totals)
 
 
-def _bad_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Iterator[Finding]:
+def _bad_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Iterator[Discrepancy]:
     oldest_ns = now_ns - int(max_open_s * 1e9)
     conditions = {
         f"rows open for more than {max_open_s:g} s": f"state = 'admitted' AND admitted_ns < {oldest_ns}",
@@ -122,10 +122,10 @@ def _bad_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) ->
     for check, condition in conditions.items():
         (num_rows,) = connection.execute(f"SELECT count(*) FROM request WHERE {condition}").fetchone()  # noqa: S608
         if num_rows:
-            yield Finding(check, num_rows, 0)
+            yield Discrepancy(check, num_rows, 0)
 
 
-def _orphans(connection: sqlite3.Connection) -> Iterator[Finding]:
+def _orphans(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
     queries = {
         "events without a delivery": "event WHERE sequence NOT IN (SELECT event_sequence FROM delivery)",
         "deliveries without their event": "delivery WHERE event_sequence NOT IN (SELECT sequence FROM event)",
@@ -133,7 +133,7 @@ def _orphans(connection: sqlite3.Connection) -> Iterator[Finding]:
     for check, query in queries.items():
         (number,) = connection.execute(f"SELECT count(*) FROM {query}").fetchone()  # noqa: S608
         if number:
-            yield Finding(check, number, 0)
+            yield Discrepancy(check, number, 0)
 
 
 def _pruned(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
@@ -152,11 +152,11 @@ def _not_compared(pruned: Mapping[tuple[str, str], int]) -> list[str]:
     return [f"breaches with what was told of them: {number} events were deleted by a version that did not count them"]
 
 
-def _missing_events(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+def _missing_events(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
     num_gone = _num_events_gone(connection)
     num_deleted = pruned.get(PRUNED_EVENTS, 0) + pruned.get(UNCOUNTED_EVENTS, 0)
     if num_gone != num_deleted:
-        yield Finding("events that are gone", num_gone, num_deleted)
+        yield Discrepancy("events that are gone", num_gone, num_deleted)
 
 
 def _num_events_gone(connection: sqlite3.Connection) -> int:
@@ -165,7 +165,7 @@ def _num_events_gone(connection: sqlite3.Connection) -> int:
     return (int(row[0]) if row else 0) - int(num_events)
 
 
-def _untold(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Finding]:
+def _untold(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
     """Breaches that were told, or wait in their window, are those that were counted."""
     counted = {
         rule: number
@@ -178,4 +178,4 @@ def _untold(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int
         for rule in rules:
             number = told.get((endpoint, rule), 0) + pruned.get((endpoint, rule), 0) + waiting.get(rule, 0)
             if number != counted[rule]:
-                yield Finding(f"breaches of {rule} told to {endpoint} or waiting to be", number, counted[rule])
+                yield Discrepancy(f"breaches of {rule} told to {endpoint} or waiting to be", number, counted[rule])

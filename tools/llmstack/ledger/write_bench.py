@@ -36,7 +36,7 @@ FROM counted WHERE :num > 0
 CALLS = ("enter", *_FLAGS)
 
 
-class Cost(NamedTuple):
+class WriteCost(NamedTuple):
     """Microseconds of one transaction of one row."""
 
     num_writers: int
@@ -57,7 +57,7 @@ def fill(directory: Path, num_rows: int) -> None:
         checkpoint(connection)
 
 
-def measure(directory: Path, num_writes: int, num_writers: int) -> list[Cost]:
+def measure(directory: Path, num_writes: int, num_writers: int) -> list[WriteCost]:
     """Write so many rows in each of `num_writers` processes at once into the ledger there; one cost for each of CALLS.
 
     Raises:
@@ -75,7 +75,7 @@ def measure(directory: Path, num_writes: int, num_writers: int) -> list[Cost]:
         taken: list[dict[str, list[int]]] = [receiver.recv() for receiver in receivers]
     together = {call: sorted(ns for times in taken for ns in times[call]) for call in CALLS}
     return [
-        Cost(num_writers, call, statistics.median(ns) / 1_000, ns[len(ns) * 99 // 100] / 1_000)
+        WriteCost(num_writers, call, statistics.median(ns) / 1_000, ns[len(ns) * 99 // 100] / 1_000)
         for call, ns in together.items()
     ]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy.release.manifest import ManifestError
 from llm_policy.prompt_runtime import PromptRuntimeManager
+from llm_policy.release.manifest import ManifestError
 from llm_policy.release.release import Release
 from llmstack.release.build_manifest import MODULE6
 

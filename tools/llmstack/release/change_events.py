@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_policy.ledger.outbox import Event, new_event
-from llmstack.release.journal import Change, Side
+from llmstack.release.journal import Change, ReleaseRef
 
 PROMOTED, ROLLED_BACK, FAILED = "llm_release_promoted", "llm_rollback_completed", "llm_release_change_failed"
 
@@ -41,7 +41,7 @@ def _event(event_type: str, data: dict[str, Any], change: Change, now_ns: int) -
     return new_event(event_type, {**data, **signed, **timing}, now_ns)
 
 
-def _sides(source: Side, target: Side) -> dict[str, Any]:
+def _sides(source: ReleaseRef, target: ReleaseRef) -> dict[str, Any]:
     return {
         "from": source.name,
         "to": target.name,

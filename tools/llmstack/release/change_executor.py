@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from llm_policy.metrics.metrics import exposition_parts
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.server.admin_key import random_admin_key
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.due_delivery import deliver_due
 from llmstack.events.endpoint import read_endpoints
@@ -23,13 +22,14 @@ from llmstack.paths import MODEL_REPOSITORY
 from llmstack.release import journal
 from llmstack.release.journal import Change, ReleaseJournal
 from llmstack.release.switch import Switch
+from llmstack.server.admin_key import random_admin_key
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
-from llmstack.supervision.stop_signals import StopSignals
-from llmstack.supervision.ledger_maintenance import LedgerBooks
+from llmstack.supervision.ledger_maintenance import LedgerMaintenance
+from llmstack.supervision.preemption import Preempted
 from llmstack.supervision.service import Service, ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory, StateDirectoryTaken, is_taken
-from llmstack.supervision.preemption import TurnWanted
+from llmstack.supervision.stop_signals import StopSignals
 
 POLL_S = 0.2
 # A service that died is started again by whoever keeps it alive, and settles its change itself.
@@ -39,14 +39,14 @@ _EXIT_S = 5
 _NUM_ATTEMPTS = 2
 
 
-class Outcome(NamedTuple):
+class ExecutedChange(NamedTuple):
     """A change that ended or that a service goes on trying, and whether a service runs on its release now."""
 
     change: Change
     is_served: bool
 
 
-class Operator:
+class ChangeExecutor:
     """Changes of what `link` leads to, with the state in `state_dir`; `report` gets a line for each step.
 
     `pick_engine` says which engine serves a release where no service runs.
@@ -86,7 +86,7 @@ class Operator:
                 return
             self._deliver()
 
-    def carry_out(self, change: Change) -> Outcome:
+    def carry_out(self, change: Change) -> ExecutedChange:
         """Wait for a running service to perform `change`, or perform it here. One that the service goes on trying is
         not waited for.
 
@@ -108,7 +108,7 @@ class Operator:
             else:
                 free_since_s = min(free_since_s, time.monotonic())
             time.sleep(POLL_S)
-        return Outcome(now, is_served=not now.is_open)
+        return ExecutedChange(now, is_served=not now.is_open)
 
     def _settle_here(self, state: StateDirectory, stop: StopSignals) -> None:
         change = self._switch.settle()
@@ -116,23 +116,23 @@ class Operator:
             self._report(f"settling the {change.kind} of {change.target.name} that was interrupted")
             try:
                 self._prove(state, stop, change)
-            except (ServerStartError, ReleaseError, TurnWanted) as error:
+            except (ServerStartError, ReleaseError, Preempted) as error:
                 self._report(f"that could not be proven: {error}")
                 self._switch.give_up(change, str(error))
         self._switch.record.flush()
 
-    def _perform_here(self, change_id: int) -> Outcome:
+    def _perform_here(self, change_id: int) -> ExecutedChange:
         with StateDirectory(self._state_dir, lock_patience_s=0) as state, StopSignals() as stop:
             change = self.journal.change(change_id)
             if not change.is_open:  # a service ended it a moment ago
-                return Outcome(change, is_served=False)
+                return ExecutedChange(change, is_served=False)
             if change.step != journal.REQUESTED:  # a service began it, and is gone
                 self._settle_here(state, stop)
             else:
                 self._perform_alone(state, stop, change)
             self._switch.record.flush()
         self._deliver()
-        return Outcome(self.journal.change(change_id), is_served=False)
+        return ExecutedChange(self.journal.change(change_id), is_served=False)
 
     def _perform_alone(self, state: StateDirectory, stop: StopSignals, change: Change) -> None:
         self._report("no llmstack serve works on this state directory: the release is proven on a server of its own")
@@ -144,7 +144,7 @@ class Operator:
         with self._service(state, stop, target) as service:
             service.prepare(self._report, self._switch.is_wanted)
             self._switch.perform_alone(service, change)
-            service.halt()
+            service.stop_server()
 
     def _prove(self, state: StateDirectory, stop: StopSignals, change: Change) -> None:
         """Prove what the link leads to after `settle`, and close the change."""
@@ -152,7 +152,7 @@ class Operator:
             service.prepare(self._report, self._switch.is_wanted)
             service.bring_up(lambda phase: None, None)
             self._switch.conclude(change)
-            service.halt()
+            service.stop_server()
 
     def _service(self, state: StateDirectory, stop: StopSignals, release: Release) -> Service:
         server = TritonServer(
@@ -175,7 +175,7 @@ class Operator:
             exit_timeout_s=_EXIT_S,
             max_log_bytes=64 << 20,
         )
-        books = LedgerBooks(state.path, release.manifest)
+        books = LedgerMaintenance(state.path, release.manifest)
         return Service(server, release, state, settings, stop, books, exposition_parts(state.path), self._pick_engine)
 
     def _deliver(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from llmstack.release import change_events as events
 from llmstack.release import journal as steps
-from llmstack.release.journal import Change, Ending, ReleaseJournal
-from llmstack.supervision.preemption import TurnWanted
+from llmstack.release.journal import Change, ChangeResult, ReleaseJournal
+from llmstack.supervision.preemption import Preempted
 
 
 class ChangeRecord:
@@ -22,7 +22,7 @@ class ChangeRecord:
     def __init__(self, journal: ReleaseJournal, log: Any, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.in_hand: int | None = None
         self._journal, self._log, self._now_ns = journal, log, now_ns
-        self._unwritten: Ending | None = None
+        self._unwritten: ChangeResult | None = None
         self._told_fault = ""
 
     def next_change(self) -> Change | None:
@@ -42,10 +42,10 @@ class ChangeRecord:
 
         Raises:
             sqlite3.Error: it can't be written, so it must not be done.
-            TurnWanted: another change has taken this one's place.
+            Preempted: another change has taken this one's place.
         """
         if not self._journal.advance(change, step, self._now_ns(), detail):
-            raise TurnWanted
+            raise Preempted
 
     def note(self, change: Change, step: str, detail: str | None = None) -> None:
         """The same of a step that may be missing in the journal: what is there settles the change alike."""
@@ -57,19 +57,19 @@ class ChangeRecord:
     def complete(self, change: Change) -> None:
         """The change's target is in service."""
         make = events.promoted if change.kind == steps.PROMOTION else events.rolled_back
-        self._end(Ending(change, steps.COMPLETED, event=make(change, self._now_ns())))
+        self._end(ChangeResult(change, steps.COMPLETED, event=make(change, self._now_ns())))
 
     def undone(self, change: Change, cause: str) -> None:
         """A promotion was taken back, and its source is in service."""
-        self._end(Ending(change, steps.UNDONE, cause, events.undone(change, cause, self._now_ns())))
+        self._end(ChangeResult(change, steps.UNDONE, cause, events.undone(change, cause, self._now_ns())))
 
     def failed(self, change: Change, cause: str) -> None:
         """Nothing that the change could end with is proven."""
-        self._end(Ending(change, steps.FAILED, cause, events.failed(change, cause, self._now_ns())))
+        self._end(ChangeResult(change, steps.FAILED, cause, events.failed(change, cause, self._now_ns())))
 
     def refused(self, change: Change, outcome: str, why: str) -> None:
         """The change ends before anything was stopped."""
-        self._end(Ending(change, outcome, why))
+        self._end(ChangeResult(change, outcome, why))
 
     def flush(self) -> None:
         """Write the end that could not be written before.
@@ -91,7 +91,7 @@ class ChangeRecord:
             self._told_fault = str(error)
             self._log.error("release_change_waits", error=self._told_fault, next_step="make room; it is tried again")
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: ChangeResult) -> None:
         """Close a change: now, or as soon as the journal can be written."""
         self._unwritten = ending
         try:
@@ -99,7 +99,7 @@ class ChangeRecord:
         except sqlite3.Error as error:
             self.tell_fault(error)
 
-    def _tell_end(self, ending: Ending, now_ns: int) -> None:
+    def _tell_end(self, ending: ChangeResult, now_ns: int) -> None:
         change = ending.change
         goes_back = change.kind == steps.ROLLBACK or ending.outcome == steps.UNDONE
         root_cause = change.reason if change.kind == steps.ROLLBACK else ending.detail

@@ -11,7 +11,7 @@ PROMPT_TOKENS = (16, 256, 1_024, 4_096)
 MAX_TOKENS = 8  # of each answer of the warm-up
 
 
-class Subject(NamedTuple):
+class CoverageItem(NamedTuple):
     """What is warmed up, and the request that does so but for its prompt."""
 
     what: str
@@ -19,11 +19,11 @@ class Subject(NamedTuple):
     schema_id: str | None
 
 
-def subjects(release: Release) -> list[Subject]:
+def subjects(release: Release) -> list[CoverageItem]:
     """Every task and every registered schema."""
     manifest = release.manifest
-    tasks = [Subject(f"task {name}", {"task": name}, task.schema_id) for name, task in manifest.tasks.items()]
-    return tasks + [Subject(f"schema {name}", {"schema_id": name}, name) for name in sorted(manifest.schemas)]
+    tasks = [CoverageItem(f"task {name}", {"task": name}, task.schema_id) for name, task in manifest.tasks.items()]
+    return tasks + [CoverageItem(f"schema {name}", {"schema_id": name}, name) for name in sorted(manifest.schemas)]
 
 
 def lengths(release: Release, wanted: tuple[int, ...] = PROMPT_TOKENS) -> list[int]:

@@ -67,7 +67,7 @@ class ChangeUnderWay(RuntimeError):
     """Another change is open; one at a time."""
 
 
-class Side(NamedTuple):
+class ReleaseRef(NamedTuple):
     """A release as a change names it; all empty where there was none."""
 
     directory: str = ""
@@ -76,7 +76,7 @@ class Side(NamedTuple):
     build_hash: str = ""  # of its build manifest, where it has one
 
     @classmethod
-    def of(cls, release: Release) -> Side:
+    def of(cls, release: Release) -> ReleaseRef:
         """The release at its place and with its hashes.
 
         Raises:
@@ -109,8 +109,8 @@ class Change(NamedTuple):
     id: int
     kind: str
     link: str
-    source: Side
-    target: Side
+    source: ReleaseRef
+    target: ReleaseRef
     reason: str
     overridden: tuple[str, ...]
     approval: Approval
@@ -133,7 +133,7 @@ class Change(NamedTuple):
         return None if self.ended_ns is None else round((self.ended_ns - self.requested_ns) / 1e9, 3)
 
 
-class Ending(NamedTuple):
+class ChangeResult(NamedTuple):
     """How a change ends; `event` is told to the readiness webhook in the same transaction."""
 
     change: Change
@@ -155,15 +155,15 @@ class ReleaseJournal:
         self,
         kind: str,
         link: Path,
-        source: Side,
-        target: Side,
+        source: ReleaseRef,
+        target: ReleaseRef,
         now_ns: int,
         *,
         reason: str = "",
         overridden: tuple[str, ...] = (),
         approval: Approval = NOBODY,
         start_timeout_s: float | None = None,
-        superseded: Ending | None = None,
+        superseded: ChangeResult | None = None,
     ) -> Change:
         """Open a change; in the same transaction the one that it supersedes ends, if it is still open.
 
@@ -203,7 +203,7 @@ class ReleaseJournal:
             )
             return cursor.rowcount == 1
 
-    def end(self, ending: Ending, now_ns: int) -> bool:
+    def end(self, ending: ChangeResult, now_ns: int) -> bool:
         """Close the change and tell; False, and nothing is told, when it is not open any more."""
         with self._writable() as connection:
             return _end(connection, ending, now_ns)
@@ -224,12 +224,12 @@ class ReleaseJournal:
             return [_change(row) for row in _select(connection, where, *values)] if _has_table(connection) else []
 
 
-def previous_release(changes: list[Change], link: Path, current: str) -> Side | None:
+def previous_release(changes: list[Change], link: Path, current: str) -> ReleaseRef | None:
     """Where a rollback from `current` leads: the release that was promoted before it, or None.
 
     A promotion that held puts a release on top of the one before, a rollback takes the top away.
     """
-    held: list[Side] = []
+    held: list[ReleaseRef] = []
     for change in changes:
         if change.link != str(link):
             continue
@@ -244,7 +244,7 @@ def previous_release(changes: list[Change], link: Path, current: str) -> Side | 
     return held[-1] if held else None
 
 
-def _without_top(held: list[Side], directory: str) -> list[Side]:
+def _without_top(held: list[ReleaseRef], directory: str) -> list[ReleaseRef]:
     """What is left of `held` up to `directory`; all of it where that is a release which nobody promoted."""
     places = [number for number, side in enumerate(held) if side.directory == directory]
     return held[: places[-1] + 1] if places else held
@@ -259,7 +259,7 @@ def _select(connection: sqlite3.Connection, where: str, *values: object) -> sqli
     return connection.execute(f"{_SELECT} {where}", values)
 
 
-def _end(connection: sqlite3.Connection, ending: Ending, now_ns: int) -> bool:
+def _end(connection: sqlite3.Connection, ending: ChangeResult, now_ns: int) -> bool:
     cursor = connection.execute(
         "UPDATE release_change SET outcome = ?, ended_ns = ?, detail = CASE ? WHEN '' THEN detail ELSE ? END "
         "WHERE id = ? AND outcome = 'open'",
@@ -279,8 +279,8 @@ def _change(row: tuple) -> Change:  # type: ignore[type-arg]
         change_id,
         kind,
         link,
-        Side(*sides[:4]),
-        Side(*sides[4:]),
+        ReleaseRef(*sides[:4]),
+        ReleaseRef(*sides[4:]),
         reason,
         tuple(overridden.splitlines()),
         Approval(operator, required_sign_offs, tuple(reviewers.splitlines())),

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
 from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.release.manifest import TASKS, Manifest, ManifestError, parse_manifest
-from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
 from llm_policy.release.release import ReleaseError
-from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.cli.terminal import DIFFERENT, fail, print_json
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, check_info
 
 TASK_SAMPLING: dict[str, dict[str, Any]] = {

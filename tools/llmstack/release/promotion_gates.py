@@ -10,15 +10,15 @@ from typing import NamedTuple
 from llm_policy.release.release import Release
 from llmstack.release import error_alerts
 from llmstack.release.alignment import read_alignments
+from llmstack.release.board_client import BoardAccess, BoardError, reviewers
 from llmstack.release.build_manifest import MODULE6, BuildManifestError, check_build, read_build_manifest
 from llmstack.release.coverage import not_covered
 from llmstack.release.evidence import BENCH_GATE, PASSED, SMOKE, WARMUP, read_evidence
-from llmstack.release.board_client import BoardAccess, BoardError, reviewers
 
 MAX_UNPROVEN_BATCH_SIZE = 4
 
 
-class Finding(NamedTuple):
+class GateResult(NamedTuple):
     """One gate and what is missing; `is_absolute` when no reason can override it; `reviewers` of the sign-offs."""
 
     gate: str
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
     reviewers: tuple[str, ...] = ()
 
 
-class Evidence(NamedTuple):
+class GateInputs(NamedTuple):
     """Where the gates look besides the release itself."""
 
     against: Sequence[Path]  # the evaluation side's manifests, besides those in the release's `MODULE6`
@@ -38,8 +38,8 @@ class Evidence(NamedTuple):
 
 
 def check_gates(
-    release: Release, evidence: Evidence, on_gate: Callable[[str], None] = lambda gate: None
-) -> list[Finding]:
+    release: Release, evidence: GateInputs, on_gate: Callable[[str], None] = lambda gate: None
+) -> list[GateResult]:
     """Every gate, the passed ones with nothing missing."""
     gates: dict[str, Callable[[], list[str]]] = {
         "files": lambda: _files(release),
@@ -53,7 +53,7 @@ def check_gates(
     findings = []
     for name, gate in gates.items():
         on_gate(name)
-        findings.append(Finding(name, tuple(gate()), is_absolute=name == "files"))
+        findings.append(GateResult(name, tuple(gate()), is_absolute=name == "files"))
     on_gate("sign-offs")
     return [*findings, _sign_offs(release, evidence)]
 
@@ -110,14 +110,14 @@ def _batch_size(release: Release) -> list[str]:
     ]
 
 
-def _sign_offs(release: Release, evidence: Evidence) -> Finding:
+def _sign_offs(release: Release, evidence: GateInputs) -> GateResult:
     signed, missing = _signed(release, evidence)
     if evidence.num_sign_offs < evidence.min_sign_offs:
         missing.append(f"{evidence.num_sign_offs} signatures asked for, {evidence.min_sign_offs} are configured here")
-    return Finding("sign-offs", tuple(missing), reviewers=tuple(signed))
+    return GateResult("sign-offs", tuple(missing), reviewers=tuple(signed))
 
 
-def _signed(release: Release, evidence: Evidence) -> tuple[list[str], list[str]]:
+def _signed(release: Release, evidence: GateInputs) -> tuple[list[str], list[str]]:
     """Who signed, and what is missing."""
     num_required = evidence.num_sign_offs
     if evidence.board is None:
@@ -134,7 +134,7 @@ def _signed(release: Release, evidence: Evidence) -> tuple[list[str], list[str]]
     return signed, [f"{len(signed)} of {num_required} signatures for {hashes}{names}"]
 
 
-def _alerts(release: Release, evidence: Evidence) -> list[str]:
+def _alerts(release: Release, evidence: GateInputs) -> list[str]:
     """Alerts at error level for this engine that are open, here and at every service that tells the board."""
     try:
         told = error_alerts.told_here(evidence.state_dir, release)

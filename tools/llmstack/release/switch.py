@@ -22,11 +22,11 @@ from llm_policy.release.release import Release, ReleaseError
 from llmstack.release import journal as steps
 from llmstack.release.build_manifest import check_published
 from llmstack.release.change_record import ChangeRecord
-from llmstack.release.journal import Change, ReleaseJournal, Side
+from llmstack.release.journal import Change, ReleaseJournal, ReleaseRef
 from llmstack.release.store import check_switchable, link_path, point_link
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.phases import READINESS_ON
-from llmstack.supervision.preemption import TurnWanted
+from llmstack.supervision.preemption import Preempted
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class SwitchableService(Protocol):
     """What a switch needs of a service; all calls come from the thread that owns its server."""
 
-    def turn_away(self, why: str) -> None:
+    def mark_unready(self, why: str) -> None:
         """Say on /readyz that requests had better go elsewhere."""
 
     def drain_requests(self) -> None:
@@ -43,17 +43,17 @@ class SwitchableService(Protocol):
     def resume(self) -> None:
         """Take requests again: the server is not stopped after all."""
 
-    def halt(self) -> None:
+    def stop_server(self) -> None:
         """Stop the server."""
 
-    def adopt(self, release: Release) -> None:
+    def set_release(self, release: Release) -> None:
         """From now on serve this release."""
 
-    def aside(self, work: Callable[[], T]) -> T:
-        """Do long work that needs no server; TurnWanted when somebody wants the turn meanwhile."""
+    def run_interruptibly(self, work: Callable[[], T]) -> T:
+        """Do long work that needs no server; Preempted when somebody wants the turn meanwhile."""
 
     def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
-        """Start the server and prove it; ServerStartError when it fails, TurnWanted when somebody wants the turn."""
+        """Start the server and prove it; ServerStartError when it fails, Preempted when somebody wants the turn."""
 
     def recover(self, outage: str) -> bool:
         """Go on trying to bring the server up; False when somebody wants the turn, or a stop."""
@@ -117,7 +117,7 @@ class Switch:
             if change is not None:
                 self.record.in_hand = change.id
                 self._take_up(service, change)
-        except TurnWanted:  # another change has taken this one's place: it comes next
+        except Preempted:  # another change has taken this one's place: it comes next
             self.record.in_hand = None
         except (sqlite3.Error, OSError) as error:  # nothing was stopped: it is tried again
             self.record.in_hand = None
@@ -131,7 +131,7 @@ class Switch:
             StopRequested: somebody asked to stop meanwhile.
         """
         self.record.in_hand = change.id
-        with contextlib.suppress(TurnWanted):  # another change has taken this one's place: its asker performs it
+        with contextlib.suppress(Preempted):  # another change has taken this one's place: its asker performs it
             for step in (steps.READINESS_OFF, steps.DRAIN, steps.STOP, steps.SWITCH):  # nothing runs
                 self.record.advance(change, step)
             try:
@@ -143,12 +143,12 @@ class Switch:
 
     def _take_up(self, service: SwitchableService, change: Change) -> None:
         try:
-            target = service.aside(lambda: self._open_target(change))
+            target = service.run_interruptibly(lambda: self._open_target(change))
         except (ReleaseError, OSError) as error:
             self.record.refused(change, steps.REFUSED, str(error))
             return
         self._clear(service, change)
-        service.halt()
+        service.stop_server()
         self.record.note(change, steps.SWITCH)
         try:
             point_link(self.link, target.directory)
@@ -165,7 +165,7 @@ class Switch:
         """All that comes before the server is stopped; what goes wrong leaves the service as it was."""
         try:
             self.record.advance(change, steps.READINESS_OFF)
-            service.turn_away(f"{change.kind} of {change.target.name}")
+            service.mark_unready(f"{change.kind} of {change.target.name}")
             self.record.advance(change, steps.DRAIN)
             service.drain_requests()
             self.record.advance(change, steps.STOP)
@@ -174,7 +174,7 @@ class Switch:
             raise
 
     def _prove(self, service: SwitchableService, change: Change, target: Release) -> None:
-        service.adopt(target)
+        service.set_release(target)
         service.bring_up(lambda phase: self.record.note(change, phase), change.start_timeout_s)
         self.record.complete(change)
 
@@ -191,13 +191,13 @@ class Switch:
         name = change.source.name
         try:
             source = Release.open(change.source.directory)
-            service.halt()
+            service.stop_server()
             point_link(self.link, source.directory)
         except (ReleaseError, OSError) as error:  # there is nothing to go back to
             self.record.failed(change, f"{cause}; and back to {name}: {error}")
             service.recover(f"{change.target.name} does not start, and {name} can't be served: {error}")
             return
-        service.adopt(source)
+        service.set_release(source)
         try:
             service.bring_up(lambda phase: None, None)
         except ServerStartError as error:
@@ -207,7 +207,7 @@ class Switch:
         self.record.undone(change, cause)
 
     def _fail_alone(self, service: SwitchableService, change: Change, cause: str) -> None:
-        service.halt()
+        service.stop_server()
         if change.kind == steps.ROLLBACK:
             self.record.failed(change, cause)
             return
@@ -245,7 +245,7 @@ class Switch:
             )
         check_switchable(self.link)
         target = Release.open(change.target.directory).verify_files()
-        if Side.of(target) != change.target:
+        if ReleaseRef.of(target) != change.target:
             raise ReleaseError(f"{change.target.name} has changed since: ask again")
         if findings := check_published(target.directory):
             raise ReleaseError("\n".join(findings))
@@ -257,5 +257,5 @@ def _goes_back(change: Change) -> bool:
     return change.kind == steps.PROMOTION and change.step != READINESS_ON
 
 
-def _path(side: Side) -> Path | None:
+def _path(side: ReleaseRef) -> Path | None:
     return Path(side.directory) if side.directory else None

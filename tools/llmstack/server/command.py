@@ -12,8 +12,8 @@ from typing import NamedTuple
 from llm_policy.guidance.compile.sandbox import PYTHON
 from llm_policy.rules.headers import CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT
 from llmstack.paths import SOURCE_ROOT
-from llmstack.server.ports import Ports
 from llmstack.server.binary import ServerBinary
+from llmstack.server.ports import Ports
 
 # Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
 FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN, TRACEPARENT)
@@ -25,7 +25,7 @@ ADMIN_KEY_HEADER = "x-llmstack-admin-key"
 GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 
-class Engine(NamedTuple):
+class EngineConfig(NamedTuple):
     """What stands behind the `tensorrt_llm` model: a configuration of it (None is config.pbtxt), and its backend."""
 
     config: str | None
@@ -33,9 +33,9 @@ class Engine(NamedTuple):
 
 
 ENGINES = {
-    "embedded": Engine("embedded", "python"),
-    "echo": Engine("echo", "python"),
-    "tensorrtllm": Engine(None, "tensorrtllm"),
+    "embedded": EngineConfig("embedded", "python"),
+    "echo": EngineConfig("echo", "python"),
+    "tensorrtllm": EngineConfig(None, "tensorrtllm"),
 }
 
 

@@ -1,7 +1,7 @@
 """Becomes another program that ends when the process which started it does, however that one ends.
 
-Run as `python -I -S leash.py PARENT_PID SIGNAL_NUMBER PROGRAM ARGUMENT…`. A `preexec_fn` would do the same, but may
-deadlock when the parent has threads. The kernel ties the leash to the *thread* that forked: start from one that stays.
+Run as `python -I -S parent_death.py PARENT_PID SIGNAL_NUMBER PROGRAM ARGUMENT…`. A `preexec_fn` would do the same, but may
+deadlock when the parent has threads. The kernel ties the parent_death to the *thread* that forked: start from one that stays.
 
 Where the program leads a process group, a watcher ends the whole group as soon as the program is gone: a stub whose
 server was killed in the middle of a request waits for ever for a mutex in their shared memory. A signal to the group
@@ -18,7 +18,7 @@ _PROGRAM_GONE = signal.SIGTERM
 
 
 def main(parent_pid: str, death_signal: str, program: str, *arguments: str) -> None:
-    """Ask for `death_signal` at the parent's death, then become `program`."""
+    """RowInput for `death_signal` at the parent's death, then become `program`."""
     if not _is_leashed_to(int(parent_pid), int(death_signal)):
         sys.exit(1)
     if os.getpgrp() == os.getpid():
@@ -39,7 +39,7 @@ def _start_watcher() -> None:
 
 
 def _is_leashed_to(parent_pid: int, death_signal: int) -> bool:
-    """Ask for the signal; False when the parent died before."""
+    """RowInput for the signal; False when the parent died before."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
     return os.getppid() == parent_pid
 

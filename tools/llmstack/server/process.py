@@ -18,13 +18,21 @@ from pathlib import Path
 import httpx
 
 from llm_policy.release.release import PROOF
-from llmstack.server import parent_death as leash
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
-from llmstack.server.ports import FREE_PORTS, Ports
+from llmstack.server import parent_death as parent_death
 from llmstack.server.binary import ServerBinary, find_server_binary
-from llmstack.server.command import ENGINES, Tracing, admin_flags, model_flags, network_flags, server_environment, trace_flags
+from llmstack.server.command import (
+    ENGINES,
+    Tracing,
+    admin_flags,
+    model_flags,
+    network_flags,
+    server_environment,
+    trace_flags,
+)
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import failure_reasons
+from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.shared_memory import note_regions, remove_regions
 
 LOG_NAME = "tritonserver.log"
@@ -45,7 +53,7 @@ class TritonServer:
 
     What a parent that supervises it sets: `metrics_host`, where Triton's own metrics listen if not on `host`;
     `keeps_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
-    dies; `inherited_fds`, descriptors that the server and its stubs keep open; `release_proof`, which spares the stubs
+    dies; `inherited_fds`, descriptors that the server and its stubs keep open; `release_fingerprint`, which spares the stubs
     reading the engine that it has proven (`Release.verify_files`).
     """
 
@@ -66,7 +74,7 @@ class TritonServer:
     keeps_log: bool = False
     death_signal: signal.Signals = signal.SIGTERM
     inherited_fds: Sequence[int] = ()
-    release_proof: str = ""
+    release_fingerprint: str = ""
     binary: ServerBinary | None = None
     boot_id: str = field(default="", init=False)
     log_start: int = field(default=0, init=False)
@@ -139,9 +147,9 @@ class TritonServer:
             **server_environment(binary, self.release_dir.resolve(), state_dir),
             BOOT_ID: self.boot_id,
             CANARY_TOKEN: self.canary_token,
-            PROOF: self.release_proof,
+            PROOF: self.release_fingerprint,
         }
-        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), str(int(self.death_signal))]
+        leashed = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(self.death_signal))]
         with self.log_path.open("ab") as log:
             if not self.keeps_log:
                 log.truncate(0)

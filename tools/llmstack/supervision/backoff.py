@@ -24,7 +24,7 @@ class Backoff:
         self._num_failed = 0
         self._proven_at_s: float | None = None
 
-    def mark_proven(self) -> None:
+    def mark_healthy(self) -> None:
         """The server answered as it should."""
         self._proven_at_s = self._now_s()
         self._num_failed = 0

@@ -4,7 +4,7 @@ A canary that fails for a reason that no restart mends must not cause one, which
 
 - `overloaded` and `draining` come from a preprocess that lives. They prove too little to be a success and are no fault.
 - A ledger that can't be written is the disk's fault. The stubs try again with each request: no restart makes room.
-- One that takes too long is no fault while others' calls may still be under way (`open_calls`) in an engine that
+- One that takes too long is no fault while others' calls may still be under way (`in_flight_requests`) in an engine that
   finished something within `MAX_STALL_S`. A server that is idle otherwise has no such excuse.
 - Calls of others that came to a good end since the last canary prove as much as the canary itself.
 """
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from llm_policy.steps.ledger_writer import UNWRITTEN
 from llm_policy.errors import Code
-from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
+from llm_policy.steps.ledger_writer import UNWRITTEN
 from llmstack.server.command import ADMIN_KEY_HEADER
 from llmstack.server.process import TritonServer
 from llmstack.supervision.readiness import CanaryResult
@@ -37,7 +37,7 @@ _DEAD_STUB = "is not healthy"
 _PROMPT = "Is the service well?"
 
 
-class Verdict(Enum):
+class ProbeStatus(Enum):
     """What a canary says of the server."""
 
     PROVEN = "proven"
@@ -46,15 +46,15 @@ class Verdict(Enum):
     DEAD = "dead"
 
 
-class Finding(NamedTuple):
+class ProbeResult(NamedTuple):
     """One canary's verdict and what `/readyz` shows of it; `is_proof` when the canary or others were served."""
 
-    verdict: Verdict
+    verdict: ProbeStatus
     result: CanaryResult
     is_proof: bool
 
 
-class ProofFailure(Exception):
+class HealthCheckFailed(Exception):
     """The ensemble did not answer as it should; the text says how."""
 
 
@@ -65,11 +65,11 @@ class Canary:
         self,
         server: TritonServer,
         release: Release,
-        others_wait: Callable[[], bool],
+        has_in_flight_requests: Callable[[], bool],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         engine = release.manifest.engine
-        self._others_wait, self._now_s = others_wait, now_s
+        self._others_wait, self._now_s = has_in_flight_requests, now_s
         self._engine_hash = engine.hash
         self._inputs = _canary_inputs(release)
         self._headers = {
@@ -97,7 +97,7 @@ class Canary:
         """
         return read_statistics(self._client, self._admin_headers)
 
-    def probe(self, timeout_s: float) -> Finding:
+    def probe(self, timeout_s: float) -> ProbeResult:
         """Send one canary and judge what becomes of it."""
         began = self._now_s()
         error = self._attempt(timeout_s)
@@ -110,7 +110,7 @@ class Canary:
         if statistics is not None:
             self._num_succeeded = statistics.ensemble.num_succeeded
         result = CanaryResult(error is None, (ended - began) * 1_000, _reason(error), ended)
-        return Finding(self._judge(error, statistics, is_proof), result, is_proof)
+        return ProbeResult(self._judge(error, statistics, is_proof), result, is_proof)
 
     def prove_engine(self, timeout_s: float) -> None:
         """Check that the answer to a plain request names the manifest's engine; raises as `prove` does."""
@@ -120,7 +120,7 @@ class Canary:
         """Send one request and check that its answer is the ensemble's.
 
         Raises:
-            ProofFailure: it was refused, or the answer is another engine's, or it is not guided though it should be.
+            HealthCheckFailed: it was refused, or the answer is another engine's, or it is not guided though it should be.
             httpx.HTTPError: there was no answer in time.
         """
         answer = self._client.post(
@@ -130,19 +130,19 @@ class Canary:
             timeout=timeout_s,
         )
         if answer.status_code != httpx.codes.OK:
-            raise ProofFailure(_error_text(answer))
+            raise HealthCheckFailed(_error_text(answer))
         outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
         if outputs.get("engine_hash") != [self._engine_hash]:
-            raise ProofFailure(f"engine_hash is {outputs.get('engine_hash')}, expected {self._engine_hash}")
+            raise HealthCheckFailed(f"engine_hash is {outputs.get('engine_hash')}, expected {self._engine_hash}")
         if not outputs.get("num_output_tokens", [0])[0]:
-            raise ProofFailure("the engine returned no token")
+            raise HealthCheckFailed("the engine returned no token")
         if "schema_id" in inputs and outputs.get("resolved_schema_id") != [inputs["schema_id"]]:
-            raise ProofFailure(f"the answer is not guided by the schema {inputs['schema_id']}")
+            raise HealthCheckFailed(f"the answer is not guided by the schema {inputs['schema_id']}")
 
     def _attempt(self, timeout_s: float) -> Exception | None:
         try:
             self.prove(self._inputs, timeout_s)
-        except (ProofFailure, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (HealthCheckFailed, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             return error
         return None
 
@@ -155,18 +155,18 @@ class Canary:
     def _has_served(self, statistics: TritonStatistics | None) -> bool:
         return statistics is not None and statistics.ensemble.num_succeeded > self._num_succeeded
 
-    def _judge(self, error: Exception | None, statistics: TritonStatistics | None, is_proof: bool) -> Verdict:
+    def _judge(self, error: Exception | None, statistics: TritonStatistics | None, is_proof: bool) -> ProbeStatus:
         if error is None:
-            return Verdict.PROVEN
-        if isinstance(error, ProofFailure):
+            return ProbeStatus.PROVEN
+        if isinstance(error, HealthCheckFailed):
             return _judge_refusal(str(error))
         is_late = isinstance(error, httpx.TimeoutException)
-        return Verdict.EXCUSED if is_late and (is_proof or self._is_busy(statistics)) else Verdict.FAILED
+        return ProbeStatus.EXCUSED if is_late and (is_proof or self._is_busy(statistics)) else ProbeStatus.FAILED
 
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
         """Whether others wait in the engine, too, and that for no longer than it may take.
 
-        What clients gave up stays in the counts of a server that hangs for ever: only `others_wait` leaves it out.
+        What clients gave up stays in the counts of a server that hangs for ever: only `has_in_flight_requests` leaves it out.
         """
         if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False
@@ -196,10 +196,10 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "shape": [1, 1], "datatype": "INT32" if isinstance(value, int) else "BYTES", "data": [value]}
 
 
-def _judge_refusal(text: str) -> Verdict:
+def _judge_refusal(text: str) -> ProbeStatus:
     if _ENSEMBLE.sub("", text, count=1).startswith(_EXCUSES):
-        return Verdict.EXCUSED
-    return Verdict.DEAD if _DEAD_STUB in text else Verdict.FAILED
+        return ProbeStatus.EXCUSED
+    return ProbeStatus.DEAD if _DEAD_STUB in text else ProbeStatus.FAILED
 
 
 def _reason(error: Exception | None) -> str:

@@ -48,7 +48,7 @@ def _is_idle(supervisor: Supervisor) -> bool:
     statistics = supervisor.statistics()
     if statistics is not None and statistics.max_in_flight == 0:
         return True
-    return not has_clients(supervisor.server) or not supervisor.others_wait()
+    return not has_clients(supervisor.server) or not supervisor.has_in_flight_requests()
 
 
 def has_clients(server: TritonServer) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.server.log import rotate_log
-from llmstack.supervision.ledger_access import Books
+from llmstack.supervision.ledger_access import LedgerAccess
 from llmstack.supervision.readiness import DELIVERY, LEDGER, STATE_DIRECTORY, Readiness
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor
@@ -25,7 +25,7 @@ class Housekeeping:
         self,
         supervisor: Supervisor,
         state: StateDirectory,
-        books: Books,
+        books: LedgerAccess,
         deliveries: DeliveryService,
         max_log_bytes: int,
     ) -> None:

@@ -27,7 +27,7 @@ _OPEN = (
 )
 
 
-class OpenCalls:
+class InFlightRequests:
     """The open rows of one server start in the ledger of `state_dir`."""
 
     def __init__(self, state_dir: Path, manifest: Manifest, boot_id: str) -> None:

@@ -17,13 +17,13 @@ class WindowFigures(NamedTuple):
     num_breaches: Mapping[str, int]
 
 
-class Books(Protocol):
+class LedgerAccess(Protocol):
     """The ledger, as one thread of the parent uses it; the supervisor's thread calls `record_engine_unhealthy` alone.
 
     Every time is Unix time in nanoseconds. Whatever is raised makes the service unready, with the text as reason.
     """
 
-    def adopt(self, manifest: Manifest) -> None:
+    def set_release(self, manifest: Manifest) -> None:
         """From now on it is this manifest's engine that is served."""
 
     def close_due_windows(self, now_ns: int) -> None:

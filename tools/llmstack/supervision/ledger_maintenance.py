@@ -42,7 +42,7 @@ class LedgerMoved(sqlite3.OperationalError):
         )
 
 
-class LedgerBooks:
+class LedgerMaintenance:
     """The ledger in `state_dir`, made when missing.
 
     Every method raises sqlite3.Error when the ledger can't be read or written, LedgerMoved when it is another one.
@@ -68,7 +68,7 @@ class LedgerBooks:
         except sqlite3.Error:
             pass  # tried again each second, and on /readyz meanwhile
 
-    def adopt(self, manifest: Manifest) -> None:
+    def set_release(self, manifest: Manifest) -> None:
         """From now on it is this manifest's engine that is served."""
         self._manifest = manifest
 

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class TurnWanted(Exception):
+class Preempted(Exception):
     """What the server's thread is at had better end at once: somebody else is to have the server."""

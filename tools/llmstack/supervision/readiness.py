@@ -51,7 +51,7 @@ class Readiness:
         self._was_ready = False
         self._since = time.time()
 
-    def adopt(self, release: Release, engine: str) -> None:
+    def set_release(self, release: Release, engine: str) -> None:
         """From now on it is this release that is served; what proved the one before proves nothing any more."""
         with self._lock:
             self._facts = _facts(release, engine)

@@ -11,14 +11,14 @@ from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.endpoint import Endpoint
 from llmstack.server.ports import listen
 from llmstack.server.process import TritonServer, reachable
-from llmstack.supervision.stop_signals import StopSignals
-from llmstack.supervision.ledger_access import Books
 from llmstack.supervision.drain import serve_on, wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
+from llmstack.supervision.ledger_access import LedgerAccess
 from llmstack.supervision.metrics_page import MetricsPage
 from llmstack.supervision.page_server import PageServer
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.state_directory import StateDirectory
+from llmstack.supervision.stop_signals import StopSignals
 from llmstack.supervision.supervisor import Supervisor
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Service:
         state: StateDirectory,
         settings: ServiceSettings,
         stop: StopSignals,
-        books: Books,
+        books: LedgerAccess,
         policy_metrics: Mapping[str, Callable[[], bytes]],
         pick_engine: Callable[[Release], str],
     ) -> None:
@@ -102,21 +102,21 @@ class Service:
         """The URL that Prometheus scrapes."""
         return f"http://{reachable(self.server.host)}:{self._metrics.port}/metrics"
 
-    def start(self, on_step: Callable[[str], None], wants_turn: Callable[[], bool] = lambda: False) -> bool:
+    def start(self, on_step: Callable[[str], None], should_yield: Callable[[], bool] = lambda: False) -> bool:
         """Start the server, warm it up and prove it; `on_step` is told what it is at.
 
-        False when `wants_turn` said that somebody wants the server meanwhile: then `watch` goes on.
+        False when `should_yield` said that somebody wants the server meanwhile: then `watch` goes on.
 
         Raises:
             ReleaseError: the release's files are not those of its manifest.
             ServerStartError: it doesn't start, or doesn't answer as it should.
             StopRequested: somebody asked to stop meanwhile.
         """
-        self.prepare(on_step, wants_turn)
+        self.prepare(on_step, should_yield)
         self._supervisor.start(self._prove_files)
-        return self._supervisor.is_proven
+        return self._supervisor.is_healthy
 
-    def prepare(self, on_step: Callable[[str], None], wants_turn: Callable[[], bool]) -> None:
+    def prepare(self, on_step: Callable[[str], None], should_yield: Callable[[], bool]) -> None:
         """All but the server: `bring_up` may follow. `on_step` is told what the server is at."""
         self._supervisor = Supervisor(
             self.server,
@@ -127,7 +127,7 @@ class Service:
             self._settings.start_timeout_s,
             self._settings.canary_interval_s,
             on_step,
-            wants_turn,
+            should_yield,
         )
         keeping = Housekeeping(
             self._supervisor, self._state, self._books, self._deliveries, self._settings.max_log_bytes
@@ -136,23 +136,23 @@ class Service:
         self._ending.callback(self._deliveries.stop)
         self._ending.enter_context(keeping)
 
-    def watch(self, report: Callable[[str], None], take_turn: Callable[[], None]) -> None:
+    def watch(self, report: Callable[[str], None], on_preempt: Callable[[], None]) -> None:
         """Look after the server until a stop is asked for; `report` gets a line for each outage and recovery.
 
-        Whenever the `wants_turn` of the start says so, `take_turn` has the server to itself.
+        Whenever the `should_yield` of the start says so, `on_preempt` has the server to itself.
         """
         self._report = report
-        self._supervisor.watch(report, take_turn)
+        self._supervisor.watch(report, on_preempt)
 
     def drain(self) -> None:
         """Refuse what is new, answer what is under way, stop the server."""
-        self.turn_away("draining: requests under way are answered, new ones refused")
-        self._supervisor.hush()
+        self.mark_unready("draining: requests under way are answered, new ones refused")
+        self._supervisor.stop_canaries()
         self.drain_requests()
-        self._supervisor.hang_up()
+        self._supervisor.close_client()
         self.server.stop()
 
-    def turn_away(self, why: str) -> None:
+    def mark_unready(self, why: str) -> None:
         """Say on /readyz that requests had better go elsewhere."""
         self._readiness.set_problem(SERVER, why)
 
@@ -161,33 +161,33 @@ class Service:
 
         Before that all is served for the drain delay: balancers have to see /readyz first.
         """
-        if self.server.is_running and self._supervisor.is_proven:
+        if self.server.is_running and self._supervisor.is_healthy:
             serve_on(self._supervisor, self._settings.drain_delay_s)
             self._mark(self._state.begin_draining)
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
 
     def resume(self) -> None:
-        """Take requests again, after `turn_away` and `drain_requests`."""
+        """Take requests again, after `mark_unready` and `drain_requests`."""
         self._mark(self._state.end_draining)
-        if self._supervisor.is_proven:
+        if self._supervisor.is_healthy:
             self._readiness.set_problem(SERVER, "")
 
-    def aside(self, work: Callable[[], T]) -> T:
+    def run_interruptibly(self, work: Callable[[], T]) -> T:
         """Do long work that needs no server; see `Supervisor.aside`."""
-        return self._supervisor.aside(work)
+        return self._supervisor.run_interruptibly(work)
 
-    def halt(self) -> None:
+    def stop_server(self) -> None:
         """Stop the server; one that comes next takes requests again."""
-        self._supervisor.halt()
+        self._supervisor.stop_server()
         self._mark(self._state.end_draining)
 
-    def adopt(self, release: Release) -> None:
+    def set_release(self, release: Release) -> None:
         """From now on serve this release."""
         self.release = self._supervisor.release = release
-        self.server.release_dir, self.server.release_proof = release.directory, release.proof
+        self.server.release_dir, self.server.release_fingerprint = release.directory, release.proof
         self.server.engine = self._pick_engine(release)
-        self._books.adopt(release.manifest)
-        self._readiness.adopt(release, self.server.engine)
+        self._books.set_release(release.manifest)
+        self._readiness.set_release(release, self.server.engine)
 
     def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
         """Start the server and prove it; see `Supervisor.bring_up`."""
@@ -199,10 +199,10 @@ class Service:
 
     def _prove_files(self) -> None:
         """Check the release's files, once for all starts of the server."""
-        self.turn_away(CHECKING_FILES)
+        self.mark_unready(CHECKING_FILES)
         self._supervisor.on_step(CHECKING_FILES)
-        self.release = self._supervisor.release = self.aside(self.release.verify_files)
-        self.server.release_proof = self.release.proof
+        self.release = self._supervisor.release = self.run_interruptibly(self.release.verify_files)
+        self.server.release_fingerprint = self.release.proof
 
     def _mark(self, change: Callable[[], None]) -> None:
         """Set or take away the mark of a drain.

@@ -21,16 +21,16 @@ import psutil
 from llm_policy.release.release import Release
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
-from llmstack.supervision.stop_signals import StopSignals
 from llmstack.supervision.backoff import Backoff
-from llmstack.supervision.ledger_access import Books
-from llmstack.supervision.canary import Canary, Finding, ProofFailure, Verdict, warm_up_inputs
-from llmstack.supervision.in_flight_requests import OpenCalls
+from llmstack.supervision.canary import Canary, HealthCheckFailed, ProbeResult, ProbeStatus, warm_up_inputs
+from llmstack.supervision.in_flight_requests import InFlightRequests
+from llmstack.supervision.ledger_access import LedgerAccess
 from llmstack.supervision.phases import CANARY, HASHES, READINESS_ON, START, WARM_UP
+from llmstack.supervision.preemption import Preempted
 from llmstack.supervision.readiness import SERVER, Readiness
+from llmstack.supervision.stop_signals import StopSignals
 from llmstack.supervision.stub_watch import LoadWatch, StubWatch
 from llmstack.supervision.triton_statistics import TritonStatistics
-from llmstack.supervision.preemption import TurnWanted
 
 T = TypeVar("T")
 WATCH_S = 0.25
@@ -42,21 +42,21 @@ SUPERVISOR, CANARIES = "supervisor", "canary"
 
 @dataclass
 class Supervisor:
-    """`start` and then `watch`, both on the thread that shall own the server, and `hush` at the end.
+    """`start` and then `watch`, both on the thread that shall own the server, and `stop_canaries` at the end.
 
-    `on_step` is told what the first start is at. Whenever `wants_turn` says so, whatever the supervisor waits for is
+    `on_step` is told what the first start is at. Whenever `should_yield` says so, whatever the supervisor waits for is
     left off: a start that hangs must not keep anybody from going back to another release.
     """
 
     server: TritonServer
     release: Release
     readiness: Readiness
-    books: Books
+    books: LedgerAccess
     stop: StopSignals
     start_timeout_s: float
     canary_interval_s: float
     on_step: Callable[[str], None]
-    wants_turn: Callable[[], bool] = lambda: False
+    should_yield: Callable[[], bool] = lambda: False
     report: Callable[[str], None] = field(default_factory=lambda: lambda line: None, init=False)
     _backoff: Backoff = field(default_factory=Backoff, init=False)
     _canary: Canary | None = field(default=None, init=False)
@@ -77,21 +77,21 @@ class Supervisor:
             StopRequested: somebody asked to stop meanwhile.
         """
         self._outage = _UNPROVEN
-        with contextlib.suppress(TurnWanted):
+        with contextlib.suppress(Preempted):
             prepare()
             self.bring_up()
         threading.Thread(target=self._send_canaries, name=CANARIES, daemon=True).start()
 
-    def watch(self, report: Callable[[str], None], take_turn: Callable[[], None]) -> None:
+    def watch(self, report: Callable[[str], None], on_preempt: Callable[[], None]) -> None:
         """Look after the server until a stop is asked for, and recover from every outage; `report` gets lines.
 
-        Whenever `wants_turn` says so, also while the server can't be recovered, `take_turn` has the server to itself.
+        Whenever `should_yield` says so, also while the server can't be recovered, `on_preempt` has the server to itself.
         """
         self.report, self.on_step = report, lambda text: None
         while not self.stop.wait(WATCH_S):
             self.readiness.pulse(SUPERVISOR)
-            if self.wants_turn():
-                take_turn()
+            if self.should_yield():
+                on_preempt()
             elif outage := self._find_outage():
                 self.recover(outage)
 
@@ -99,32 +99,32 @@ class Supervisor:
         """The thread that owns the server is alive."""
         self.readiness.pulse(SUPERVISOR)
 
-    def hush(self) -> None:
+    def stop_canaries(self) -> None:
         """No more canaries; the server is left as it is."""
         self._closing.set()
 
-    def hang_up(self) -> None:
+    def close_client(self) -> None:
         """Close the connection to the server: it would wait for that when it is to end."""
         self._drop_canary()
 
-    def halt(self) -> None:
+    def stop_server(self) -> None:
         """Stop the server, at once where it is in an outage; nobody is told of one."""
-        end = self.server.stop if self.is_proven else self.server.kill
+        end = self.server.stop if self.is_healthy else self.server.kill
         self._drop_canary()
         end()
 
     @property
-    def is_proven(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether the server answers as it should, as far as is known."""
         with self._lock:
             return self._canary is not None and not self._fault
 
-    def aside(self, work: Callable[[], T]) -> T:
+    def run_interruptibly(self, work: Callable[[], T]) -> T:
         """Do long work on a thread of its own, while this one shows that it lives.
 
         Raises:
             StopRequested: somebody asked to stop meanwhile; nobody waits for the work any more.
-            TurnWanted: somebody wants a turn; the same.
+            Preempted: somebody wants a turn; the same.
         """
         future: futures.Future[T] = futures.Future()
         threading.Thread(target=_settle, args=(future, work), name="aside", daemon=True).start()
@@ -140,7 +140,7 @@ class Supervisor:
         Raises:
             ServerStartError: it doesn't start, or doesn't answer as it should; it may run all the same.
             StopRequested: somebody asked to stop meanwhile.
-            TurnWanted: somebody wants a turn.
+            Preempted: somebody wants a turn.
         """
         self._outage = _UNPROVEN
         try:
@@ -163,9 +163,9 @@ class Supervisor:
             return canary.statistics()
         return None
 
-    def others_wait(self) -> bool:
+    def has_in_flight_requests(self) -> bool:
         """Whether calls of clients may still be under way in the server, as far as the ledger knows."""
-        calls = OpenCalls(self.server.log_path.parent, self.release.manifest, self.server.boot_id)
+        calls = InFlightRequests(self.server.log_path.parent, self.release.manifest, self.server.boot_id)
         return calls.may_wait(time.time_ns())
 
     def _find_outage(self) -> str:
@@ -195,7 +195,7 @@ class Supervisor:
             self.readiness.count_restart()
             try:
                 self._bring_up(f"{outage}; ")
-            except TurnWanted:
+            except Preempted:
                 break
             except (ServerStartError, OSError, psutil.Error) as error:
                 failure = f"{outage}; the restart failed: {str(error).splitlines()[0]}"
@@ -208,13 +208,13 @@ class Supervisor:
         return False
 
     def _is_interrupted(self) -> bool:
-        return self.stop.is_asked or self.wants_turn()
+        return self.stop.is_asked or self.should_yield()
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left_s := deadline - time.monotonic()) > 0 and not self.stop.wait(min(left_s, 1.0)):
             self.readiness.pulse(SUPERVISOR)
-            if self.wants_turn():
+            if self.should_yield():
                 return
 
     def _tell_books(self, outage: str) -> None:
@@ -237,7 +237,7 @@ class Supervisor:
         self.server.start()
         loading = LoadWatch(self.server.pid)
         self.server.wait_ready(start_timeout_s or self.start_timeout_s, lambda: self._check_loading(loading))
-        canary = Canary(self.server, self.release, self.others_wait)
+        canary = Canary(self.server, self.release, self.has_in_flight_requests)
         try:
             on_phase(HASHES)
             self._prove("the engine's hash", lambda: canary.prove_engine(WARM_UP_TIMEOUT_S))
@@ -248,8 +248,8 @@ class Supervisor:
                 self._prove(what, lambda i=inputs: canary.prove(i, WARM_UP_TIMEOUT_S))  # type: ignore[misc]
             on_phase(CANARY)
             self._step(f"{prefix}proving the ensemble")
-            finding = self.aside(lambda: canary.probe(WARM_UP_TIMEOUT_S))
-            if finding.verdict is not Verdict.PROVEN:
+            finding = self.run_interruptibly(lambda: canary.probe(WARM_UP_TIMEOUT_S))
+            if finding.verdict is not ProbeStatus.PROVEN:
                 raise ServerStartError(f"the canary failed: {finding.result.error}", _NEXT_STEP)
             on_phase(READINESS_ON)
         except BaseException:
@@ -259,7 +259,7 @@ class Supervisor:
         with self._lock:
             self._canary, self._num_failures, self._fault = canary, 0, ""
         self._outage = ""
-        self._backoff.mark_proven()
+        self._backoff.mark_healthy()
         self.readiness.set_canary(finding.result, is_proof=True)
         self.readiness.set_problem(SERVER, "")
 
@@ -271,8 +271,8 @@ class Supervisor:
     def _check(self) -> None:
         self.readiness.pulse(SUPERVISOR)
         self.stop.check()
-        if self.wants_turn():
-            raise TurnWanted
+        if self.should_yield():
+            raise Preempted
 
     def _check_loading(self, loading: LoadWatch) -> None:
         self._check()
@@ -281,8 +281,8 @@ class Supervisor:
 
     def _prove(self, what: str, attempt: Callable[[], None]) -> None:
         try:
-            self.aside(attempt)
-        except (ProofFailure, httpx.HTTPError) as error:
+            self.run_interruptibly(attempt)
+        except (HealthCheckFailed, httpx.HTTPError) as error:
             reason = "no answer in time" if isinstance(error, httpx.TimeoutException) else error
             raise ServerStartError(f"warming up {what} failed: {reason}", _NEXT_STEP) from None
 
@@ -313,10 +313,10 @@ class Supervisor:
             self._judge(finding)
         self.readiness.set_canary(finding.result, is_proof=finding.is_proof)
 
-    def _judge(self, finding: Finding) -> None:
-        failed = finding.verdict in (Verdict.FAILED, Verdict.DEAD)
+    def _judge(self, finding: ProbeResult) -> None:
+        failed = finding.verdict in (ProbeStatus.FAILED, ProbeStatus.DEAD)
         self._num_failures = self._num_failures + 1 if failed else 0
-        if finding.verdict is Verdict.DEAD or self._num_failures >= MAX_FAILURES_IN_ROW:
+        if finding.verdict is ProbeStatus.DEAD or self._num_failures >= MAX_FAILURES_IN_ROW:
             self._fault = f"the canary failed: {finding.result.error}"
 
 

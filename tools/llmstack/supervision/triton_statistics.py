@@ -16,7 +16,7 @@ _PATH = "/v2/models/stats"
 _FAILURES_PER_CALL = 2
 
 
-class Calls(NamedTuple):
+class CallCounts(NamedTuple):
     """Requests of one model since the server's start."""
 
     num_succeeded: int = 0
@@ -26,14 +26,14 @@ class Calls(NamedTuple):
 class TritonStatistics(NamedTuple):
     """The models of the ensemble."""
 
-    preprocess: Calls = Calls()
-    engine: Calls = Calls()
-    postprocess: Calls = Calls()
-    ensemble: Calls = Calls()
+    preprocess: CallCounts = CallCounts()
+    engine: CallCounts = CallCounts()
+    postprocess: CallCounts = CallCounts()
+    ensemble: CallCounts = CallCounts()
 
     @property
     def num_ended(self) -> int:
-        """Calls of the ensemble that ended, well or not: it grows while the server makes progress."""
+        """CallCounts of the ensemble that ended, well or not: it grows while the server makes progress."""
         return self.ensemble.num_succeeded + self.ensemble.num_failed // _FAILURES_PER_CALL
 
     @property
@@ -43,7 +43,7 @@ class TritonStatistics(NamedTuple):
 
     @property
     def num_dead(self) -> int:
-        """Calls that preprocess admitted and that the engine or postprocess failed, as far as Triton counts them."""
+        """CallCounts that preprocess admitted and that the engine or postprocess failed, as far as Triton counts them."""
         return self.engine.num_failed + self.postprocess.num_failed
 
 
@@ -56,8 +56,8 @@ def read_statistics(client: httpx.Client, admin_headers: dict[str, str]) -> Trit
     answer = client.get(_PATH, headers=admin_headers, timeout=TIMEOUT_S).raise_for_status()
     calls = {model["name"]: _calls(model["inference_stats"]) for model in answer.json()["model_stats"]}
     names = ("preprocess", "tensorrt_llm", "postprocess", "ensemble")
-    return TritonStatistics(*(calls.get(name, Calls()) for name in names))
+    return TritonStatistics(*(calls.get(name, CallCounts()) for name in names))
 
 
-def _calls(statistics: dict[str, dict[str, int]]) -> Calls:
-    return Calls(statistics["success"]["count"], statistics["fail"]["count"])
+def _calls(statistics: dict[str, dict[str, int]]) -> CallCounts:
+    return CallCounts(statistics["success"]["count"], statistics["fail"]["count"])

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
-from llm_policy.guidance.guide import Guide
+from llm_policy.guidance.compile.guide_cache import GuideCache, Key
 from llm_policy.guidance.compile.guide_report import GuidePlan, GuideReport
 from llm_policy.guidance.compile.sandbox import START_TIMEOUT_S, SandboxChild
-from llm_policy.guidance.compile.guide_cache import Key, VerdictCache
+from llm_policy.guidance.guide import Guide
 from llm_policy.release.manifest import Guidance
 
 NUM_CHILDREN = 2
@@ -55,14 +55,14 @@ class _Desk:
     is_closing: bool = False
 
 
-class GuideDesk:
+class GuideCompiler:
     """Verdicts on guides. `verdict` never waits; `prove` calls back on the desk's own thread."""
 
     def __init__(
         self,
         guidance: Guidance,
         tokenizer_info_path: Path,
-        cache: VerdictCache,
+        cache: GuideCache,
         on_fault: Callable[[BaseException], object] = lambda error: None,
         on_verdict: Callable[[GuideReport | None], object] = lambda report: None,
     ) -> None:

@@ -28,7 +28,7 @@ _VERDICT_BYTES = 512
 Key = tuple[str, str]
 
 
-class VerdictCache:
+class GuideCache:
     """Verdicts by guide type and text. `context` is all else that they depend on; `path` None keeps none on disk.
 
     A disk that is full or read-only loses nothing but time: the verdict is kept in memory all the same.

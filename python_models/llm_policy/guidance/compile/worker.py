@@ -25,11 +25,11 @@ from typing import Any
 import orjson
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.compile.guide_report import GuideReport
-from llm_policy.guidance.limits import GuideLimits
-from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
 from llm_policy.guidance.compile.probe import probe
+from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
+from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
 
 STACK_BYTES = 512 << 20
@@ -49,7 +49,7 @@ PLANNERS: dict[str, Callable[[str, GuideLimits], PlannedGuide]] = {
 }
 
 
-class GuideCompiler:
+class GuideWorker:
     """Planner, XGrammar and probe for one tokenizer."""
 
     def __init__(self, tokenizer_info_path: Path, limits: GuideLimits) -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     # XGrammar writes to stderr, quoting guides; nothing of a client's may reach the server's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     limits = GuideLimits(**orjson.loads(sys.argv[2]))
-    compiler = GuideCompiler(Path(sys.argv[1]), limits)
+    compiler = GuideWorker(Path(sys.argv[1]), limits)
     is_offline = _leave_network()
     _bound_memory()
     threading.stack_size(STACK_BYTES)
@@ -118,7 +118,7 @@ def main() -> None:
     thread.join()
 
 
-def _serve(compiler: GuideCompiler, is_offline: bool) -> None:
+def _serve(compiler: GuideWorker, is_offline: bool) -> None:
     _write({"ready": True, "offline": is_offline})
     for line in sys.stdin.buffer:
         _write(tuple(compiler.report(*orjson.loads(line))))

@@ -10,7 +10,17 @@ from __future__ import annotations
 import re
 
 from llm_policy.guidance.grammar.code_set import CodeSet
-from llm_policy.guidance.grammar.grammar import NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    NOTHING,
+    Chars,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    choice,
+    repeat,
+    sequence,
+)
 from llm_policy.guidance.limits import GuideLimits, check_limit, invalid, too_complex
 
 _TOKEN = re.compile(

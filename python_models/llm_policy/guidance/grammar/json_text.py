@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llm_policy.guidance.grammar.code_set import DIGITS, CodeSet
-from llm_policy.guidance.grammar.grammar import EMPTY, NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    EMPTY,
+    NOTHING,
+    Chars,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    choice,
+    repeat,
+    sequence,
+)
 
 Builder = Callable[[], Expression]
 

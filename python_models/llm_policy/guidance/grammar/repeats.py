@@ -8,7 +8,20 @@ exactly the same.
 
 from __future__ import annotations
 
-from llm_policy.guidance.grammar.grammar import EMPTY, Chars, Choice, Expression, Grammar, Literal, Repeat, Rule, Sequence, choice, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    EMPTY,
+    Chars,
+    Choice,
+    Expression,
+    Grammar,
+    Literal,
+    Repeat,
+    Rule,
+    Sequence,
+    choice,
+    repeat,
+    sequence,
+)
 
 BLOCK = 64
 _COPIED_AT_MOST = 4

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llm_policy.guidance.json_schema.normal_form import Conjunction
-from llm_policy.guidance.grammar.grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, optional, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    EMPTY,
+    NOTHING,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    optional,
+    repeat,
+    sequence,
+)
 from llm_policy.guidance.grammar.json_text import listed, wrapped
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.json_schema.normal_form import Conjunction
 from llm_policy.guidance.json_schema.subschema import Subschema
+from llm_policy.guidance.limits import GuideLimits
 
 WriteValue = Callable[[Conjunction], Rule]
 

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from llm_policy.guidance.json_reader import JsonValue, write_json
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
 from llm_policy.guidance.json_schema.subschema import NEVER, Subschema, normalise
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
 
 
 @dataclass(eq=False)

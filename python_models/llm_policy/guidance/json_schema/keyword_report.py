@@ -8,7 +8,7 @@ MAX_FINDINGS = 1_000
 
 
 @dataclass(frozen=True, order=True)
-class Finding:
+class KeywordFinding:
     """One keyword of one subschema. The pointer holds the client's names: for operators, not for error texts."""
 
     pointer: str
@@ -20,13 +20,13 @@ class KeywordReport:
     """Collects findings, each once."""
 
     def __init__(self) -> None:
-        self._findings: dict[Finding, None] = {}
+        self._findings: dict[KeywordFinding, None] = {}
 
     def add(self, pointer: str, keyword: str, reason: str) -> None:
         """Note that `keyword` at `pointer` is not followed, or only in part."""
         if len(self._findings) < MAX_FINDINGS:
-            self._findings[Finding(pointer, keyword, reason)] = None
+            self._findings[KeywordFinding(pointer, keyword, reason)] = None
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[KeywordFinding, ...]:
         """All of them, sorted."""
         return tuple(sorted(self._findings))

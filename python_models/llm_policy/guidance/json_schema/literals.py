@@ -6,8 +6,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from llm_policy.guidance.json_schema.normal_form import Alternative, Conjunction, Expansion
 from llm_policy.guidance.json_reader import JsonValue, canonical_json
+from llm_policy.guidance.json_schema.normal_form import Alternative, Conjunction, NormalForm
 from llm_policy.guidance.json_schema.subschema import EXCLUDED, FORBIDDEN, Subschema, words
 
 _LEAVES = words(
@@ -31,7 +31,7 @@ def listed_values(alternative: Alternative) -> list[JsonValue] | None:
 class LiteralFilter:
     """Checks single values against alternatives, with the validator for the keywords of one value."""
 
-    def __init__(self, expansion: Expansion, draft: int) -> None:
+    def __init__(self, expansion: NormalForm, draft: int) -> None:
         self._expansion = expansion
         self._draft = draft
         self._leaves: dict[Subschema, Any] = {}

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_policy.guidance.grammar.grammar import EMPTY, NOTHING, Expression, Grammar, Literal, choice, optional, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    EMPTY,
+    NOTHING,
+    Expression,
+    Grammar,
+    Literal,
+    choice,
+    optional,
+    repeat,
+    sequence,
+)
 from llm_policy.guidance.grammar.json_text import listed
 
 GROUP = 8

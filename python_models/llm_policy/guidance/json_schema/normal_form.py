@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_reader import canonical_json
+from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
 from llm_policy.guidance.json_schema.negation import Negation
 from llm_policy.guidance.json_schema.subschema import EVERY_TYPE, FORBIDDEN, Subschema, words
+from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
 
 Conjunction = tuple[Subschema, ...]
 
@@ -44,7 +44,7 @@ ANY = Alternative(EVERY_TYPE, ())
 Part = Callable[[], list[Alternative]]
 
 
-class Expansion:
+class NormalForm:
     """Alternatives of conjunctions in one document."""
 
     def __init__(self, document: Document, limits: GuideLimits, report: KeywordReport) -> None:

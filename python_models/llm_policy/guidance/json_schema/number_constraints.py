@@ -8,7 +8,14 @@ from decimal import Decimal
 from llm_policy.guidance.grammar.grammar import Expression, Grammar
 from llm_policy.guidance.grammar.json_text import JsonText
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.json_schema.numbers import Bounds, decimal, integers_without, is_followable, multiples, number_expression
+from llm_policy.guidance.json_schema.numbers import (
+    Bounds,
+    decimal,
+    integers_without,
+    is_followable,
+    multiples,
+    number_expression,
+)
 from llm_policy.guidance.json_schema.subschema import EXCLUDED, Subschema
 
 _CUTS: dict[str, Callable[[Bounds, Decimal], Bounds]] = {

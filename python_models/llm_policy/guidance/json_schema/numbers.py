@@ -13,7 +13,19 @@ from decimal import Decimal
 from math import ceil, floor
 
 from llm_policy.guidance.grammar.code_set import CodeSet
-from llm_policy.guidance.grammar.grammar import EMPTY, NOTHING, Chars, Expression, Grammar, Literal, Rule, choice, optional, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    EMPTY,
+    NOTHING,
+    Chars,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    choice,
+    optional,
+    repeat,
+    sequence,
+)
 
 DIGIT = Chars(CodeSet.of((0x30, 0x39)))
 NONZERO = Chars(CodeSet.of((0x31, 0x39)))

@@ -11,16 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from llm_policy.guidance.json_schema.normal_form import Conjunction, Expansion
-from llm_policy.guidance.grammar.grammar import EMPTY, NOTHING, Expression, Grammar, Literal, Rule, choice, repeat, sequence
-from llm_policy.guidance.json_reader import write_json
+from llm_policy.guidance.grammar.grammar import (
+    EMPTY,
+    NOTHING,
+    Expression,
+    Grammar,
+    Literal,
+    Rule,
+    choice,
+    repeat,
+    sequence,
+)
 from llm_policy.guidance.grammar.json_text import listed, wrapped
+from llm_policy.guidance.json_reader import write_json
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.json_schema.literals import LiteralFilter, is_found, listed_values, member_schemas
 from llm_policy.guidance.json_schema.member_chain import MemberChain, Pair
+from llm_policy.guidance.json_schema.normal_form import Conjunction, NormalForm
 from llm_policy.guidance.json_schema.strings import StringFacts, StringWriter, string_facts
 from llm_policy.guidance.json_schema.subschema import FORBIDDEN, Subschema
+from llm_policy.guidance.limits import GuideLimits
 
 WriteValue = Callable[[Conjunction], Rule]
 
@@ -49,7 +59,7 @@ class ObjectWriter:
         grammar: Grammar,
         strings: StringWriter,
         literals: LiteralFilter,
-        expansion: Expansion,
+        expansion: NormalForm,
         limits: GuideLimits,
         report: KeywordReport,
         narrowed: KeywordReport,

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import jsonschema_rs
 
 from llm_policy.guidance.json_reader import JsonValue
-from llm_policy.guidance.limits import invalid
 from llm_policy.guidance.json_schema.subschema import KEYWORDS
+from llm_policy.guidance.limits import invalid
 
 LATER_FORMATS = (
     "uuid",
@@ -72,7 +72,7 @@ _UNNAMED = (Draft.DRAFT_2020_12, Draft.DRAFT_7, Draft.DRAFT_4)
 """Tried in this order when the schema names no known draft: the newest, then those whose spellings are still common."""
 
 
-class Judge(NamedTuple):
+class SchemaValidator(NamedTuple):
     """A built validator and the draft whose rules it applies."""
 
     draft: Draft
@@ -86,7 +86,7 @@ def _candidates(schema: JsonValue) -> tuple[Draft, ...]:
     return (Draft(year),) if year in set(Draft) else _UNNAMED
 
 
-def build_judge(schema: JsonValue) -> Judge:
+def build_schema_validator(schema: JsonValue) -> SchemaValidator:
     """The judge for one schema. Raises `schema_invalid` when no draft can read the schema."""
     fault: Exception | None = None
     for draft in _candidates(schema):
@@ -95,7 +95,7 @@ def build_judge(schema: JsonValue) -> Judge:
         except (ValueError, jsonschema_rs.ReferencingError) as error:  # noqa: PERF203 - three at most
             fault = fault or error
         else:
-            return Judge(draft, validator)
+            return SchemaValidator(draft, validator)
     raise invalid(_rule(fault))
 
 

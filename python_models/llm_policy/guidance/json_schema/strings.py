@@ -10,17 +10,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llm_policy.guidance.grammar.code_set import EVERY_CODE, NO_CODE, CodeSet
-from llm_policy.guidance.json_schema.formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
 from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Literal, Rule, sequence
 from llm_policy.guidance.grammar.json_text import PLAIN, JsonText
+from llm_policy.guidance.json_schema.formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
+from llm_policy.guidance.json_schema.subschema import EXCLUDED, Subschema
 from llm_policy.guidance.limits import GuideLimits
+from llm_policy.guidance.regex.automaton import (
+    ApartAutomaton,
+    Automaton,
+    LengthAutomaton,
+    PatternAutomaton,
+    TooManyStates,
+    combine,
+)
+from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
 from llm_policy.guidance.regex.pattern_text import TableText, pattern_expression, written_out
 from llm_policy.guidance.regex.search import full_match, length_range
-from llm_policy.guidance.regex.syntax import Concat, Loop, Match, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex
-from llm_policy.guidance.regex.automaton import ApartAutomaton, Automaton, LengthAutomaton, PatternAutomaton, TooManyStates, combine
-from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
-from llm_policy.guidance.json_schema.subschema import EXCLUDED, Subschema
+from llm_policy.guidance.regex.syntax import (
+    Concat,
+    Loop,
+    Match,
+    RegexFault,
+    RegexNode,
+    RegexTooComplex,
+    feature_gaps,
+    parse_regex,
+)
 
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
 

@@ -6,19 +6,19 @@ to a conjunction that already has a rule is that rule's name.
 
 from __future__ import annotations
 
-from llm_policy.guidance.json_schema.normal_form import Alternative, Conjunction, Expansion
+from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Grammar, Literal, Rule, choice
+from llm_policy.guidance.grammar.json_text import JsonText
+from llm_policy.guidance.json_reader import canonical_json, write_json
 from llm_policy.guidance.json_schema.arrays import ArrayWriter
 from llm_policy.guidance.json_schema.document import Document
-from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Grammar, Literal, Rule, choice
-from llm_policy.guidance.json_reader import canonical_json, write_json
-from llm_policy.guidance.grammar.json_text import JsonText
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
 from llm_policy.guidance.json_schema.literals import LiteralFilter, listed_values
+from llm_policy.guidance.json_schema.normal_form import Alternative, Conjunction, NormalForm
 from llm_policy.guidance.json_schema.number_constraints import NumberWriter
 from llm_policy.guidance.json_schema.objects import ObjectWriter
 from llm_policy.guidance.json_schema.strings import StringWriter, string_facts
 from llm_policy.guidance.json_schema.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema, words
+from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
 
 _GROUPS = {
     "object": words(
@@ -41,7 +41,7 @@ class ValueWriter:
         self._report = report
         self._narrowed = narrowed
         self._text = JsonText(self.grammar)
-        self._expansion = Expansion(document, limits, report)
+        self._expansion = NormalForm(document, limits, report)
         self._literals = LiteralFilter(self._expansion, document.draft)
         self._strings = StringWriter(self._text, limits, report)
         self._numbers = NumberWriter(self.grammar, self._text, report)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.grammar.grammar import Grammar
-from llm_policy.guidance.json_reader import canonical_json, read_json
 from llm_policy.guidance.grammar.json_text import JsonText
-from llm_policy.guidance.json_schema.keyword_report import Finding, KeywordReport
-from llm_policy.guidance.limits import GuideLimits, check_limit
 from llm_policy.guidance.grammar.repeats import lower_repeats
+from llm_policy.guidance.json_reader import canonical_json, read_json
+from llm_policy.guidance.json_schema.document import Document
+from llm_policy.guidance.json_schema.keyword_report import KeywordFinding, KeywordReport
+from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.json_schema.values import ValueWriter
-from llm_policy.guidance.json_schema.schema_validator import build_judge
+from llm_policy.guidance.limits import GuideLimits, check_limit
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class PlannedGuide:
     """The text that goes with it."""
     canonical: str
     """RFC 8785 text of the client's schema (or the client's own text, for a guide that is no JSON): its identity."""
-    unenforced: tuple[Finding, ...] = ()
+    unenforced: tuple[KeywordFinding, ...] = ()
     """Keywords that the grammar does not follow, or only in part: (pointer, keyword, reason)."""
-    narrowed: tuple[Finding, ...] = ()
+    narrowed: tuple[KeywordFinding, ...] = ()
     """Places where the grammar offers less than the schema allows, on purpose."""
     num_rules: int = 0
     num_bytes: int = 0
@@ -41,7 +41,7 @@ class PlannedGuide:
 def plan_json_schema(schema_text: str | bytes, limits: GuideLimits) -> PlannedGuide:
     """The guide for a JSON Schema. Raises `schema_invalid` and `schema_too_complex`."""
     schema = read_json(schema_text, limits)
-    judge = build_judge(schema)
+    judge = build_schema_validator(schema)
     report, narrowed = KeywordReport(), KeywordReport()
     document = Document(schema, judge.draft, limits)
     grammar = ValueWriter(document, limits, report, narrowed).write(document.root)

@@ -10,10 +10,19 @@ from llm_policy.guidance.grammar.code_set import CodeSet
 from llm_policy.guidance.grammar.grammar import NOTHING, Chars, Expression, Grammar, Literal, choice
 from llm_policy.guidance.json_reader import canonical_json, read_json
 from llm_policy.guidance.limits import GuideLimits, check_limit, invalid, too_complex
-from llm_policy.guidance.regex.pattern_text import pattern_expression
 from llm_policy.guidance.plan.planner import PlannedGuide, planned
+from llm_policy.guidance.regex.pattern_text import pattern_expression
 from llm_policy.guidance.regex.search import full_match, num_broad
-from llm_policy.guidance.regex.syntax import ANYTHING, Concat, Either, RegexFault, RegexNode, RegexTooComplex, feature_gaps, parse_regex
+from llm_policy.guidance.regex.syntax import (
+    ANYTHING,
+    Concat,
+    Either,
+    RegexFault,
+    RegexNode,
+    RegexTooComplex,
+    feature_gaps,
+    parse_regex,
+)
 
 
 def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:

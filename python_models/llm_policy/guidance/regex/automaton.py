@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llm_policy.guidance.grammar.code_set import EVERY_CODE, CodeSet
-from llm_policy.guidance.regex.syntax import Concat, Either, Loop, Match, RegexNode
 from llm_policy.guidance.regex.cost import LOOP_FACTOR, class_cost_ms
+from llm_policy.guidance.regex.syntax import Concat, Either, Loop, Match, RegexNode
 
 State = Hashable
 Moves = list[tuple[CodeSet, State]]

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llm_policy.guidance.grammar.code_set import EVERY_CODE, CodeSet
-from llm_policy.guidance.grammar.grammar import Chars, Choice, Expression, Repeat, Rule, Sequence, choice, optional, repeat, sequence
+from llm_policy.guidance.grammar.grammar import (
+    Chars,
+    Choice,
+    Expression,
+    Repeat,
+    Rule,
+    Sequence,
+    choice,
+    optional,
+    repeat,
+    sequence,
+)
 from llm_policy.guidance.grammar.json_text import PLAIN, JsonText, character, run
-from llm_policy.guidance.regex.syntax import Concat, Either, Loop, Match, RegexNode
 from llm_policy.guidance.regex.automaton import StateTable
+from llm_policy.guidance.regex.syntax import Concat, Either, Loop, Match, RegexNode
 
 WriteCharacter = Callable[[CodeSet], Expression]
 

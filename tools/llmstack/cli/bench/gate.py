@@ -9,21 +9,21 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.text.tokenizer import Tokenizer
-from llmstack.bench.load import LoadError, Row, measure
+from llmstack.bench.load import LoadError, LoadMeasurement, measure
 from llmstack.bench.overhead import prompt_of
+from llmstack.cli.release.faults import described
+from llmstack.cli.serve import give_up, open_release, pick_engine
+from llmstack.cli.serve_options import EngineChoice, ReleaseDir
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.client.ensemble_client import Inputs
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.checks.target import check_engine
 from llmstack.release.evidence import BENCH_GATE, write_evidence
-from llmstack.cli.release.faults import described
-from llmstack.cli.serve import give_up, open_release, pick_engine
-from llmstack.cli.serve_options import EngineChoice, ReleaseDir
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
 
 
 def gate(
@@ -80,7 +80,7 @@ def gate(
 
 def _measure(
     server: TritonServer, release: Release, prompt_tokens: int, completion_tokens: int, num_requests: int
-) -> tuple[Row, Row]:
+) -> tuple[LoadMeasurement, LoadMeasurement]:
     """With as many requests under way as the engine has slots, and with one more."""
     engine = release.manifest.engine
     headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}

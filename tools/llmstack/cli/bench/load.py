@@ -15,19 +15,19 @@ from rich.progress import Progress
 from rich.table import Table
 from tritonclient.grpc import InferenceServerClient
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.text.tokenizer import Tokenizer
-from llmstack.bench.load import LoadError, Row, measure
+from llmstack.bench.load import LoadError, LoadMeasurement, measure
 from llmstack.bench.machine import describe_machine
 from llmstack.bench.overhead import prompt_of
-from llmstack.client.ensemble_client import Inputs
-from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.cli.serve import give_up, open_release
 from llmstack.cli.serve_options import EngineChoice
+from llmstack.cli.terminal import fail, print_json
+from llmstack.client.ensemble_client import Inputs
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
-from llmstack.cli.terminal import fail, print_json
 
 _WARM_UPS = 4
 
@@ -81,7 +81,7 @@ def load(
 
 def _measure(
     server: TritonServer, release: Release, console: Console, concurrencies: list[int], sizes: _Sizes
-) -> Iterator[Row]:
+) -> Iterator[LoadMeasurement]:
     engine = release.manifest.engine
     headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
     text, _ = prompt_of(Tokenizer.load(release.tokenizer_dir), sizes.prompt_tokens)
@@ -130,7 +130,7 @@ def _inputs(text: str, is_guided: bool, sizes: _Sizes) -> Callable[[int], Inputs
     return inputs_of
 
 
-def _table(rows: list[Row], sizes: _Sizes) -> Table:
+def _table(rows: list[LoadMeasurement], sizes: _Sizes) -> Table:
     title = f"Through the ensemble: prompts of {sizes.prompt_tokens} tokens, up to {sizes.completion_tokens} in return"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)

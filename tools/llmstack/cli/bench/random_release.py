@@ -10,8 +10,8 @@ import typer
 
 from llm_policy.release.release import Release
 from llmstack.capacity.model_shapes import SHAPES
-from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.cli.terminal import fail
+from llmstack.paths import DEFAULT_RELEASE_DIR
 
 Shape = Enum("Shape", {name: name for name in SHAPES}, type=str)  # type: ignore[misc]
 _DEFAULT_SHAPE = Shape("Qwen3-32B")

@@ -11,23 +11,34 @@ import typer
 from rich.console import Console
 
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.events.attempt_log import json_log
-from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release import journal
-from llmstack.release.current_user import account
-from llmstack.release.build_manifest import check_published
-from llmstack.release.change_document import change_document
-from llmstack.cli.release.gate_report import check_visibly, evidence_of, find_release, print_findings
-from llmstack.release.promotion_gates import Finding
-from llmstack.release.journal import Approval, Change, ChangeUnderWay, Side, previous_release
-from llmstack.release.change_executor import Operator, Outcome
 from llmstack.cli.release.faults import operator_faults
-from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, NUM_SIGN_OFFS, Against, ArtifactsDir, AsJson, BoardTokenFile, BoardUrl, NumSignOffs, ReleaseName, StateDir
-from llmstack.release.store import ReleaseStore, check_switchable
-from llmstack.release.supersession import is_taken_back_by_rollback, superseded_by
+from llmstack.cli.release.gate_report import check_visibly, evidence_of, find_release, print_findings
+from llmstack.cli.release.options import (
+    DEFAULT_ARTIFACTS_DIR,
+    NUM_SIGN_OFFS,
+    Against,
+    ArtifactsDir,
+    AsJson,
+    BoardTokenFile,
+    BoardUrl,
+    NumSignOffs,
+    ReleaseName,
+    StateDir,
+)
 from llmstack.cli.serve import pick_engine
 from llmstack.cli.serve_options import EngineChoice
 from llmstack.cli.terminal import DIFFERENT, fail, print_json
+from llmstack.events.attempt_log import json_log
+from llmstack.paths import DEFAULT_STATE_DIR
+from llmstack.release import journal
+from llmstack.release.build_manifest import check_published
+from llmstack.release.change_document import change_document
+from llmstack.release.change_executor import ChangeExecutor, ExecutedChange
+from llmstack.release.current_user import account
+from llmstack.release.journal import Approval, Change, ChangeUnderWay, ReleaseRef, previous_release
+from llmstack.release.promotion_gates import GateResult
+from llmstack.release.store import ReleaseStore, check_switchable
+from llmstack.release.supersession import is_taken_back_by_rollback, superseded_by
 
 
 def promote(
@@ -75,7 +86,7 @@ def promote(
         operator,
         journal.PROMOTION,
         _side_in_service(store),
-        Side.of(target),
+        ReleaseRef.of(target),
         reason=override or "",
         overridden=tuple(f"{finding.gate}: {text}" for finding in lacking for text in finding.missing),
         approval=Approval(account(), required_sign_offs, reviewers),
@@ -125,7 +136,7 @@ def rollback(
     _finish(operator, change, as_json)
 
 
-def _way_back(operator: Operator, store: ReleaseStore) -> tuple[Side, Side | None]:
+def _way_back(operator: ChangeExecutor, store: ReleaseStore) -> tuple[ReleaseRef, ReleaseRef | None]:
     """What a rollback leaves, and what it leads to."""
     with operator_faults():
         under_way = operator.journal.open_change()
@@ -135,11 +146,11 @@ def _way_back(operator: Operator, store: ReleaseStore) -> tuple[Side, Side | Non
         return source, previous_release(operator.journal.changes(), store.link, source.directory)
 
 
-def _why_not_back(back: Side) -> str:
+def _why_not_back(back: ReleaseRef) -> str:
     """Why the release that was in service before can't be so again; empty when it can."""
     try:
         target = Release.open(back.directory).verify_files()
-        if Side.of(target) != back:
+        if ReleaseRef.of(target) != back:
             return f"the manifests of {back.name} are not those that were in service"
     except (ReleaseError, OSError) as error:
         return f"{back.name} is not what it was: {error}"
@@ -147,28 +158,30 @@ def _why_not_back(back: Side) -> str:
     return f"{back.name} is not what it was: {'; '.join(findings)}" if findings else ""
 
 
-def _operator(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> Operator:
+def _operator(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> ChangeExecutor:
     def engine_of(release: Release) -> str:
         return engine.value if engine else pick_engine(release)
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return Operator(state_dir, store.link, engine_of, lambda line: console.print(line, markup=False), json_log())
+    return ChangeExecutor(state_dir, store.link, engine_of, lambda line: console.print(line, markup=False), json_log())
 
 
-def _settle(operator: Operator) -> None:
+def _settle(operator: ChangeExecutor) -> None:
     with operator_faults():
         operator.settle()
 
 
-def _side_in_service(store: ReleaseStore) -> Side:
+def _side_in_service(store: ReleaseStore) -> ReleaseRef:
     current = store.in_service()
     try:
-        return Side.of(Release.open(current)) if current else Side()
+        return ReleaseRef.of(Release.open(current)) if current else ReleaseRef()
     except (ReleaseError, OSError):  # broken: all the more reason to leave it
-        return Side(str(current))
+        return ReleaseRef(str(current))
 
 
-def _request(operator: Operator, kind: str, source: Side, target: Side, *, reason: str, **facts: Any) -> Change:
+def _request(
+    operator: ChangeExecutor, kind: str, source: ReleaseRef, target: ReleaseRef, *, reason: str, **facts: Any
+) -> Change:
     link = operator.link
     try:
         check_switchable(link)
@@ -189,7 +202,7 @@ def _request(operator: Operator, kind: str, source: Side, target: Side, *, reaso
             )
 
 
-def _finish(operator: Operator, change: Change, as_json: bool) -> NoReturn:
+def _finish(operator: ChangeExecutor, change: Change, as_json: bool) -> NoReturn:
     with operator_faults():
         outcome = operator.carry_out(change)
     if as_json:
@@ -199,7 +212,7 @@ def _finish(operator: Operator, change: Change, as_json: bool) -> NoReturn:
     raise typer.Exit(0 if outcome.change.outcome == journal.COMPLETED else DIFFERENT)
 
 
-def _print_outcome(outcome: Outcome) -> None:
+def _print_outcome(outcome: ExecutedChange) -> None:
     change = outcome.change
     console = Console(soft_wrap=True, highlight=False)
     if change.outcome == journal.COMPLETED:
@@ -216,7 +229,7 @@ def _print_outcome(outcome: Outcome) -> None:
         console.print(f"{change.source.name} is in service as before", markup=False)
 
 
-def _refuse(release: Release, lacking: Sequence[Finding], as_json: bool) -> NoReturn:
+def _refuse(release: Release, lacking: Sequence[GateResult], as_json: bool) -> NoReturn:
     if as_json:
         print_json({"outcome": journal.REFUSED, "missing": {each.gate: list(each.missing) for each in lacking}})
     else:

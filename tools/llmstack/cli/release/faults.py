@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from llm_policy.ledger.database import FILE_NAME
 from llm_policy.release.release import ReleaseError
+from llmstack.cli.terminal import DIFFERENT, fail
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.stop_signals import StopRequested
-from llmstack.cli.terminal import DIFFERENT, fail
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.release.promotion_gates import Evidence, Finding, check_gates
 from llmstack.cli.release.options import min_sign_offs
-from llmstack.release.board_client import BoardAccess
-from llmstack.release.store import ReleaseStore, StoreError
 from llmstack.cli.terminal import fail
+from llmstack.release.board_client import BoardAccess
+from llmstack.release.promotion_gates import GateInputs, GateResult, check_gates
+from llmstack.release.store import ReleaseStore, StoreError
 
 
 def find_release(store: ReleaseStore, name: str) -> Release:
@@ -38,19 +38,19 @@ def evidence_of(
     board_token_file: Path | None,
     num_sign_offs: int,
     state_dir: Path,
-) -> Evidence:
+) -> GateInputs:
     """Where the options say that the gates shall look; ends the command where they name half of a board."""
     board = board_access(board_url, board_token_file)
-    return Evidence(against or (), board, num_sign_offs, state_dir, min_sign_offs())
+    return GateInputs(against or (), board, num_sign_offs, state_dir, min_sign_offs())
 
 
-def check_visibly(release: Release, evidence: Evidence) -> list[Finding]:
+def check_visibly(release: Release, evidence: GateInputs) -> list[GateResult]:
     """Every gate, while the terminal shows which one."""
     with Console(stderr=True).status("checking") as status:
         return check_gates(release, evidence, lambda gate: status.update(f"checking {gate}"))
 
 
-def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+def print_findings(console: Console, findings: Sequence[GateResult]) -> None:
     """A line for each gate, and one for all that it lacks."""
     for finding in findings:
         console.print(f"  {'✘' if finding.missing else '✔'} {finding.gate}", markup=False)

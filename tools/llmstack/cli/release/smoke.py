@@ -12,17 +12,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from llm_policy.release.digest import file_digest
+from llmstack.cli.release.faults import described
+from llmstack.cli.serve_options import EngineChoice, ReleaseDir
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
 from llmstack.release.checks import target as options
 from llmstack.release.checks.junit import junit_xml
 from llmstack.release.checks.slice_file import SliceError, read_slices, slice_files
-from llmstack.release.checks.smoke import FAILED, PASSED, REFUSED, Result, run_slices
+from llmstack.release.checks.smoke import FAILED, PASSED, REFUSED, SliceResult, run_slices
 from llmstack.release.checks.target import live_target
 from llmstack.release.evidence import SMOKE, write_evidence
-from llmstack.cli.release.faults import described
-from llmstack.cli.serve_options import EngineChoice, ReleaseDir
 from llmstack.server.error import ServerStartError
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
 
 DEFAULT_SLICES = PROJECT_ROOT / "artifacts" / "slices"
 
@@ -78,7 +78,7 @@ def smoke(
     raise typer.Exit(0 if passed else DIFFERENT)
 
 
-def _record(results: list[Result]) -> dict[str, Any]:
+def _record(results: list[SliceResult]) -> dict[str, Any]:
     verdicts = [result.verdict for result in results]
     return {
         "num_slices": len(results),
@@ -90,7 +90,7 @@ def _record(results: list[Result]) -> dict[str, Any]:
     }
 
 
-def _print(results: list[Result], passed: bool, path: Path) -> None:
+def _print(results: list[SliceResult], passed: bool, path: Path) -> None:
     console = Console()
     groups = Table("slices", "passed", "failed", "refused", "seconds", "cost USD", title_justify="left")
     for group in dict.fromkeys(result.group for result in results):

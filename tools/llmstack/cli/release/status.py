@@ -9,16 +9,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from llmstack.cli.release.faults import operator_faults
+from llmstack.cli.release.gate_report import check_visibly, evidence_of, find_release, print_findings
+from llmstack.cli.release.options import (
+    DEFAULT_ARTIFACTS_DIR,
+    NUM_SIGN_OFFS,
+    Against,
+    ArtifactsDir,
+    AsJson,
+    BoardTokenFile,
+    BoardUrl,
+    NumSignOffs,
+    StateDir,
+)
+from llmstack.cli.terminal import DIFFERENT, print_json
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.release import journal
 from llmstack.release.change_document import change_document, utc
-from llmstack.cli.release.gate_report import check_visibly, evidence_of, find_release, print_findings
-from llmstack.release.promotion_gates import Finding
 from llmstack.release.journal import previous_release
-from llmstack.cli.release.faults import operator_faults
-from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, NUM_SIGN_OFFS, Against, ArtifactsDir, AsJson, BoardTokenFile, BoardUrl, NumSignOffs, StateDir
+from llmstack.release.promotion_gates import GateResult
 from llmstack.release.store import ReleaseStore
-from llmstack.cli.terminal import DIFFERENT, print_json
 
 
 def status(
@@ -47,7 +57,7 @@ def status(
         "rollback_leads_to": back.name if back else None,
         "under_way": change_document(change) if change else None,
     }
-    findings: list[Finding] = []
+    findings: list[GateResult] = []
     if name is not None:
         evidence = evidence_of(against, board_url, board_token_file, required_sign_offs, state_dir)
         findings = check_visibly(find_release(store, name), evidence)
@@ -81,7 +91,7 @@ def history(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False) ->
     Console().print(table)
 
 
-def _print_status(document: dict[str, Any], findings: Sequence[Finding]) -> None:
+def _print_status(document: dict[str, Any], findings: Sequence[GateResult]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"in service         {document['in_service'] or 'nothing'}", markup=False)
     console.print(f"rollback leads to  {document['rollback_leads_to'] or 'nothing'}", markup=False)

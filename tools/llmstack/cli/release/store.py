@@ -11,15 +11,15 @@ from rich.table import Table
 
 from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release.release import Release, ReleaseError
+from llmstack.cli.release.faults import described
+from llmstack.cli.release.gate_report import find_release
+from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, ArtifactsDir, AsJson, ReleaseName
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.release.build_manifest import Build, BuildManifestError, BuiltFile, list_files
 from llmstack.release.evidence import KINDS, MISSING, read_evidence
-from llmstack.cli.release.gate_report import find_release
-from llmstack.cli.release.faults import described
-from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, ArtifactsDir, AsJson, ReleaseName
 from llmstack.release.publish import publish as publish_release
 from llmstack.release.publish import source_commit
 from llmstack.release.store import ReleaseStore, StoreError
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
 
 
 def publish(

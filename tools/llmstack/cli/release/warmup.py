@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from llmstack.cli.release.faults import described
+from llmstack.cli.serve_options import EngineChoice, ReleaseDir
+from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.checks import target as options
 from llmstack.release.checks.target import live_target
-from llmstack.release.checks.warm_up import NUM_WARM, PromptError, Row, compile_times, warm_up
+from llmstack.release.checks.warm_up import NUM_WARM, PromptError, WarmUpMeasurement, compile_times, warm_up
 from llmstack.release.coverage import PROMPT_TOKENS, lengths, subjects
 from llmstack.release.evidence import WARMUP, write_evidence
-from llmstack.cli.release.faults import described
-from llmstack.cli.serve_options import EngineChoice, ReleaseDir
 from llmstack.server.error import ServerStartError
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
 
 
 def warmup(
@@ -73,7 +73,7 @@ def warmup(
     raise typer.Exit(0 if passed else DIFFERENT)
 
 
-def _record(rows: list[Row]) -> dict[str, object]:
+def _record(rows: list[WarmUpMeasurement]) -> dict[str, object]:
     return {
         "num_requests": (1 + NUM_WARM) * len(rows),
         "cold_ms_max": max(row.cold_ms for row in rows),
@@ -83,7 +83,7 @@ def _record(rows: list[Row]) -> dict[str, object]:
     }
 
 
-def _print(rows: list[Row], passed: bool, path: Path) -> None:
+def _print(rows: list[WarmUpMeasurement], passed: bool, path: Path) -> None:
     table = Table("what", "prompt tokens", "cold ms", "warm ms", "queue delay µs", "fault", title_justify="left")
     for row in rows:
         table.add_row(*(str(value) for value in row))

@@ -7,13 +7,13 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from itertools import groupby
 
-from llmstack.release.checks.smoke import FAILED, REFUSED, Result
+from llmstack.release.checks.smoke import FAILED, REFUSED, SliceResult
 
 # What XML 1.0 can't hold in any spelling.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_xml(results: Iterable[Result]) -> bytes:
+def junit_xml(results: Iterable[SliceResult]) -> bytes:
     """One suite for each file of slices, one case for each slice; a refused one is an error, no failure."""
     root = ElementTree.Element("testsuites", name="llmstack smoke")
     for group, members in groupby(results, lambda result: result.group):
@@ -21,7 +21,7 @@ def junit_xml(results: Iterable[Result]) -> bytes:
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
-def _add_suite(root: ElementTree.Element, group: str, results: list[Result]) -> None:
+def _add_suite(root: ElementTree.Element, group: str, results: list[SliceResult]) -> None:
     verdicts = [result.verdict for result in results]
     suite = ElementTree.SubElement(
         root,

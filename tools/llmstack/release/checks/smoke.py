@@ -18,7 +18,7 @@ PASSED, FAILED, REFUSED = "passed", "failed", "refused"
 _NOTHING = object()
 
 
-class Result(NamedTuple):
+class SliceResult(NamedTuple):
     """One slice and what came of it; `faults` says why it did not pass."""
 
     group: str
@@ -33,11 +33,11 @@ class Result(NamedTuple):
 
 
 def run_slices(
-    target: Target, slices: dict[str, list[Slice]], num_workers: int, on_result: Callable[[Result], None]
-) -> list[Result]:
+    target: Target, slices: dict[str, list[Slice]], num_workers: int, on_result: Callable[[SliceResult], None]
+) -> list[SliceResult]:
     """Send every slice that is meant for the target's engine, `num_workers` at a time; results in the slices' order."""
 
-    def run(pair: tuple[str, Slice]) -> Result:
+    def run(pair: tuple[str, Slice]) -> SliceResult:
         result = _run(target, *pair)
         on_result(result)
         return result
@@ -74,16 +74,16 @@ def find_faults(expect: Expectations, reply: Reply) -> list[str]:
     return faults + _value_faults(expect.values, str(reply.first("text_output")))
 
 
-def _run(target: Target, group: str, each: Slice) -> Result:
+def _run(target: Target, group: str, each: Slice) -> SliceResult:
     if mismatches := find_mismatches(target.release, each):
-        return Result(group, each.id, REFUSED, tuple(mismatches), task=each.task)
+        return SliceResult(group, each.id, REFUSED, tuple(mismatches), task=each.task)
     began = time.perf_counter()
     reply = send_infer(target.server, _inputs(each), target.headers)
     seconds = round(time.perf_counter() - began, 4)
     faults = find_faults(each.expect, reply)
     if not reply.error and reply.first("engine_hash") != target.release.manifest.engine.hash:
         faults.append(f"engine_hash is {reply.first('engine_hash')}")
-    return Result(
+    return SliceResult(
         group,
         each.id,
         FAILED if faults else PASSED,

@@ -11,12 +11,12 @@ import httpx
 import typer
 from rich.console import Console
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION, TENANT
 from llm_policy.metrics.metrics import exposition
 from llm_policy.release.release import Release
-from llmstack.client.ensemble_client import Headers, ServerUrls
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION, TENANT
 from llmstack.cli.serve import open_release, pick_engine, start_visibly
 from llmstack.cli.serve_options import EngineChoice
+from llmstack.client.ensemble_client import Headers, ServerUrls
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
 

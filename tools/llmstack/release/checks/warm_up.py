@@ -12,14 +12,14 @@ from llm_policy.release.release import Release
 from llm_policy.text.tokenizer import Tokenizer
 from llmstack.client.ensemble_client import Reply, send_infer
 from llmstack.release.checks.target import Target
-from llmstack.release.coverage import MAX_TOKENS, Subject, subjects
+from llmstack.release.coverage import MAX_TOKENS, CoverageItem, subjects
 
 NUM_WARM = 2
 _WORDS = "Order 4711 was placed by Ada Lovelace on 3 May and shipped to Leeds in two parcels. "
 _COMPILE_SUM = re.compile(r"^llm_guide_compile_ms_(sum|count)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
-class Row(NamedTuple):
+class WarmUpMeasurement(NamedTuple):
     """One task or schema at one prompt length; `fault` is empty when every answer was as it should be."""
 
     what: str
@@ -34,7 +34,9 @@ class PromptError(ValueError):
     """The release's tokenizer makes no text of the length that is asked for."""
 
 
-def warm_up(target: Target, prompt_lengths: list[int], on_row: Callable[[Row], None]) -> list[Row]:
+def warm_up(
+    target: Target, prompt_lengths: list[int], on_row: Callable[[WarmUpMeasurement], None]
+) -> list[WarmUpMeasurement]:
     """Send every subject at every length, one request at a time; `on_row` hears of each as it is done.
 
     Raises:
@@ -80,7 +82,7 @@ def prompt_of(tokenizer: Tokenizer, num_tokens: int) -> str:
     return text
 
 
-def _measure(target: Target, subject: Subject, length: int, prompt: str) -> Row:
+def _measure(target: Target, subject: CoverageItem, length: int, prompt: str) -> WarmUpMeasurement:
     inputs = {**subject.inputs, "text_input": prompt, "max_tokens": MAX_TOKENS}
     replies, times_ms = [], []
     for _ in range(1 + NUM_WARM):
@@ -88,7 +90,7 @@ def _measure(target: Target, subject: Subject, length: int, prompt: str) -> Row:
         replies.append(send_infer(target.server, inputs, target.headers))
         times_ms.append((time.perf_counter() - began) * 1e3)
     faults = [fault for reply in replies if (fault := _fault(target.release, subject, length, reply))]
-    return Row(
+    return WarmUpMeasurement(
         subject.what,
         length,
         round(times_ms[0], 1),
@@ -98,7 +100,7 @@ def _measure(target: Target, subject: Subject, length: int, prompt: str) -> Row:
     )
 
 
-def _fault(release: Release, subject: Subject, length: int, reply: Reply) -> str:
+def _fault(release: Release, subject: CoverageItem, length: int, reply: Reply) -> str:
     if reply.error:
         return reply.error
     expected: dict[str, Any] = {

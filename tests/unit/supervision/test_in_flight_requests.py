@@ -10,7 +10,7 @@ import pytest
 from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.ledger import Entry, Ledger, Settlement
 from llm_policy.release.manifest import Manifest
-from llmstack.supervision.in_flight_requests import OpenCalls
+from llmstack.supervision.in_flight_requests import InFlightRequests
 from tests.manifests import manifest as make_manifest
 
 S = 1_000_000_000
@@ -18,11 +18,11 @@ START_NS = 1_000_000 * S
 LONG, SHORT = 1_000, 8  # completion tokens
 
 
-class Books(NamedTuple):
+class LedgerAccess(NamedTuple):
     """The ledger as the stubs write it, and what is to be judged by it; times are seconds after the start."""
 
     ledger: Ledger
-    calls: OpenCalls
+    calls: InFlightRequests
     manifest: Manifest
 
     def admit(self, max_tokens: int, at_s: float, is_canary: bool = False) -> int:
@@ -40,19 +40,21 @@ class Books(NamedTuple):
         return self.calls.may_wait(START_NS + int(at_s * S))
 
 
-def make_books(directory: Path, **changes) -> Iterator[Books]:
+def make_books(directory: Path, **changes) -> Iterator[LedgerAccess]:
     manifest = make_manifest(**changes)
     with closing(open_database(directory / FILE_NAME)) as connection:
-        yield Books(Ledger(connection, manifest, "boot"), OpenCalls(directory, manifest, "boot"), manifest)
+        yield LedgerAccess(
+            Ledger(connection, manifest, "boot"), InFlightRequests(directory, manifest, "boot"), manifest
+        )
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
+def books(tmp_path: Path) -> Iterator[LedgerAccess]:
     yield from make_books(tmp_path)
 
 
 @pytest.fixture
-def warm(books: Books) -> Books:
+def warm(books: LedgerAccess) -> LedgerAccess:
     """A server whose canary took 0.8 s for 8 tokens."""
     books.answer(books.admit(SHORT, 0, is_canary=True), SHORT, 0.8, is_canary=True)
     return books
@@ -95,7 +97,7 @@ def test_calls_that_wait_behind_others_count_from_the_last_answer(warm):
 
 def test_calls_of_an_earlier_server_do_not_count(warm, tmp_path):
     warm.admit(LONG, 1)
-    assert not OpenCalls(tmp_path, warm.manifest, "next boot").may_wait(START_NS + 2 * S)
+    assert not InFlightRequests(tmp_path, warm.manifest, "next boot").may_wait(START_NS + 2 * S)
 
 
 def test_before_anything_was_answered_every_open_call_counts(books):
@@ -111,4 +113,4 @@ def test_where_tokens_are_free_each_call_may_take_as_many_as_the_manifest_allows
 
 
 def test_a_ledger_that_can_not_be_read_says_nothing_against_it(tmp_path, books):
-    assert OpenCalls(tmp_path / "nowhere", books.manifest, "boot").may_wait(START_NS)
+    assert InFlightRequests(tmp_path / "nowhere", books.manifest, "boot").may_wait(START_NS)

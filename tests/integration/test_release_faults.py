@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm_policy.release.manifest import TASKS
 from embedded_model.schemas import SCHEMAS
+from llm_policy.release.manifest import TASKS
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, ReleaseService, moody_models
 from tests.soak import ONLY_IN_SOAK

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from llmstack.gateway.backend import Backend
-from llmstack.gateway.configuration import GUARD, Door, Limits, find_faults, write_door
+from llmstack.gateway.configuration import GUARD, Gateway, Limits, find_faults, write_gateway
 from llmstack.server.process import TritonServer
 
 
@@ -29,8 +29,8 @@ def free_ports(count: int) -> list[int]:
 
 def make_certificate(directory: Path) -> Path:
     """A self-signed certificate and its key in one file, for localhost and 127.0.0.1."""
-    key, certificate, both = (directory / name for name in ("key.pem", "certificate.pem", "door.pem"))
-    names = "subjectAltName=DNS:localhost,DNS:door,IP:127.0.0.1"
+    key, certificate, both = (directory / name for name in ("key.pem", "certificate.pem", "gateway.pem"))
+    names = "subjectAltName=DNS:localhost,DNS:gateway,IP:127.0.0.1"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-addext", names, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
@@ -44,8 +44,8 @@ def backend_of(server: TritonServer) -> Backend:
 
 
 @dataclass
-class RunningDoor:
-    """`with RunningDoor(directory, servers) as door:` - HAProxy ends with the block."""
+class RunningGateway:
+    """`with RunningGateway(directory, servers) as gateway:` - HAProxy ends with the block."""
 
     directory: Path
     backends: Sequence[Backend]
@@ -55,11 +55,11 @@ class RunningDoor:
     accept_proxy: bool = False
     process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> RunningDoor:
+    def __enter__(self) -> RunningGateway:
         self.certificate = make_certificate(self.directory)
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         configuration = self.directory / "haproxy.cfg"
-        door = Door(
+        gateway = Gateway(
             self.backends,
             str(self.certificate),
             str(self.directory / GUARD),
@@ -72,7 +72,7 @@ class RunningDoor:
             self.allow_metadata,
             self.accept_proxy,
         )
-        write_door(door, configuration, find_faults)
+        write_gateway(gateway, configuration, find_faults)
         self.log_path = self.directory / "haproxy.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -149,6 +149,6 @@ class RunningDoor:
 
 
 @contextlib.contextmanager
-def running_door(directory: Path, *servers: TritonServer, **settings: Any) -> Iterator[RunningDoor]:
-    with RunningDoor(directory, [backend_of(server) for server in servers], **settings) as door:
-        yield door
+def running_gateway(directory: Path, *servers: TritonServer, **settings: Any) -> Iterator[RunningGateway]:
+    with RunningGateway(directory, [backend_of(server) for server in servers], **settings) as gateway:
+        yield gateway

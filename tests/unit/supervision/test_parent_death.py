@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from llmstack.server import parent_death as leash
+from llmstack.server import parent_death as parent_death
 
 # A program with a child that would live on; no signal but SIGKILL ends them.
 PROGRAM = "trap '' TERM INT HUP; sleep 300 & echo $$ $!; wait"
@@ -25,7 +25,7 @@ sys.stdin.read()
 @pytest.fixture
 def parent(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen]:
     number, session = request.param
-    command = [sys.executable, "-c", PARENT, leash.__file__, str(int(number)), PROGRAM, session]
+    command = [sys.executable, "-c", PARENT, parent_death.__file__, str(int(number)), PROGRAM, session]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -99,6 +99,6 @@ def test_a_program_in_the_group_of_others_ends_alone(parent):
 
 
 def test_a_parent_that_is_gone_already_is_noticed():
-    command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid() + 1), "9", "/bin/echo", "it ran"]
+    command = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid() + 1), "9", "/bin/echo", "it ran"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, "")

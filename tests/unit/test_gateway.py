@@ -1,4 +1,4 @@
-"""The door's configuration: what an operator may choose, and what stays out of it."""
+"""The gateway's configuration: what an operator may choose, and what stays out of it."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from llm_policy.release.release import Release
 from llmstack.__main__ import app
 from llmstack.gateway.backend import Backend, BackendError, parse_backend
-from llmstack.gateway.configuration import GUARD, Door, DoorError, Limits, write_door
+from llmstack.gateway.configuration import GUARD, Gateway, GatewayError, Limits, write_gateway
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 TWO = [Backend("triton-1", 8000, 8001, 8003), Backend("[::1]", 9000, 9001, 9003)]
@@ -42,7 +42,7 @@ def test_anything_else_is_named(text):
 
 
 def test_every_backend_serves_both_protocols_and_is_checked_once():
-    text = Door(TWO, "/door.pem", "/guard.lua").render()
+    text = Gateway(TWO, "/gateway.pem", "/guard.lua").render()
     assert "server s1 triton-1:8000 port 8003\n" in text
     assert "server s2 [::1]:9000 port 9003\n" in text
     assert "server s1 triton-1:8001 proto h2 track triton_http/s1\n" in text
@@ -50,22 +50,22 @@ def test_every_backend_serves_both_protocols_and_is_checked_once():
 
 
 def test_no_time_limit_lets_a_slow_guard_be_passed_over():
-    assert "tune.lua.session-timeout 0\n" in Door(TWO, "/door.pem", "/guard.lua").render()
+    assert "tune.lua.session-timeout 0\n" in Gateway(TWO, "/gateway.pem", "/guard.lua").render()
 
 
-def test_a_door_that_leads_nowhere_is_refused():
-    with pytest.raises(DoorError, match="--backend"):
-        Door([], "/door.pem", "/guard.lua").render()
+def test_a_gateway_that_leads_nowhere_is_refused():
+    with pytest.raises(GatewayError, match="--backend"):
+        Gateway([], "/gateway.pem", "/guard.lua").render()
 
 
 @pytest.mark.parametrize("certificate", ["/a b.pem", "/a.pem\n  bind *:1", '/a".pem', "/a.pem#", "/$HOME.pem", ""])
 def test_a_value_can_not_become_a_directive(certificate):
-    with pytest.raises(DoorError, match="certificate"):
-        Door(TWO, certificate, "/guard.lua").render()
+    with pytest.raises(GatewayError, match="certificate"):
+        Gateway(TWO, certificate, "/guard.lua").render()
 
 
 def test_the_guard_lies_beside_the_configuration(tmp_path: Path):
-    guard = write_door(Door(TWO, "/door.pem", "/guard.lua"), tmp_path / "haproxy.cfg")
+    guard = write_gateway(Gateway(TWO, "/gateway.pem", "/guard.lua"), tmp_path / "haproxy.cfg")
     assert guard == tmp_path / GUARD
     assert "lua-load-per-thread /guard.lua\n" in (tmp_path / "haproxy.cfg").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"haproxy.cfg", GUARD}
@@ -73,19 +73,19 @@ def test_the_guard_lies_beside_the_configuration(tmp_path: Path):
 
 def test_the_command_names_a_bad_backend_and_writes_nothing(tmp_path: Path):
     output = tmp_path / "haproxy.cfg"
-    arguments = ["door", "render", "--backend", "nowhere", "--certificate", "/door.pem", "--output", str(output)]
+    arguments = ["gateway", "render", "--backend", "nowhere", "--certificate", "/gateway.pem", "--output", str(output)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "'nowhere' is not host:http:grpc" in result.output
     assert not output.exists()
 
 
-RENDER = ["door", "render", "--backend", "triton-1:8000:8001"]
+RENDER = ["gateway", "render", "--backend", "triton-1:8000:8001"]
 
 
 def test_what_haproxy_refuses_does_not_take_the_place_of_what_was_there(tmp_path: Path):
     output = tmp_path / "haproxy.cfg"
-    write_door(Door(TWO, "/door.pem", str(tmp_path / GUARD)), output)
+    write_gateway(Gateway(TWO, "/gateway.pem", str(tmp_path / GUARD)), output)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     seen = []
 
@@ -93,15 +93,15 @@ def test_what_haproxy_refuses_does_not_take_the_place_of_what_was_there(tmp_path
         seen.append(path.read_text())
         return "line 3 is wrong"
 
-    with pytest.raises(DoorError, match="line 3 is wrong"):
-        write_door(Door(TWO, "/other.pem", str(tmp_path / GUARD)), output, refuse)
+    with pytest.raises(GatewayError, match="line 3 is wrong"):
+        write_gateway(Gateway(TWO, "/other.pem", str(tmp_path / GUARD)), output, refuse)
     assert "/other.pem" in seen[0]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 def test_the_command_has_haproxy_check_a_configuration_whose_certificate_is_here(tmp_path: Path):
-    certificate, output = tmp_path / "door.pem", tmp_path / "deep" / "haproxy" / "haproxy.cfg"
+    certificate, output = tmp_path / "gateway.pem", tmp_path / "deep" / "haproxy" / "haproxy.cfg"
     certificate.write_text("no certificate")
     arguments = [*RENDER, "--certificate", str(certificate), "--output", str(output)]
     result = CliRunner().invoke(app, arguments)
@@ -137,7 +137,9 @@ def test_the_longest_answer_of_a_usual_release_has_time_at_20_tokens_a_second():
 
 
 def test_metadata_is_closed_unless_it_is_asked_for():
-    closed, opened = (Door(TWO, "/door.pem", "/guard.lua", allow_metadata=allow).render() for allow in (False, True))
+    closed, opened = (
+        Gateway(TWO, "/gateway.pem", "/guard.lua", allow_metadata=allow).render() for allow in (False, True)
+    )
     for name in ("/v2/models/ensemble ", "/v2/models/ensemble\n", "ModelMetadata"):
         assert name not in closed
     assert "/v2/models/ensemble\n" in opened
@@ -145,11 +147,11 @@ def test_metadata_is_closed_unless_it_is_asked_for():
 
 
 def test_behind_a_balancer_the_limits_are_those_of_the_address_that_it_names():
-    text = Door(TWO, "/door.pem", "/guard.lua", accept_proxy=True).render()
+    text = Gateway(TWO, "/gateway.pem", "/guard.lua", accept_proxy=True).render()
     assert len(re.findall("^    bind .* accept-proxy", text, re.MULTILINE)) == 3
     assert "tcp-request connection" not in text
 
 
-def test_two_doors_of_a_machine_do_not_share_their_inner_connections():
-    one, other = (Door(TWO, "/door.pem", "/guard.lua", http_port=port) for port in (1, 2))
+def test_two_gateways_of_a_machine_do_not_share_their_inner_connections():
+    one, other = (Gateway(TWO, "/gateway.pem", "/guard.lua", http_port=port) for port in (1, 2))
     assert one.inside != other.inside

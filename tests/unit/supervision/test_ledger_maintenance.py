@@ -12,7 +12,7 @@ from llm_policy.ledger.ledger import Ledger
 from llmstack.ledger.verification import verify
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.ledger_access import WINDOW_S
-from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, LedgerBooks, LedgerMoved
+from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, LedgerMaintenance, LedgerMoved
 from tests.books import ENTRY, admit, events, open_ledger, rows, settlement, sheds, states
 from tests.manifests import manifest
 
@@ -26,8 +26,8 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> LedgerBooks:
-    return LedgerBooks(tmp_path, manifest())
+def books(tmp_path: Path) -> LedgerMaintenance:
+    return LedgerMaintenance(tmp_path, manifest())
 
 
 def answer(ledger: Ledger, now_ns: int, entry=ENTRY, **changes) -> None:
@@ -83,7 +83,7 @@ def test_an_answer_counts_when_it_came_however_long_it_took(books, ledger):
     assert books.window(NOW_NS + 500 * S).queue_delay_p95_us is None
     ledger.settle([settlement(ledger_id, queue_delay_us=9)], NOW_NS + 500 * S)
     assert books.window(NOW_NS + 500 * S).queue_delay_p95_us == 9
-    assert LedgerBooks(books._path.parent, manifest()).window(NOW_NS + 500 * S).queue_delay_p95_us == 9
+    assert LedgerMaintenance(books._path.parent, manifest()).window(NOW_NS + 500 * S).queue_delay_p95_us == 9
 
 
 def test_rows_of_a_server_that_is_over_are_lost_and_those_of_the_live_one_wait(books, tmp_path):
@@ -133,7 +133,7 @@ def test_a_window_that_ended_gets_its_summary(books, ledger):
 
 def test_an_outage_that_can_not_be_written_is_owed(tmp_path):
     missing = tmp_path / "missing"
-    books = LedgerBooks(missing, manifest())
+    books = LedgerMaintenance(missing, manifest())
     for reason in ("one", "two"):
         with pytest.raises(sqlite3.Error):
             books.record_engine_unhealthy(NOW_NS, reason)
@@ -236,4 +236,4 @@ def test_a_parent_refuses_to_start_on_a_newer_ledger(tmp_path):
     with open_database(tmp_path / "ledger.db") as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(ServerStartError, match="made by a newer llmstack"):
-        LedgerBooks(tmp_path, manifest())
+        LedgerMaintenance(tmp_path, manifest())

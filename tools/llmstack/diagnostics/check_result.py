@@ -6,7 +6,7 @@ from enum import Enum
 from typing import NamedTuple
 
 
-class Verdict(str, Enum):
+class CheckStatus(str, Enum):
     """How bad it is. Only `fail` keeps the stack from serving."""
 
     OK = "ok"
@@ -15,10 +15,10 @@ class Verdict(str, Enum):
     SKIPPED = "not applicable"
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One line of the report; `next_step` says what to do about it."""
 
     check: str
-    verdict: Verdict
+    verdict: CheckStatus
     text: str
     next_step: str = ""

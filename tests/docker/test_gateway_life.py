@@ -1,4 +1,4 @@
-"""The door in bad times: a server that dies, clients that send slowly, or too much, and its own end."""
+"""The gateway in bad times: a server that dies, clients that send slowly, or too much, and its own end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmstack.gateway.backend import Backend
 from llmstack.gateway.configuration import Limits
 from llmstack.server.process import TritonServer
 from tests.docker.conftest import need
-from tests.docker.running_door import RunningDoor, running_door
+from tests.docker.running_gateway import RunningGateway, running_gateway
 from tests.docker.test_attacks import BODY, HEADERS, INFER, METADATA, SERVICE, channel, infer_request
 from tests.integration.live_service import LiveService
 
@@ -36,27 +36,27 @@ def pair() -> Iterator[list[TritonServer]]:
         yield [first, second]
 
 
-Ask = Callable[[], None]
+RowInput = Callable[[], None]
 
 
 @contextlib.contextmanager
-def http_client(door: RunningDoor, **headers: str) -> Iterator[Ask]:
+def http_client(gateway: RunningGateway, **headers: str) -> Iterator[RowInput]:
     """Asks over HTTPS; the connection is kept unless a header says otherwise."""
-    with httpx.Client(verify=door.tls(), timeout=30, headers=HEADERS | headers) as client:
-        yield lambda: client.post(door.http_url + INFER, json=BODY).raise_for_status() and None
+    with httpx.Client(verify=gateway.tls(), timeout=30, headers=HEADERS | headers) as client:
+        yield lambda: client.post(gateway.http_url + INFER, json=BODY).raise_for_status() and None
 
 
 @contextlib.contextmanager
-def grpc_client(door: RunningDoor) -> Iterator[Ask]:
+def grpc_client(gateway: RunningGateway) -> Iterator[RowInput]:
     """Asks over one gRPC channel, without retries of its own."""
     message = infer_request().SerializeToString()
-    with channel(door) as opened:
+    with channel(gateway) as opened:
         infer = opened.unary_unary(SERVICE + "ModelInfer")
         yield lambda: infer(message, metadata=METADATA, timeout=30) and None
 
 
 CLIENTS = {
-    "a connection for each request": lambda door: http_client(door, connection="close"),
+    "a connection for each request": lambda gateway: http_client(gateway, connection="close"),
     "a kept connection": http_client,
     "gRPC": grpc_client,
 }
@@ -65,8 +65,8 @@ CLIENTS = {
 class Load:
     """Clients that ask without a pause until the block ends; `failures` has what went wrong."""
 
-    def __init__(self, door: RunningDoor, kind: str) -> None:
-        self._door, self._client = door, CLIENTS[kind]
+    def __init__(self, gateway: RunningGateway, kind: str) -> None:
+        self._gateway, self._client = gateway, CLIENTS[kind]
         self.num_answers = 0
         self.failures: list[Exception] = []
         self._is_over = threading.Event()
@@ -83,11 +83,11 @@ class Load:
             client.join()
 
     def _ask(self) -> None:
-        with self._client(self._door) as ask:
+        with self._client(self._gateway) as ask:
             while not self._is_over.is_set():
                 self._ask_once(ask)
 
-    def _ask_once(self, ask: Ask) -> None:
+    def _ask_once(self, ask: RowInput) -> None:
         try:
             ask()
         except (httpx.HTTPError, grpc.RpcError) as error:
@@ -102,16 +102,16 @@ def test_a_server_that_dies_takes_no_request_with_it_that_had_not_reached_it(
 ) -> None:
     limits = Limits(max_client_requests_per_10_s=100_000)
     try:
-        with running_door(tmp_path, *pair, limits=limits) as door:
-            with Load(door, kind) as load:
+        with running_gateway(tmp_path, *pair, limits=limits) as gateway:
+            with Load(gateway, kind) as load:
                 time.sleep(2)
                 num_before = load.num_answers
                 os.killpg(pair[0].pid, signal.SIGKILL)
-                door.wait_until(lambda: door.num_servers_up() == 1, 10)
+                gateway.wait_until(lambda: gateway.num_servers_up() == 1, 10)
                 num_down = load.num_answers
                 time.sleep(2)
             # A server may also die between an answer's head and its body: status 200, and an end of its own.
-            lines = [line for line in door.log() if line["door"] in ("http", "grpc")]
+            lines = [line for line in gateway.log() if line["gateway"] in ("http", "grpc")]
             failed = [line for line in lines if line["end"] != "--" or line["status"] != 200 or line["reason"] != "-"]
             assert all(line["connect_ms"] >= 0 and line["server"] == "s1" for line in failed), failed
             # No more than was under way; HAProxy writes no line where it closes a kept connection without an answer.
@@ -135,7 +135,7 @@ def stopped(server: TritonServer) -> Iterator[None]:
         os.killpg(server.pid, signal.SIGCONT)
 
 
-def code_of(ask: Ask) -> tuple[grpc.StatusCode, str]:
+def code_of(ask: RowInput) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as failure:
         ask()
     return failure.value.code(), failure.value.details()
@@ -144,10 +144,10 @@ def code_of(ask: Ask) -> tuple[grpc.StatusCode, str]:
 def test_a_call_that_a_server_took_and_did_not_answer_in_time_is_not_called_unavailable(
     echo: TritonServer, tmp_path: Path
 ) -> None:
-    with running_door(tmp_path, echo, limits=Limits(max_answer_s=3)) as door, grpc_client(door) as ask:
+    with running_gateway(tmp_path, echo, limits=Limits(max_answer_s=3)) as gateway, grpc_client(gateway) as ask:
         ask()
         with stopped(echo):
-            assert code_of(ask) == (grpc.StatusCode.DEADLINE_EXCEEDED, "door: the answer took too long")
+            assert code_of(ask) == (grpc.StatusCode.DEADLINE_EXCEEDED, "gateway: the answer took too long")
 
 
 # The option of `llmstack serve` by which a balancer hears of the drain before the first refusal.
@@ -167,8 +167,8 @@ def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:
             for name in ("first", "second")
         ]
         backends = [Backend("127.0.0.1", each.http_port, each.grpc_port, each.ready_port) for each in services]
-        door = stack.enter_context(RunningDoor(tmp_path, backends, limits, "/readyz"))
-        loads = [stack.enter_context(Load(door, kind)) for kind in ("a kept connection", "gRPC")]
+        gateway = stack.enter_context(RunningGateway(tmp_path, backends, limits, "/readyz"))
+        loads = [stack.enter_context(Load(gateway, kind)) for kind in ("a kept connection", "gRPC")]
         time.sleep(2)
         services[0].process.terminate()
         services[0].process.wait(timeout=60)
@@ -178,76 +178,86 @@ def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:
     assert all(load.num_answers > before > 50 for load, before in zip(loads, num_answers, strict=True))
 
 
-def test_a_drained_door_answers_what_is_under_way_and_takes_nothing_new(echo: TritonServer, tmp_path: Path) -> None:
-    with running_door(tmp_path, echo) as door:
-        with door.connect() as under_way:
+def test_a_drained_gateway_answers_what_is_under_way_and_takes_nothing_new(echo: TritonServer, tmp_path: Path) -> None:
+    with running_gateway(tmp_path, echo) as gateway:
+        with gateway.connect() as under_way:
             under_way.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n")
             time.sleep(0.3)
-            door.stop_softly()
-            door.wait_until(lambda: not is_open(door.http_port), 10)
+            gateway.stop_softly()
+            gateway.wait_until(lambda: not is_open(gateway.http_port), 10)
             under_way.sendall(b"\r\n")
             assert under_way.recv(4_096).startswith(b"HTTP/1.1 200 ")
-        door.process.wait(timeout=15)
+        gateway.process.wait(timeout=15)
 
 
 def test_slow_clients_are_let_go_and_hold_up_nobody(echo: TritonServer, tmp_path: Path) -> None:
-    with running_door(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1)) as door:
+    with running_gateway(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1)) as gateway:
         heads = (
             b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n",
             f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n".encode(),
         )
         for begun in heads:
-            with door.connect() as slow:
+            with gateway.connect() as slow:
                 slow.sendall(begun)
-                assert httpx.get(f"{door.http_url}/v2/health/live", verify=door.tls()).status_code == 200
+                assert httpx.get(f"{gateway.http_url}/v2/health/live", verify=gateway.tls()).status_code == 200
                 assert b" 408 " in slow.recv(4_096)
-        assert door.num_refused() == len(heads)
+        assert gateway.num_refused() == len(heads)
 
 
 def test_a_body_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonServer, tmp_path: Path) -> None:
-    with running_door(tmp_path, echo, limits=Limits(max_body_s=1, max_answer_s=60)) as door:
-        with door.connect(20) as slow:
+    with running_gateway(tmp_path, echo, limits=Limits(max_body_s=1, max_answer_s=60)) as gateway:
+        with gateway.connect(20) as slow:
             slow.sendall(f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n".encode())
             slow.sendall(b"x" * 40_000)
             assert slow.recv(4_096) == b""
-        assert door.metric("haproxy_backend_client_aborts_total", proxy="upload_http") == 1
-        (line,) = (line for line in door.log() if line["path"] == INFER)
+        assert gateway.metric("haproxy_backend_client_aborts_total", proxy="upload_http") == 1
+        (line,) = (line for line in gateway.log() if line["path"] == INFER)
         assert (line["server"], line["end"]) == ("upload", "cD")
-        assert door.metric("haproxy_backend_current_sessions", proxy="triton_http") == 0
+        assert gateway.metric("haproxy_backend_current_sessions", proxy="triton_http") == 0
 
 
 def test_a_grpc_message_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonServer, tmp_path: Path) -> None:
     message = infer_request(text=b"x" * 100_000).SerializeToString()
     begun = tmp_path / "begun"
     begun.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message[:40_000])
-    (tmp_path / "door").mkdir()
-    with running_door(tmp_path / "door", echo, limits=Limits(max_body_s=1, max_answer_s=60)) as door:
-        command = ["curl", "-s", "-i", "--http2", "-N", "--cacert", str(door.directory / "certificate.pem"), "-T", "-"]
+    (tmp_path / "gateway").mkdir()
+    with running_gateway(tmp_path / "gateway", echo, limits=Limits(max_body_s=1, max_answer_s=60)) as gateway:
+        command = [
+            "curl",
+            "-s",
+            "-i",
+            "--http2",
+            "-N",
+            "--cacert",
+            str(gateway.directory / "certificate.pem"),
+            "-T",
+            "-",
+        ]
         command += ["-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers"]
         with subprocess.Popen(
-            [*command, f"https://{door.grpc_url}{SERVICE}ModelInfer"],
+            [*command, f"https://{gateway.grpc_url}{SERVICE}ModelInfer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         ) as curl:
             curl.stdin.write(begun.read_bytes())
             curl.stdin.flush()
-            door.wait_until(lambda: any("ModelInfer" in line["path"] for line in door.log()), 20)
-            assert door.metric("haproxy_backend_client_aborts_total", proxy="uploaded_grpc") == 1
-            assert door.metric("haproxy_backend_current_sessions", proxy="uploaded_grpc") == 0
+            gateway.wait_until(lambda: any("ModelInfer" in line["path"] for line in gateway.log()), 20)
+            assert gateway.metric("haproxy_backend_client_aborts_total", proxy="uploaded_grpc") == 1
+            assert gateway.metric("haproxy_backend_current_sessions", proxy="uploaded_grpc") == 0
             curl.kill()
-        (line,) = (line for line in door.log() if "ModelInfer" in line["path"])
+        (line,) = (line for line in gateway.log() if "ModelInfer" in line["path"])
         assert line["server"] == "upload"
         assert line["total_ms"] < 10_000
 
 
 @pytest.mark.parametrize("size", [20_000, 3_000_000])
-def test_a_large_body_passes_both_ways_in(echo: TritonServer, door: RunningDoor, size: int) -> None:
+def test_a_large_body_passes_both_ways_in(echo: TritonServer, gateway: RunningGateway, size: int) -> None:
     # The policy answers: it read the whole body, and counts its tokens.
     text = ("order " * (size // 6)).encode()
     body = {"inputs": [{"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": [text.decode()]}]}
-    answer = httpx.post(door.http_url + INFER, json=body, headers=HEADERS, verify=door.tls(), timeout=60)
+    answer = httpx.post(gateway.http_url + INFER, json=body, headers=HEADERS, verify=gateway.tls(), timeout=60)
     assert answer.status_code == 200 or "token_budget_overrun" in answer.json()["error"]
-    with channel(door) as opened:
+    with channel(gateway) as opened:
         infer = opened.unary_unary(SERVICE + "ModelInfer")
         try:
             infer(infer_request(text=text).SerializeToString(), metadata=METADATA, timeout=60)
@@ -256,8 +266,8 @@ def test_a_large_body_passes_both_ways_in(echo: TritonServer, door: RunningDoor,
 
 
 def test_a_client_that_does_not_shake_hands_is_let_go(echo: TritonServer, tmp_path: Path) -> None:
-    with running_door(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1, max_answer_s=60)) as door:
-        for port in (door.http_port, door.grpc_port):
+    with running_gateway(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1, max_answer_s=60)) as gateway:
+        for port in (gateway.http_port, gateway.grpc_port):
             with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
                 assert silent.recv(1) == b""
 
@@ -270,35 +280,35 @@ def test_an_idle_stream_is_ended(echo: TritonServer, tmp_path: Path) -> None:
         over.wait(60)
 
     limits = Limits(max_body_s=1, max_answer_s=1, max_stream_idle_s=3)
-    with running_door(tmp_path, echo, limits=limits) as door, channel(door) as opened:
+    with running_gateway(tmp_path, echo, limits=limits) as gateway, channel(gateway) as opened:
         stream = opened.stream_stream(SERVICE + "ModelStreamInfer")(messages(), metadata=METADATA, timeout=60)
         next(stream)
         with pytest.raises(grpc.RpcError):
             next(stream)
         over.set()
-        door.wait_until(lambda: any("StreamInfer" in line["path"] for line in door.log()), 10)
-        (line,) = (line for line in door.log() if "StreamInfer" in line["path"])
+        gateway.wait_until(lambda: any("StreamInfer" in line["path"] for line in gateway.log()), 10)
+        (line,) = (line for line in gateway.log() if "StreamInfer" in line["path"])
         assert line["total_ms"] >= 3_000
         assert line["end"] in ("sD", "cD")
 
 
 def test_who_asks_too_often_is_told_to_slow_down(echo: TritonServer, tmp_path: Path) -> None:
-    with running_door(tmp_path, echo, limits=Limits(max_client_requests_per_10_s=20)) as door:
-        with httpx.Client(verify=door.tls()) as client:
-            answers = [client.get(f"{door.http_url}/v2/health/live").status_code for _ in range(30)]
+    with running_gateway(tmp_path, echo, limits=Limits(max_client_requests_per_10_s=20)) as gateway:
+        with httpx.Client(verify=gateway.tls()) as client:
+            answers = [client.get(f"{gateway.http_url}/v2/health/live").status_code for _ in range(30)]
         assert answers.count(200) == 20
         assert answers.count(429) == 10
 
 
 def test_who_opens_too_many_connections_gets_no_more(echo: TritonServer, tmp_path: Path) -> None:
-    with running_door(tmp_path, echo, limits=Limits(max_client_connections=4)) as door:
-        clients = [httpx.Client(verify=door.tls()) for _ in range(4)]
+    with running_gateway(tmp_path, echo, limits=Limits(max_client_connections=4)) as gateway:
+        clients = [httpx.Client(verify=gateway.tls()) for _ in range(4)]
         try:
             for client in clients:
-                assert client.get(f"{door.http_url}/v2/health/live").status_code == 200
+                assert client.get(f"{gateway.http_url}/v2/health/live").status_code == 200
             with pytest.raises(httpx.HTTPError):
-                httpx.get(f"{door.http_url}/v2/health/live", verify=door.tls())
-            assert door.num_connections_refused() == 1
+                httpx.get(f"{gateway.http_url}/v2/health/live", verify=gateway.tls())
+            assert gateway.num_connections_refused() == 1
         finally:
             for client in clients:
                 client.close()
@@ -308,14 +318,14 @@ def test_behind_a_balancer_each_client_has_its_own_limits_and_an_ipv6_network_is
     echo: TritonServer, tmp_path: Path
 ) -> None:
     limits = Limits(max_client_requests_per_10_s=2)
-    with running_door(tmp_path, echo, limits=limits, accept_proxy=True) as door:
+    with running_gateway(tmp_path, echo, limits=limits, accept_proxy=True) as gateway:
 
         def ask(address: str) -> int:
-            plain = socket.create_connection(("127.0.0.1", door.http_port), timeout=10)
+            plain = socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10)
             family = "TCP6" if ":" in address else "TCP4"
             target = "::1" if ":" in address else "127.0.0.1"
             plain.sendall(f"PROXY {family} {address} {target} 1000 443\r\n".encode())
-            with door.tls("http/1.1").wrap_socket(plain, server_hostname="localhost") as secure:
+            with gateway.tls("http/1.1").wrap_socket(plain, server_hostname="localhost") as secure:
                 secure.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
                 return int(secure.recv(4_096).split()[1])
 
@@ -323,7 +333,7 @@ def test_behind_a_balancer_each_client_has_its_own_limits_and_an_ipv6_network_is
         assert ask("192.0.2.2") == 200
         assert [ask(f"2001:db8::{host}") for host in ("1", "2", "3:0:0:1")] == [200, 200, 429]
         assert ask("2001:db8:0:1::1") == 200
-        assert {line["client"] for line in door.log() if line["status"] == 429} == {"192.0.2.1", "2001:db8::3:0:0:1"}
+        assert {line["client"] for line in gateway.log() if line["status"] == 429} == {"192.0.2.1", "2001:db8::3:0:0:1"}
 
 
 def is_open(port: int) -> bool:
