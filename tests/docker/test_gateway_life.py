@@ -17,7 +17,7 @@ import httpx
 import pytest
 from typer.main import get_command
 
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.gateway.backend import Backend
 from llmstack.gateway.configuration import Limits
 from llmstack.server.process import TritonServer

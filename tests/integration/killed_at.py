@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.release.journal import ReleaseJournal
 
 

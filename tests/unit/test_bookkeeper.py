@@ -162,7 +162,7 @@ def test_a_full_queue_closes_the_gateway_before_any_work_is_done(tmp_path):
 DISK_STORY = """
 import json, subprocess, sys
 from pathlib import Path
-from llm_policy.bookkeeper import LedgerWriter, LedgerUnavailable
+from llm_policy.steps.ledger_writer import LedgerWriter, LedgerUnavailable
 from tests.books import ENTRY, settlement
 from tests.manifests import manifest
 from tests.unit.test_bookkeeper import enter_until_full

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from llmstack.__main__ import app
 from llmstack.capacity.memory_plan import CapacityError, KvShape, MemoryPlan, parse_size
 from llmstack.capacity.model_shapes import QWEN3_32B
+from llmstack.cli.app import app
 
 SIZES = st.integers(1, 10**12)
 

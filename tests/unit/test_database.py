@@ -20,7 +20,7 @@ from llm_policy.ledger.database import (
     open_to_read,
     transaction,
 )
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 
 PAGE_BYTES = 4_096
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 from typer.testing import CliRunner
 
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.cli.doctor_report import print_findings
 from llmstack.diagnostics.check_result import CheckResult, CheckStatus
 from llmstack.diagnostics.checks import (

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_policy.release.release import Release
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.gateway.backend import Backend, BackendError, parse_backend
 from llmstack.gateway.configuration import GUARD, Gateway, GatewayError, Limits, write_gateway
 from llmstack.paths import DEFAULT_RELEASE_DIR

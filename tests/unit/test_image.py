@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from typer.testing import CliRunner
 
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.cli.terminal import CANT_TELL
 from llmstack.paths import PROJECT_ROOT
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_policy.ledger.database import open_to_read
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.events.retention import prune_step
 from llmstack.ledger.export import COLUMNS, WRITERS, pages
 from llmstack.ledger.money import dollar_text

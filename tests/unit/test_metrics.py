@@ -19,7 +19,7 @@ from tests.books import ENTRY, admit, no_room, open_ledger, settlement
 OBSERVE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from llm_policy.metrics import PolicyMetrics
+from llm_policy.metrics.metrics import PolicyMetrics
 metrics = PolicyMetrics(Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     metrics.observe_answer(900, 5_000, 20_000, 4)

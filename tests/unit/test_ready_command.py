@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.server.ports import listen
 from llmstack.supervision.page_server import Page, PageServer
 from llmstack.supervision.readiness import SERVER, CanaryResult, Readiness

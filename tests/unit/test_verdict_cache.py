@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_policy.guidance.compile import guide_cache as verdict_cache
+from llm_policy.guidance.compile import guide_cache
 from llm_policy.guidance.compile.guide_cache import GuideCache
 from llm_policy.guidance.compile.guide_report import GuideReport
 
@@ -44,7 +44,7 @@ def test_memory_is_bounded_in_bytes():
     cache = GuideCache(None, "one")
     for number in range(80):
         cache.put("regex", f"{number}", GOOD._replace(engine_text="x" * (1 << 20)))
-    assert cache._memory_bytes <= verdict_cache.MAX_MEMORY_BYTES
+    assert cache._memory_bytes <= guide_cache.MAX_MEMORY_BYTES
     assert cache.get("regex", "79") is not None
     assert cache.get("regex", "0") is None
 

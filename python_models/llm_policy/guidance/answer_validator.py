@@ -9,7 +9,7 @@ import orjson
 
 from llm_policy.guidance.json_reader import read_json
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 
 MAX_VALIDATORS = 256
 

@@ -11,7 +11,8 @@ import math
 import re
 from typing import Any, NoReturn
 
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.limits import check_limit, invalid
+from llm_policy.release.guide_limits import GuideLimits
 
 JsonValue = Any
 

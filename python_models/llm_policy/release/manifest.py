@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.pricing import Price, nano_usd, nano_usd_per_token
+from llm_policy.release.guide_limits import GuideLimits
 
 TASKS = ("generate_json", "rank_candidates", "judge")
 

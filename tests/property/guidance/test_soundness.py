@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.json_reader import read_json, write_json
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.plan.planner import plan_json_schema
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
+from llm_policy.release.guide_limits import GuideLimits
 from llmstack.guides.instance_order import follows_declaration
 from tests.grammar_check import compile_guide, takes
 from tests.property.guidance.strategies import schemas, values

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llm_policy.ledger.outbox import FINANCE, READINESS, InstanceError, new_event
 from llm_policy.steps.ledger_writer import LedgerWriter
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.events.backlog import exposition, read_backlog
 from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue
 from llmstack.events.delivery_service import DeliveryService

@@ -6,7 +6,7 @@ import pytest
 
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.json_reader import canonical_json, nesting_depth, read_json
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 
 LIMITS = GuideLimits()
 

@@ -8,8 +8,8 @@ import pytest
 
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.compile.probe import choose, probe
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.plan.planner import plan_json, plan_json_schema
+from llm_policy.release.guide_limits import GuideLimits
 from tests.grammar_check import compile_guide, tokenizer_info
 
 LIMITS = GuideLimits()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
+from llm_policy.release.guide_limits import GuideLimits
 from tests.grammar_check import compile_guide, takes
 
 LIMITS = GuideLimits()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
+from llm_policy.release.guide_limits import GuideLimits
 from tests.grammar_check import compile_guide, takes
 
 LIMITS = GuideLimits()

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_policy.release.release import Release
-from llmstack.__main__ import app
+from llmstack.cli.app import app
 from llmstack.release.journal import COMPLETED, PROMOTION, ChangeResult, ReleaseJournal, ReleaseRef
 from llmstack.release.store import ReleaseStore, point_link
 from tests.releases import change_manifest, hash_anew, write_release

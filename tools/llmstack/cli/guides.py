@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llm_policy.errors import Code, PolicyError
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 

@@ -155,8 +155,8 @@ def _serve(pipe: Connection[Any, Any], tokenizer: str) -> None:
 def try_schema(trial: Any, way: str, path: Path) -> SchemaResult:
     """Plan, compile and question one schema."""
     from llm_policy.errors import PolicyError
-    from llm_policy.guidance.limits import GuideLimits
     from llm_policy.guidance.plan.planner import plan_json_schema
+    from llm_policy.release.guide_limits import GuideLimits
 
     content = json.loads(path.read_text(encoding="utf-8"))
     text = json.dumps(content["schema"], ensure_ascii=False)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
+from llm_policy.guidance.limits import invalid, too_complex
+from llm_policy.release.guide_limits import GuideLimits
 
 CLOSING = (b"}", b"]", b'"', b'"}', b":", b'":', b"0", b",")
 """Tokens that tend to bring JSON to its end, the best first; without one of them, the first token allowed."""

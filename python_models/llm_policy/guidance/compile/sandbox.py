@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 
 START_TIMEOUT_S = 120.0
 # `sys.executable` inside a Triton stub is no Python: whoever starts the server says which one to use.

@@ -27,10 +27,10 @@ import orjson
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.guidance.compile.guide_report import GuideReport
 from llm_policy.guidance.compile.probe import probe
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
+from llm_policy.release.guide_limits import GuideLimits
 
 STACK_BYTES = 512 << 20
 # A new guide can wait; the requests of everybody else can't.

@@ -21,7 +21,8 @@ from llm_policy.guidance.grammar.grammar import (
     repeat,
     sequence,
 )
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid, too_complex
+from llm_policy.guidance.limits import check_limit, invalid, too_complex
+from llm_policy.release.guide_limits import GuideLimits
 
 _TOKEN = re.compile(
     r"""(?P<blank>(?:[ \t]|\#[^\r\n]*)+)|(?P<newline>[\r\n]+)|(?P<define>[A-Za-z_][A-Za-z0-9_.-]*[ \t]*::=)"""

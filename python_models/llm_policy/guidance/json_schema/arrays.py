@@ -20,7 +20,7 @@ from llm_policy.guidance.grammar.json_text import listed, wrapped
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.normal_form import Conjunction
 from llm_policy.guidance.json_schema.subschema import Subschema
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 
 WriteValue = Callable[[Conjunction], Rule]
 

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 from llm_policy.guidance.json_reader import JsonValue, write_json
 from llm_policy.guidance.json_schema.subschema import NEVER, Subschema, normalise
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.limits import check_limit, invalid
+from llm_policy.release.guide_limits import GuideLimits
 
 
 @dataclass(eq=False)

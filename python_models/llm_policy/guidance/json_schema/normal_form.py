@@ -17,7 +17,8 @@ from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.negation import Negation
 from llm_policy.guidance.json_schema.subschema import EVERY_TYPE, FORBIDDEN, Subschema, words
-from llm_policy.guidance.limits import GuideLimits, invalid, too_complex
+from llm_policy.guidance.limits import invalid, too_complex
+from llm_policy.release.guide_limits import GuideLimits
 
 Conjunction = tuple[Subschema, ...]
 

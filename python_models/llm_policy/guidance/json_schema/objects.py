@@ -30,7 +30,7 @@ from llm_policy.guidance.json_schema.member_chain import MemberChain, Pair
 from llm_policy.guidance.json_schema.normal_form import Conjunction, NormalForm
 from llm_policy.guidance.json_schema.strings import StringFacts, StringWriter, string_facts
 from llm_policy.guidance.json_schema.subschema import FORBIDDEN, Subschema
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 
 WriteValue = Callable[[Conjunction], Rule]
 

@@ -15,7 +15,6 @@ from llm_policy.guidance.grammar.json_text import PLAIN, JsonText
 from llm_policy.guidance.json_schema.formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.subschema import EXCLUDED, Subschema
-from llm_policy.guidance.limits import GuideLimits
 from llm_policy.guidance.regex.automaton import (
     ApartAutomaton,
     Automaton,
@@ -37,6 +36,7 @@ from llm_policy.guidance.regex.syntax import (
     feature_gaps,
     parse_regex,
 )
+from llm_policy.release.guide_limits import GuideLimits
 
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
 

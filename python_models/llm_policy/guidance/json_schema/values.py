@@ -18,7 +18,8 @@ from llm_policy.guidance.json_schema.number_constraints import NumberWriter
 from llm_policy.guidance.json_schema.objects import ObjectWriter
 from llm_policy.guidance.json_schema.strings import StringWriter, string_facts
 from llm_policy.guidance.json_schema.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema, words
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.limits import check_limit, invalid
+from llm_policy.release.guide_limits import GuideLimits
 
 _GROUPS = {
     "object": words(

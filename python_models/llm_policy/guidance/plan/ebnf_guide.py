@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from llm_policy.guidance.grammar.ebnf_reader import read_ebnf
 from llm_policy.guidance.grammar.grammar import Chars, Choice, Expression, Grammar, Repeat, Rule, Sequence, references
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid
+from llm_policy.guidance.limits import check_limit, invalid
 from llm_policy.guidance.plan.planner import PlannedGuide, planned
 from llm_policy.guidance.plan.text_guides import decoded
+from llm_policy.release.guide_limits import GuideLimits
 
 _BROAD = 256
 

@@ -17,7 +17,8 @@ from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordFinding, KeywordReport
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.json_schema.values import ValueWriter
-from llm_policy.guidance.limits import GuideLimits, check_limit
+from llm_policy.guidance.limits import check_limit
+from llm_policy.release.guide_limits import GuideLimits
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from llm_policy.guidance.grammar.code_set import CodeSet
 from llm_policy.guidance.grammar.grammar import NOTHING, Chars, Expression, Grammar, Literal, choice
 from llm_policy.guidance.json_reader import canonical_json, read_json
-from llm_policy.guidance.limits import GuideLimits, check_limit, invalid, too_complex
+from llm_policy.guidance.limits import check_limit, invalid, too_complex
 from llm_policy.guidance.plan.planner import PlannedGuide, planned
 from llm_policy.guidance.regex.pattern_text import pattern_expression
 from llm_policy.guidance.regex.search import full_match, num_broad
@@ -23,6 +23,7 @@ from llm_policy.guidance.regex.syntax import (
     feature_gaps,
     parse_regex,
 )
+from llm_policy.release.guide_limits import GuideLimits
 
 
 def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:

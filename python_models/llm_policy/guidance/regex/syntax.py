@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_policy.guidance.grammar.code_set import DIGITS, EVERY_CODE, NON_ASCII, SPACE, WORD, CodeSet
-from llm_policy.guidance.limits import GuideLimits
+from llm_policy.release.guide_limits import GuideLimits
 
 
 class RegexFault(ValueError):
