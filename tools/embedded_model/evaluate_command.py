@@ -19,12 +19,13 @@ from rich.table import Table
 from embedded_model.evaluation import EvaluationError, Scores, TaskResult, all_examples, evaluate_task, mean_scores
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
-from llmstack.cli.serve import give_up, open_release, start_visibly
+from llmstack.cli.server_start import give_up, start_visibly
 from llmstack.cli.terminal import fail, print_json
 from llmstack.client.ensemble_client import Server, ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
+from llmstack.server.release import open_release
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 _FIGURES = ("schema_valid", "exact", "field_accuracy", "top1", "full_order", "verdict")

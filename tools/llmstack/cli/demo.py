@@ -13,13 +13,14 @@ from rich.progress import track
 from rich.table import Table
 
 from llm_policy.release.release import Release
-from llmstack.cli.serve import give_up, open_release, start_visibly
+from llmstack.cli.server_start import give_up, start_visibly
 from llmstack.cli.terminal import print_json
 from llmstack.client.ensemble_client import PROTOCOLS, Reply
 from llmstack.demo.case import QUESTIONS, Case, demo_cases
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
+from llmstack.server.release import open_release
 
 # What is shown of an answer, in a narrow and in a wide terminal; a refusal's code always fits.
 MIN_ANSWER_CHARS, MAX_ANSWER_CHARS, WIDE_CHARS = 22, 64, 130

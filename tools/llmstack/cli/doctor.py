@@ -9,11 +9,11 @@ import typer
 
 from llmstack.cli import serve_options as options
 from llmstack.cli.doctor_report import keeps_from_serving, print_findings
-from llmstack.cli.serve import likely_engine
 from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.diagnostics.checks import Subject, examine
 from llmstack.diagnostics.image_tag import parse_tag
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
+from llmstack.server.release import likely_engine
 
 
 def doctor(

@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,10 +18,11 @@ from rich.status import Status
 from llm_policy.ledger.database import FILE_NAME as LEDGER_NAME
 from llm_policy.ledger.database import NewerLedger
 from llm_policy.metrics.metrics import exposition_parts
-from llm_policy.release.release import Release, ReleaseError
+from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.cli import serve_options as options
 from llmstack.cli.doctor_report import keeps_from_serving, print_findings
+from llmstack.cli.server_start import give_up
 from llmstack.diagnostics.checks import Subject, examine
 from llmstack.events.attempt_log import json_log
 from llmstack.events.endpoint import read_endpoints
@@ -35,6 +35,7 @@ from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
 from llmstack.server.ports import Ports
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
+from llmstack.server.release import likely_engine, pick_engine, release_errors_reported
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.service import Service, ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
@@ -43,38 +44,6 @@ from llmstack.supervision.stop_signals import StopRequested, StopSignals
 FAILED = 1
 # The parent waits for requests under way itself; what is left for Triton is to unload its models.
 _TRITON_EXIT_S = 5
-
-
-def open_release(directory: Path) -> Release:
-    """The release at `directory`, its files proven to be those of its manifest.
-
-    Raises:
-        ServerStartError: lists every difference.
-    """
-    with _release_faults_told(directory):
-        return Release.open(directory).verify_files()
-
-
-@contextlib.contextmanager
-def _release_faults_told(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except ReleaseError as error:
-        raise ServerStartError(str(error), f"llmstack manifest verify {directory} shows what belongs there") from None
-
-
-def pick_engine(release: Release) -> str:
-    """`tensorrtllm` for a release that holds a TensorRT engine, else `embedded`."""
-    is_tensorrt = release.engine_path.is_file() or any(release.engine_path.glob("*.engine"))
-    return "tensorrtllm" if is_tensorrt else "embedded"
-
-
-def likely_engine(release_dir: Path) -> str:
-    """What `pick_engine` says of the release there; `embedded` when it can't be opened, which is a fault of its own."""
-    try:
-        return pick_engine(Release.open(release_dir))
-    except ReleaseError:
-        return "embedded"
 
 
 def serve(
@@ -167,38 +136,6 @@ def _examine(subject: Subject) -> None:
         raise typer.Exit(FAILED)
 
 
-def give_up(error: ServerStartError) -> None:
-    """Say on standard error why the server can't run and what to do, and exit with 1."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"error: {error}", style="red", markup=False)
-    console.print(f"next:  {error.next_step}", markup=False)
-    raise typer.Exit(FAILED)
-
-
-def start_visibly(
-    server: TritonServer,
-    console: Console,
-    timeout_s: float = DEFAULT_START_TIMEOUT_S,
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Wait until a started `server` is ready, and show that something is going on; `check` may raise to give up.
-
-    Raises:
-        ServerStartError: the server ended or took too long.
-    """
-    began = time.monotonic()
-    text = f"starting tritonserver with the {server.engine} engine"
-    if not console.is_terminal:
-        console.print(text)
-    with console.status(text) as status:
-
-        def on_poll() -> None:
-            status.update(f"{text}, {time.monotonic() - began:.0f} s")
-            check()
-
-        server.wait_ready(timeout_s, on_poll)
-
-
 def settle(switch: Switch) -> Change | None:
     """What an interrupted promotion or rollback left open, for `Switch.conclude` once the service is proven.
 
@@ -219,7 +156,7 @@ def settle(switch: Switch) -> Change | None:
 def _open_settled(release_dir: Path, switch: Switch, unfinished: Change | None) -> Release:
     """The release to serve; what is unfinished ends when it can't be opened, so that the next change can go on."""
     try:
-        with _release_faults_told(release_dir):
+        with release_errors_reported(release_dir):
             return Release.open(release_dir)
     except ServerStartError as error:
         if unfinished is not None:
@@ -250,7 +187,7 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
             _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
 
         try:
-            with _release_faults_told(service.release.directory):
+            with release_errors_reported(service.release.directory):
                 is_healthy = service.start(on_step, switch.is_wanted)
         except ServerStartError as error:
             if unfinished is not None:

@@ -15,8 +15,8 @@ from llm_policy.text.tokenizer import Tokenizer
 from llmstack.bench.load import LoadError, LoadMeasurement, measure
 from llmstack.bench.overhead import prompt_of
 from llmstack.cli.release.faults import described
-from llmstack.cli.serve import give_up, open_release, pick_engine
 from llmstack.cli.serve_options import EngineChoice, ReleaseDir
+from llmstack.cli.server_start import give_up
 from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.client.ensemble_client import Inputs
 from llmstack.paths import DEFAULT_RELEASE_DIR
@@ -24,6 +24,7 @@ from llmstack.release.checks.target import check_engine
 from llmstack.release.evidence import BENCH_GATE, write_evidence
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
+from llmstack.server.release import open_release, pick_engine
 
 
 def gate(

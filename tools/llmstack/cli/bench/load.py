@@ -21,13 +21,14 @@ from llm_policy.text.tokenizer import Tokenizer
 from llmstack.bench.load import LoadError, LoadMeasurement, measure
 from llmstack.bench.machine import describe_machine
 from llmstack.bench.overhead import prompt_of
-from llmstack.cli.serve import give_up, open_release
 from llmstack.cli.serve_options import EngineChoice
+from llmstack.cli.server_start import give_up
 from llmstack.cli.terminal import fail, print_json
 from llmstack.client.ensemble_client import Inputs
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
+from llmstack.server.release import open_release
 
 _WARM_UPS = 4
 

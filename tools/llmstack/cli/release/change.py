@@ -25,7 +25,6 @@ from llmstack.cli.release.options import (
     ReleaseName,
     StateDir,
 )
-from llmstack.cli.serve import pick_engine
 from llmstack.cli.serve_options import EngineChoice
 from llmstack.cli.terminal import DIFFERENT, fail, print_json
 from llmstack.events.attempt_log import json_log
@@ -39,6 +38,7 @@ from llmstack.release.journal import Approval, Change, ChangeUnderWay, ReleaseRe
 from llmstack.release.promotion_gates import GateResult
 from llmstack.release.store import ReleaseStore, check_switchable
 from llmstack.release.supersession import is_taken_back_by_rollback, superseded_by
+from llmstack.server.release import pick_engine
 
 
 def promote(

@@ -14,11 +14,12 @@ from rich.console import Console
 from llm_policy.metrics.metrics import exposition
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION, TENANT
-from llmstack.cli.serve import open_release, pick_engine, start_visibly
 from llmstack.cli.serve_options import EngineChoice
+from llmstack.cli.server_start import start_visibly
 from llmstack.client.ensemble_client import Headers, ServerUrls
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
+from llmstack.server.release import open_release, pick_engine
 
 TIMEOUT_S = 10.0
 PROOF_TENANT = "llmstack-proof"

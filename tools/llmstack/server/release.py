@@ -1,0 +1,43 @@
+"""The release that a server serves: opened, and the engine that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from llm_policy.release.release import Release, ReleaseError
+from llmstack.server.error import ServerStartError
+
+
+def open_release(directory: Path) -> Release:
+    """The release at `directory`, with every file checked against its manifest.
+
+    Raises:
+        ServerStartError: lists every difference.
+    """
+    with release_errors_reported(directory):
+        return Release.open(directory).verify_files()
+
+
+@contextlib.contextmanager
+def release_errors_reported(directory: Path) -> Iterator[None]:
+    """Turns a ReleaseError into a ServerStartError that says what to do next."""
+    try:
+        yield
+    except ReleaseError as error:
+        raise ServerStartError(str(error), f"llmstack manifest verify {directory} shows what belongs there") from None
+
+
+def pick_engine(release: Release) -> str:
+    """`tensorrtllm` for a release that holds a TensorRT engine, else `embedded`."""
+    is_tensorrt = release.engine_path.is_file() or any(release.engine_path.glob("*.engine"))
+    return "tensorrtllm" if is_tensorrt else "embedded"
+
+
+def likely_engine(release_dir: Path) -> str:
+    """What `pick_engine` returns for the release there; `embedded` when it can't be opened, which other checks report."""
+    try:
+        return pick_engine(Release.open(release_dir))
+    except ReleaseError:
+        return "embedded"
