@@ -49,9 +49,9 @@ def _missing(name: str) -> list[str]:
 
 def _engine_faults() -> list[str]:
     """Nothing when the embedded engine decodes, or can't be expected to."""
-    from portable_engine.environment import lack_of_environment
+    from portable_engine.environment import unsupported_reason
 
-    if lack := lack_of_environment():
+    if lack := unsupported_reason():
         print(f"the embedded engine is not available in this image: {lack}. TensorRT-LLM's is not concerned")
         return []
     if faults := [fault for part in ENGINE_PARTS for fault in _missing(f"portable_engine.{part}")]:

@@ -20,7 +20,7 @@ def transformers_version() -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def lack_of_environment() -> str:
+def unsupported_reason() -> str:
     """Why the engine can't run here, or nothing."""
     version = transformers_version()
     if version is None:

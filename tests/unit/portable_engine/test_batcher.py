@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny import END, batcher, run, sequence, tiny_model
+from tests.unit.portable_engine.tiny_qwen3 import END, batcher, run, sequence, tiny_model
 
 PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
 

@@ -8,7 +8,7 @@ from portable_engine.batcher import InFlightBatcher
 from portable_engine.decode_graph import CUDA_GRAPHS
 from portable_engine.loader import tune
 from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny import make_model, no_mask, run, sequence
+from tests.unit.portable_engine.tiny_qwen3 import make_model, no_mask, run, sequence
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -9,7 +9,7 @@ from portable_engine.batcher import InFlightBatcher
 from portable_engine.engine_loop import EngineLoop
 from portable_engine.grammar import GuideError
 from portable_engine.sequence import GenerationRequest, SamplingParams
-from tests.unit.portable_engine.tiny import tiny_model
+from tests.unit.portable_engine.tiny_qwen3 import tiny_model
 
 
 class DeadEnd:

@@ -11,7 +11,7 @@ from portable_engine.batcher import InFlightBatcher
 from portable_engine.grammar import GrammarEngine, GuideError
 from portable_engine.loader import load_model
 from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny import run, sequence
+from tests.unit.portable_engine.tiny_qwen3 import run, sequence
 
 TOKENIZER = Tokenizer.from_file(str(DEFAULT_RELEASE_DIR / "tokenizer" / "tokenizer.json"))
 END_ID = TOKENIZER.token_to_id("<|im_end|>")

@@ -5,7 +5,7 @@ import torch
 
 from portable_engine import kv_cache
 from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny import batcher, run, sequence
+from tests.unit.portable_engine.tiny_qwen3 import batcher, run, sequence
 
 NUM_LAYERS = 2
 

@@ -13,7 +13,7 @@ from portable_engine.loader import DEVICE, RANDOM_WEIGHTS, THREADS, choose_devic
 from portable_engine.rms_norm import fuse_norms
 from portable_engine.sequence import GenerationRequest
 from portable_engine.skinny_linear import MAX_ROWS, SkinnyLinear, make_linears_skinny
-from tests.unit.portable_engine.tiny import InFlightBatcher, no_mask, run, sequence, tiny_model
+from tests.unit.portable_engine.tiny_qwen3 import InFlightBatcher, no_mask, run, sequence, tiny_model
 
 PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
 

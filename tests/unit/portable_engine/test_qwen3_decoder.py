@@ -9,7 +9,7 @@ from transformers import Qwen3Config
 from portable_engine.attention import GROUPED
 from portable_engine.loader import tune
 from portable_engine.qwen3_decoder import Qwen3Decoder, is_plain_qwen3
-from tests.unit.portable_engine.tiny import InFlightBatcher, no_mask, run, sequence, tiny_model
+from tests.unit.portable_engine.tiny_qwen3 import InFlightBatcher, no_mask, run, sequence, tiny_model
 
 PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
 

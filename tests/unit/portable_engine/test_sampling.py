@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from portable_engine.sampling import choose_tokens
-from tests.unit.portable_engine.tiny import END, run, sequence
+from tests.unit.portable_engine.tiny_qwen3 import END, run, sequence
 
 
 def chosen(logits, *, history=(), **changes):

@@ -25,7 +25,7 @@ from llm_policy.text.tokenizer import Tokenizer
 from llmstack.bench.perf_analyzer import Measurement, PerfAnalyzer, PerfAnalyzerError, find_perf_analyzer
 from llmstack.server.process import TritonServer
 
-PASS_THROUGH_REPOSITORY = Path(__file__).parents[1] / "pass_through"
+PASS_THROUGH_REPOSITORY = Path(__file__).with_name("baseline_models")
 PROMPT_TOKENS = (500, 3_500)
 COMPLETION_TOKENS = 64
 CONCURRENCIES = (1, 4, 16)

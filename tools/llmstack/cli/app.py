@@ -6,7 +6,7 @@ import typer
 
 from llmstack.cli import board, demo, events, guides, image, ledger, ready, serve
 from llmstack.cli import gateway as gateway
-from llmstack.cli.bench import commands as bench
+from llmstack.cli.bench import app as bench
 from llmstack.cli.capacity import capacity
 from llmstack.cli.dashboard import dashboard
 from llmstack.cli.doctor import doctor

@@ -23,7 +23,7 @@ from llmstack.server.binary import find_server_binary
 from llmstack.server.command import ENGINES
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.state_directory import is_taken, owner_pid
-from portable_engine.environment import lack_of_environment
+from portable_engine.environment import unsupported_reason
 
 MIN_SHARED_MEMORY_BYTES = 256 << 20
 MIN_FREE_DISK_BYTES = 1 << 30
@@ -67,7 +67,7 @@ def check_engine(subject: Subject) -> CheckResult:
     """Whether the environment has what the engine runs on."""
     if subject.engine != "embedded":
         return CheckResult("engine", CheckStatus.OK, subject.engine)
-    if lack := lack_of_environment():
+    if lack := unsupported_reason():
         text = f"embedded: {lack}, so this engine is not available here; TensorRT-LLM's is not concerned"
         return CheckResult(
             "engine", CheckStatus.FAIL, text, "--engine tensorrtllm with a TensorRT engine, or a newer image"

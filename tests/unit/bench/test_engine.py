@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.bench.engine import run
-from llmstack.cli.bench.commands import app
+from llmstack.cli.bench.app import app
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from portable_engine.loader import DEVICE, load_model
 
