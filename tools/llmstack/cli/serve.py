@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sqlite3
 import time
 from pathlib import Path
@@ -17,15 +16,14 @@ from rich.status import Status
 
 from llm_policy.ledger.database import FILE_NAME as LEDGER_NAME
 from llm_policy.ledger.database import NewerLedger
-from llm_policy.metrics.metrics import exposition_parts
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.cli import serve_options as options
 from llmstack.cli.doctor_report import keeps_from_serving, print_findings
 from llmstack.cli.server_start import give_up
 from llmstack.diagnostics.checks import Subject, examine
-from llmstack.events.attempt_log import json_log
 from llmstack.events.endpoint import read_endpoints
+from llmstack.events.json_log import json_log
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.release.journal import Change, ReleaseJournal
 from llmstack.release.switch import Switch
@@ -33,17 +31,14 @@ from llmstack.server.admin_key import random_admin_key, read_admin_key
 from llmstack.server.command import Tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
-from llmstack.server.ports import Ports
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.server.release import likely_engine, pick_engine, release_errors_reported
-from llmstack.supervision.ledger_maintenance import LedgerMaintenance
-from llmstack.supervision.service import Service, ServiceSettings
+from llmstack.supervision.service import Service
+from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.stop_signals import StopRequested, StopSignals
 
 FAILED = 1
-# The parent waits for requests under way itself; what is left for Triton is to unload its models.
-_TRITON_EXIT_S = 5
 
 
 def serve(
@@ -92,34 +87,25 @@ def serve(
             switch = Switch(ReleaseJournal(state.path), release_dir, json_log())
             unfinished = settle(switch)
             release = _open_settled(release_dir, switch, unfinished)
-            server = TritonServer(
-                release_dir=release.directory,
-                engine=engine_of(release),
-                model_repository=model_repository,
-                state_dir=state.path,
-                host=host,
-                ports=Ports(http_port, grpc_port).choose(host),
-                metrics_host="127.0.0.1",
-                admin_key=read_admin_key(admin_key_file) if admin_key_file else random_admin_key(),
-                exit_timeout_s=_TRITON_EXIT_S,
-                log_verbose=log_verbose,
-                tracing=_tracing(trace_url, trace_rate),
-                keeps_log=True,
-                death_signal=signal.SIGKILL,
-                inherited_fds=(state.lock_fd,),
-            )
             settings = ServiceSettings(
+                pick_engine=engine_of,
+                model_repository=model_repository,
+                host=host,
+                http_port=http_port,
+                grpc_port=grpc_port,
                 metrics_port=metrics_port,
                 ready_port=ready_port,
+                admin_key=read_admin_key(admin_key_file) if admin_key_file else random_admin_key(),
                 canary_interval_s=canary_interval_s,
                 start_timeout_s=start_timeout_s,
                 exit_timeout_s=exit_timeout_s,
-                max_log_bytes=max_log_mib << 20,
                 drain_delay_s=drain_delay_s,
+                tracing=_tracing(trace_url, trace_rate),
+                log_verbose=log_verbose,
+                max_log_bytes=max_log_mib << 20,
                 endpoints=endpoints,
             )
-            books = LedgerMaintenance(state.path, release.manifest)
-            service = Service(server, release, state, settings, stop, books, exposition_parts(state.path), engine_of)
+            service = Service(release, state, stop, settings)
             _run(service, switch, unfinished, console, verbose)
     except ServerStartError as error:
         give_up(error)
@@ -137,13 +123,13 @@ def _examine(subject: Subject) -> None:
 
 
 def settle(switch: Switch) -> Change | None:
-    """What an interrupted promotion or rollback left open, for `Switch.conclude` once the service is proven.
+    """What an interrupted promotion or rollback left open, for `Switch.complete_interrupted` once the service is proven.
 
     Raises:
         ServerStartError: it can't be settled.
     """
     try:
-        return switch.settle()
+        return switch.resolve_interrupted()
     except NewerLedger as error:
         raise ServerStartError(str(error), error.next_step) from None
     except (sqlite3.Error, OSError) as error:
@@ -160,7 +146,7 @@ def _open_settled(release_dir: Path, switch: Switch, unfinished: Change | None) 
             return Release.open(release_dir)
     except ServerStartError as error:
         if unfinished is not None:
-            switch.give_up(unfinished, str(error))
+            switch.fail_interrupted(unfinished, str(error))
         raise
 
 
@@ -173,7 +159,7 @@ def _run(service: Service, switch: Switch, unfinished: Change | None, console: C
                 ending.enter_context(_relay(service.server, console))
             if _start(service, switch, unfinished, console):
                 _announce(service, console)
-            service.watch(lambda line: console.print(line, markup=False), lambda: switch.take_up(service))
+            service.watch(lambda line: console.print(line, markup=False), lambda: switch.perform_pending(service))
         with console.status("draining: requests under way are answered first"):
             service.drain()
 
@@ -188,13 +174,13 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
 
         try:
             with release_errors_reported(service.release.directory):
-                is_healthy = service.start(on_step, switch.is_wanted)
+                is_healthy = service.start(on_step, switch.has_pending_change)
         except ServerStartError as error:
             if unfinished is not None:
-                switch.give_up(unfinished, str(error))
+                switch.fail_interrupted(unfinished, str(error))
             raise
         if unfinished is not None and is_healthy:
-            switch.conclude(unfinished)
+            switch.complete_interrupted(unfinished)
         return is_healthy
 
 

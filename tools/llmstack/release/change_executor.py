@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sqlite3
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_policy.metrics.metrics import exposition_parts
 from llm_policy.release.release import Release, ReleaseError
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.due_delivery import deliver_due
@@ -22,12 +20,11 @@ from llmstack.paths import MODEL_REPOSITORY
 from llmstack.release import journal
 from llmstack.release.journal import Change, ReleaseJournal
 from llmstack.release.switch import Switch
-from llmstack.server.admin_key import random_admin_key
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
-from llmstack.supervision.ledger_maintenance import LedgerMaintenance
+from llmstack.server.process import DEFAULT_START_TIMEOUT_S
 from llmstack.supervision.preemption import Preempted
-from llmstack.supervision.service import Service, ServiceSettings
+from llmstack.supervision.service import Service
+from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory, StateDirectoryTaken, is_taken
 from llmstack.supervision.stop_signals import StopSignals
 
@@ -111,14 +108,14 @@ class ChangeExecutor:
         return ExecutedChange(now, is_served=not now.is_open)
 
     def _settle_here(self, state: StateDirectory, stop: StopSignals) -> None:
-        change = self._switch.settle()
+        change = self._switch.resolve_interrupted()
         if change is not None:
             self._report(f"settling the {change.kind} of {change.target.name} that was interrupted")
             try:
                 self._prove(state, stop, change)
             except (ServerStartError, ReleaseError, Preempted) as error:
                 self._report(f"that could not be proven: {error}")
-                self._switch.give_up(change, str(error))
+                self._switch.fail_interrupted(change, str(error))
         self._switch.record.flush()
 
     def _perform_here(self, change_id: int) -> ExecutedChange:
@@ -142,41 +139,26 @@ class ChangeExecutor:
             self._switch.record.refused(change, journal.REFUSED, str(error))
             return
         with self._service(state, stop, target) as service:
-            service.prepare(self._report, self._switch.is_wanted)
-            self._switch.perform_alone(service, change)
+            service.prepare(self._report, self._switch.has_pending_change)
+            self._switch.perform_offline(service, change)
             service.stop_server()
 
     def _prove(self, state: StateDirectory, stop: StopSignals, change: Change) -> None:
         """Prove what the link leads to after `settle`, and close the change."""
         with self._service(state, stop, Release.open(self.link)) as service:
-            service.prepare(self._report, self._switch.is_wanted)
+            service.prepare(self._report, self._switch.has_pending_change)
             service.bring_up(lambda phase: None, None)
-            self._switch.conclude(change)
+            self._switch.complete_interrupted(change)
             service.stop_server()
 
     def _service(self, state: StateDirectory, stop: StopSignals, release: Release) -> Service:
-        server = TritonServer(
-            release_dir=release.directory,
-            engine=self._pick_engine(release),
-            model_repository=Path(os.environ.get("LLMSTACK_MODEL_REPOSITORY") or MODEL_REPOSITORY),
-            state_dir=state.path,
-            metrics_host="127.0.0.1",
-            admin_key=random_admin_key(),
-            exit_timeout_s=_EXIT_S,
-            keeps_log=True,
-            death_signal=signal.SIGKILL,
-            inherited_fds=(state.lock_fd,),
-        )
         settings = ServiceSettings(
-            metrics_port=0,
-            ready_port=0,
-            canary_interval_s=5.0,
+            pick_engine=self._pick_engine,
+            model_repository=Path(os.environ.get("LLMSTACK_MODEL_REPOSITORY") or MODEL_REPOSITORY),
             start_timeout_s=float(os.environ.get("LLMSTACK_START_TIMEOUT_S") or DEFAULT_START_TIMEOUT_S),
             exit_timeout_s=_EXIT_S,
-            max_log_bytes=64 << 20,
         )
-        books = LedgerMaintenance(state.path, release.manifest)
-        return Service(server, release, state, settings, stop, books, exposition_parts(state.path), self._pick_engine)
+        return Service(release, state, stop, settings)
 
     def _deliver(self) -> None:
         """Send what is due now: no service does. What can't be sent waits for the next one."""

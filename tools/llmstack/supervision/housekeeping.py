@@ -92,5 +92,5 @@ class Housekeeping:
         self._log_fault = fault
 
     def _look_after_deliveries(self) -> None:
-        self._deliveries.forget_old()
+        self._deliveries.prune_old_events()
         self._readiness.set_figures(self._books.window(time.time_ns()), self._deliveries.backlog())

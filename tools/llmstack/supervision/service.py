@@ -3,68 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+import signal
+from collections.abc import Callable
+from typing import TypeVar
 
+from llm_policy.metrics.metrics import exposition_parts
 from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
-from llmstack.events.endpoint import Endpoint
-from llmstack.server.ports import listen
+from llmstack.server.ports import Ports, listen
 from llmstack.server.process import TritonServer, reachable
 from llmstack.supervision.drain import serve_on, wait_until_idle
 from llmstack.supervision.housekeeping import Housekeeping
-from llmstack.supervision.ledger_access import LedgerAccess
+from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.metrics_page import MetricsPage
 from llmstack.supervision.page_server import PageServer
 from llmstack.supervision.readiness import SERVER, Readiness
+from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.stop_signals import StopSignals
 from llmstack.supervision.supervisor import Supervisor
 
 T = TypeVar("T")
 CHECKING_FILES = "checking the release's files"
-
-
-class ServiceSettings(NamedTuple):
-    """What an operator may set of the parent itself."""
-
-    metrics_port: int
-    ready_port: int
-    canary_interval_s: float
-    start_timeout_s: float
-    exit_timeout_s: float
-    max_log_bytes: int
-    drain_delay_s: float = 0.0
-    endpoints: Sequence[Endpoint] = ()
+# `drain` waits for the requests in flight; Triton then only unloads its models.
+_TRITON_EXIT_S = 5
 
 
 class Service:
-    """`with` opens its ports and ends everything; between: `start`, `watch` and `drain`, all on one thread.
+    """A supervised server with its ledger, deliveries and ports of its own.
 
-    `books` is the ledger; `policy_metrics` the parts of the Prometheus text of what the policy counts; `pick_engine`
-    says which engine serves a release.
+    `with` opens the ports and ends everything. In between `start`, `watch` and `drain` are called, all on one thread,
+    which owns the server.
 
     Raises:
-        ServerStartError: one of its own ports is taken.
+        ServerStartError: a port is taken, or the ledger is one that this version can't use.
     """
 
-    def __init__(
-        self,
-        server: TritonServer,
-        release: Release,
-        state: StateDirectory,
-        settings: ServiceSettings,
-        stop: StopSignals,
-        books: LedgerAccess,
-        policy_metrics: Mapping[str, Callable[[], bytes]],
-        pick_engine: Callable[[Release], str],
-    ) -> None:
-        self.server, self.release = server, release
-        self._state, self._settings, self._stop = state, settings, stop
-        self._books = books
+    def __init__(self, release: Release, state: StateDirectory, stop: StopSignals, settings: ServiceSettings) -> None:
+        self.server = _build_server(release, state, settings)
+        self.release = release
+        self._state, self._stop, self._settings = state, stop, settings
+        self._ledger = LedgerMaintenance(state.path, release.manifest)
         self._deliveries = DeliveryService(state.path, settings.endpoints)
-        self._policy_metrics, self._pick_engine = policy_metrics, pick_engine
-        self._readiness = Readiness(release, server.engine)
+        self._readiness = Readiness(release, self.server.engine)
         self._ending = contextlib.ExitStack()
         self._report: Callable[[str], None] = lambda line: None
 
@@ -72,7 +53,7 @@ class Service:
         with contextlib.ExitStack() as opened:
             metrics = MetricsPage(
                 lambda: self.server.metrics_url,
-                self._policy_metrics,
+                exposition_parts(self._state.path),
                 lambda: self._readiness.is_ready,
                 lambda: self._readiness.backlogs,
             )
@@ -122,7 +103,7 @@ class Service:
             self.server,
             self.release,
             self._readiness,
-            self._books,
+            self._ledger,
             self._stop,
             self._settings.start_timeout_s,
             self._settings.canary_interval_s,
@@ -130,7 +111,7 @@ class Service:
             should_yield,
         )
         keeping = Housekeeping(
-            self._supervisor, self._state, self._books, self._deliveries, self._settings.max_log_bytes
+            self._supervisor, self._state, self._ledger, self._deliveries, self._settings.max_log_bytes
         )
         self._deliveries.start()
         self._ending.callback(self._deliveries.stop)
@@ -185,8 +166,8 @@ class Service:
         """From now on serve this release."""
         self.release = self._supervisor.release = release
         self.server.release_dir, self.server.release_fingerprint = release.directory, release.proof
-        self.server.engine = self._pick_engine(release)
-        self._books.set_release(release.manifest)
+        self.server.engine = self._settings.pick_engine(release)
+        self._ledger.set_release(release.manifest)
         self._readiness.set_release(release, self.server.engine)
 
     def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
@@ -214,3 +195,22 @@ class Service:
             change()
         except OSError as error:
             self._report(f"the mark of a drain could not be changed: {error}")
+
+
+def _build_server(release: Release, state: StateDirectory, settings: ServiceSettings) -> TritonServer:
+    return TritonServer(
+        release_dir=release.directory,
+        engine=settings.pick_engine(release),
+        model_repository=settings.model_repository,
+        state_dir=state.path,
+        host=settings.host,
+        ports=Ports(settings.http_port, settings.grpc_port).choose(settings.host),
+        metrics_host="127.0.0.1",
+        admin_key=settings.admin_key,
+        exit_timeout_s=_TRITON_EXIT_S,
+        log_verbose=settings.log_verbose,
+        tracing=settings.tracing,
+        keeps_log=True,
+        death_signal=signal.SIGKILL,
+        inherited_fds=(state.lock_fd,),
+    )
