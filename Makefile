@@ -10,32 +10,38 @@ TORCH_INDEX ?=
 ARGS        ?=
 
 BIN       := $(VENV)/bin
+PIP       := $(VENV)/bin/pip install --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-TORCH     := torch==2.13.0
 # Files in their order: those on live servers, which take longest, first.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs
-SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_fingerprint.py supervision.py trace.py full_disk.py) \
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py trace.py full_disk.py) \
              tests/browser/test_release_life.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-browser test-docker test-gpu soak serve bench check format clean distclean
+.PHONY: help install lock demo test test-browser test-docker test-gpu soak serve bench check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED)  ## Make .venv with everything pinned; a second time nothing happens
+install: $(INSTALLED)  ## Make .venv with the locked packages; a second time nothing happens
 
-# torch goes first and alone: whatever comes later then finds it there and brings no other build of it.
-$(INSTALLED): pyproject.toml requirements/constraints.txt
+# torch goes first: its build is chosen by TORCH_INDEX, and the lock has everything else.
+$(INSTALLED): pyproject.toml requirements/lock.txt requirements/torch.txt
 	@PYTHONPATH=tools $(PYTHON) -m llmstack.diagnostics.check_python
 	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "==> installing $(TORCH) (the largest part)"
-	@$(BIN)/pip install --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	@echo "==> installing the rest, with pinned versions"
-	@$(BIN)/pip install --disable-pip-version-check -c requirements/constraints.txt -e '.[engine,server,board,dev]'
+	@echo "==> installing torch (the largest part)"
+	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
+	@echo "==> installing everything else from requirements/lock.txt"
+	@$(PIP) --no-deps --require-hashes -r requirements/lock.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+lock: $(INSTALLED)  ## Renew requirements/lock.txt from pyproject.toml; UPGRADE=1 takes the newest versions
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
+		--no-emit-package torch --constraint requirements/torch.txt --generate-hashes --no-annotate --quiet \
+		$(if $(UPGRADE),--upgrade) --output-file requirements/lock.txt
 
 demo: $(INSTALLED)  ## Start the server, send every kind of request over every protocol, print what came back
 	@$(BIN)/llmstack demo $(ARGS)
