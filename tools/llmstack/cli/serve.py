@@ -19,9 +19,11 @@ from llm_policy.ledger.database import NewerLedger
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.cli import serve_options as options
-from llmstack.cli.doctor_report import keeps_from_serving, print_findings
-from llmstack.cli.server_start import give_up
-from llmstack.diagnostics.checks import Subject, examine
+from llmstack.cli.doctor import print_check_results
+from llmstack.cli.server_start import exit_with_error
+from llmstack.diagnostics.check_result import has_failure
+from llmstack.diagnostics.checks import run_checks
+from llmstack.diagnostics.deployment import Deployment
 from llmstack.events.endpoint import read_endpoints
 from llmstack.events.json_log import json_log
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
@@ -32,7 +34,7 @@ from llmstack.server.command import Tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
-from llmstack.server.release import likely_engine, pick_engine, release_errors_reported
+from llmstack.server.release import guess_engine, pick_engine, release_errors_as_start_errors
 from llmstack.supervision.service import Service
 from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
@@ -75,8 +77,8 @@ def serve(
     console = Console(soft_wrap=True, highlight=False)
     if examine_first:
         ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
-        name = engine.value if engine else likely_engine(release_dir)
-        _examine(Subject(release_dir, name, state_dir, model_repository, host, ports, None, False, os.environ))
+        name = engine.value if engine else guess_engine(release_dir)
+        _examine(Deployment(release_dir, name, state_dir, model_repository, host, ports, None, False, os.environ))
     try:
         endpoints = read_endpoints(os.environ)
 
@@ -108,17 +110,17 @@ def serve(
             service = Service(release, state, stop, settings)
             _run(service, switch, unfinished, console, verbose)
     except ServerStartError as error:
-        give_up(error)
+        exit_with_error(error)
     except KeyboardInterrupt:
         console.print("stopped at once")
         raise typer.Exit(FAILED) from None
 
 
-def _examine(subject: Subject) -> None:
+def _examine(deployment: Deployment) -> None:
     """Print what `llmstack doctor` finds, and end here with 1 when something would keep the stack from serving."""
-    findings = examine(subject)
-    print_findings(findings)
-    if keeps_from_serving(findings):
+    results = run_checks(deployment)
+    print_check_results(results)
+    if has_failure(results):
         raise typer.Exit(FAILED)
 
 
@@ -142,7 +144,7 @@ def settle(switch: Switch) -> Change | None:
 def _open_settled(release_dir: Path, switch: Switch, unfinished: Change | None) -> Release:
     """The release to serve; what is unfinished ends when it can't be opened, so that the next change can go on."""
     try:
-        with release_errors_reported(release_dir):
+        with release_errors_as_start_errors(release_dir):
             return Release.open(release_dir)
     except ServerStartError as error:
         if unfinished is not None:
@@ -173,7 +175,7 @@ def _start(service: Service, switch: Switch, unfinished: Change | None, console:
             _show_step(status, console, f"{text} ({time.monotonic() - began:.0f} s)")
 
         try:
-            with release_errors_reported(service.release.directory):
+            with release_errors_as_start_errors(service.release.directory):
                 is_healthy = service.start(on_step, switch.has_pending_change)
         except ServerStartError as error:
             if unfinished is not None:

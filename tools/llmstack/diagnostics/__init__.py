@@ -1,1 +1,1 @@
-"""What this machine and its image can and can't do for the stack, said before anything starts."""
+"""Checks of the machine, the image and the settings, run before the stack starts: `llmstack doctor`."""

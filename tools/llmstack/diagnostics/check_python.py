@@ -1,4 +1,4 @@
-"""Says in a second what would otherwise fail after a long installation. Needs nothing but the standard library."""
+"""Reports an unsupported Python before a long installation starts. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUPPORTED = ((3, 10), (3, 12))
 
 
 def check_python(version: tuple[int, int]) -> str | None:
-    """What keeps this Python from running the stack, and what to do; None when nothing does."""
+    """Why the stack can't run on this Python and what to do about it; None when it can."""
     oldest, newest = SUPPORTED
     text = ".".join(map(str, version))
     if not oldest <= version <= newest:

@@ -1,4 +1,4 @@
-"""Whether a whole batch of the largest requests fits beside a TensorRT engine, by `llmstack capacity`'s arithmetic."""
+"""The memory plan of a TensorRT engine on one GPU, with the arithmetic of `llmstack capacity`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _KV_TYPES = {"FP8": "fp8", "INT8": "int8"}
 
 
 def plan_memory(release: Release, gpu_bytes: int) -> MemoryPlan | None:
-    """What a GPU of `gpu_bytes` leaves beside the release's engine; None when nothing says what its model is.
+    """How many of the largest requests fit beside the release's engine in `gpu_bytes` of GPU memory.
+
+    None when the model's shape is unknown, or when the engine has several ranks: each GPU then holds only a part of
+    the engine and of the KV cache.
 
     Raises:
-        CapacityError: the engine's config.json makes no sense.
+        CapacityError: the engine's config.json can't be read or is invalid.
     """
     engine = release.engine_path
     document = _read(engine / "config.json") if engine.is_dir() else {}
     config = document.get("pretrained_config", document) or SHAPES.get(release.manifest.engine.model, {})
-    if not isinstance(config, dict) or not config:
+    if not isinstance(config, dict) or not config or _num_ranks(config) > 1:
         return None
-    if _num_ranks(config) > 1:
-        return None  # each GPU has a part of the engine and of the cache
     shape = KvShape.of({**config, "head_dim": config.get("head_dim") or config.get("head_size")})
     return MemoryPlan(
         gpu_bytes,
@@ -50,7 +51,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CapacityError(f"{path} can't be read: {error}") from None
     if not isinstance(document, dict):
-        raise CapacityError(f"{path} holds no JSON object")
+        raise CapacityError(f"{path} is not a JSON object")
     return document
 
 

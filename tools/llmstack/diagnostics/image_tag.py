@@ -1,7 +1,7 @@
-"""What NVIDIA's images can do: each tag's TensorRT-LLM, and what came and went with its versions.
+"""The capabilities of NVIDIA's images: the TensorRT-LLM version of each tag, and the features of each version.
 
-Sources: NVIDIA's Triton release notes and support matrix for the versions of TensorRT-LLM in the tags, TensorRT-LLM's
-own release notes for what each version brought.
+Sources: the Triton release notes and support matrix for the versions of TensorRT-LLM in the tags; the TensorRT-LLM
+release notes for the features.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llmstack.server.binary import IMAGE_ROOT
 
 SUFFIX = "trtllm-python-py3"
 LAST_TAG = (26, 7)
-# Only these tags are known; what lies between two of them has a version between theirs.
+# Tag → TensorRT-LLM version. A tag between two of these has a version between theirs.
 _VERSIONS = {
     (24, 5): (0, 9),
     (25, 5): (0, 19),
@@ -32,8 +32,8 @@ _VERSIONS = {
     (26, 6): (1, 2),
     (26, 7): (1, 2),
 }
-# (the version that brought it, what is missing before it)
-_NEEDED = (
+# (the first version with the feature, the feature that older versions lack)
+_FEATURES = (
     ((0, 16), "no guided decoding at all before TensorRT-LLM 0.16"),
     ((0, 17), "no Blackwell GPU (RTX 5090) before TensorRT-LLM 0.17"),
     ((0, 19), "no guide inputs in the C++ backend before TensorRT-LLM 0.19 (tag 25.05)"),
@@ -44,7 +44,7 @@ _Version = tuple[int, int]
 
 
 class ImageTag(NamedTuple):
-    """A tag such as 25.10-trtllm-python-py3; `installed` is the TensorRT-LLM that was found, which counts more."""
+    """A tag such as 25.10-trtllm-python-py3. `installed` is the installed TensorRT-LLM, which overrides the tag's."""
 
     year: int
     month: int
@@ -53,41 +53,41 @@ class ImageTag(NamedTuple):
 
     @property
     def versions(self) -> tuple[_Version, _Version]:
-        """The lowest and the highest TensorRT-LLM that it may have, equal when it is known."""
+        """The lowest and the highest TensorRT-LLM version that it may have; equal when the version is known."""
         if self.installed:
             return self.installed, self.installed
         tag = (self.year, self.month)
         if tag in _VERSIONS:
             return _VERSIONS[tag], _VERSIONS[tag]
         known = list(_VERSIONS)
-        place = bisect(known, tag)
-        lowest = _VERSIONS[known[place - 1]] if place else (0, 0)
-        return lowest, _VERSIONS[known[min(place, len(known) - 1)]]
+        index = bisect(known, tag)
+        lowest = _VERSIONS[known[index - 1]] if index else (0, 0)
+        return lowest, _VERSIONS[known[min(index, len(known) - 1)]]
 
     @property
     def description(self) -> str:
-        """The tag, and what is known of its TensorRT-LLM."""
+        """The tag and its TensorRT-LLM version, for reports."""
         if self.suffix != SUFFIX:
             return f"{self}: no TensorRT-LLM"
         if self._is_too_new:
             return f"{self}: TensorRT-LLM without its C++ engine backend"
-        (low, high) = ("{}.{}".format(*version) for version in self.versions)
+        low, high = ("{}.{}".format(*version) for version in self.versions)
         return f"{self}: TensorRT-LLM {low}" if low == high else f"{self}: TensorRT-LLM between {low} and {high}"
 
-    def faults(self) -> list[str]:
-        """Why an image of this tag can't serve `--engine tensorrtllm`; empty when nothing certain speaks against it."""
+    def errors(self) -> list[str]:
+        """Why an image of this tag certainly can't serve `--engine tensorrtllm`; empty when it can or might."""
         if self.suffix != SUFFIX:
             return [f"only tags that end in -{SUFFIX} have TensorRT-LLM's backend"]
         if self._is_too_new:
             return [f"no C++ engine backend after tag {LAST_TAG[0]}.{LAST_TAG[1]:02d}: such an engine can't be loaded"]
-        return [missing for needed, missing in _NEEDED if self.versions[1] < needed]
+        return [missing for first, missing in _FEATURES if self.versions[1] < first]
 
-    def doubts(self) -> list[str]:
-        """What it may lack: the versions between which its own lies differ in it."""
+    def warnings(self) -> list[str]:
+        """Features that the lowest possible version lacks and the highest has."""
         if self.suffix != SUFFIX or self._is_too_new:
             return []
         low, high = self.versions
-        return [f"perhaps {missing}" for needed, missing in _NEEDED if low < needed <= high]
+        return [f"perhaps {missing}" for first, missing in _FEATURES if low < first <= high]
 
     @property
     def _is_too_new(self) -> bool:
@@ -98,15 +98,18 @@ class ImageTag(NamedTuple):
 
 
 def parse_tag(text: str) -> ImageTag | None:
-    """The tag in an image's name, with or without a digest; None when there is none of NVIDIA's form."""
+    """The tag in an image's name, with or without a digest; None when it does not have NVIDIA's form."""
     match = _TAG.fullmatch(text.strip())
     if match is None or not 1 <= int(match[2]) <= 12:
         return None
     return ImageTag(int(match[1]), int(match[2]), (match[3] or f"-{SUFFIX}").removeprefix("-"))
 
 
-def tag_of_this_image() -> ImageTag | None:
-    """The tag that this process's image was made from: NVIDIA's variable says when, what is installed says which."""
+def current_image_tag() -> ImageTag | None:
+    """The tag of the image that this process runs in; None outside NVIDIA's images.
+
+    NVIDIA_TRITON_SERVER_VERSION has the year and month; the installed packages show the suffix.
+    """
     tag = parse_tag(os.environ.get("NVIDIA_TRITON_SERVER_VERSION", ""))
     if tag is None:
         return None
