@@ -1,6 +1,6 @@
-"""How long a restart waits."""
+"""The wait before a restart."""
 
-from llmstack.supervision.backoff import MAX_AFTER_PROOF_S, MAX_S, STABLE_S, Backoff
+from llmstack.supervision.backoff import MAX_AFTER_HEALTHY_S, MAX_S, STABLE_S, Backoff
 
 
 class Clock:
@@ -11,47 +11,47 @@ class Clock:
         return self.now_s
 
 
-def test_the_first_restart_is_at_once_and_each_later_one_waits_twice_as_long():
+def test_the_first_restart_is_immediate_and_each_later_one_waits_twice_as_long():
     backoff = Backoff(Clock())
-    assert [backoff.next_s() for _ in range(5)] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert [backoff.next_wait_s() for _ in range(5)] == [0.0, 0.5, 1.0, 2.0, 4.0]
 
 
-def test_a_server_that_never_comes_up_is_not_tried_more_often_than_its_bound():
+def test_a_server_that_never_starts_waits_no_longer_than_the_limit():
     backoff = Backoff(Clock())
-    assert max(backoff.next_s() for _ in range(100)) == MAX_S
+    assert max(backoff.next_wait_s() for _ in range(100)) == MAX_S
 
 
-def test_a_server_that_was_proven_comes_back_soon_however_often_it_died():
+def test_a_server_that_was_healthy_restarts_soon_however_often_it_died():
     backoff = Backoff(Clock())
     waits = []
     for _ in range(20):
         backoff.mark_healthy()
-        waits.append(backoff.next_s())
-    assert max(waits) == MAX_AFTER_PROOF_S
+        waits.append(backoff.next_wait_s())
+    assert max(waits) == MAX_AFTER_HEALTHY_S
 
 
-def test_stable_service_makes_the_past_forgotten():
+def test_stable_service_resets_the_backoff():
     clock = Clock()
     backoff = Backoff(clock)
     for _ in range(5):
-        backoff.next_s()
+        backoff.next_wait_s()
     backoff.mark_healthy()
     clock.now_s += STABLE_S
-    assert backoff.next_s() == 0.0
+    assert backoff.next_wait_s() == 0.0
 
 
-def test_service_that_was_not_stable_for_long_does_not():
+def test_short_service_does_not_reset_the_backoff():
     clock = Clock()
     backoff = Backoff(clock)
-    backoff.next_s()
+    backoff.next_wait_s()
     backoff.mark_healthy()
     clock.now_s += STABLE_S - 1
-    assert backoff.next_s() == 0.5
+    assert backoff.next_wait_s() == 0.5
 
 
-def test_one_failed_start_after_many_good_ones_costs_little():
+def test_one_failed_start_after_many_good_ones_waits_no_longer():
     backoff = Backoff(Clock())
     for _ in range(20):
         backoff.mark_healthy()
-        backoff.next_s()
-    assert backoff.next_s() == MAX_AFTER_PROOF_S
+        backoff.next_wait_s()
+    assert backoff.next_wait_s() == MAX_AFTER_HEALTHY_S

@@ -1,4 +1,4 @@
-"""Which calls of clients may still be under way: as long as their tokens may take, and no longer."""
+"""Clients' requests count as in flight for as long as their tokens may take."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from llm_policy.ledger.database import FILE_NAME, open_database
-from llm_policy.ledger.ledger import Entry, Ledger, Settlement
+from llm_policy.ledger.ledger import Ledger, NewRow, Settlement
 from llm_policy.release.manifest import Manifest
 from llmstack.supervision.in_flight_requests import InFlightRequests
 from tests.manifests import manifest as make_manifest
@@ -18,99 +18,99 @@ START_NS = 1_000_000 * S
 LONG, SHORT = 1_000, 8  # completion tokens
 
 
-class LedgerAccess(NamedTuple):
-    """The ledger as the stubs write it, and what is to be judged by it; times are seconds after the start."""
+class RequestLedger(NamedTuple):
+    """A ledger as the stubs write it, and its requests in flight; times are in seconds after the start."""
 
     ledger: Ledger
-    calls: InFlightRequests
+    in_flight: InFlightRequests
     manifest: Manifest
 
     def admit(self, max_tokens: int, at_s: float, is_canary: bool = False) -> int:
         price = self.manifest.prices.per_token
         costs = {"projected_nano_usd": price.cost(10, max_tokens), "prompt_nano_usd": price.cost(10, 0)}
-        entry = Entry(num_prompt_tokens=10, is_canary=is_canary, **costs)
-        (((ledger_id,), _),) = self.ledger.enter([[entry]], START_NS + int(at_s * S))
+        entry = NewRow(num_prompt_tokens=10, is_canary=is_canary, **costs)
+        (((ledger_id,), _),) = self.ledger.record([[entry]], START_NS + int(at_s * S))
         return ledger_id
 
     def answer(self, ledger_id: int, num_tokens: int, at_s: float, is_canary: bool = False) -> None:
         row = Settlement(ledger_id, "", "", "", "", is_canary, 10, num_tokens, 0, 0, ())
         assert self.ledger.settle([row], START_NS + int(at_s * S)) == [True]
 
-    def may_wait(self, at_s: float) -> bool:
-        return self.calls.may_wait(START_NS + int(at_s * S))
+    def has_any(self, at_s: float) -> bool:
+        return self.in_flight.has_any(START_NS + int(at_s * S))
 
 
-def make_books(directory: Path, **changes) -> Iterator[LedgerAccess]:
+def open_request_ledger(directory: Path, **changes) -> Iterator[RequestLedger]:
     manifest = make_manifest(**changes)
     with closing(open_database(directory / FILE_NAME)) as connection:
-        yield LedgerAccess(
+        yield RequestLedger(
             Ledger(connection, manifest, "boot"), InFlightRequests(directory, manifest, "boot"), manifest
         )
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[LedgerAccess]:
-    yield from make_books(tmp_path)
+def requests(tmp_path: Path) -> Iterator[RequestLedger]:
+    yield from open_request_ledger(tmp_path)
 
 
 @pytest.fixture
-def warm(books: LedgerAccess) -> LedgerAccess:
+def warm(requests: RequestLedger) -> RequestLedger:
     """A server whose canary took 0.8 s for 8 tokens."""
-    books.answer(books.admit(SHORT, 0, is_canary=True), SHORT, 0.8, is_canary=True)
-    return books
+    requests.answer(requests.admit(SHORT, 0, is_canary=True), SHORT, 0.8, is_canary=True)
+    return requests
 
 
-def test_nobody_waits_in_an_empty_ledger(warm):
-    assert not warm.may_wait(1)
+def test_an_empty_ledger_has_no_request_in_flight(warm):
+    assert not warm.has_any(1)
 
 
-def test_the_canarys_own_calls_do_not_count(warm):
+def test_canaries_do_not_count(warm):
     warm.admit(SHORT, 1, is_canary=True)
-    assert not warm.may_wait(2)
+    assert not warm.has_any(2)
 
 
-def test_a_call_may_wait_as_long_as_its_tokens_take_and_is_then_taken_for_cancelled(warm):
+def test_a_request_counts_for_as_long_as_its_tokens_may_take(warm):
     warm.admit(LONG, 1)  # 0.1 s a token: 100 s
-    assert warm.may_wait(101)
-    assert warm.may_wait(300)
-    assert not warm.may_wait(1 + 10 + 4 * 100 + 1)
+    assert warm.has_any(101)
+    assert warm.has_any(300)
+    assert not warm.has_any(1 + 10 + 4 * 100 + 1)
 
 
-def test_a_short_call_is_taken_for_cancelled_sooner(warm):
+def test_a_short_request_counts_for_less_time(warm):
     warm.admit(SHORT, 1)
-    assert warm.may_wait(10)
-    assert not warm.may_wait(1 + 10 + 4 * 0.8 + 1)
+    assert warm.has_any(10)
+    assert not warm.has_any(1 + 10 + 4 * 0.8 + 1)
 
 
-def test_short_answers_before_do_not_make_a_long_call_look_cancelled(warm):
+def test_earlier_short_answers_do_not_shorten_the_time_of_a_long_request(warm):
     for number in range(5):
         warm.answer(warm.admit(SHORT, number), SHORT, number + 0.8)
     warm.admit(LONG, 6)
-    assert warm.may_wait(100)
+    assert warm.has_any(100)
 
 
-def test_calls_that_wait_behind_others_count_from_the_last_answer(warm):
+def test_the_time_of_a_request_behind_others_begins_at_the_last_answer(warm):
     first, _ = warm.admit(SHORT, 1), warm.admit(SHORT, 1)
     warm.answer(first, SHORT, 61)
-    assert warm.may_wait(61 + 10)
+    assert warm.has_any(61 + 10)
 
 
-def test_calls_of_an_earlier_server_do_not_count(warm, tmp_path):
+def test_requests_of_an_earlier_server_start_do_not_count(warm, tmp_path):
     warm.admit(LONG, 1)
-    assert not InFlightRequests(tmp_path, warm.manifest, "next boot").may_wait(START_NS + 2 * S)
+    assert not InFlightRequests(tmp_path, warm.manifest, "next boot").has_any(START_NS + 2 * S)
 
 
-def test_before_anything_was_answered_every_open_call_counts(books):
-    books.admit(SHORT, 0)
-    assert books.may_wait(500)
+def test_before_the_first_answer_every_open_request_counts(requests):
+    requests.admit(SHORT, 0)
+    assert requests.has_any(500)
 
 
-def test_where_tokens_are_free_each_call_may_take_as_many_as_the_manifest_allows(tmp_path):
-    for books in make_books(tmp_path, prices={"input_usd_per_million": 0.1, "output_usd_per_million": 0.0}):
-        books.answer(books.admit(SHORT, 0, is_canary=True), SHORT, 0.8, is_canary=True)
-        books.admit(SHORT, 1)
-        assert books.may_wait(books.manifest.thresholds.max_tokens * 0.1)
+def test_with_free_tokens_a_request_may_take_as_many_as_the_manifest_allows(tmp_path):
+    for requests in open_request_ledger(tmp_path, prices={"input_usd_per_million": 0.1, "output_usd_per_million": 0.0}):
+        requests.answer(requests.admit(SHORT, 0, is_canary=True), SHORT, 0.8, is_canary=True)
+        requests.admit(SHORT, 1)
+        assert requests.has_any(requests.manifest.thresholds.max_tokens * 0.1)
 
 
-def test_a_ledger_that_can_not_be_read_says_nothing_against_it(tmp_path, books):
-    assert InFlightRequests(tmp_path / "nowhere", books.manifest, "boot").may_wait(START_NS)
+def test_an_unreadable_ledger_counts_as_requests_in_flight(tmp_path, requests):
+    assert InFlightRequests(tmp_path / "nowhere", requests.manifest, "boot").has_any(START_NS)

@@ -1,4 +1,4 @@
-"""What the parent reads from the ledger and writes into it."""
+"""What the parent process reads from the ledger and writes into it."""
 
 import sqlite3
 import time
@@ -11,9 +11,8 @@ from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llm_policy.ledger.ledger import Ledger
 from llmstack.ledger.verification import verify
 from llmstack.server.error import ServerStartError
-from llmstack.supervision.ledger_access import WINDOW_S
-from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, LedgerMaintenance, LedgerMoved
-from tests.books import ENTRY, admit, events, open_ledger, rows, settlement, sheds, states
+from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, WINDOW_S, LedgerMaintenance, LedgerMoved
+from tests.ledgers import NEW_ROW, admit, events, open_ledger, rows, settlement, sheds, states
 from tests.manifests import manifest
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -26,35 +25,35 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> LedgerMaintenance:
+def maintenance(tmp_path: Path) -> LedgerMaintenance:
     return LedgerMaintenance(tmp_path, manifest())
 
 
-def answer(ledger: Ledger, now_ns: int, entry=ENTRY, **changes) -> None:
+def answer(ledger: Ledger, now_ns: int, entry=NEW_ROW, **changes) -> None:
     ledger.settle([settlement(admit(ledger, entry, now_ns - S), entry, **changes)], now_ns)
 
 
-def test_nothing_is_known_of_an_empty_window(books, ledger):
-    figures = books.window(NOW_NS)
-    assert figures.queue_delay_p95_us is None
-    assert figures.num_breaches == {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0}
+def test_an_empty_window_has_no_queue_delay_and_no_breaches(maintenance, ledger):
+    statistics = maintenance.window(NOW_NS)
+    assert statistics.queue_delay_p95_us is None
+    assert statistics.num_breaches == {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0}
 
 
-def test_the_queue_delay_is_the_one_that_95_percent_do_not_exceed(books, ledger):
+def test_the_queue_delay_is_the_95th_percentile(maintenance, ledger):
     for delay_us in range(1, 101):
         answer(ledger, NOW_NS, queue_delay_us=delay_us)
-    assert books.window(NOW_NS).queue_delay_p95_us == 95
+    assert maintenance.window(NOW_NS).queue_delay_p95_us == 95
 
 
-def test_one_answer_is_its_own_percentile(books, ledger):
+def test_one_answer_is_its_own_percentile(maintenance, ledger):
     answer(ledger, NOW_NS, queue_delay_us=7)
-    assert books.window(NOW_NS).queue_delay_p95_us == 7
+    assert maintenance.window(NOW_NS).queue_delay_p95_us == 7
 
 
-def test_breaches_are_counted_by_rule(books, ledger):
+def test_breaches_are_counted_by_rule(maintenance, ledger):
     answer(ledger, NOW_NS, flags=["queue_delay_breach", "cost_breach", "truncated"])
     answer(ledger, NOW_NS, flags=["cost_breach"])
-    assert books.window(NOW_NS).num_breaches == {
+    assert maintenance.window(NOW_NS).num_breaches == {
         "queue_delay": 1,
         "cost": 2,
         "schema_violation": 0,
@@ -62,122 +61,125 @@ def test_breaches_are_counted_by_rule(books, ledger):
     }
 
 
-def test_the_canary_is_left_out(books, ledger):
-    answer(ledger, NOW_NS, ENTRY._replace(is_canary=True), flags=["queue_delay_breach"])
-    assert books.window(NOW_NS) == (None, {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0})
+def test_the_canary_is_left_out(maintenance, ledger):
+    answer(ledger, NOW_NS, NEW_ROW._replace(is_canary=True), flags=["queue_delay_breach"])
+    assert maintenance.window(NOW_NS) == (
+        None,
+        {"queue_delay": 0, "cost": 0, "schema_violation": 0, "engine_unhealthy": 0},
+    )
 
 
-def test_the_window_moves_on(books, ledger):
+def test_the_window_slides(maintenance, ledger):
     answer(ledger, NOW_NS, flags=["cost_breach"], queue_delay_us=1)
     answer(ledger, NOW_NS + 30 * S, queue_delay_us=2)
-    assert books.window(NOW_NS + 30 * S).num_breaches["cost"] == 1
-    later = books.window(NOW_NS + (WINDOW_S + 1) * S)
+    assert maintenance.window(NOW_NS + 30 * S).num_breaches["cost"] == 1
+    later = maintenance.window(NOW_NS + (WINDOW_S + 1) * S)
     assert (later.queue_delay_p95_us, later.num_breaches["cost"]) == (2, 0)
-    assert books.window(NOW_NS + 1_000 * S).queue_delay_p95_us is None
+    assert maintenance.window(NOW_NS + 1_000 * S).queue_delay_p95_us is None
 
 
-def test_an_answer_counts_when_it_came_however_long_it_took(books, ledger):
+def test_an_answer_counts_at_its_end_however_long_it_took(maintenance, ledger):
     ledger_id = admit(ledger, now_ns=NOW_NS)
     for second in (1, 2):
         answer(ledger, NOW_NS + second * S, queue_delay_us=1)
-    assert books.window(NOW_NS + 500 * S).queue_delay_p95_us is None
+    assert maintenance.window(NOW_NS + 500 * S).queue_delay_p95_us is None
     ledger.settle([settlement(ledger_id, queue_delay_us=9)], NOW_NS + 500 * S)
-    assert books.window(NOW_NS + 500 * S).queue_delay_p95_us == 9
-    assert LedgerMaintenance(books._path.parent, manifest()).window(NOW_NS + 500 * S).queue_delay_p95_us == 9
+    assert maintenance.window(NOW_NS + 500 * S).queue_delay_p95_us == 9
+    assert LedgerMaintenance(maintenance._path.parent, manifest()).window(NOW_NS + 500 * S).queue_delay_p95_us == 9
 
 
-def test_rows_of_a_server_that_is_over_are_lost_and_those_of_the_live_one_wait(books, tmp_path):
+def test_open_rows_of_an_ended_server_are_lost_and_those_of_the_live_one_stay_open(maintenance, tmp_path):
     for boot_id in ("old", "live"):
         admit(open_ledger(tmp_path, boot_id), now_ns=NOW_NS)
-    books.close_unanswered(NOW_NS + S, "live")
+    maintenance.close_unanswered(NOW_NS + S, "live")
     assert {row["boot_id"]: row["state"] for row in rows(open_ledger(tmp_path))} == {"old": "lost", "live": "admitted"}
 
 
-def test_without_a_server_every_open_row_is_lost(books, ledger):
+def test_without_a_server_every_open_row_is_lost(maintenance, ledger):
     admit(ledger, now_ns=NOW_NS)
-    books.close_unanswered(NOW_NS + S, "")
+    maintenance.close_unanswered(NOW_NS + S, "")
     assert states(ledger) == {"lost": 1}
 
 
-def test_a_row_that_waits_for_too_long_is_cancelled(books, ledger):
+def test_a_row_that_is_open_for_too_long_is_cancelled(maintenance, ledger):
     admit(ledger, now_ns=NOW_NS)
-    books.close_unanswered(NOW_NS + (MAX_OPEN_S + 1) * S, "boot-1")
+    maintenance.close_unanswered(NOW_NS + (MAX_OPEN_S + 1) * S, "boot-1")
     assert states(ledger) == {"cancelled": 1}
 
 
-def test_requests_that_died_make_room(books, tmp_path):
+def test_dead_requests_free_their_places_in_the_queue(maintenance, tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
     now_ns = time.time_ns()
     for _ in range(2):
         admit(ledger, now_ns=now_ns)
     assert sheds(ledger, now_ns=now_ns) == [True]
-    books.set_unanswered("boot-1", 1)
+    maintenance.record_dead_requests("boot-1", 1)
     assert sheds(ledger, now_ns=now_ns) == [False]
 
 
-def test_an_outage_is_an_alert_at_once_and_names_its_reason(books, ledger):
-    books.record_engine_unhealthy(NOW_NS, "the process of preprocess_0_0 died")
+def test_an_outage_raises_an_alert_immediately_with_its_reason(maintenance, ledger):
+    maintenance.record_engine_unhealthy(NOW_NS, "the process of preprocess_0_0 died")
     (event,) = events(ledger)
     assert (event["rule"], event["count"], event["phase"]) == ("engine_unhealthy", 1, "first")
     assert event["samples"] == ["the process of preprocess_0_0 died"]
 
 
-def test_a_window_that_ended_gets_its_summary(books, ledger):
+def test_a_window_that_ended_gets_its_summary(maintenance, ledger):
     for reason in ("one", "two", "three"):
-        books.record_engine_unhealthy(NOW_NS, reason)
-    books.close_due_windows(NOW_NS + 59 * S)
+        maintenance.record_engine_unhealthy(NOW_NS, reason)
+    maintenance.close_due_windows(NOW_NS + 59 * S)
     assert len(events(ledger)) == 1
-    books.close_due_windows(NOW_NS + 60 * S)
+    maintenance.close_due_windows(NOW_NS + 60 * S)
     assert [(event["count"], event["samples"]) for event in events(ledger)] == [(1, ["one"]), (2, ["two", "three"])]
 
 
-def test_an_outage_that_can_not_be_written_is_owed(tmp_path):
+def test_an_outage_that_can_not_be_written_is_written_later(tmp_path):
     missing = tmp_path / "missing"
-    books = LedgerMaintenance(missing, manifest())
+    maintenance = LedgerMaintenance(missing, manifest())
     for reason in ("one", "two"):
         with pytest.raises(sqlite3.Error):
-            books.record_engine_unhealthy(NOW_NS, reason)
+            maintenance.record_engine_unhealthy(NOW_NS, reason)
     with pytest.raises(sqlite3.Error):
-        books.close_due_windows(NOW_NS)
+        maintenance.close_due_windows(NOW_NS)
     missing.mkdir()
     for second in (1, 61, 62):
-        books.close_due_windows(NOW_NS + second * S)
+        maintenance.close_due_windows(NOW_NS + second * S)
     assert [event["samples"] for event in events(open_ledger(missing))] == [["one"], ["two"]]
 
 
-def test_a_fault_is_over_when_its_cause_is(tmp_path, books, ledger):
+def test_a_fault_ends_with_its_cause(tmp_path, maintenance, ledger):
     answer(ledger, NOW_NS, queue_delay_us=7)
-    assert books.window(NOW_NS).queue_delay_p95_us == 7
+    assert maintenance.window(NOW_NS).queue_delay_p95_us == 7
     ledger.connection.close()
-    aside = tmp_path / "aside"
-    (tmp_path / "ledger.db").rename(aside)
+    moved = tmp_path / "moved"
+    (tmp_path / "ledger.db").rename(moved)
     (tmp_path / "ledger.db").mkdir()
-    books.close()
+    maintenance.close()
     with pytest.raises(sqlite3.Error):
-        books.window(NOW_NS)
+        maintenance.window(NOW_NS)
     (tmp_path / "ledger.db").rmdir()
-    aside.rename(tmp_path / "ledger.db")
-    assert books.window(NOW_NS).queue_delay_p95_us == 7
+    moved.rename(tmp_path / "ledger.db")
+    assert maintenance.window(NOW_NS).queue_delay_p95_us == 7
 
 
-def test_the_log_is_written_back_into_the_file(tmp_path, books, ledger):
+def test_a_checkpoint_writes_the_log_into_the_file(tmp_path, maintenance, ledger):
     for _ in range(50):
         answer(ledger, NOW_NS)
     before = (tmp_path / "ledger.db").stat().st_size
-    books.checkpoint()
+    maintenance.checkpoint()
     assert (tmp_path / "ledger.db").stat().st_size > before
 
 
-def test_outages_of_the_last_window_are_counted_among_the_breaches(books, ledger):
+def test_outages_of_the_last_window_are_counted_among_the_breaches(maintenance, ledger):
     for second in (0, 50):
-        books.record_engine_unhealthy(NOW_NS + second * S, "gone")
-    assert books.window(NOW_NS + 50 * S).num_breaches["engine_unhealthy"] == 2
-    assert books.window(NOW_NS + 70 * S).num_breaches["engine_unhealthy"] == 1
-    assert books.window(NOW_NS + 111 * S).num_breaches["engine_unhealthy"] == 0
+        maintenance.record_engine_unhealthy(NOW_NS + second * S, "gone")
+    assert maintenance.window(NOW_NS + 50 * S).num_breaches["engine_unhealthy"] == 2
+    assert maintenance.window(NOW_NS + 70 * S).num_breaches["engine_unhealthy"] == 1
+    assert maintenance.window(NOW_NS + 111 * S).num_breaches["engine_unhealthy"] == 0
 
 
-def test_rows_of_the_canary_go_after_a_day_and_no_others(books, ledger):
-    canary = ENTRY._replace(is_canary=True)
+def test_only_canary_rows_are_deleted_after_a_day(maintenance, ledger):
+    canary = NEW_ROW._replace(is_canary=True)
     old_ns = NOW_NS - (CANARY_KEPT_S + 1) * S
     for _ in range(150):
         answer(ledger, old_ns, canary)
@@ -185,55 +187,55 @@ def test_rows_of_the_canary_go_after_a_day_and_no_others(books, ledger):
     admit(ledger, canary, old_ns)
     answer(ledger, NOW_NS, canary)
     for _ in range(3):
-        books.forget_canaries(NOW_NS)
+        maintenance.delete_old_canaries(NOW_NS)
     left = [(row["canary"], row["state"], row["admitted_ns"] < NOW_NS - CANARY_KEPT_S * S) for row in rows(ledger)]
     assert left == [(0, "settled", True), (1, "admitted", True), (1, "settled", False)]
-    assert verify(ledger.connection, old_ns, 600).findings == []
+    assert verify(ledger.connection, old_ns, 600).discrepancies == []
 
 
-def test_the_newest_row_stays_so_that_no_id_comes_twice(books, ledger):
-    canary = ENTRY._replace(is_canary=True)
+def test_the_newest_row_is_kept_so_that_no_id_is_reused(maintenance, ledger):
+    canary = NEW_ROW._replace(is_canary=True)
     answer(ledger, 1_000 * S, canary)
     newest = rows(ledger)[-1]["id"]
-    books.forget_canaries(NOW_NS)
-    assert admit(ledger, ENTRY) > newest
+    maintenance.delete_old_canaries(NOW_NS)
+    assert admit(ledger, NEW_ROW) > newest
 
 
-def elsewhere(path: Path) -> None:
-    path.rename(path.with_name("aside"))
+def move_away(path: Path) -> None:
+    path.rename(path.with_name("moved"))
 
 
-def replaced(path: Path) -> None:
-    elsewhere(path)
+def replace(path: Path) -> None:
+    move_away(path)
     open_database(path).close()
 
 
-@pytest.mark.parametrize("change", [elsewhere, replaced, Path.unlink])
-def test_a_ledger_that_was_moved_is_told_and_no_new_one_made(tmp_path, books, ledger, change):
+@pytest.mark.parametrize("change", [move_away, replace, Path.unlink])
+def test_a_moved_ledger_is_reported_and_not_recreated(tmp_path, maintenance, ledger, change):
     path = tmp_path / "ledger.db"
     answer(ledger, NOW_NS)
     change(path)
     there = path.exists()
     for _ in range(2):
         with pytest.raises(LedgerMoved, match="put that one back, or restart llmstack serve"):
-            books.close_unanswered(NOW_NS, "boot-1")
+            maintenance.close_unanswered(NOW_NS, "boot-1")
         with pytest.raises(LedgerMoved):
-            books.record_engine_unhealthy(NOW_NS, "gone")
+            maintenance.record_engine_unhealthy(NOW_NS, "gone")
     assert path.exists() == there
 
 
-def test_a_ledger_that_was_put_back_is_used_again(tmp_path, books, ledger):
+def test_a_ledger_that_was_moved_back_is_used_again(tmp_path, maintenance, ledger):
     path = tmp_path / "ledger.db"
     answer(ledger, NOW_NS, queue_delay_us=7)
-    elsewhere(path)
+    move_away(path)
     with pytest.raises(LedgerMoved):
-        books.window(NOW_NS)
-    path.with_name("aside").rename(path)
-    assert books.window(NOW_NS).queue_delay_p95_us == 7
+        maintenance.window(NOW_NS)
+    path.with_name("moved").rename(path)
+    assert maintenance.window(NOW_NS).queue_delay_p95_us == 7
 
 
-def test_a_parent_refuses_to_start_on_a_newer_ledger(tmp_path):
+def test_a_newer_ledger_is_an_error_at_the_start(tmp_path):
     with open_database(tmp_path / "ledger.db") as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(ServerStartError, match="made by a newer llmstack"):
+    with pytest.raises(ServerStartError, match="written by a newer llmstack"):
         LedgerMaintenance(tmp_path, manifest())

@@ -1,4 +1,4 @@
-"""One server a state directory, and only in one that can be written."""
+"""One service per state directory, and only in a writable one."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.state_directory import DRAINING, StateDirectory
 
-IMPATIENT_S = 0.3
+SHORT_TIMEOUT_S = 0.3
 HOLD = """
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ with StateDirectory(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
-# Leaves a child behind that inherited the lock, as a server does whose parent was killed.
+# Leaves a child that inherited the lock, as a killed parent leaves its server.
 ORPHAN = """
 import subprocess, sys
 from pathlib import Path
@@ -33,13 +33,13 @@ print("held", flush=True)
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """Another process that has the directory until its standard input closes."""
+    """Another process that uses the directory until its standard input closes."""
     yield from run(HOLD, tmp_path)
 
 
 @pytest.fixture
 def orphan(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A process that is gone, whose child has the directory until standard input closes."""
+    """A process that has ended, whose child holds the lock until standard input closes."""
     yield from run(ORPHAN, tmp_path)
 
 
@@ -50,47 +50,47 @@ def run(code: str, directory: Path) -> Iterator[subprocess.Popen]:
         yield process
 
 
-def test_a_directory_is_made_and_can_be_had_again(tmp_path):
+def test_a_directory_is_created_and_can_be_used_again(tmp_path):
     for _ in range(2):
         with StateDirectory(tmp_path / "new" / "state") as state:
             state.check_writable()
 
 
-def test_a_directory_in_use_names_its_user(tmp_path, holder):
-    with pytest.raises(ServerStartError, match=f"in use by llmstack serve with process id {holder.pid}") as refusal:
+def test_a_directory_in_use_names_the_process(tmp_path, holder):
+    with pytest.raises(ServerStartError, match=f"in use by llmstack serve with process id {holder.pid}") as raised:
         StateDirectory(tmp_path)
-    assert "--state-dir" in refusal.value.next_step
+    assert "--state-dir" in raised.value.next_step
 
 
-def test_a_user_that_is_gone_leaves_nothing_behind(tmp_path, holder):
+def test_a_killed_process_releases_the_directory(tmp_path, holder):
     holder.kill()
     holder.wait()
     StateDirectory(tmp_path).check_writable()
 
 
-def test_the_server_of_a_parent_that_is_gone_is_waited_for(tmp_path, orphan):
+def test_the_server_of_a_killed_parent_is_waited_for(tmp_path, orphan):
     assert orphan.wait(10) == 0
     with pytest.raises(ServerStartError, match="in use by a server whose parent is gone"):
-        StateDirectory(tmp_path, IMPATIENT_S)
+        StateDirectory(tmp_path, SHORT_TIMEOUT_S)
     orphan.stdin.close()
     with StateDirectory(tmp_path, 10) as state:
         state.check_writable()
 
 
-def test_a_refused_user_takes_nothing_from_the_first(tmp_path, holder):
+def test_a_second_process_leaves_the_lock_with_the_first(tmp_path, holder):
     with pytest.raises(ServerStartError):
         StateDirectory(tmp_path)
     with pytest.raises(ServerStartError, match=str(holder.pid)):
         StateDirectory(tmp_path)
 
 
-def test_a_place_where_no_directory_can_be_is_named(tmp_path):
+def test_a_path_that_can_be_no_directory_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ServerStartError, match=r"file/state can't be written: not a directory"):
         StateDirectory(tmp_path / "file" / "state")
 
 
-def test_a_directory_that_went_away_is_not_writable(tmp_path):
+def test_a_deleted_directory_is_not_writable(tmp_path):
     with StateDirectory(tmp_path / "state") as state:
         shutil.rmtree(tmp_path / "state")
         with pytest.raises(OSError, match="No such file"):
@@ -104,7 +104,7 @@ def test_the_check_leaves_no_file_behind(tmp_path):
         assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_mark_of_a_drain_comes_and_goes(tmp_path):
+def test_the_drain_mark_is_set_and_removed(tmp_path):
     with StateDirectory(tmp_path) as state:
         state.begin_draining()
         assert (tmp_path / DRAINING).exists()
@@ -112,7 +112,7 @@ def test_the_mark_of_a_drain_comes_and_goes(tmp_path):
         assert not (tmp_path / DRAINING).exists()
 
 
-def test_a_mark_that_an_earlier_run_left_is_taken_away(tmp_path):
+def test_a_drain_mark_of_an_earlier_run_is_removed(tmp_path):
     (tmp_path / DRAINING).touch()
     with StateDirectory(tmp_path):
         assert not (tmp_path / DRAINING).exists()

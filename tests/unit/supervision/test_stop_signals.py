@@ -1,4 +1,4 @@
-"""Signals as a question: the first asks, the second interrupts."""
+"""The first signal requests a stop, the second interrupts."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from llmstack.supervision.stop_signals import StopRequested, StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_to_stop(number):
+def test_the_first_signal_requests_a_stop(number):
     with StopSignals() as stop:
         stop.check()
-        assert not stop.is_asked
+        assert not stop.is_requested
         os.kill(os.getpid(), number)
         assert stop.wait(10)
-        assert stop.is_asked
+        assert stop.is_requested
         with pytest.raises(StopRequested):
             stop.check()
 
@@ -29,7 +29,7 @@ def test_the_second_signal_interrupts():
             stop.wait(10)
 
 
-def test_afterwards_signals_mean_what_they_meant():
+def test_the_former_signal_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals():
         assert signal.getsignal(signal.SIGTERM) is not before

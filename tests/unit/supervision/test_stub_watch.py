@@ -1,4 +1,4 @@
-"""Dead stubs are found, by processes that carry the stub's name."""
+"""Dead stubs are found among processes with the stub's name."""
 
 import os
 import subprocess
@@ -25,11 +25,11 @@ def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen]]:
         process.communicate()
 
 
-def test_nobody_is_dead_while_all_live(stubs):
+def test_living_stubs_are_not_reported(stubs):
     assert StubWatch(os.getpid()).find_dead() == []
 
 
-def test_a_stub_that_was_killed_is_named_by_its_instance(stubs):
+def test_a_killed_stub_is_named_by_its_instance(stubs):
     watch = StubWatch(os.getpid())
     stubs["preprocess_0_0"].kill()
     deadline = time.monotonic() + 10
@@ -38,21 +38,21 @@ def test_a_stub_that_was_killed_is_named_by_its_instance(stubs):
     assert watch.find_dead() == ["preprocess_0_0"]
 
 
-def test_a_stub_that_its_server_ended_itself_is_forgotten(stubs):
+def test_a_stub_that_its_server_ended_is_not_reported(stubs):
     watch = StubWatch(os.getpid())
     stubs["preprocess_0_0"].kill()
     stubs["preprocess_0_0"].wait()  # as a server does that unloads a model
     assert watch.find_dead() == []
 
 
-def test_a_child_that_nobody_reaps_while_its_server_loads_is_lost():
+def test_a_zombie_that_its_loading_server_does_not_reap_is_a_dead_stub():
     watch = LoadWatch(os.getpid(), max_zombie_s=0.1)
     child = subprocess.Popen(["true"])
     try:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and a zombie until it is waited for
-        assert not watch.has_lost_one()
+        assert not watch.has_dead_stub()
         time.sleep(0.2)
-        assert watch.has_lost_one()
+        assert watch.has_dead_stub()
     finally:
         child.wait()
-    assert not watch.has_lost_one()
+    assert not watch.has_dead_stub()

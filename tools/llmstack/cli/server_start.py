@@ -1,4 +1,4 @@
-"""Starting a server while the terminal shows progress, and reporting why one can't start."""
+"""Starting a server: the progress line on the terminal, and the error when it can't start."""
 
 from __future__ import annotations
 
@@ -6,30 +6,25 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-import typer
 from rich.console import Console
 
+from llmstack.cli.terminal import EXIT_FAILED, fail
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
 
-_FAILED = 1
 
-
-def give_up(error: ServerStartError) -> NoReturn:
+def exit_with_error(error: ServerStartError) -> NoReturn:
     """Print the error and the next step on standard error, and exit with 1."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"error: {error}", style="red", markup=False)
-    console.print(f"next:  {error.next_step}", markup=False)
-    raise typer.Exit(_FAILED)
+    fail(error, error.next_step, EXIT_FAILED)
 
 
-def start_visibly(
+def wait_with_progress(
     server: TritonServer,
     console: Console,
     timeout_s: float = DEFAULT_START_TIMEOUT_S,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Wait until a started `server` is ready, with a progress line; `check` may raise to give up.
+    """Wait until a started `server` is ready, with a progress line; `check` may raise to abandon the wait.
 
     Raises:
         ServerStartError: the server ended or took too long.

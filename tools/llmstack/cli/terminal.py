@@ -1,4 +1,4 @@
-"""What commands print when they can't go on, and how they print JSON. Exit codes are those of `diff`: 0 same, 1, 2."""
+"""Terminal output that the commands share: errors and JSON. The exit codes are those of `diff`: 0, 1 and 2."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-DIFFERENT = 1
-CANT_TELL = 2
+EXIT_FAILED = 1  # the command worked, and its answer is negative
+EXIT_ERROR = 2  # the command could not work
 
 
-def fail(error: object, next_step: str, exit_code: int = CANT_TELL) -> NoReturn:
-    """Say what is wrong and what to do next on standard error, and exit with 2, or as told."""
+def fail(error: object, next_step: str, exit_code: int = EXIT_ERROR) -> NoReturn:
+    """Print the error and the next step on standard error, and exit with `exit_code`."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"error: {error}", style="red", markup=False)
     console.print(f"next:  {next_step}", markup=False)

@@ -1,1 +1,1 @@
-"""What the parent process does for the server that it runs: proves it, restarts it, drains it and says how it is."""
+"""Supervision of a server by its parent process: health checks, restarts, drains, readiness and metrics."""

@@ -1,12 +1,12 @@
-"""Real requests that prove the ensemble: preprocess, the engine and postprocess each had to do their part.
+"""Canaries: real requests that check the health of the whole ensemble, from preprocess over the engine to postprocess.
 
-A canary that fails for a reason that no restart mends must not cause one, which would only lose the requests of others:
+A restart costs every client its requests in flight, so a failed canary must not cause one that would not help:
 
-- `overloaded` and `draining` come from a preprocess that lives. They prove too little to be a success and are no fault.
-- A ledger that can't be written is the disk's fault. The stubs try again with each request: no restart makes room.
-- One that takes too long is no fault while others' calls may still be under way (`in_flight_requests`) in an engine that
-  finished something within `MAX_STALL_S`. A server that is idle otherwise has no such excuse.
-- Calls of others that came to a good end since the last canary prove as much as the canary itself.
+- `overloaded` and `draining` come from a preprocess that works: inconclusive, neither healthy nor failed.
+- A ledger that can't be written is a fault of the disk. The stubs retry at each request; a restart frees no space.
+- A timeout is inconclusive while clients' requests may be in flight (`in_flight_requests`) in an engine that finished
+  something within `MAX_STALL_S`. On an otherwise idle server it is a failure.
+- Clients' requests that succeeded since the last canary show as much as the canary itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llm_policy.errors import Code
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
-from llm_policy.steps.ledger_writer import UNWRITTEN
+from llm_policy.steps.ledger_writer import LEDGER_UNAVAILABLE
 from llmstack.server.command import ADMIN_KEY_HEADER
 from llmstack.server.process import TritonServer
 from llmstack.supervision.readiness import CanaryResult
@@ -31,35 +31,42 @@ from llmstack.supervision.triton_statistics import TritonStatistics, read_statis
 
 MAX_TOKENS = 8
 MAX_STALL_S = 120.0
-_EXCUSES = (f"{Code.OVERLOADED.value}: ", f"{Code.DRAINING.value}: ", f"{Code.INTERNAL.value}: {UNWRITTEN}")
+_TRANSIENT_ERRORS = (
+    f"{Code.OVERLOADED.value}: ",
+    f"{Code.DRAINING.value}: ",
+    f"{Code.INTERNAL.value}: {LEDGER_UNAVAILABLE}",
+)
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 _DEAD_STUB = "is not healthy"
 _PROMPT = "Is the service well?"
 
 
 class ProbeStatus(Enum):
-    """What a canary says of the server."""
+    """What a canary shows about the server; `DEAD` is a failure that needs no second canary."""
 
-    PROVEN = "proven"
-    EXCUSED = "excused"
+    HEALTHY = "healthy"
+    INCONCLUSIVE = "inconclusive"
     FAILED = "failed"
     DEAD = "dead"
 
 
 class ProbeResult(NamedTuple):
-    """One canary's verdict and what `/readyz` shows of it; `is_proof` when the canary or others were served."""
+    """The outcome of one canary; `is_serving`: the server answered it, or a client's request since the last canary."""
 
-    verdict: ProbeStatus
+    status: ProbeStatus
     result: CanaryResult
-    is_proof: bool
+    is_serving: bool
 
 
 class HealthCheckFailed(Exception):
-    """The ensemble did not answer as it should; the text says how."""
+    """The ensemble's answer is an error or not the expected one; the text says which."""
 
 
 class Canary:
-    """Sends proofs to one start of the server; not for several threads at once."""
+    """Sends health checks to one start of the server. Not thread-safe.
+
+    `has_in_flight_requests` returns whether clients' requests may be in flight; `now_s` is a monotonic clock.
+    """
 
     def __init__(
         self,
@@ -69,7 +76,7 @@ class Canary:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         engine = release.manifest.engine
-        self._others_wait, self._now_s = has_in_flight_requests, now_s
+        self._has_in_flight_requests, self._now_s = has_in_flight_requests, now_s
         self._engine_hash = engine.hash
         self._inputs = _canary_inputs(release)
         self._headers = {
@@ -83,45 +90,45 @@ class Canary:
         self._client = httpx.Client(base_url=server.http_url, trust_env=False)
         self._progress_at_s = now_s()
         self._num_succeeded = 0
-        self._num_unanswered = 0  # canaries since the last that was answered: they still wait in the server themselves
+        self._num_unanswered = 0  # canaries since the last answer: Triton still counts them as in flight
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
     def statistics(self) -> TritonStatistics:
-        """The server's own counts.
+        """Triton's request counts.
 
         Raises:
-            httpx.HTTPError: it doesn't tell.
+            httpx.HTTPError: no answer in time, or an error.
         """
         return read_statistics(self._client, self._admin_headers)
 
     def probe(self, timeout_s: float) -> ProbeResult:
-        """Send one canary and judge what becomes of it."""
+        """Send one canary and classify the outcome."""
         began = self._now_s()
         error = self._attempt(timeout_s)
         ended = self._now_s()
         self._num_unanswered = self._num_unanswered + 1 if isinstance(error, httpx.TimeoutException) else 0
         statistics = self._try_statistics()
-        is_proof = error is None or self._has_served(statistics)
-        if is_proof:
+        is_serving = error is None or self._has_served(statistics)
+        if is_serving:
             self._progress_at_s = ended
         if statistics is not None:
             self._num_succeeded = statistics.ensemble.num_succeeded
         result = CanaryResult(error is None, (ended - began) * 1_000, _reason(error), ended)
-        return ProbeResult(self._judge(error, statistics, is_proof), result, is_proof)
+        return ProbeResult(self._classify(error, statistics, is_serving), result, is_serving)
 
-    def prove_engine(self, timeout_s: float) -> None:
-        """Check that the answer to a plain request names the manifest's engine; raises as `prove` does."""
-        self.prove({"text_input": _PROMPT, "max_tokens": 1}, timeout_s)
+    def check_engine(self, timeout_s: float) -> None:
+        """Check that the answer to a plain request names the manifest's engine; raises as `check` does."""
+        self.check({"text_input": _PROMPT, "max_tokens": 1}, timeout_s)
 
-    def prove(self, inputs: Mapping[str, Any], timeout_s: float) -> None:
-        """Send one request and check that its answer is the ensemble's.
+    def check(self, inputs: Mapping[str, Any], timeout_s: float) -> None:
+        """Send one request and check its answer.
 
         Raises:
-            HealthCheckFailed: it was refused, or the answer is another engine's, or it is not guided though it should be.
-            httpx.HTTPError: there was no answer in time.
+            HealthCheckFailed: the answer is an error, comes from another engine, has no token or lacks its guide.
+            httpx.HTTPError: no answer in time.
         """
         answer = self._client.post(
             "/v2/models/ensemble/infer",
@@ -141,7 +148,7 @@ class Canary:
 
     def _attempt(self, timeout_s: float) -> Exception | None:
         try:
-            self.prove(self._inputs, timeout_s)
+            self.check(self._inputs, timeout_s)
         except (HealthCheckFailed, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             return error
         return None
@@ -155,26 +162,26 @@ class Canary:
     def _has_served(self, statistics: TritonStatistics | None) -> bool:
         return statistics is not None and statistics.ensemble.num_succeeded > self._num_succeeded
 
-    def _judge(self, error: Exception | None, statistics: TritonStatistics | None, is_proof: bool) -> ProbeStatus:
+    def _classify(self, error: Exception | None, statistics: TritonStatistics | None, is_serving: bool) -> ProbeStatus:
         if error is None:
-            return ProbeStatus.PROVEN
+            return ProbeStatus.HEALTHY
         if isinstance(error, HealthCheckFailed):
-            return _judge_refusal(str(error))
+            return _classify_error(str(error))
         is_late = isinstance(error, httpx.TimeoutException)
-        return ProbeStatus.EXCUSED if is_late and (is_proof or self._is_busy(statistics)) else ProbeStatus.FAILED
+        return ProbeStatus.INCONCLUSIVE if is_late and (is_serving or self._is_busy(statistics)) else ProbeStatus.FAILED
 
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
-        """Whether others wait in the engine, too, and that for no longer than it may take.
+        """Whether clients' requests are in flight, in an engine that made progress within `MAX_STALL_S`.
 
-        What clients gave up stays in the counts of a server that hangs for ever: only `has_in_flight_requests` leaves it out.
+        A server that hangs counts cancelled requests for ever; `has_in_flight_requests` leaves them out.
         """
         if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False
-        return statistics.max_in_flight > self._num_unanswered and self._others_wait()
+        return statistics.max_in_flight > self._num_unanswered and self._has_in_flight_requests()
 
 
 def warm_up_inputs(release: Release) -> dict[str, dict[str, Any]]:
-    """One request for every task and every registered schema, by what it warms up."""
+    """The inputs of one request for every task and every registered schema, by the name of what each warms up."""
     schemas = sorted(release.manifest.schemas)
     return {
         **{f"task {task}": {"text_input": _PROMPT, "task": task, "max_tokens": MAX_TOKENS} for task in TASKS},
@@ -183,7 +190,7 @@ def warm_up_inputs(release: Release) -> dict[str, dict[str, Any]]:
 
 
 def _canary_inputs(release: Release) -> dict[str, Any]:
-    """A guided request: by a registered schema, else by any JSON where clients may send guides at all."""
+    """A guided request: by a registered schema, else by any JSON where clients may send their own guides."""
     inputs: dict[str, Any] = {"text_input": _PROMPT, "max_tokens": MAX_TOKENS}
     if release.manifest.schemas:
         return {**inputs, "schema_id": min(release.manifest.schemas)}
@@ -196,9 +203,9 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "shape": [1, 1], "datatype": "INT32" if isinstance(value, int) else "BYTES", "data": [value]}
 
 
-def _judge_refusal(text: str) -> ProbeStatus:
-    if _ENSEMBLE.sub("", text, count=1).startswith(_EXCUSES):
-        return ProbeStatus.EXCUSED
+def _classify_error(text: str) -> ProbeStatus:
+    if _ENSEMBLE.sub("", text, count=1).startswith(_TRANSIENT_ERRORS):
+        return ProbeStatus.INCONCLUSIVE
     return ProbeStatus.DEAD if _DEAD_STUB in text else ProbeStatus.FAILED
 
 

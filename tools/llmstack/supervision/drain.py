@@ -1,4 +1,4 @@
-"""The orderly end: new requests are refused, those under way are answered, then the server stops."""
+"""The drain: wait until every request in flight is answered."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from llmstack.server.process import TritonServer
 from llmstack.supervision.supervisor import Supervisor
 
 POLL_S = 0.25
-# Long enough for a request that preprocess let through just before it saw the mark to show in the statistics.
+# A request that preprocess admitted just before it saw the drain mark shows in the statistics within this time.
 SETTLE_S = 1.0
 
 
 def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
-    """Whether every request under way got its answer within `timeout_s`.
+    """Whether every request in flight was answered within `timeout_s`.
 
-    Triton counts a cancelled call as ended when its tokens are made, in an engine that hangs never; that no client is
-    connected any more is as good, and so is that the ledger knows of no call that may still be under way. Triton's own
-    wait at SIGTERM would refuse new connections without a word, and would wait for idle ones.
+    Triton counts a cancelled request as in flight until the engine has made its tokens, in an engine that hangs for
+    ever. So the server also counts as idle when no client is connected, or when the ledger has no request that may be
+    in flight. Triton's own wait at SIGTERM is no alternative: it refuses new connections without an error, and waits
+    for idle connections.
     """
     deadline = time.monotonic() + timeout_s
     idle_since_s = None
@@ -36,8 +37,8 @@ def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
     return False
 
 
-def serve_on(supervisor: Supervisor, delay_s: float) -> None:
-    """Go on as before for `delay_s`, while there is a server."""
+def wait_while_running(supervisor: Supervisor, delay_s: float) -> None:
+    """Wait for `delay_s`, or until the server process ends."""
     end = time.monotonic() + delay_s
     while (left_s := end - time.monotonic()) > 0 and supervisor.server.is_running:
         supervisor.pulse()
@@ -52,7 +53,7 @@ def _is_idle(supervisor: Supervisor) -> bool:
 
 
 def has_clients(server: TritonServer) -> bool:
-    """Whether anybody but this process is connected to the server's protocols."""
+    """Whether a process other than this one is connected to the server's HTTP or gRPC port."""
     ports = {server.ports.http, server.ports.grpc}
     try:
         connections = psutil.Process(server.pid).net_connections("tcp")

@@ -1,4 +1,4 @@
-"""What the parent does each second besides watching: the ledger's clock, figures for `/readyz`, the log's bound."""
+"""Periodic work of the parent process: ledger maintenance, statistics for `/readyz`, log rotation, old deliveries."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Callable
 
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.server.log import rotate_log
-from llmstack.supervision.ledger_access import LedgerAccess
+from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.readiness import DELIVERY, LEDGER, STATE_DIRECTORY, Readiness
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.supervisor import Supervisor
 
-TURN_S = 1.0
-SLOW_TURNS = 5
+TICK_S = 1.0
+SLOW_TICKS = 5  # the state directory, the log and the deliveries are checked every so many ticks
 HOUSEKEEPING = "housekeeping"
 
 
 class Housekeeping:
-    """One thread; `with` starts and ends it. A fault of one chore makes the service unready and stops no other."""
+    """One thread; `with` starts and ends it. A task that fails marks the service unready; the other tasks still run."""
 
     def __init__(
         self,
         supervisor: Supervisor,
         state: StateDirectory,
-        books: LedgerAccess,
+        ledger: LedgerMaintenance,
         deliveries: DeliveryService,
         max_log_bytes: int,
     ) -> None:
-        self._supervisor, self._state, self._books, self._deliveries = supervisor, state, books, deliveries
+        self._supervisor, self._state, self._ledger, self._deliveries = supervisor, state, ledger, deliveries
         self._readiness: Readiness = supervisor.readiness
         self._max_log_bytes = max_log_bytes
-        self._log_fault = ""
+        self._log_error = ""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=HOUSEKEEPING, daemon=True)
 
@@ -44,53 +44,53 @@ class Housekeeping:
         self._closing.set()
         self._thread.join(timeout=10)
 
-    def turn(self, number: int) -> None:
-        """All that is due at this second."""
+    def tick(self, number: int) -> None:
+        """Run every task that is due at tick `number`."""
         self._readiness.pulse(HOUSEKEEPING)
-        self._attempt(LEDGER, self._keep_books)
-        if number % SLOW_TURNS == 0:
+        self._attempt(LEDGER, self._maintain_ledger)
+        if number % SLOW_TICKS == 0:
             self._attempt(STATE_DIRECTORY, self._state.check_writable)
-            self._bound_log()
-            self._attempt(DELIVERY, self._look_after_deliveries)
+            self._rotate_log()
+            self._attempt(DELIVERY, self._maintain_deliveries)
 
     def _run(self) -> None:
         number = 0
         while True:
-            self.turn(number)
+            self.tick(number)
             number += 1
-            if self._closing.wait(TURN_S):
-                return self.turn(0)  # what ended with the last requests
+            if self._closing.wait(TICK_S):
+                return self.tick(0)  # a last time, after the last requests
 
-    def _attempt(self, part: str, chore: Callable[[], None]) -> None:
+    def _attempt(self, part: str, task: Callable[[], None]) -> None:
         try:
-            chore()
+            task()
         except Exception as error:
             self._readiness.set_problem(part, str(error) or type(error).__name__)
         else:
             self._readiness.set_problem(part, "")
 
-    def _keep_books(self) -> None:
+    def _maintain_ledger(self) -> None:
         boot_id = self._supervisor.live_boot_id
         statistics = self._supervisor.statistics()
         now_ns = time.time_ns()
         if statistics is not None and boot_id:
-            self._books.set_unanswered(boot_id, statistics.num_dead)
-        self._books.close_unanswered(now_ns, boot_id)
-        self._books.close_due_windows(now_ns)
-        self._books.forget_canaries(now_ns)
-        self._books.checkpoint()
+            self._ledger.record_dead_requests(boot_id, statistics.num_failed_after_admission)
+        self._ledger.close_unanswered(now_ns, boot_id)
+        self._ledger.close_due_windows(now_ns)
+        self._ledger.delete_old_canaries(now_ns)
+        self._ledger.checkpoint()
 
-    def _bound_log(self) -> None:
-        """A log that can't be cut is told once, and keeps nobody from being served."""
-        fault = ""
+    def _rotate_log(self) -> None:
+        """Rotate the log; a failure is reported once and leaves the service ready."""
+        error_text = ""
         try:
             rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
         except OSError as error:
-            fault = f"the server's log can't be cut: {error}"
-        if fault and fault != self._log_fault:
-            self._supervisor.report(fault)
-        self._log_fault = fault
+            error_text = f"the server's log can't be rotated: {error}"
+        if error_text and error_text != self._log_error:
+            self._supervisor.report(error_text)
+        self._log_error = error_text
 
-    def _look_after_deliveries(self) -> None:
+    def _maintain_deliveries(self) -> None:
         self._deliveries.prune_old_events()
-        self._readiness.set_figures(self._books.window(time.time_ns()), self._deliveries.backlog())
+        self._readiness.set_statistics(self._ledger.window(time.time_ns()), self._deliveries.backlog())

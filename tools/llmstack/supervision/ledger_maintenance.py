@@ -1,11 +1,11 @@
-"""What the parent asks of the ledger, on the real one.
+"""Maintenance of the ledger by the parent process: alert windows, unanswered rows, outages, checkpoints.
 
-The housekeeping thread keeps one connection, and opens it anew after a fault: the disk may have been full or gone. An
-outage is written over a connection of its own, because the supervisor's thread must never wait for the other; one that
-could not be written is owed, and written at the next turn that can.
+The housekeeping thread keeps one connection and reopens it after a fault, because the disk may have been full or
+unmounted. An outage is written over a separate connection: the supervisor's thread must never wait for the other one.
+An outage that can't be written stays pending until the housekeeping thread can write it.
 
-The stubs go on writing to the file that they opened, wherever somebody moves it. So the parent remembers which one that
-was, and makes no second one in its place.
+The stubs keep writing to the file that they opened, even after it is moved. So the parent remembers that file's inode
+and creates no second ledger in its place.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_policy.ledger import alerts, outbox
 from llm_policy.ledger.database import FILE_NAME, NewerLedger, checkpoint, is_locked, open_database, transaction
 from llm_policy.ledger.ledger import RULE_OF_FLAG, Ledger
 from llm_policy.release.manifest import Manifest
 from llmstack.server.error import ServerStartError
-from llmstack.supervision.ledger_access import WINDOW_S, WindowFigures
 
+WINDOW_S = 60
 CANARY_KEPT_S = 86_400
 _NS_PER_S = 1_000_000_000
 _WINDOW = (
@@ -32,8 +33,15 @@ _WINDOW = (
 )
 
 
+class WindowStatistics(NamedTuple):
+    """The last `WINDOW_S` seconds; `queue_delay_p95_us` is None when no request was answered, breaches are by rule."""
+
+    queue_delay_p95_us: float | None
+    num_breaches: Mapping[str, int]
+
+
 class LedgerMoved(sqlite3.OperationalError):
-    """What lies at the ledger's path is not the file that was opened there."""
+    """The file at the ledger's path is not the one that was opened."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -43,12 +51,13 @@ class LedgerMoved(sqlite3.OperationalError):
 
 
 class LedgerMaintenance:
-    """The ledger in `state_dir`, made when missing.
+    """The ledger in `state_dir`, created when missing. Times are Unix time in nanoseconds.
 
-    Every method raises sqlite3.Error when the ledger can't be read or written, LedgerMoved when it is another one.
+    The housekeeping thread calls every method but `set_release` and `record_engine_unhealthy`, which the server thread
+    calls. Each raises sqlite3.Error when the ledger can't be read or written, LedgerMoved when its file was moved.
 
     Raises:
-        ServerStartError: the ledger was made by a newer version, or events can't say where they come from.
+        ServerStartError: a newer version made the ledger, or the source of events can't be determined.
     """
 
     def __init__(self, state_dir: Path, manifest: Manifest) -> None:
@@ -56,8 +65,8 @@ class LedgerMaintenance:
         self._manifest = manifest
         self._connection: sqlite3.Connection | None = None
         self._inode: int | None = None  # of the file that this server writes
-        self._owed: list[tuple[int, str]] = []
-        self._outages_ns: list[int] = []  # of the last window
+        self._pending_outages: list[tuple[int, str]] = []
+        self._outages_ns: list[int] = []  # within the last `WINDOW_S`
         self._outage_lock = threading.Lock()
         try:
             outbox.source()
@@ -66,10 +75,10 @@ class LedgerMaintenance:
         except (NewerLedger, outbox.InstanceError) as error:
             raise ServerStartError(str(error), error.next_step) from None
         except sqlite3.Error:
-            pass  # tried again each second, and on /readyz meanwhile
+            pass  # housekeeping retries each second and reports the fault on /readyz
 
     def set_release(self, manifest: Manifest) -> None:
-        """From now on it is this manifest's engine that is served."""
+        """Use this manifest from now on."""
         self._manifest = manifest
 
     def close(self) -> None:
@@ -80,30 +89,30 @@ class LedgerMaintenance:
             self._connection = None
 
     def close_due_windows(self, now_ns: int) -> None:
-        """Write the summary of each alert window that ended, and outages that could not be written before."""
+        """Write the summary of each alert window that ended, and the pending outages."""
         with self._opened() as connection:
-            self._record_owed(connection)
+            self._flush_pending_outages(connection)
             if alerts.has_due_windows(connection, now_ns):
                 with transaction(connection):
                     alerts.close_due_windows(connection, now_ns)
 
     def close_unanswered(self, now_ns: int, live_boot_id: str) -> None:
-        """Close admitted rows that nobody will answer."""
+        """Close admitted rows that will never be answered; `live_boot_id` is empty while no server runs."""
         with self._opened() as connection:
             Ledger(connection, self._manifest, live_boot_id).close_unanswered(now_ns)
 
-    def forget_canaries(self, now_ns: int) -> None:
-        """Delete some of the canary's rows that are older than `CANARY_KEPT_S`."""
+    def delete_old_canaries(self, now_ns: int) -> None:
+        """Delete a batch of the canary's rows that are older than `CANARY_KEPT_S`."""
         with self._opened() as connection:
-            Ledger(connection, self._manifest, "").forget_canaries(now_ns - CANARY_KEPT_S * _NS_PER_S)
+            Ledger(connection, self._manifest, "").delete_old_canaries(now_ns - CANARY_KEPT_S * _NS_PER_S)
 
-    def set_unanswered(self, boot_id: str, num_requests: int) -> None:
-        """So many requests that this server start admitted are known to be dead."""
+    def record_dead_requests(self, boot_id: str, num_requests: int) -> None:
+        """Record how many requests that this server start admitted have failed in the engine or in postprocess."""
         with self._opened() as connection:
-            Ledger(connection, self._manifest, boot_id).set_unanswered(num_requests)
+            Ledger(connection, self._manifest, boot_id).record_dead_requests(num_requests)
 
-    def window(self, now_ns: int) -> WindowFigures:
-        """The figures of the last `WINDOW_S` seconds, without the canary's; outages are this parent's."""
+    def window(self, now_ns: int) -> WindowStatistics:
+        """Statistics of the last `WINDOW_S` seconds, without canaries; outages are those of this process."""
         from_ns = now_ns - WINDOW_S * _NS_PER_S
         with self._opened() as connection:
             rows = connection.execute(_WINDOW, (from_ns,)).fetchall()
@@ -112,7 +121,7 @@ class LedgerMaintenance:
         with self._outage_lock:
             self._outages_ns = [at_ns for at_ns in self._outages_ns if at_ns >= from_ns]
             breaches[alerts.ENGINE_UNHEALTHY] = len(self._outages_ns)
-        return WindowFigures(_p95([delay_us for delay_us, _ in rows]), breaches)
+        return WindowStatistics(_p95([delay_us for delay_us, _ in rows]), breaches)
 
     def checkpoint(self) -> None:
         """Keep the write-ahead log from growing."""
@@ -120,7 +129,7 @@ class LedgerMaintenance:
             checkpoint(connection)
 
     def record_engine_unhealthy(self, now_ns: int, reason: str) -> None:
-        """Report one outage; may be called from another thread than the rest."""
+        """Report an outage, or a restart that failed to end it. Thread-safe."""
         with self._outage_lock:
             self._outages_ns.append(now_ns)
         try:
@@ -128,7 +137,7 @@ class LedgerMaintenance:
                 self._record_outage(connection, now_ns, reason)
         except sqlite3.Error:
             with self._outage_lock:
-                self._owed.append((now_ns, reason))
+                self._pending_outages.append((now_ns, reason))
             raise
 
     @contextmanager
@@ -153,26 +162,23 @@ class LedgerMaintenance:
         if self._inode is not None and _inode(self._path) != self._inode:
             raise LedgerMoved
 
-    def _record_owed(self, connection: sqlite3.Connection) -> None:
+    def _flush_pending_outages(self, connection: sqlite3.Connection) -> None:
         with self._outage_lock:
-            owed = list(self._owed)
-        if owed:
+            pending = list(self._pending_outages)
+        if pending:
             with transaction(connection):
-                for now_ns, reason in owed:
+                for now_ns, reason in pending:
                     self._record_outage(connection, now_ns, reason)
             with self._outage_lock:
-                del self._owed[: len(owed)]
+                del self._pending_outages[: len(pending)]
 
     def _record_outage(self, connection: sqlite3.Connection, now_ns: int, reason: str) -> None:
         engine = self._manifest.engine
         alerts.record_breach(
             connection,
-            alerts.ENGINE_UNHEALTHY,
+            alerts.AlertRule(alerts.ENGINE_UNHEALTHY, 0, engine.hash, engine.quantisation),
             alerts.Breach(1, request_id=reason),
-            threshold=0,
-            engine_hash=engine.hash,
-            quantisation=engine.quantisation,
-            now_ns=now_ns,
+            now_ns,
         )
 
 

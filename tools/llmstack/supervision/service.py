@@ -1,4 +1,4 @@
-"""The parent process put together: supervisor, housekeeping, deliveries and the two ports of its own."""
+"""The service of the parent process: supervisor, housekeeping, webhook deliveries, readiness and metrics ports."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import signal
 from collections.abc import Callable
 from typing import TypeVar
 
-from llm_policy.metrics.metrics import exposition_parts
+from llm_policy.metrics.exposition import exposition_parts
 from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.server.ports import Ports, listen
 from llmstack.server.process import TritonServer, reachable
-from llmstack.supervision.drain import serve_on, wait_until_idle
+from llmstack.supervision.drain import wait_until_idle, wait_while_running
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.metrics_page import MetricsPage
@@ -30,13 +30,13 @@ _TRITON_EXIT_S = 5
 
 
 class Service:
-    """A supervised server with its ledger, deliveries and ports of its own.
+    """A supervised server on `release`, with the ledger and the deliveries of the directory `state`.
 
-    `with` opens the ports and ends everything. In between `start`, `watch` and `drain` are called, all on one thread,
-    which owns the server.
+    `with` opens the service's own ports and ends everything. `start`, `watch` and `drain` are called in between, all on
+    the server thread: the one thread that owns the server.
 
     Raises:
-        ServerStartError: a port is taken, or the ledger is one that this version can't use.
+        ServerStartError: a port is taken, or a newer version made the ledger.
     """
 
     def __init__(self, release: Release, state: StateDirectory, stop: StopSignals, settings: ServiceSettings) -> None:
@@ -68,14 +68,14 @@ class Service:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Whatever still runs ends at once; after `drain` nothing does."""
+        """Kill the server if it still runs, as it does without a `drain`."""
         with self._ending:
             self.server.kill()
-            self._mark(self._state.end_draining)
+            self._change_drain_mark(self._state.end_draining)
 
     @property
     def ready_url(self) -> str:
-        """Where the service explains whether it is ready."""
+        """The URL of `/readyz`."""
         return f"http://{reachable(self.server.host)}:{self._ready.port}/readyz"
 
     @property
@@ -84,117 +84,113 @@ class Service:
         return f"http://{reachable(self.server.host)}:{self._metrics.port}/metrics"
 
     def start(self, on_step: Callable[[str], None], should_yield: Callable[[], bool] = lambda: False) -> bool:
-        """Start the server, warm it up and prove it; `on_step` is told what it is at.
+        """Start the server and wait until it is healthy; `on_step` receives a description of each step.
 
-        False when `should_yield` said that somebody wants the server meanwhile: then `watch` goes on.
+        Returns False when `should_yield` preempted the start, which `watch` then continues.
 
         Raises:
-            ReleaseError: the release's files are not those of its manifest.
-            ServerStartError: it doesn't start, or doesn't answer as it should.
-            StopRequested: somebody asked to stop meanwhile.
+            ReleaseError: the release's files differ from its manifest.
+            ServerStartError: the server doesn't start or fails a health check.
+            StopRequested: a stop is requested.
         """
         self.prepare(on_step, should_yield)
-        self._supervisor.start(self._prove_files)
+        self._supervisor.start(self._verify_files)
         return self._supervisor.is_healthy
 
     def prepare(self, on_step: Callable[[str], None], should_yield: Callable[[], bool]) -> None:
-        """All but the server: `bring_up` may follow. `on_step` is told what the server is at."""
+        """Start everything but the server, for `bring_up`. `on_step` receives a description of each step."""
         self._supervisor = Supervisor(
             self.server,
             self.release,
             self._readiness,
             self._ledger,
             self._stop,
-            self._settings.start_timeout_s,
-            self._settings.canary_interval_s,
+            self._settings,
             on_step,
             should_yield,
         )
-        keeping = Housekeeping(
+        housekeeping = Housekeeping(
             self._supervisor, self._state, self._ledger, self._deliveries, self._settings.max_log_bytes
         )
         self._deliveries.start()
         self._ending.callback(self._deliveries.stop)
-        self._ending.enter_context(keeping)
+        self._ending.enter_context(housekeeping)
 
     def watch(self, report: Callable[[str], None], on_preempt: Callable[[], None]) -> None:
-        """Look after the server until a stop is asked for; `report` gets a line for each outage and recovery.
-
-        Whenever the `should_yield` of the start says so, `on_preempt` has the server to itself.
-        """
+        """Watch the server until a stop is requested; see `Supervisor.watch`."""
         self._report = report
         self._supervisor.watch(report, on_preempt)
 
     def drain(self) -> None:
-        """Refuse what is new, answer what is under way, stop the server."""
-        self.mark_unready("draining: requests under way are answered, new ones refused")
+        """Reject new requests, answer those in flight, stop the server."""
+        self.mark_unready("draining: requests in flight are answered, new ones rejected")
         self._supervisor.stop_canaries()
         self.drain_requests()
         self._supervisor.close_client()
         self.server.stop()
 
     def mark_unready(self, why: str) -> None:
-        """Say on /readyz that requests had better go elsewhere."""
+        """Report the service unready on /readyz."""
         self._readiness.set_problem(SERVER, why)
 
     def drain_requests(self) -> None:
-        """Refuse what is new and answer what is under way, within the exit time-out; in an outage nothing is.
+        """Reject new requests and answer those in flight, within the exit timeout. Does nothing during an outage.
 
-        Before that all is served for the drain delay: balancers have to see /readyz first.
+        First all requests are still served for the drain delay: load balancers have to see /readyz.
         """
         if self.server.is_running and self._supervisor.is_healthy:
-            serve_on(self._supervisor, self._settings.drain_delay_s)
-            self._mark(self._state.begin_draining)
+            wait_while_running(self._supervisor, self._settings.drain_delay_s)
+            self._change_drain_mark(self._state.begin_draining)
             wait_until_idle(self._supervisor, self._settings.exit_timeout_s)
 
     def resume(self) -> None:
-        """Take requests again, after `mark_unready` and `drain_requests`."""
-        self._mark(self._state.end_draining)
+        """Accept requests again, after `mark_unready` and `drain_requests`."""
+        self._change_drain_mark(self._state.end_draining)
         if self._supervisor.is_healthy:
             self._readiness.set_problem(SERVER, "")
 
     def run_interruptibly(self, work: Callable[[], T]) -> T:
-        """Do long work that needs no server; see `Supervisor.aside`."""
+        """Run long work that needs no server; see `Interruptions.run`."""
         return self._supervisor.run_interruptibly(work)
 
     def stop_server(self) -> None:
-        """Stop the server; one that comes next takes requests again."""
+        """Stop the server; the next one accepts requests."""
         self._supervisor.stop_server()
-        self._mark(self._state.end_draining)
+        self._change_drain_mark(self._state.end_draining)
 
     def set_release(self, release: Release) -> None:
-        """From now on serve this release."""
+        """Serve this release from the next `bring_up` on."""
         self.release = self._supervisor.release = release
-        self.server.release_dir, self.server.release_fingerprint = release.directory, release.proof
+        self.server.release_dir, self.server.release_fingerprint = release.directory, release.fingerprint
         self.server.engine = self._settings.pick_engine(release)
         self._ledger.set_release(release.manifest)
         self._readiness.set_release(release, self.server.engine)
 
     def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
-        """Start the server and prove it; see `Supervisor.bring_up`."""
+        """Start the server and wait until it is healthy; see `Supervisor.bring_up`."""
         self._supervisor.bring_up(on_phase, start_timeout_s)
 
     def recover(self, outage: str) -> bool:
-        """Go on trying to bring the server up; see `Supervisor.recover`."""
+        """Restart the server until it is healthy; see `Supervisor.recover`."""
         return self._supervisor.recover(outage)
 
-    def _prove_files(self) -> None:
-        """Check the release's files, once for all starts of the server."""
+    def _verify_files(self) -> None:
+        """Verify the release's files once, for all starts of the server."""
         self.mark_unready(CHECKING_FILES)
         self._supervisor.on_step(CHECKING_FILES)
         self.release = self._supervisor.release = self.run_interruptibly(self.release.verify_files)
-        self.server.release_fingerprint = self.release.proof
+        self.server.release_fingerprint = self.release.fingerprint
 
-    def _mark(self, change: Callable[[], None]) -> None:
-        """Set or take away the mark of a drain.
+    def _change_drain_mark(self, change: Callable[[], None]) -> None:
+        """Set or remove the drain mark.
 
-        Where that fails nothing can be written, so requests are refused all the same, as unrecorded ones; and the next
-        start takes a mark away that was left behind.
+        A failure has no consequence: when nothing can be written, preprocess rejects requests anyway because it can't
+        record them, and the next start removes a mark that was left.
         """
         try:
             change()
         except OSError as error:
-            self._report(f"the mark of a drain could not be changed: {error}")
+            self._report(f"the drain mark could not be changed: {error}")
 
 
 def _build_server(release: Release, state: StateDirectory, settings: ServiceSettings) -> TritonServer:
@@ -210,7 +206,7 @@ def _build_server(release: Release, state: StateDirectory, settings: ServiceSett
         exit_timeout_s=_TRITON_EXIT_S,
         log_verbose=settings.log_verbose,
         tracing=settings.tracing,
-        keeps_log=True,
+        appends_log=True,
         death_signal=signal.SIGKILL,
         inherited_fds=(state.lock_fd,),
     )

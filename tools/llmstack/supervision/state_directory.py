@@ -1,4 +1,4 @@
-"""The state directory of one running `llmstack serve`: locked, writable, and marked while the server drains."""
+"""The state directory of one running `llmstack serve`: its lock, its write check and its drain mark."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from llmstack.server.error import ServerStartError
 DRAINING = "draining"
 _LOCK, _PROBE = "serve.lock", ".write-probe"
 _PROBE_BYTES = 4_096
-# The server of a parent that was killed holds the lock too, and is killed by the kernel: that takes a moment.
-_LOCK_PATIENCE_S = 15.0
+# The server of a parent that was killed also holds the lock. The kernel kills it, which takes a moment.
+_LOCK_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 
 
-class StateDirectoryTaken(ServerStartError):
-    """Another `llmstack serve` works there."""
+class StateDirectoryInUse(ServerStartError):
+    """Another `llmstack serve` uses the directory."""
 
 
 class StateDirectory:
-    """While open, no other `llmstack serve` works in this directory.
+    """A directory that no other `llmstack serve` uses while it is open; created when missing.
 
-    The lock is inherited by the server and its stubs, so it is free only when the last of them is gone.
+    The server and its stubs inherit the lock, so it is free only when the last of them has ended. One whose holder has
+    died is waited for up to `lock_timeout_s`.
 
     Raises:
-        ServerStartError: it can't be made or written.
-        StateDirectoryTaken: somebody else has it.
+        ServerStartError: the directory can't be created or written.
+        StateDirectoryInUse: another process holds the lock.
     """
 
-    def __init__(self, path: Path, lock_patience_s: float = _LOCK_PATIENCE_S) -> None:
+    def __init__(self, path: Path, lock_timeout_s: float = _LOCK_TIMEOUT_S) -> None:
         self.path = path.absolute()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ class StateDirectory:
         except OSError as error:
             raise self._unwritable(error) from None
         try:
-            self._acquire(lock_patience_s)
+            self._acquire(lock_timeout_s)
             self.check_writable()
             self.end_draining()
         except OSError as error:
@@ -64,10 +65,10 @@ class StateDirectory:
         return self._lock
 
     def check_writable(self) -> None:
-        """Write a little and take it away again.
+        """Write and delete a small file.
 
         Raises:
-            OSError: the directory is full, read-only or gone.
+            OSError: the directory is full, read-only or missing.
         """
         probe = self.path / _PROBE
         file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -80,15 +81,15 @@ class StateDirectory:
                 probe.unlink()
 
     def begin_draining(self) -> None:
-        """From now on preprocess refuses every new request."""
+        """Set the drain mark: preprocess rejects every new request."""
         (self.path / DRAINING).touch()
 
     def end_draining(self) -> None:
-        """Requests are welcome again; also when an earlier run left its mark behind."""
+        """Remove the drain mark, also one that an earlier run left: preprocess accepts requests again."""
         (self.path / DRAINING).unlink(missing_ok=True)
 
-    def _acquire(self, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
+    def _acquire(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +97,7 @@ class StateDirectory:
             except BlockingIOError:
                 owner_pid = self._owner_pid()
                 if _is_alive(owner_pid) or time.monotonic() > deadline:
-                    raise self._taken(owner_pid) from None
+                    raise self._in_use(owner_pid) from None
             time.sleep(_POLL_S)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
@@ -105,9 +106,9 @@ class StateDirectory:
         text = os.pread(self._lock, 32, 0).decode("ascii", "replace")
         return int(text) if text.isdigit() else 0
 
-    def _taken(self, owner_pid: int) -> StateDirectoryTaken:
+    def _in_use(self, owner_pid: int) -> StateDirectoryInUse:
         who = f"llmstack serve with process id {owner_pid}" if _is_alive(owner_pid) else "a server whose parent is gone"
-        return StateDirectoryTaken(
+        return StateDirectoryInUse(
             f"the state directory {self.path} is in use by {who}",
             "stop it, or give this one another --state-dir (LLMSTACK_STATE_DIR)",
         )
@@ -119,8 +120,8 @@ class StateDirectory:
         )
 
 
-def is_taken(path: Path) -> bool:
-    """Whether somebody works in the state directory at `path` right now."""
+def is_in_use(path: Path) -> bool:
+    """Whether a process uses the state directory at `path` now."""
     try:
         lock = os.open(path / _LOCK, os.O_RDWR)
     except OSError:
@@ -135,7 +136,7 @@ def is_taken(path: Path) -> bool:
 
 
 def owner_pid(path: Path) -> int:
-    """The process that works in the state directory at `path`, or did last; 0 when it is not known."""
+    """The process id of the current or last user of the state directory at `path`; 0 when unknown."""
     try:
         text = (path / _LOCK).read_text(encoding="ascii", errors="replace")
     except OSError:

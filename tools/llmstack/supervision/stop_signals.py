@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a question that a loop can ask."""
+"""SIGTERM and Ctrl-C as a flag that a loop can check."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequested(Exception):
-    """Somebody asked this process to stop."""
+    """A signal requested that this process stop."""
 
 
 class StopSignals:
-    """While open, the first signal asks to stop and the second interrupts whatever is still being waited for."""
+    """While open, the first signal requests a stop and the second raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -29,20 +29,20 @@ class StopSignals:
             signal.signal(number, handler)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether a signal came, waiting for it up to `timeout_s`."""
-        return self._asked.wait(timeout_s)
+        """Wait up to `timeout_s`; whether a stop is requested."""
+        return self._requested.wait(timeout_s)
 
     @property
-    def is_asked(self) -> bool:
-        """Whether a signal came."""
-        return self._asked.is_set()
+    def is_requested(self) -> bool:
+        """Whether a stop is requested."""
+        return self._requested.is_set()
 
     def check(self) -> None:
-        """Raise StopRequested when a signal came."""
-        if self._asked.is_set():
+        """Raise StopRequested when a stop is requested."""
+        if self._requested.is_set():
             raise StopRequested
 
     def _receive(self, number: int, frame: object) -> None:
-        if self._asked.is_set():
+        if self._requested.is_set():
             raise KeyboardInterrupt
-        self._asked.set()
+        self._requested.set()

@@ -1,6 +1,6 @@
-"""Whether a server's Python models still have their processes.
+"""Detection of dead stubs, the processes of Triton's Python models.
 
-Triton itself goes on saying that it is ready when one of them died, and never starts it again.
+Triton itself still reports ready when a stub has died, and never restarts it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_ZOMBIE_S = 4.0
 
 
 class StubWatch:
-    """The stubs of one server, as they were when it became ready."""
+    """The stubs that a server had when it became ready."""
 
     def __init__(self, server_pid: int) -> None:
         children = psutil.Process(server_pid).children()
@@ -23,7 +23,7 @@ class StubWatch:
     def find_dead(self) -> list[str]:
         """The model instances whose stub died, such as `preprocess_0_0`.
 
-        A stub that Triton ended itself, because its model was unloaded, is gone and no zombie: it is forgotten.
+        A stub that Triton ended itself, because its model was unloaded, leaves no zombie and is no longer watched.
         """
         states = {stub: _state(stub) for stub in self._stubs}
         self._stubs = {stub: instance for stub, instance in self._stubs.items() if states[stub] is not None}
@@ -31,16 +31,16 @@ class StubWatch:
 
 
 class LoadWatch:
-    """Looks for a stub that died while its model loads: Triton may wait for it until the start times out.
+    """Detects a stub that died while its model loads: Triton may wait for it until the start times out.
 
-    Triton reaps a stub that it ended itself within moments; one that stays a zombie was ended by others.
+    Triton reaps a stub that it ended itself within moments. A stub that stays a zombie died otherwise.
     """
 
     def __init__(self, server_pid: int, max_zombie_s: float = MAX_ZOMBIE_S) -> None:
         self._server_pid, self._max_zombie_s = server_pid, max_zombie_s
         self._dead_since_s: dict[int, float] = {}  # by process id, on the monotonic clock
 
-    def has_lost_one(self) -> bool:
+    def has_dead_stub(self) -> bool:
         """Whether a stub has been a zombie for `max_zombie_s`."""
         now = time.monotonic()
         try:
@@ -53,7 +53,7 @@ class LoadWatch:
 
 
 def _state(process: psutil.Process) -> str | None:
-    """The process's state; None when it is gone."""
+    """The process's state; None when the process no longer exists."""
     try:
         return process.status()
     except psutil.NoSuchProcess:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.server.shared_memory import note_regions, remove_regions
+from llmstack.server.shared_memory import record_regions, remove_regions
 
 NOTE = "shared-memory.txt"
 
@@ -24,21 +24,21 @@ def region() -> Iterator[Path]:
 
 def test_what_a_process_has_mapped_is_noted_and_removed(tmp_path, region):
     with region.open("r+b") as file, closing(mmap.mmap(file.fileno(), 0)):
-        note_regions(tmp_path, os.getpid())
+        record_regions(tmp_path, os.getpid())
     remove_regions(tmp_path)
     assert not region.exists()
     assert not (tmp_path / NOTE).exists()
 
 
 def test_what_it_has_not_mapped_is_somebody_elses(tmp_path, region):
-    note_regions(tmp_path, os.getpid())
+    record_regions(tmp_path, os.getpid())
     remove_regions(tmp_path)
     assert region.exists()
 
 
 def test_a_process_that_is_gone_leaves_what_was_noted(tmp_path, region):
     (tmp_path / NOTE).write_text(str(region))
-    note_regions(tmp_path, 2**22 + 1)  # beyond the largest process id
+    record_regions(tmp_path, 2**22 + 1)  # beyond the largest process id
     remove_regions(tmp_path)
     assert not region.exists()
 

@@ -32,7 +32,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_ready_service_exits_with_0(readiness, url):
-    readiness.set_canary(CanaryResult(True, 1.0), is_proof=True)
+    readiness.set_canary(CanaryResult(True, 1.0), is_serving=True)
     readiness.set_problem(SERVER, "")
     status, output = run("--url", f"{url}/readyz")
     assert status == 0
