@@ -1,1 +1,1 @@
-"""The `tensorrt_llm` model's tensor contract on PyTorch and transformers, for machines without TensorRT-LLM."""
+"""An engine with the tensors of TensorRT-LLM's Triton model, on PyTorch and transformers. Needs no TensorRT-LLM."""

@@ -1,7 +1,7 @@
-"""Attention over shared key and value heads without writing a copy of them for each query head.
+"""Grouped-query attention that does not copy keys and values for each query head.
 
-transformers repeats keys and values before it attends: with Qwen3-32B's eight query heads a key head, every step would
-copy the whole cache eight times. Here the query heads of a key head are rows of one product instead.
+transformers repeats keys and values before attention. Qwen3-32B has eight query heads per key head, so each step would
+write eight copies of the whole cache. Here all query heads of a key head form the rows of one matrix product.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ def grouped_attention(
 ) -> tuple[torch.Tensor, None]:
     """Query [rows, heads, tokens, size], key and value [rows, key heads, attended, size] → [rows, tokens, heads, size].
 
-    `attention_mask` is [rows, 1, tokens, attended], true where a token may look.
+    `attention_mask` [rows, 1, tokens, attended] is true where a token attends. The signature is that of transformers'
+    attention functions.
     """
     rows, heads, tokens, size = query.shape
     key_heads = key.shape[1]
     group = heads // key_heads
-    # Heads of one group are neighbours, each with all its tokens; a lone token's mask fits them all as it is.
+    # The tokens of a group's heads follow each other, so the mask repeats per head; one token's mask broadcasts.
     mask = attention_mask if tokens == 1 else attention_mask.repeat(1, 1, group, 1)
     grouped = query.reshape(rows, key_heads, group * tokens, size)
     attended = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
@@ -40,4 +41,4 @@ def grouped_attention(
 
 
 AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, sdpa_mask)  # never made: the batcher brings masks of four dimensions
+AttentionMaskInterface.register(GROUPED, sdpa_mask)  # required but not called: SlotCache passes 4-dimensional masks

@@ -1,4 +1,4 @@
-"""The no-op engine: fixed tokens at once, so that what is measured is the policy around it."""
+"""The no-op engine: returns fixed tokens immediately, so that measurements show the policy's cost alone."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-# Plain letters and blanks stand low in every byte-level vocabulary.
+# Letters have low ids in every byte-level vocabulary.
 FIRST_TOKEN_ID = 64
 NUM_TOKEN_IDS = 26
 
 
 class EchoModel:
-    """`tensorrt_llm` without a model: `request_output_len` fixed tokens and four equal clocks."""
+    """`tensorrt_llm` without a model: returns `request_output_len` fixed tokens and four equal timestamps."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Nothing to load."""
+        """Do nothing; there is nothing to load."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request."""
-        return [_answer(request) for request in requests]
+        """Return one response per request."""
+        return [_respond(request) for request in requests]
 
     def finalize(self) -> None:
-        """Nothing to stop."""
+        """Do nothing; there is nothing to stop."""
 
 
-def _answer(request: Any) -> Any:
+def _respond(request: Any) -> Any:
     num_out = _scalars(request, "request_output_len")
     now = np.full(num_out.shape, time.monotonic_ns(), np.int64)
     arrays = {
@@ -41,17 +41,17 @@ def _answer(request: Any) -> Any:
         "first_token_time_ns": now,
         "last_token_time_ns": now,
     }
-    wanted = set(request.requested_output_names())
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, a) for name, a in arrays.items() if name in wanted])
+    requested = set(request.requested_output_names())
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, a) for name, a in arrays.items() if name in requested])
 
 
 @lru_cache(maxsize=64)
 def _output_ids(num_tokens: int, num_rows: int) -> Any:
-    """The same tokens in every row, [rows, 1, tokens]; the prompt is never echoed."""
+    """The same tokens in every row, [rows, 1, tokens], without the prompt."""
     tokens = np.arange(num_tokens, dtype=np.int32) % NUM_TOKEN_IDS + FIRST_TOKEN_ID
     return np.ascontiguousarray(np.broadcast_to(tokens, (num_rows, 1, num_tokens)))
 
 
 def _scalars(request: Any, name: str) -> Any:
-    """One value a row, [rows, 1]."""
+    """One value per row, [rows, 1]."""
     return pb_utils.get_input_tensor_by_name(request, name).as_numpy().reshape(-1, 1)

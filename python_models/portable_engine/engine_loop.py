@@ -1,6 +1,8 @@
-"""The one thread that decodes: jobs come in, grammars become ready, sequences end, jobs go out.
+"""The decode loop: one thread that admits jobs, steps the batcher and sends the responses.
 
-Knows nothing of Triton: a job answers through the callbacks it brings.
+Threads: `submit` and `close` are called on the caller's thread, guides compile on the grammar engine's. Both reach the
+loop only through its inbox. The batcher, the matchers and every `Responder` are used on the loop's thread alone. The
+module does not depend on Triton.
 """
 
 from __future__ import annotations
@@ -15,35 +17,54 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from portable_engine.batcher import InFlightBatcher
-from portable_engine.failure import DEAD_END, NO_MEMORY, STEP_FAILED, STOPPING, UNWRITABLE, Failure
+from portable_engine.failure import NO_ALLOWED_TOKEN, OUT_OF_MEMORY, RESPONSE_FAILED, STEP_FAILED, STOPPING, Failure
 from portable_engine.grammar import GuideError
-from portable_engine.sequence import Finish, GenerationRequest, Sequence
+from portable_engine.sequence import FinishReason, GenerationRequest, Sequence
 
 CANCEL_POLL_NS = 50_000_000
-_FAILURES = {Finish.DEAD_END: DEAD_END, Finish.NO_MEMORY: NO_MEMORY}
+_COMPILE_POLL_S = 0.05  # how often an idle loop looks for cancelled jobs while their guides compile
+_CLOSE_TIMEOUT_S = 30
+_FAILURES = {FinishReason.NO_ALLOWED_TOKEN: NO_ALLOWED_TOKEN, FinishReason.OUT_OF_MEMORY: OUT_OF_MEMORY}
 
 
 class Grammars(Protocol):
-    """What the loop needs of guided decoding."""
+    """The loop's interface to guided decoding."""
 
     def compile(self, guide_type: str, guide: str) -> Future[Any]:
-        """The compiled grammar, when it is ready."""
+        """Compile a guide in the background."""
 
     def matcher(self, grammar: Any, end_id: int) -> Any:
-        """One sequence's state."""
+        """A new matcher, the state of one sequence."""
+
+
+class Responder(Protocol):
+    """Sends the response to one request. The loop calls one of the send methods, once.
+
+    If `send_result` raises, the loop calls `send_error`, so that the client still gets a response.
+    """
+
+    def is_cancelled(self) -> bool:
+        """Whether the client cancelled the request."""
+
+    def send_result(self, sequences: list[Sequence]) -> None:
+        """Send the finished sequences, one per row."""
+
+    def send_error(self, failure: Failure) -> None:
+        """Send an error."""
+
+    def send_cancelled(self) -> None:
+        """Confirm the cancellation."""
 
 
 @dataclass(eq=False)
 class Job:
-    """The rows of one request, answered together."""
+    """One request: its rows get one response together."""
 
     sequences: list[Sequence]
-    on_done: Callable[[list[Sequence]], None]
-    on_error: Callable[[Failure], None]
-    is_cancelled: Callable[[], bool]
     grammars: list[Future[Any] | None]
-    on_cancelled: Callable[[], None]
-    is_over: bool = False
+    responder: Responder
+    is_answered: bool = False
+    polls_cancellation: bool = True
 
 
 class EngineLoop:
@@ -55,37 +76,27 @@ class EngineLoop:
         self._log = log
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[int, Job] = {}  # by id of each sequence in the batcher
-        self._waiting: list[Job] = []  # for their grammars
+        self._compiling: list[Job] = []
         self._next_poll_ns = 0
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        requests: list[GenerationRequest],
-        on_done: Callable[[list[Sequence]], None],
-        on_error: Callable[[Failure], None],
-        is_cancelled: Callable[[], bool],
-        on_cancelled: Callable[[], None],
-    ) -> None:
-        """Queue one job; its callbacks are called on the loop's thread, one of them, once.
-
-        Where `on_done` itself fails, `on_error` follows, so that the client learns of it.
-        """
+    def submit(self, requests: list[GenerationRequest], responder: Responder) -> None:
+        """Queue one job, the rows of one Triton request. Returns immediately."""
         now = time.monotonic_ns()
         sequences = [Sequence(request, arrival_time_ns=now) for request in requests]
         grammars = [self._grammars.compile(r.guide_type, r.guide) if r.guide_type else None for r in requests]
-        job = Job(sequences, on_done, on_error, is_cancelled, grammars, on_cancelled)
+        job = Job(sequences, grammars, responder)
         for grammar in grammars:
             if grammar is not None:
                 grammar.add_done_callback(lambda _: self._inbox.put(job))
         self._inbox.put(job)
 
     def close(self) -> None:
-        """End what is in flight and stop the thread."""
+        """Fail the jobs in flight and stop the thread."""
         self._inbox.put(None)
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while not self._is_closing:
@@ -94,28 +105,31 @@ class EngineLoop:
             if self._batcher.is_idle:
                 continue
             try:
-                ended = self._batcher.step()
+                finished = self._batcher.step()
             except Exception as error:
                 self._fail_all(error)
             else:
-                self._answer(ended)
+                self._answer_finished(finished)
         self._stop()
 
     def _stop(self) -> None:
-        """Answer what is left and let go of it: Triton's response senders must not outlive this thread."""
-        for job in {id(job): job for job in [*self._jobs.values(), *self._waiting]}.values():
-            if not job.is_over:
-                self._end(job, lambda job: job.on_error(STOPPING))
+        """Fail and release all jobs: Triton's response senders must not outlive this thread."""
+        for job in self._unanswered_jobs():
+            self._send_error(job, STOPPING)
         self._jobs.clear()
-        self._waiting.clear()
+        self._compiling.clear()
         self._batcher.clear()
 
+    def _unanswered_jobs(self) -> list[Job]:
+        jobs = {id(job): job for job in [*self._jobs.values(), *self._compiling]}
+        return [job for job in jobs.values() if not job.is_answered]
+
     def _receive(self) -> None:
-        """Take what came in; wait for it when there is nothing to decode."""
+        """Admit the jobs in the inbox. Blocks for the first one while there is nothing to decode."""
         wait = self._batcher.is_idle
         while True:
             try:
-                job = self._inbox.get(block=wait, timeout=0.05 if self._waiting else None)
+                job = self._inbox.get(block=wait, timeout=_COMPILE_POLL_S if self._compiling else None)
             except queue.Empty:
                 return
             wait = False
@@ -125,22 +139,24 @@ class EngineLoop:
             self._admit(job)
 
     def _admit(self, job: Job) -> None:
-        """Put the job's sequences into the batcher once all its grammars are ready."""
-        if job.is_over or id(job.sequences[0]) in self._jobs:
+        """Add the job's sequences to the batcher once all its grammars are compiled.
+
+        A job arrives when it is submitted and again after each compilation.
+        """
+        if job.is_answered or id(job.sequences[0]) in self._jobs:
             return
         if not all(grammar is None or grammar.done() for grammar in job.grammars):
-            if job not in self._waiting:
-                self._waiting.append(job)
+            if job not in self._compiling:
+                self._compiling.append(job)
             return
-        if job in self._waiting:
-            self._waiting.remove(job)
+        if job in self._compiling:
+            self._compiling.remove(job)
         try:
             for sequence, grammar in zip(job.sequences, job.grammars, strict=True):
                 if grammar is not None:
                     sequence.matcher = self._grammars.matcher(grammar.result(), sequence.request.end_id)
         except GuideError as error:
-            failure = Failure("schema_invalid", str(error))
-            self._end(job, lambda job: job.on_error(failure))
+            self._send_error(job, Failure("schema_invalid", str(error)))
             return
         for sequence in job.sequences:
             self._jobs[id(sequence)] = job
@@ -151,58 +167,66 @@ class EngineLoop:
         if now < self._next_poll_ns:
             return
         self._next_poll_ns = now + CANCEL_POLL_NS
-        for job in {id(job): job for job in [*self._jobs.values(), *self._waiting]}.values():
-            if not job.is_over and self._is_cancelled(job):
-                self._drop(job)
-                if job in self._waiting:
-                    self._waiting.remove(job)
-                self._end(job, lambda job: job.on_cancelled())
+        for job in self._unanswered_jobs():
+            if self._is_cancelled(job):
+                self._cancel_sequences(job)
+                if job in self._compiling:
+                    self._compiling.remove(job)
+                self._send(job, job.responder.send_cancelled)
 
     def _is_cancelled(self, job: Job) -> bool:
+        if not job.polls_cancellation:
+            return False
         try:
-            return job.is_cancelled()
-        except Exception as error:  # whoever can't be asked any more is decoded to the end
-            self._log(f"cancellation not known: {type(error).__name__}")
-            job.is_cancelled = bool
+            return job.responder.is_cancelled()
+        except Exception as error:  # decode the job to its end without polling again
+            self._log(f"cancellation poll failed: {type(error).__name__}")
+            job.polls_cancellation = False
             return False
 
-    def _answer(self, ended: list[Sequence]) -> None:
-        for sequence in ended:
+    def _answer_finished(self, finished: list[Sequence]) -> None:
+        for sequence in finished:
             job = self._jobs.pop(id(sequence))
-            failure = _FAILURES.get(sequence.finish) if sequence.finish else None
-            if job.is_over:
+            if job.is_answered:
                 continue
+            failure = _FAILURES.get(sequence.finish_reason) if sequence.finish_reason else None
             if failure is not None:
-                self._drop(job)
-                self._end(job, lambda job, failure=failure: job.on_error(failure))  # type: ignore[misc]
-            elif all(s.finish is not None for s in job.sequences):
-                self._end(job, lambda job: job.on_done(job.sequences))
+                self._cancel_sequences(job)
+                self._send_error(job, failure)
+            elif all(s.finish_reason is not None for s in job.sequences):
+                self._send_result(job)
 
-    def _drop(self, job: Job) -> None:
-        """Nobody waits for the job's sequences any more."""
+    def _cancel_sequences(self, job: Job) -> None:
         for sequence in job.sequences:
             self._batcher.cancel(sequence)
 
     def _fail_all(self, error: Exception) -> None:
-        """A step failed: nobody's state can be trusted, but the loop goes on."""
+        """Fail all running jobs after a failed step, whose state is undefined; the loop continues."""
         where = traceback.extract_tb(error.__traceback__)[-1]
         self._log(f"decode step failed: {type(error).__name__} at {where.filename}:{where.lineno}: {str(error)[:200]}")
         self._batcher.clear()
         jobs = {id(job): job for job in self._jobs.values()}
         self._jobs.clear()
         for job in jobs.values():
-            if not job.is_over:
-                self._end(job, lambda job: job.on_error(STEP_FAILED))
+            if not job.is_answered:
+                self._send_error(job, STEP_FAILED)
 
-    def _end(self, job: Job, answer: Callable[[Job], None]) -> None:
-        job.is_over = True
-        if not self._try(job, answer):
-            self._try(job, lambda job: job.on_error(UNWRITABLE))
+    def _send_result(self, job: Job) -> None:
+        self._send(job, lambda: job.responder.send_result(job.sequences))
 
-    def _try(self, job: Job, answer: Callable[[Job], None]) -> bool:
+    def _send_error(self, job: Job, failure: Failure) -> None:
+        self._send(job, lambda: job.responder.send_error(failure))
+
+    def _send(self, job: Job, send: Callable[[], None]) -> None:
+        """Mark the job answered and send its response, or an error if that fails."""
+        job.is_answered = True
+        if not self._try(send):
+            self._try(lambda: job.responder.send_error(RESPONSE_FAILED))
+
+    def _try(self, send: Callable[[], None]) -> bool:
         try:
-            answer(job)
+            send()
         except Exception as error:
-            self._log(f"answer failed: {type(error).__name__}")
+            self._log(f"response failed: {type(error).__name__}")
             return False
         return True

@@ -1,6 +1,6 @@
-"""What the portable engine needs of the Python environment around it; imports neither torch nor transformers.
+"""The portable engine's requirements on the Python environment. Imports neither torch nor transformers.
 
-NVIDIA's images bring transformers of their own: 4.53 with TensorRT-LLM 1.0, 4.57 with 1.2.
+NVIDIA's images bring their own transformers: 4.53 with TensorRT-LLM 1.0, 4.57 with 1.2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MIN_TRANSFORMERS = (4, 53)
 
 
 def transformers_version() -> tuple[int, int] | None:
-    """Major and minor of the transformers that is installed; None when there is none."""
+    """Major and minor version of the installed transformers; None if it is not installed."""
     try:
         match = re.match(r"(\d+)\.(\d+)", importlib.metadata.version("transformers"))
     except importlib.metadata.PackageNotFoundError:
@@ -21,10 +21,10 @@ def transformers_version() -> tuple[int, int] | None:
 
 
 def unsupported_reason() -> str:
-    """Why the engine can't run here, or nothing."""
+    """Why the engine can't run in this environment; empty if it can."""
     version = transformers_version()
     if version is None:
-        return "there is no transformers"
+        return "transformers is not installed"
     if version < MIN_TRANSFORMERS:
         return "transformers {}.{} is older than {}.{}".format(*version, *MIN_TRANSFORMERS)
     return ""

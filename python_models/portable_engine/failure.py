@@ -1,4 +1,4 @@
-"""Why a request gets no answer, in the words of the policy's refusals."""
+"""Reasons why a request fails in the engine, with the policy's error codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Failure(NamedTuple):
-    """`code` opens the text that the client gets. The policy's codes are used, since clients match on those."""
+    """An error code and its detail. The codes are the policy's, because clients match on those."""
 
     code: str
     detail: str
@@ -15,8 +15,8 @@ class Failure(NamedTuple):
         return f"{self.code}: {self.detail}"
 
 
-DEAD_END = Failure("invalid_input", "the guide, bad_words and min_tokens together leave no token to go on with")
-NO_MEMORY = Failure("overloaded", "there is no memory for a request of so many tokens")
-STEP_FAILED = Failure("internal", "the engine failed while it decoded")
-STOPPING = Failure("draining", "the engine stops")
-UNWRITABLE = Failure("internal", "the answer could not be written")
+NO_ALLOWED_TOKEN = Failure("invalid_input", "the guide, bad_words and min_tokens together allow no further token")
+OUT_OF_MEMORY = Failure("overloaded", "not enough memory for a request of this many tokens")
+STEP_FAILED = Failure("internal", "the engine failed during decoding")
+STOPPING = Failure("draining", "the engine is stopping")
+RESPONSE_FAILED = Failure("internal", "the response could not be written")

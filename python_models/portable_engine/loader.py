@@ -1,4 +1,4 @@
-"""A local Hugging Face causal language model, ready to decode."""
+"""Loads a local Hugging Face causal language model for decoding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from portable_engine.attention import GROUPED
 from portable_engine.environment import transformers_version
 from portable_engine.qwen3_decoder import Qwen3Decoder, is_plain_qwen3
-from portable_engine.rms_norm import fuse_norms
-from portable_engine.skinny_linear import make_linears_skinny
+from portable_engine.rms_norm import fuse_rms_norms
+from portable_engine.skinny_linear import replace_linears
 
 DEVICE = "LLMSTACK_ENGINE_DEVICE"
 DTYPE = "LLMSTACK_ENGINE_DTYPE"
@@ -21,59 +21,67 @@ RANDOM_WEIGHTS = "LLMSTACK_ENGINE_RANDOM_WEIGHTS"
 THREADS = "LLMSTACK_ENGINE_THREADS"
 SMALL_MODEL_PARAMETERS = 50_000_000
 _SEED = 0
-# Its name before transformers 4.56, which some of NVIDIA's images bring.
+# transformers renamed this argument in 4.56; some of NVIDIA's images bring an older version.
 DTYPE_ARGUMENT = "dtype" if (transformers_version() or (0, 0)) >= (4, 56) else "torch_dtype"
 
 
 def choose_device() -> torch.device:
-    """`$LLMSTACK_ENGINE_DEVICE` (cpu, cuda, …), else a GPU where there is one.
+    """`$LLMSTACK_ENGINE_DEVICE` (cpu, cuda, …); by default a GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: torch has no such device here.
+        ValueError: torch has no such device on this machine.
     """
-    named = os.environ.get(DEVICE) or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = os.environ.get(DEVICE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=named).device
-    except (RuntimeError, AssertionError):  # the second: a build without CUDA
-        raise ValueError(f"{DEVICE} is {named!r}, a device that torch does not find here") from None
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):  # AssertionError: a torch build without CUDA
+        raise ValueError(f"{DEVICE} is {name!r}, but torch has no such device on this machine") from None
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """`$LLMSTACK_ENGINE_DTYPE` (float32, bfloat16, …), else float32 on a CPU, where bf16 is slow, and bfloat16."""
-    named = os.environ.get(DTYPE)
-    if named is None:
+    """`$LLMSTACK_ENGINE_DTYPE` (float32, bfloat16, …); by default float32 on a CPU, where bf16 is slow, else bfloat16.
+
+    Raises:
+        ValueError: not a torch data type.
+    """
+    name = os.environ.get(DTYPE)
+    if name is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, named, None)
+    dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{DTYPE} is {named!r}, allowed are names of torch data types such as bfloat16")
+        raise ValueError(f"{DTYPE} is {name!r}, expected the name of a torch data type such as bfloat16")
     return dtype
 
 
 def choose_num_threads(num_parameters: int) -> int:
-    """`$LLMSTACK_ENGINE_THREADS`, else one for a small model and every core for a larger one.
+    """`$LLMSTACK_ENGINE_THREADS`; by default one for a small model and one per core for a larger one.
 
-    A small model's steps are shorter than waking more threads; on busy cores OpenMP's waiting makes it collapse.
+    A step of a small model is shorter than the time to wake more threads, and on busy cores OpenMP's busy waiting slows
+    it down severely.
+
+    Raises:
+        ValueError: not an integer of 1 or more.
     """
-    named = os.environ.get(THREADS)
-    if named is None:
+    text = os.environ.get(THREADS)
+    if text is None:
         return 1 if num_parameters < SMALL_MODEL_PARAMETERS else len(os.sched_getaffinity(0))
-    if not named.isdecimal() or int(named) < 1:
-        raise ValueError(f"{THREADS} is {named!r}, allowed are numbers from 1")
-    return int(named)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{THREADS} is {text!r}, expected an integer of 1 or more")
+    return int(text)
 
 
 def load_model(directory: Path) -> Any:
-    """The model at `directory` (config.json and safetensors), for inference. Nothing is fetched or executed.
+    """The model at `directory` (config.json and safetensors), for inference. Downloads and executes nothing.
 
-    With `$LLMSTACK_ENGINE_RANDOM_WEIGHTS` set to 1 and no safetensors, a model of the configuration's shape whose
-    weights are drawn on the device: for measurements, its answers mean nothing.
+    If `$LLMSTACK_ENGINE_RANDOM_WEIGHTS` is 1 and there are no safetensors, the model has the configuration's shape and
+    random weights, generated on the device. It serves measurements; its output is meaningless.
 
     Raises:
-        OSError: no such model.
-        ValueError: an environment variable has a value that is not allowed here.
+        OSError: there is no model at `directory`.
+        ValueError: an environment variable has an invalid value.
     """
-    if not (directory / "config.json").is_file():  # transformers would look for it elsewhere, and say so
-        raise FileNotFoundError(f"{directory} holds no config.json")
+    if not (directory / "config.json").is_file():  # transformers would search the Hugging Face cache and hub
+        raise FileNotFoundError(f"no config.json in {directory}")
     device = choose_device()
     dtype = choose_dtype(device)
     has_weights = any(directory.glob("*.safetensors"))
@@ -91,21 +99,21 @@ def load_model(directory: Path) -> Any:
     model = model.to(device).eval().requires_grad_(False)
     if device.type == "cpu":
         torch.set_num_threads(choose_num_threads(model.num_parameters()))
-    return tune(model)
+    return optimise(model)
 
 
-def tune(model: Any) -> Any:
-    """`model`, or what computes the same in fewer operations; `model` itself must not be used any more."""
+def optimise(model: Any) -> Any:
+    """A model that computes the same in fewer operations. `model` must not be used afterwards."""
     if is_plain_qwen3(model.config):
         model = Qwen3Decoder(model)
-    fuse_norms(model)
+    fuse_rms_norms(model)
     if model.device.type == "cpu":
-        make_linears_skinny(model)
+        replace_linears(model)
     return model
 
 
 def _random_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Weights are made where they stay: 65 GB would take minutes through the host's memory."""
+    """Weights are generated on the device: copying 65 GB from host memory would take minutes."""
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     torch.manual_seed(_SEED)
     with device:

@@ -1,4 +1,4 @@
-"""One kernel for a norm that transformers writes as seven operations."""
+"""RMS norm as a single kernel; transformers writes it as seven operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn.functional import rms_norm
 
 
 class FusedRmsNorm(torch.nn.Module):
-    """Root mean square norm over the last dimension, as Qwen3 and Llama have it."""
+    """Root mean square norm over the last dimension, as in Qwen3 and Llama."""
 
     def __init__(self, norm: torch.nn.Module) -> None:
         super().__init__()
@@ -15,12 +15,12 @@ class FusedRmsNorm(torch.nn.Module):
         self._epsilon = float(norm.variance_epsilon)  # type: ignore[arg-type]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """States of any shape whose last dimension is the weight's."""
+        """States [..., size of the weight] → the same shape."""
         return rms_norm(states, self.weight.shape, self.weight, self._epsilon)
 
 
-def fuse_norms(model: torch.nn.Module) -> None:
-    """Replace every such norm in `model`."""
+def fuse_rms_norms(model: torch.nn.Module) -> None:
+    """Replace every RMS norm of `model` by a `FusedRmsNorm`."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):

@@ -1,4 +1,4 @@
-"""From logits to one token a sequence: penalties and bans first, then greedy or seeded choice."""
+"""From logits to one token per sequence: penalties and bans first, then greedy or seeded sampling."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from transformers.generation.logits_process import (
 from portable_engine.sequence import Sequence
 
 
-def choose_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[tuple[int, float] | None]:
-    """(token id, log-probability) for each of `sequences`; `logits` is [sequences, vocabulary] and is overwritten.
+def sample_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[tuple[int, float] | None]:
+    """(token id, log-probability) for each sequence; None where no token is allowed.
 
-    The log-probability is of the distribution the token was drawn from, before temperature, top_k and top_p. None where
-    every token is ruled out: to draw from nothing would fail the whole step, on a GPU all later ones too.
+    `logits` [sequences, vocabulary] is overwritten. The log-probability is taken before temperature, top_k and top_p. A
+    row without an allowed token is not sampled: that would fail the whole step, and on a GPU all later ones too.
     """
     for row, sequence in enumerate(sequences):
-        if _shapes_logits(sequence):
-            logits[row] = _shape(logits[row : row + 1], sequence)[0]
+        if _needs_processing(sequence):
+            logits[row] = _process(logits[row : row + 1], sequence)[0]
     best = logits.max(dim=-1)
-    likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    most_likely = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [
         _choose(logits[row], token_id, sequences[row]) if math.isfinite(logit) else None
-        for row, (token_id, logit) in enumerate(likeliest)
+        for row, (token_id, logit) in enumerate(most_likely)
     ]
 
 
-def _choose(logits: torch.Tensor, likeliest: int, sequence: Sequence) -> tuple[int, float]:
+def _choose(logits: torch.Tensor, most_likely: int, sequence: Sequence) -> tuple[int, float]:
     is_greedy = sequence.request.sampling.is_greedy
-    token_id = likeliest if is_greedy else _sample(logits[None], sequence)
+    token_id = most_likely if is_greedy else _sample(logits[None], sequence)
     return token_id, _log_prob(logits, token_id, sequence)
 
 
-def _shapes_logits(sequence: Sequence) -> bool:
+def _needs_processing(sequence: Sequence) -> bool:
     sampling = sequence.request.sampling
     return (
         sampling.repetition_penalty != 1.0
@@ -50,7 +50,8 @@ def _shapes_logits(sequence: Sequence) -> bool:
     )
 
 
-def _shape(scores: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+def _process(scores: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+    """Apply penalties, bad words and min_tokens to `scores` [1, vocabulary]."""
     request, sampling = sequence.request, sequence.request.sampling
     tokens = torch.tensor([[*request.prompt_token_ids, *sequence.completion_token_ids]], device=scores.device)
     if sampling.repetition_penalty != 1.0:

@@ -1,26 +1,26 @@
-"""One sequence: what it was asked to generate and how far it has come."""
+"""One sequence: its generation request and its decoding state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, auto
 from typing import Any
 
 
-class Finish(Enum):
+class FinishReason(Enum):
     """Why a sequence left the batch."""
 
-    END = "end"
-    STOP_WORD = "stop_word"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    DEAD_END = "dead_end"  # no token may follow
-    NO_MEMORY = "no_memory"  # its keys and values have no room
+    END = auto()
+    STOP_WORD = auto()
+    LENGTH = auto()
+    CANCELLED = auto()
+    NO_ALLOWED_TOKEN = auto()  # the guide, bad words and min_tokens exclude every token
+    OUT_OF_MEMORY = auto()  # the cache could not grow for its keys and values
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """One sequence's sampling; the defaults are what TensorRT-LLM does without the tensor. top_k 1 is greedy."""
+    """One sequence's sampling parameters. The defaults are TensorRT-LLM's for an absent tensor; top_k 1 is greedy."""
 
     temperature: float = 1.0
     top_k: int = 1
@@ -33,13 +33,13 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest token is always taken; TensorRT-LLM reads no top_k and no top_p as greedy."""
+        """Whether the most likely token is always chosen. As in TensorRT-LLM, top_k 0 with top_p 0 is greedy too."""
         return self.top_k == 1 or (self.top_k == 0 and self.top_p <= 0.0) or self.temperature <= 0.0
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What one row of a Triton request asks for. Words are token ids."""
+    """One row of a Triton request. Stop words and bad words are tuples of token ids; an `end_id` below 0 is none."""
 
     prompt_token_ids: list[int]
     max_new_tokens: int
@@ -54,7 +54,7 @@ class GenerationRequest:
 
 @dataclass(eq=False)
 class Sequence:
-    """A request in flight. Times are nanoseconds of one monotonic clock."""
+    """A generation request in flight. Times are nanoseconds of one monotonic clock."""
 
     request: GenerationRequest
     arrival_time_ns: int
@@ -67,11 +67,11 @@ class Sequence:
     log_probs: list[float] = field(default_factory=list)
     matcher: Any = None
     generator: Any = None
-    finish: Finish | None = None
+    finish_reason: FinishReason | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens in the prompt."""
         return len(self.request.prompt_token_ids)
 
     @property
@@ -81,27 +81,27 @@ class Sequence:
 
     @property
     def output_token_ids(self) -> list[int]:
-        """The completion without the `end_id` that ended it, which TensorRT-LLM does not output either."""
+        """The completion without its final `end_id`, which TensorRT-LLM does not output either."""
         tokens = self.completion_token_ids
         return tokens[:-1] if tokens and tokens[-1] == self.request.end_id else tokens
 
     def append(self, token_id: int, log_prob: float, now_ns: int) -> None:
-        """Take one generated token and find out whether it ends the sequence."""
+        """Add one generated token, and set `finish_reason` if it ends the sequence."""
         if self.matcher is not None and not self.matcher.accept_token(token_id):
-            self.finish = Finish.DEAD_END
+            self.finish_reason = FinishReason.NO_ALLOWED_TOKEN
             return
         self.completion_token_ids.append(token_id)
         self.log_probs.append(log_prob)
         self.first_token_time_ns = self.first_token_time_ns or now_ns
         self.last_token_time_ns = now_ns
-        self.finish = self._finish(token_id)
+        self.finish_reason = self._reason_to_finish(token_id)
 
-    def _finish(self, token_id: int) -> Finish | None:
+    def _reason_to_finish(self, token_id: int) -> FinishReason | None:
         generated = self.completion_token_ids
         if token_id == self.request.end_id:
-            return Finish.END
+            return FinishReason.END
         if any(tuple(generated[-len(word) :]) == word for word in self.request.stop_words):
-            return Finish.STOP_WORD
+            return FinishReason.STOP_WORD
         if self.matcher is not None and self.matcher.is_terminated():
-            return Finish.END
-        return Finish.LENGTH if len(generated) >= self.request.max_new_tokens else None
+            return FinishReason.END
+        return FinishReason.LENGTH if len(generated) >= self.request.max_new_tokens else None

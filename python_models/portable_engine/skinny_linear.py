@@ -1,7 +1,7 @@
-"""Linear layers for a few rows on a CPU, the products that decoding is made of.
+"""Linear layers for few rows on a CPU: most of a decoding step is such products.
 
-For two to eight rows BLAS takes half as long for W·Xᵀ as for X·Wᵀ, the order of torch's own layer, and less for two
-rows than for one (MKL 2024.2 on an AMD EPYC; `llmstack bench engine` shows the difference).
+For two to eight rows BLAS computes W·Xᵀ in half the time of X·Wᵀ, the order in torch's own layer, and two rows take
+less time than one (MKL 2024.2 on an AMD EPYC; `llmstack bench engine` shows the difference).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_ROWS = 8
 
 
 class SkinnyLinear(torch.nn.Module):
-    """What `layer` computes; it has no bias."""
+    """Computes the same as `layer`, which has no bias, faster for up to `MAX_ROWS` rows."""
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class SkinnyLinear(torch.nn.Module):
             return linear(states, self.weight)
         if num_rows == 1:
             rows = rows.repeat(2, 1)
-        product = (self.weight @ rows.t()).t()[:num_rows].contiguous()  # as whoever masks logits in place needs them
+        product = (self.weight @ rows.t()).t()[:num_rows].contiguous()  # masking logits in place requires contiguity
         return product.reshape(*states.shape[:-1], -1)
 
 
-def make_linears_skinny(model: torch.nn.Module) -> None:
-    """Replace every linear layer without a bias in `model`."""
+def replace_linears(model: torch.nn.Module) -> None:
+    """Replace every linear layer of `model` that has no bias by a `SkinnyLinear`."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear and child.bias is None:

@@ -1,4 +1,7 @@
-"""Between the arrays of TensorRT-LLM's Triton contract and generation requests."""
+"""Conversion between the tensors of TensorRT-LLM's Triton model and the engine's requests and sequences.
+
+Pure functions on numpy arrays. Requests are read on Triton's thread, responses written on the decode thread.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from portable_engine.sequence import GenerationRequest, SamplingParams, Sequence
 
 Array = npt.NDArray[Any]
 
+# Input tensor → field of SamplingParams.
 _SAMPLING = {
     "temperature": "temperature",
     "runtime_top_k": "top_k",
@@ -29,12 +33,12 @@ class RequestError(ValueError):
 
 
 def read_requests(arrays: Mapping[str, Array], max_tokens: int, vocab_size: int) -> list[GenerationRequest]:
-    """One generation request a row; scalars arrive as [rows] or [rows, 1].
+    """One generation request per row; scalar tensors are [rows] or [rows, 1].
 
-    `max_tokens` is what the model can hold, prompt and completion; token ids are below `vocab_size`.
+    `max_tokens` is the model's limit for prompt and completion together; token ids must be below `vocab_size`.
 
     Raises:
-        RequestError: more than one beam, more tokens than fit, or what would fail the step for everyone in it.
+        RequestError: more than one beam, too many tokens, or a value that would fail the step of all sequences.
     """
     if (beams := arrays.get("beam_width")) is not None and (beams != 1).any():
         raise RequestError(f"beam_width is {int(beams.max())}, only 1 is supported")
@@ -46,10 +50,8 @@ def read_requests(arrays: Mapping[str, Array], max_tokens: int, vocab_size: int)
 
 
 def _read_row(arrays: Mapping[str, Array], row: int, max_tokens: int) -> GenerationRequest:
-    length, max_new_tokens = (
-        int(_scalar(arrays, "input_lengths", row, 0)),
-        int(_scalar(arrays, "request_output_len", row, 0)),
-    )
+    length = int(_scalar(arrays, "input_lengths", row, 0))
+    max_new_tokens = int(_scalar(arrays, "request_output_len", row, 0))
     if not 1 <= length <= arrays["input_ids"].shape[1] or max_new_tokens < 1:
         raise RequestError(f"input_lengths {length} and request_output_len {max_new_tokens} must both be at least 1")
     if length + max_new_tokens > max_tokens:
@@ -92,7 +94,7 @@ def _text(arrays: Mapping[str, Array], name: str, row: int) -> str:
 
 
 def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int, ...], ...]:
-    """The words of a [2, n] list: row 0 holds their ids, row 1 each word's end, filled up with -1."""
+    """One row's word list [2, n]: first all words' token ids, then each word's end offset, padded with -1."""
     if name not in arrays:
         return ()
     ids, ends = arrays[name][row].tolist()
@@ -103,10 +105,10 @@ def _words(arrays: Mapping[str, Array], name: str, row: int) -> tuple[tuple[int,
 def write_response(
     sequences: list[Sequence], *, pad_id: int, includes_prompt: bool, returns_log_probs: bool
 ) -> dict[str, Array]:
-    """The engine's outputs for the rows of one request.
+    """The output tensors for the rows of one request.
 
-    As in TensorRT-LLM a stop word is part of the output and `end_id` is not (its sampling kernels do not count it).
-    output_ids [rows, 1, tokens], sequence_length [rows, 1], clocks in nanoseconds [rows, 1].
+    output_ids [rows, 1, tokens], sequence_length [rows, 1], timestamps in nanoseconds [rows, 1]. As in TensorRT-LLM, a
+    stop word is part of the output and `end_id` is not (its sampling kernels do not count it).
     """
     rows = [(s.request.prompt_token_ids if includes_prompt else []) + s.output_token_ids for s in sequences]
     arrays: dict[str, Array] = {

@@ -1,7 +1,8 @@
 """The portable engine as a Triton model.
 
-`execute` only reads inputs, takes response senders and enqueues; the decode loop's thread polls for cancellation and
-sends. More than one thread at that would crash the server.
+Triton's thread calls `execute`, which reads the inputs, takes a response sender per request and queues the request. The
+decode loop's thread polls for cancellation and sends the responses; using the senders on more than one thread crashes
+the server.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DEFAULT_RELEASE_DIR = "artifacts/current"
 
 
 class PortableEngineModel:
-    """`tensorrt_llm` on PyTorch: the Hugging Face model in the release's `engine` directory."""
+    """`tensorrt_llm` on PyTorch: serves the Hugging Face model in the release's `engine` directory."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model and start the decode loop."""
@@ -37,15 +38,15 @@ class PortableEngineModel:
         self._max_tokens = int(model.config.max_position_embeddings)
         self._grammars = GrammarEngine(release / "tokenizer_info.json", int(model.config.vocab_size))
         torch.set_grad_enabled(False)
-        batcher = InFlightBatcher(model, max(1, int(config["max_batch_size"])), self._grammars.mask)
+        batcher = InFlightBatcher(model, max(1, int(config["max_batch_size"])), self._grammars.mask_logits)
         self._loop = EngineLoop(batcher, self._grammars, pb_utils.Logger.log_error)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """None for a request that the loop answers, or the error of one that it can't take."""
+        """Queue each request. Returns None where the loop responds later, and an error response for an invalid one."""
         return [self._enqueue(request) for request in requests]
 
     def finalize(self) -> None:
-        """Stop the loop."""
+        """Stop the loop and the compile thread."""
         self._loop.close()
         self._grammars.close()
 
@@ -54,51 +55,52 @@ class PortableEngineModel:
         try:
             rows = read_requests(arrays, self._max_tokens, self._grammars.vocab_size)
         except RequestError as error:
-            return _refusal(Failure("invalid_input", str(error)))
+            return _error_response(Failure("invalid_input", str(error)))
         except Exception as error:
-            pb_utils.Logger.log_error(f"request not understood: {type(error).__name__}")
-            return _refusal(Failure("invalid_input", "the request's tensors can't be read"))
-        reply = _Reply(request, arrays)
-        self._loop.submit(rows, reply.done, reply.fail, reply.is_cancelled, reply.cancelled)
+            pb_utils.Logger.log_error(f"can't read a request: {type(error).__name__}")
+            return _error_response(Failure("invalid_input", "the request's tensors can't be read"))
+        self._loop.submit(rows, _TritonResponder(request, arrays))
         return None
 
 
-class _Reply:
-    """One request's way back to its client; used on the loop's thread alone."""
+class _TritonResponder:
+    """Sends one request's response through Triton; created on Triton's thread, then used on the loop's alone."""
 
     def __init__(self, request: Any, arrays: dict[str, Any]) -> None:
         self._sender = request.get_response_sender()
-        self._wanted = set(request.requested_output_names())
+        self._requested = set(request.requested_output_names())
         self._pad_id = int(arrays["pad_id"].reshape(-1)[0]) if "pad_id" in arrays else 0
-        excluded = arrays.get("exclude_input_in_output")
-        self._includes_prompt = excluded is None or not bool(excluded.reshape(-1)[0])
-        wants_log_probs = arrays.get("return_log_probs")
-        self._returns_log_probs = wants_log_probs is not None and bool(wants_log_probs.any())
-        self.is_cancelled = self._sender.is_cancelled
+        excludes_prompt = arrays.get("exclude_input_in_output")
+        self._includes_prompt = excludes_prompt is None or not bool(excludes_prompt.reshape(-1)[0])
+        log_probs = arrays.get("return_log_probs")
+        self._returns_log_probs = log_probs is not None and bool(log_probs.any())
 
-    def done(self, sequences: list[Sequence]) -> None:
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+    def send_result(self, sequences: list[Sequence]) -> None:
         arrays = write_response(
             sequences,
             pad_id=self._pad_id,
             includes_prompt=self._includes_prompt,
             returns_log_probs=self._returns_log_probs,
         )
-        tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._wanted]
+        tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._requested]
         self._send(pb_utils.InferenceResponse(tensors))
 
-    def fail(self, failure: Failure) -> None:
-        self._send(_refusal(failure))
+    def send_error(self, failure: Failure) -> None:
+        self._send(_error_response(failure))
 
-    def cancelled(self) -> None:
-        error = pb_utils.TritonError("the client cancelled", pb_utils.TritonError.CANCELLED)
+    def send_cancelled(self) -> None:
+        error = pb_utils.TritonError("the client cancelled the request", pb_utils.TritonError.CANCELLED)
         self._send(pb_utils.InferenceResponse(error=error))
 
     def _send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def _refusal(failure: Failure) -> Any:
-    # pb_utils fills in TritonError only after this module is imported: no table at module level.
+def _error_response(failure: Failure) -> Any:
+    # Not a table at module level: pb_utils defines TritonError only after this module is imported.
     error = pb_utils.TritonError
     status = {"internal": error.INTERNAL, "overloaded": error.UNAVAILABLE, "draining": error.UNAVAILABLE}
     return pb_utils.InferenceResponse(error=error(str(failure), status.get(failure.code, error.INVALID_ARG)))

@@ -1,149 +1,147 @@
-"""In-flight batching: sequences join and leave step by step, and company changes nothing."""
+"""In-flight batching: sequences join and leave at any step, and batching does not change their tokens."""
 
 import pytest
 import torch
 
-from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny_qwen3 import END, batcher, run, sequence, tiny_model
-
-PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
+from portable_engine.sequence import FinishReason
+from tests.unit.portable_engine.tiny_qwen3 import END, PROMPTS, decode, make_batcher, make_sequence, tiny_model
 
 
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 0, "top_p": 0.9, "temperature": 1.3, "seed": 11}])
-def test_a_batch_gives_what_each_sequence_gives_alone(sampling):
-    alone = [run(sequence(prompt, sampling=sampling))[0] for prompt in PROMPTS]
-    assert run(*(sequence(prompt, sampling=sampling) for prompt in PROMPTS)) == alone
+def test_a_batch_generates_the_same_tokens_as_each_sequence_alone(sampling):
+    alone = [decode(make_sequence(prompt, sampling=sampling))[0] for prompt in PROMPTS]
+    assert decode(*(make_sequence(prompt, sampling=sampling) for prompt in PROMPTS)) == alone
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_greedy_tokens_are_those_of_transformers(prompt):
+def test_greedy_tokens_equal_those_of_transformers(prompt):
     expected = tiny_model().generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None)
-    assert run(sequence(prompt))[0] == expected[0, len(prompt) :].tolist()
+    assert decode(make_sequence(prompt))[0] == expected[0, len(prompt) :].tolist()
 
 
-def test_a_prompt_longer_than_a_chunk_gives_the_same_tokens():
+def test_a_prompt_longer_than_a_prefill_chunk_generates_the_same_tokens_as_transformers():
     prompt = [token % 300 for token in range(7, 7 + 1_300)]
     expected = tiny_model().generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False, eos_token_id=None)
-    assert run(sequence(prompt, 4))[0] == expected[0, len(prompt) :].tolist()
+    assert decode(make_sequence(prompt, 4))[0] == expected[0, len(prompt) :].tolist()
 
 
-def test_several_short_prompts_are_taken_in_one_step():
-    engine, sequences = batcher(), [sequence([token] * 128, 3) for token in (5, 6, 7, 8)]
-    for each in sequences:
-        engine.add(each)
-    engine.step()
-    assert [len(each.completion_token_ids) for each in sequences] == [1] * 4
+def test_several_short_prompts_are_prefilled_in_one_step():
+    batcher, sequences = make_batcher(), [make_sequence([token] * 128, 3) for token in (5, 6, 7, 8)]
+    for sequence in sequences:
+        batcher.add(sequence)
+    batcher.step()
+    assert [len(sequence.completion_token_ids) for sequence in sequences] == [1] * 4
 
 
-def test_prompts_that_share_steps_give_the_tokens_that_each_gives_alone():
+def test_prompts_prefilled_together_generate_the_same_tokens_as_each_alone():
     prompts = [
         [token % 300 for token in range(start, start + length)] for start, length in ((7, 300), (40, 300), (90, 30))
     ]
-    alone = [run(sequence(prompt))[0] for prompt in prompts]
-    assert run(*map(sequence, prompts)) == alone
+    alone = [decode(make_sequence(prompt))[0] for prompt in prompts]
+    assert decode(*map(make_sequence, prompts)) == alone
 
 
-def test_a_long_prompt_does_not_wait_for_short_ones_that_came_later():
-    engine, long = batcher(max_batch_size=2), sequence([5] * 1_500, 4)
-    engine.add(sequence([6], 1))
-    engine.add(long)
+def test_a_long_prompt_is_not_delayed_by_later_short_prompts():
+    batcher, long = make_batcher(max_batch_size=2), make_sequence([5] * 1_500, 4)
+    batcher.add(make_sequence([6], 1))
+    batcher.add(long)
     for _ in range(4):
-        engine.add(sequence([6], 1))
-        engine.step()
+        batcher.add(make_sequence([6], 1))
+        batcher.step()
     assert long.completion_token_ids
 
 
-def test_a_prompt_that_waits_for_others_is_not_yet_scheduled():
-    engine, first, second = batcher(), sequence([5] * 1_024, 2), sequence([6], 2)
-    engine.add(first)
-    engine.add(second)
-    engine.step()
-    engine.step()
-    began = engine._clock()
-    engine.step()
-    assert first.first_scheduled_time_ns < began < second.first_scheduled_time_ns
+def test_first_scheduled_time_is_set_when_the_first_prompt_token_is_prefilled():
+    batcher, first, second = make_batcher(), make_sequence([5] * 1_024, 2), make_sequence([6], 2)
+    batcher.add(first)
+    batcher.add(second)
+    batcher.step()
+    batcher.step()
+    before_third_step = batcher._clock()
+    batcher.step()
+    assert first.first_scheduled_time_ns < before_third_step < second.first_scheduled_time_ns
 
 
 def test_a_sequence_that_arrives_late_joins_at_the_next_step():
-    engine, first, late = batcher(), sequence([5], 20), sequence([6], 3)
-    engine.add(first)
+    batcher, first, late = make_batcher(), make_sequence([5], 20), make_sequence([6], 3)
+    batcher.add(first)
     for _ in range(5):
-        engine.step()
-    engine.add(late)
-    engine.step()
+        batcher.step()
+    batcher.add(late)
+    batcher.step()
     assert (len(first.completion_token_ids), len(late.completion_token_ids)) == (6, 1)
     assert first.first_token_time_ns < late.first_scheduled_time_ns < late.first_token_time_ns
 
 
-def test_a_finished_sequence_leaves_at_once_while_others_go_on():
-    engine, short, long = batcher(), sequence([5], 2), sequence([6], 9)
-    engine.add(short)
-    engine.add(long)
-    ended = []
-    while not ended:
-        ended = engine.step()
-    assert ended == [short]
-    assert long.finish is None
-    assert short.last_token_time_ns < engine._clock()
+def test_a_finished_sequence_leaves_while_others_continue():
+    batcher, short, long = make_batcher(), make_sequence([5], 2), make_sequence([6], 9)
+    batcher.add(short)
+    batcher.add(long)
+    finished = []
+    while not finished:
+        finished = batcher.step()
+    assert finished == [short]
+    assert long.finish_reason is None
+    assert short.last_token_time_ns < batcher._clock()
 
 
-def test_more_sequences_than_slots_wait_for_one_that_leaves():
-    engine = batcher(max_batch_size=2)
-    sequences = [sequence([token], 3) for token in (5, 6, 7)]
-    run(*sequences, engine=engine)
+def test_a_sequence_without_a_free_slot_waits_until_another_finishes():
+    batcher = make_batcher(max_batch_size=2)
+    sequences = [make_sequence([token], 3) for token in (5, 6, 7)]
+    decode(*sequences, batcher=batcher)
     assert sequences[2].first_scheduled_time_ns > sequences[0].last_token_time_ns
 
 
-def test_a_slot_used_before_leaves_nothing_behind():
-    engine = batcher(max_batch_size=1)
-    run(sequence(list(range(100, 160))), engine=engine)
-    assert run(sequence([5, 9, 11]), engine=engine) == run(sequence([5, 9, 11]))
+def test_a_reused_slot_does_not_affect_the_next_sequence():
+    batcher = make_batcher(max_batch_size=1)
+    decode(make_sequence(list(range(100, 160))), batcher=batcher)
+    assert decode(make_sequence([5, 9, 11]), batcher=batcher) == decode(make_sequence([5, 9, 11]))
 
 
 def test_a_cancelled_sequence_leaves_at_the_next_step():
-    engine, kept, dropped = batcher(), sequence([5], 6), sequence([6], 500)
-    engine.add(kept)
-    engine.add(dropped)
-    engine.step()
-    engine.cancel(dropped)
-    assert engine.step() == [dropped]
-    assert dropped.finish is Finish.CANCELLED
+    batcher, kept, cancelled = make_batcher(), make_sequence([5], 6), make_sequence([6], 500)
+    batcher.add(kept)
+    batcher.add(cancelled)
+    batcher.step()
+    batcher.cancel(cancelled)
+    assert batcher.step() == [cancelled]
+    assert cancelled.finish_reason is FinishReason.CANCELLED
 
 
-def test_a_sequence_cancelled_while_it_waits_never_runs():
-    engine, running, waiting = batcher(max_batch_size=1), sequence([5], 6), sequence([6], 6)
-    engine.add(running)
-    engine.add(waiting)
-    engine.step()
-    engine.cancel(waiting)
-    assert engine.step() == [waiting]
+def test_a_waiting_sequence_that_is_cancelled_never_runs():
+    batcher, running, waiting = make_batcher(max_batch_size=1), make_sequence([5], 6), make_sequence([6], 6)
+    batcher.add(running)
+    batcher.add(waiting)
+    batcher.step()
+    batcher.cancel(waiting)
+    assert batcher.step() == [waiting]
     assert waiting.completion_token_ids == []
 
 
-def test_end_id_ends_a_sequence_and_is_part_of_it():
-    tokens = run(sequence([5, 9, 11]))[0]
-    ended = sequence([5, 9, 11], end_id=tokens[3])
-    assert run(ended)[0] == tokens[: tokens.index(tokens[3]) + 1]
-    assert ended.finish is Finish.END
+def test_end_id_finishes_a_sequence_and_is_its_last_token():
+    tokens = decode(make_sequence([5, 9, 11]))[0]
+    sequence = make_sequence([5, 9, 11], end_id=tokens[3])
+    assert decode(sequence)[0] == tokens[: tokens.index(tokens[3]) + 1]
+    assert sequence.finish_reason is FinishReason.END
 
 
-def test_a_stop_word_of_two_tokens_ends_a_sequence():
-    tokens = run(sequence([5, 9, 11]))[0]
-    stopped = sequence([5, 9, 11], stop_words=((tokens[1], tokens[2]),))
-    assert run(stopped)[0] == tokens[:3]
-    assert stopped.finish is Finish.STOP_WORD
+def test_a_stop_word_of_two_tokens_finishes_a_sequence():
+    tokens = decode(make_sequence([5, 9, 11]))[0]
+    sequence = make_sequence([5, 9, 11], stop_words=((tokens[1], tokens[2]),))
+    assert decode(sequence)[0] == tokens[:3]
+    assert sequence.finish_reason is FinishReason.STOP_WORD
 
 
-def test_max_new_tokens_ends_a_sequence():
-    cut = sequence([5], 3, end_id=END)
-    run(cut)
-    assert (len(cut.completion_token_ids), cut.finish) == (3, Finish.LENGTH)
+def test_max_new_tokens_finishes_a_sequence():
+    sequence = make_sequence([5], 3, end_id=END)
+    decode(sequence)
+    assert (len(sequence.completion_token_ids), sequence.finish_reason) == (3, FinishReason.LENGTH)
 
 
-def test_log_probs_are_those_of_a_plain_forward_pass():
-    scored = sequence([5, 9, 11], 5, return_log_probs=True)
-    tokens = run(scored)[0]
+def test_log_probs_equal_those_of_a_plain_forward_pass():
+    sequence = make_sequence([5, 9, 11], 5, return_log_probs=True)
+    tokens = decode(sequence)[0]
     with torch.inference_mode():
         logits = tiny_model()(torch.tensor([[5, 9, 11, *tokens]])).logits[0, 2:-1].float()
     expected = torch.log_softmax(logits, -1)[range(5), tokens]
-    assert torch.allclose(torch.tensor(scored.log_probs), expected, atol=1e-4)
+    assert torch.allclose(torch.tensor(sequence.log_probs), expected, atol=1e-4)

@@ -1,4 +1,7 @@
-"""On a GPU: graphs give the tokens of plain steps, and what fails fails alone. `make test-gpu` runs these."""
+"""Decoding on a GPU: CUDA graphs generate the tokens of plain steps, and failures stay with their request.
+
+`make test-gpu` runs these tests.
+"""
 
 import pytest
 import torch
@@ -6,103 +9,94 @@ import torch
 from portable_engine.attention import GROUPED
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.decode_graph import CUDA_GRAPHS
-from portable_engine.loader import tune
-from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny_qwen3 import make_model, no_mask, run, sequence
+from portable_engine.loader import optimise
+from portable_engine.sequence import FinishReason
+from tests.unit.portable_engine.tiny_qwen3 import (
+    PROMPTS,
+    EvenTokens,
+    decode,
+    make_model,
+    make_sequence,
+    mask_nothing,
+    mask_odd_tokens,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
 
 
 @pytest.fixture(scope="module")
 def model():
-    """In float64, so that another order of additions chooses no other token."""
+    """In float64, so that a different order of additions can't change a token."""
     model = make_model(max_position_embeddings=8_192).to("cuda", torch.float64)
     model.set_attn_implementation(GROUPED)
-    return tune(model)
+    return optimise(model)
 
 
-class Even:
-    """A matcher that allows even tokens."""
-
-    def accept_token(self, token_id):
-        return token_id % 2 == 0
-
-    def is_terminated(self):
-        return False
-
-
-def mask(logits, matchers):
-    for row, matcher in enumerate(matchers):
-        if matcher is not None:
-            logits[row, 1::2] = -torch.inf
-
-
-def batchers(model, monkeypatch, size=4, mask=no_mask):
-    """One that replays graphs and one that does not."""
-    graphs = InFlightBatcher(model, size, mask)
+def make_batchers(model, monkeypatch, size=4, mask_logits=mask_nothing):
+    """One batcher with graphs and one without."""
+    with_graphs = InFlightBatcher(model, size, mask_logits)
     monkeypatch.setenv(CUDA_GRAPHS, "0")
-    plain = InFlightBatcher(model, size, mask)
-    assert graphs._graph is not None
+    plain = InFlightBatcher(model, size, mask_logits)
+    assert with_graphs._graph is not None
     assert plain._graph is None
-    return graphs, plain
+    return with_graphs, plain
 
 
-def test_graphs_give_the_tokens_of_plain_steps(model, monkeypatch):
-    graphs, plain = batchers(model, monkeypatch)
-    assert run(*map(sequence, PROMPTS), engine=graphs) == run(*map(sequence, PROMPTS), engine=plain)
+def test_graphs_generate_the_tokens_of_plain_steps(model, monkeypatch):
+    with_graphs, plain = make_batchers(model, monkeypatch)
+    expected = decode(*map(make_sequence, PROMPTS), batcher=plain)
+    assert decode(*map(make_sequence, PROMPTS), batcher=with_graphs) == expected
 
 
-def test_a_sequence_that_outgrows_a_graph_goes_on_in_the_next(model, monkeypatch):
-    graphs, plain = batchers(model, monkeypatch, 2)
+def test_a_sequence_that_outgrows_a_graph_continues_in_the_next_larger_one(model, monkeypatch):
+    with_graphs, plain = make_batchers(model, monkeypatch, 2)
     long, short = [3, 8] * 1_020, [5, 9]
-    expected = run(sequence(long, 30), sequence(short, 60), engine=plain)
-    assert run(sequence(long, 30), sequence(short, 60), engine=graphs) == expected
-    assert set(graphs._graph._captured) == {1_024, 2_048, 4_096}
-    assert run(sequence(short, 60), engine=graphs)[0] == expected[1]
+    expected = decode(make_sequence(long, 30), make_sequence(short, 60), batcher=plain)
+    assert decode(make_sequence(long, 30), make_sequence(short, 60), batcher=with_graphs) == expected
+    assert set(with_graphs._graph._captured) == {1_024, 2_048, 4_096}
+    assert decode(make_sequence(short, 60), batcher=with_graphs)[0] == expected[1]
 
 
-def test_growth_in_the_midst_of_a_completion_changes_none_of_its_tokens(model, monkeypatch):
-    graphs, plain = batchers(model, monkeypatch, 2)
-    expected = run(sequence([5, 9], 40), engine=plain)[0]
-    first = sequence([5, 9], 40)
-    graphs.add(first)
+def test_cache_growth_during_a_completion_does_not_change_its_tokens(model, monkeypatch):
+    with_graphs, plain = make_batchers(model, monkeypatch, 2)
+    expected = decode(make_sequence([5, 9], 40), batcher=plain)[0]
+    first = make_sequence([5, 9], 40)
+    with_graphs.add(first)
     for _ in range(10):
-        graphs.step()
-    run(sequence([6], 3_000), engine=graphs)
+        with_graphs.step()
+    decode(make_sequence([6], 3_000), batcher=with_graphs)
     assert first.completion_token_ids == expected
 
 
-def test_guided_and_drawn_rows_decode_beside_free_ones(model, monkeypatch):
-    graphs, plain = batchers(model, monkeypatch, mask=mask)
-    drawn = {"top_k": 0, "top_p": 0.9, "temperature": 0.7, "seed": 3}
+def test_guided_sampled_and_greedy_rows_decode_together(model, monkeypatch):
+    with_graphs, plain = make_batchers(model, monkeypatch, mask_logits=mask_odd_tokens)
+    sampling = {"top_k": 0, "top_p": 0.9, "temperature": 0.7, "seed": 3}
 
     def rows():
-        bound = sequence([5, 9], 20)
-        bound.matcher = Even()
-        return bound, sequence([5, 9], 20), sequence([6], 20, sampling=drawn)
+        guided = make_sequence([5, 9], 20)
+        guided.matcher = EvenTokens()
+        return guided, make_sequence([5, 9], 20), make_sequence([6], 20, sampling=sampling)
 
-    tokens = run(*rows(), engine=graphs)
-    assert tokens == run(*rows(), engine=plain)
+    tokens = decode(*rows(), batcher=with_graphs)
+    assert tokens == decode(*rows(), batcher=plain)
     assert not any(token % 2 for token in tokens[0])
 
 
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 0, "top_p": 0.9, "temperature": 0.5}])
-def test_a_row_without_a_token_to_choose_fails_alone(model, sampling):
-    engine = InFlightBatcher(model, 4, mask)
-    alone = run(sequence([70], 10), engine=engine)[0]
-    dead = sequence([70], 10, bad_words=tuple((token,) for token in range(0, 300, 2)), sampling=sampling)
-    dead.matcher = Even()
-    assert run(sequence([70], 10), dead, engine=engine)[0] == alone
-    assert dead.finish is Finish.DEAD_END
-    torch.cuda.synchronize()  # an assertion on the device would surface here
+def test_a_row_without_an_allowed_token_fails_alone(model, sampling):
+    batcher = InFlightBatcher(model, 4, mask_odd_tokens)
+    alone = decode(make_sequence([70], 10), batcher=batcher)[0]
+    failing = make_sequence([70], 10, bad_words=tuple((token,) for token in range(0, 300, 2)), sampling=sampling)
+    failing.matcher = EvenTokens()
+    assert decode(make_sequence([70], 10), failing, batcher=batcher)[0] == alone
+    assert failing.finish_reason is FinishReason.NO_ALLOWED_TOKEN
+    torch.cuda.synchronize()  # raises a failed device-side assertion, if any
 
 
-def test_memory_that_runs_out_fails_the_request_that_asked_for_it(model):
-    engine = InFlightBatcher(model, 4, no_mask)
-    alone = run(sequence([5], 8), engine=engine)[0]
-    huge = sequence([6], 1 << 34)
-    assert run(sequence([5], 8), huge, engine=engine)[0] == alone
-    assert huge.finish is Finish.NO_MEMORY
-    assert run(sequence([5], 8), engine=engine)[0] == alone
+def test_an_allocation_failure_fails_only_the_request_that_caused_it(model):
+    batcher = InFlightBatcher(model, 4, mask_nothing)
+    alone = decode(make_sequence([5], 8), batcher=batcher)[0]
+    huge = make_sequence([6], 1 << 34)
+    assert decode(make_sequence([5], 8), huge, batcher=batcher)[0] == alone
+    assert huge.finish_reason is FinishReason.OUT_OF_MEMORY
+    assert decode(make_sequence([5], 8), batcher=batcher)[0] == alone

@@ -1,4 +1,4 @@
-"""What goes wrong with one request stays with it."""
+"""A failing request gets an error, and the others are not affected."""
 
 import queue
 from concurrent.futures import Future
@@ -9,10 +9,10 @@ from portable_engine.batcher import InFlightBatcher
 from portable_engine.engine_loop import EngineLoop
 from portable_engine.grammar import GuideError
 from portable_engine.sequence import GenerationRequest, SamplingParams
-from tests.unit.portable_engine.tiny_qwen3 import tiny_model
+from tests.unit.portable_engine.tiny_qwen3 import mask_nothing, tiny_model
 
 
-class DeadEnd:
+class NoAllowedToken:
     """A matcher that allows nothing."""
 
     def accept_token(self, token_id):
@@ -23,7 +23,7 @@ class DeadEnd:
 
 
 class Grammars:
-    """Every guide is a dead end, except the one that does not compile."""
+    """The guide `broken` does not compile; every other guide allows no token."""
 
     def compile(self, guide_type, guide):
         future = Future()
@@ -34,79 +34,103 @@ class Grammars:
         return future
 
     def matcher(self, grammar, end_id):
-        return DeadEnd()
+        return NoAllowedToken()
 
 
-def mask(logits, matchers):
+def mask_guided_rows(logits, matchers):
     for row, matcher in enumerate(matchers):
         if matcher is not None:
             logits[row] = -float("inf")
 
 
 class Client:
-    """Sends one job and waits for what comes of it."""
+    """Submits one job and records its responses: completions, or an error's text."""
 
-    def __init__(self, loop, *requests, is_cancelled=lambda: False, on_done=None):
-        self._answers = queue.Queue()
-        loop.submit(
-            list(requests),
-            on_done or (lambda sequences: self._answers.put([s.completion_token_ids for s in sequences])),
-            lambda failure: self._answers.put(str(failure)),
-            is_cancelled,
-            lambda: self._answers.put("cancelled"),
-        )
+    def __init__(self, loop, *requests, is_cancelled=lambda: False, fails_to_write=False):
+        self.responses = queue.Queue()
+        self.is_cancelled = is_cancelled
+        self._fails_to_write = fails_to_write
+        loop.submit(list(requests), self)
 
-    def answer(self):
-        return self._answers.get(timeout=30)
+    def send_result(self, sequences):
+        if self._fails_to_write:
+            raise ZeroDivisionError
+        self.responses.put([sequence.completion_token_ids for sequence in sequences])
+
+    def send_error(self, failure):
+        self.responses.put(str(failure))
+
+    def send_cancelled(self):
+        self.responses.put("cancelled")
+
+    def response(self):
+        return self.responses.get(timeout=30)
 
 
 @pytest.fixture
-def lines():
+def log_lines():
     return []
 
 
 @pytest.fixture
-def loop(lines):
-    loop = EngineLoop(InFlightBatcher(tiny_model(), 4, mask), Grammars(), lines.append)
+def loop(log_lines):
+    loop = EngineLoop(InFlightBatcher(tiny_model(), 4, mask_guided_rows), Grammars(), log_lines.append)
     yield loop
     loop.close()
 
 
-FREE = GenerationRequest([5, 9], 30)
-DEAD = GenerationRequest([5], 8, guide_type="regex", guide="[ab]")
-DRAWN = SamplingParams(temperature=0.5, top_k=0, top_p=0.9)
+UNGUIDED = GenerationRequest([5, 9], 30)
+FAILING = GenerationRequest([5], 8, guide_type="regex", guide="[ab]")
+SAMPLED = SamplingParams(temperature=0.5, top_k=0, top_p=0.9)
 
 
-@pytest.mark.parametrize("sampling", [SamplingParams(), DRAWN])
-def test_a_request_that_no_token_can_follow_is_refused_and_its_neighbour_decodes_on(loop, sampling):
-    alone = Client(loop, FREE).answer()
-    neighbour = Client(loop, FREE)
-    dead = Client(loop, GenerationRequest([5], 8, sampling=sampling, guide_type="regex", guide="[ab]"))
-    assert dead.answer().startswith("invalid_input: the guide, bad_words and min_tokens")
-    assert neighbour.answer() == alone
+@pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED])
+def test_a_request_without_an_allowed_token_fails_and_its_neighbour_continues(loop, sampling):
+    alone = Client(loop, UNGUIDED).response()
+    neighbour = Client(loop, UNGUIDED)
+    failing = Client(loop, GenerationRequest([5], 8, sampling=sampling, guide_type="regex", guide="[ab]"))
+    assert failing.response().startswith("invalid_input: the guide, bad_words and min_tokens")
+    assert neighbour.response() == alone
 
 
-def test_a_row_that_fails_fails_its_request_at_once(loop):
-    assert Client(loop, GenerationRequest([5], 2_000), DEAD).answer().startswith("invalid_input")
-    assert len(Client(loop, FREE).answer()[0]) == 30
+def test_a_failed_row_fails_its_request_without_waiting_for_the_other_rows(loop):
+    assert Client(loop, GenerationRequest([5], 2_000), FAILING).response().startswith("invalid_input")
+    assert len(Client(loop, UNGUIDED).response()[0]) == 30
 
 
-def test_a_guide_that_does_not_compile_is_refused_as_the_policy_refuses_one(loop):
+def test_a_guide_that_does_not_compile_fails_with_the_policys_error_code(loop):
     broken = GenerationRequest([5], 8, guide_type="regex", guide="broken")
-    assert Client(loop, broken).answer() == "schema_invalid: the regex guide does not compile"
+    assert Client(loop, broken).response() == "schema_invalid: the regex guide does not compile"
 
 
-def test_an_answer_that_fails_becomes_an_error_so_that_the_client_does_not_wait(loop, lines):
-    assert Client(loop, FREE, on_done=lambda sequences: 1 / 0).answer() == "internal: the answer could not be written"
-    assert lines == ["answer failed: ZeroDivisionError"]
+def test_a_response_that_cannot_be_written_becomes_an_error(loop, log_lines):
+    assert Client(loop, UNGUIDED, fails_to_write=True).response() == "internal: the response could not be written"
+    assert log_lines == ["response failed: ZeroDivisionError"]
 
 
-def test_a_client_that_cannot_be_asked_whether_it_cancelled_does_not_end_the_decoding(loop, lines):
-    asked = GenerationRequest([5], 400)
-    assert len(Client(loop, asked, is_cancelled=lambda: 1 / 0).answer()[0]) == 400
-    assert len(Client(loop, FREE).answer()[0]) == 30
-    assert lines == ["cancellation not known: ZeroDivisionError"]
+def test_a_failed_cancellation_poll_does_not_end_the_request(loop, log_lines):
+    long = GenerationRequest([5], 400)
+    assert len(Client(loop, long, is_cancelled=lambda: 1 / 0).response()[0]) == 400
+    assert len(Client(loop, UNGUIDED).response()[0]) == 30
+    assert log_lines == ["cancellation poll failed: ZeroDivisionError"]
 
 
-def test_a_cancelled_request_is_answered_as_such(loop):
-    assert Client(loop, GenerationRequest([5], 2_000), is_cancelled=lambda: True).answer() == "cancelled"
+def test_a_cancelled_request_is_answered_as_cancelled(loop):
+    assert Client(loop, GenerationRequest([5], 2_000), is_cancelled=lambda: True).response() == "cancelled"
+
+
+class FailingBatcher(InFlightBatcher):
+    """Fails at every step."""
+
+    def step(self):
+        raise RuntimeError("out of memory")
+
+
+def test_a_failed_step_answers_each_job_once_and_the_loop_continues():
+    log_lines = []
+    loop = EngineLoop(FailingBatcher(tiny_model(), 4, mask_nothing), grammars=None, log=log_lines.append)
+    clients = [Client(loop, GenerationRequest([5], 4)) for _ in range(2)]
+    loop.close()
+    responses = [list(client.responses.queue) for client in clients]
+    assert responses == [["internal: the engine failed during decoding"]] * 2
+    assert all("decode step failed: RuntimeError at " in line and "out of memory" in line for line in log_lines)

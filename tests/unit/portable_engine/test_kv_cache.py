@@ -1,53 +1,53 @@
-"""Memory that runs out fails the request that asked for it."""
+"""Cache growth: running out of memory fails only the request that needed it."""
 
 import pytest
 import torch
 
 from portable_engine import kv_cache
-from portable_engine.sequence import Finish
-from tests.unit.portable_engine.tiny_qwen3 import batcher, run, sequence
+from portable_engine.sequence import FinishReason
+from tests.unit.portable_engine.tiny_qwen3 import decode, make_batcher, make_sequence
 
 NUM_LAYERS = 2
 
 
-def fail_at(monkeypatch, failing_call):
-    """Growth finds no memory at its `failing_call`-th tensor and later; the returned list has the calls."""
-    calls = []
+def fail_growth_from(monkeypatch, failing_call):
+    """Makes growth run out of memory from the `failing_call`-th tensor on."""
+    num_calls = 0
 
     def pad(*arguments):
-        calls.append(arguments)
-        if len(calls) >= failing_call:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls >= failing_call:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.nn.functional.pad(*arguments)
 
     monkeypatch.setattr(kv_cache, "pad", pad)
-    return calls
 
 
 @pytest.mark.parametrize("failing_call", [1, 2, 3, 2 * NUM_LAYERS])
-def test_a_request_without_room_fails_alone_and_small_ones_are_served_as_before(monkeypatch, failing_call):
-    engine, small, huge, late = batcher(), sequence([5]), sequence([6], 2_000), sequence([7])
-    expected = [run(sequence([5]))[0], run(sequence([7]))[0]]
-    fail_at(monkeypatch, failing_call)
-    tokens = run(small, huge, late, engine=engine)
-    assert huge.finish is Finish.NO_MEMORY
+def test_a_request_too_large_for_memory_fails_alone(monkeypatch, failing_call):
+    batcher, small, huge, late = make_batcher(), make_sequence([5]), make_sequence([6], 2_000), make_sequence([7])
+    expected = [decode(make_sequence([5]))[0], decode(make_sequence([7]))[0]]
+    fail_growth_from(monkeypatch, failing_call)
+    tokens = decode(small, huge, late, batcher=batcher)
+    assert huge.finish_reason is FinishReason.OUT_OF_MEMORY
     assert [tokens[0], tokens[2]] == expected
-    assert run(sequence([5]), engine=engine) == expected[:1]
+    assert decode(make_sequence([5]), batcher=batcher) == expected[:1]
 
 
-def test_a_cache_that_could_not_grow_grows_once_there_is_memory(monkeypatch):
-    engine = batcher()
+def test_a_cache_that_could_not_grow_grows_when_memory_is_available_again(monkeypatch):
+    batcher = make_batcher()
     with monkeypatch.context() as patch:
-        fail_at(patch, 3)
-        run(sequence([6], 1_200), engine=engine)
-    assert run(sequence([6], 1_200), engine=engine) == run(sequence([6], 1_200))
+        fail_growth_from(patch, 3)
+        decode(make_sequence([6], 1_200), batcher=batcher)
+    assert decode(make_sequence([6], 1_200), batcher=batcher) == decode(make_sequence([6], 1_200))
 
 
-def test_growth_in_the_midst_of_a_completion_changes_none_of_its_tokens():
-    engine, first, long = batcher(), sequence([5, 9], 40), sequence([6], 1_100)
-    alone = run(sequence([5, 9], 40))[0]
-    engine.add(first)
+def test_growth_during_a_completion_does_not_change_its_tokens():
+    batcher, first, long = make_batcher(), make_sequence([5, 9], 40), make_sequence([6], 1_100)
+    alone = decode(make_sequence([5, 9], 40))[0]
+    batcher.add(first)
     for _ in range(10):
-        engine.step()
-    run(long, engine=engine)
+        batcher.step()
+    decode(long, batcher=batcher)
     assert first.completion_token_ids == alone

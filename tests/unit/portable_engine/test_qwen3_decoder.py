@@ -1,4 +1,4 @@
-"""The short forward pass computes what transformers' own does, and stands aside where it would not."""
+"""Qwen3Decoder computes the same as transformers, and is used only for configurations where it does."""
 
 import copy
 
@@ -7,41 +7,40 @@ import torch
 from transformers import Qwen3Config
 
 from portable_engine.attention import GROUPED
-from portable_engine.loader import tune
+from portable_engine.batcher import InFlightBatcher
+from portable_engine.loader import optimise
 from portable_engine.qwen3_decoder import Qwen3Decoder, is_plain_qwen3
-from tests.unit.portable_engine.tiny_qwen3 import InFlightBatcher, no_mask, run, sequence, tiny_model
-
-PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
+from tests.unit.portable_engine.tiny_qwen3 import PROMPTS, decode, make_sequence, mask_nothing, tiny_model
 
 
-def tuned_model():
+def optimised_model_and_reference():
     model = copy.deepcopy(tiny_model())
-    for parameter in model.parameters():  # norms of ones would hide which norm is which
+    for parameter in model.parameters():  # different norms, so that a confusion of two of them changes the output
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
     reference = copy.deepcopy(model)
     model.set_attn_implementation(GROUPED)
-    return tune(model), reference
+    return optimise(model), reference
 
 
 @torch.inference_mode()
-def test_greedy_tokens_are_those_of_transformers():
-    tuned, reference = tuned_model()
-    assert isinstance(tuned, Qwen3Decoder)
+def test_greedy_tokens_equal_those_of_transformers():
+    optimised, reference = optimised_model_and_reference()
+    assert isinstance(optimised, Qwen3Decoder)
     expected = [
         reference.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None)[
             0, len(prompt) :
         ]
         for prompt in PROMPTS
     ]
-    together = run(*map(sequence, PROMPTS), engine=InFlightBatcher(tuned, 4, no_mask))
+    together = decode(*map(make_sequence, PROMPTS), batcher=InFlightBatcher(optimised, 4, mask_nothing))
     assert together == [tokens.tolist() for tokens in expected]
 
 
 @torch.inference_mode()
-def test_the_model_it_came_from_keeps_no_second_copy_of_the_weights():
+def test_the_original_model_keeps_no_second_copy_of_the_layers():
     model = copy.deepcopy(tiny_model())
     model.set_attn_implementation(GROUPED)
-    tune(model)
+    optimise(model)
     assert len(model.model.layers) == 0
 
 
@@ -54,6 +53,6 @@ def test_the_model_it_came_from_keeps_no_second_copy_of_the_weights():
         {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0}},
     ],
 )
-def test_what_is_not_quite_qwen3_runs_through_transformers(changes):
+def test_qwen3_with_unusual_settings_runs_through_transformers(changes):
     assert is_plain_qwen3(Qwen3Config())
     assert not is_plain_qwen3(Qwen3Config(**changes))

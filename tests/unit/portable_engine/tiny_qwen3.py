@@ -1,4 +1,4 @@
-"""A tiny Qwen3 with random weights, and a batcher to step it."""
+"""A tiny Qwen3 with random weights, and functions that run sequences through a batcher."""
 
 from functools import cache
 from typing import Any
@@ -9,10 +9,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.sequence import GenerationRequest, SamplingParams, Sequence
 
-torch.set_num_threads(1)  # a step of it is shorter than waking another thread
+torch.set_num_threads(1)  # one step is shorter than the time to wake another thread
 
 VOCAB_SIZE = 300
 END = 7
+PROMPTS = [[5, 9, 11], [3] * 20, list(range(40, 90)), [250]]
 
 
 @cache
@@ -37,7 +38,7 @@ def make_model(max_position_embeddings: int = 2_048) -> Any:
 
 
 class Clock:
-    """Counts up by one nanosecond a look."""
+    """Advances by one nanosecond per call."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -47,24 +48,41 @@ class Clock:
         return self.now
 
 
-def no_mask(logits: torch.Tensor, matchers: list[Any]) -> None:
-    """Nothing is guided."""
+class EvenTokens:
+    """A matcher that allows even tokens."""
+
+    def accept_token(self, token_id: int) -> bool:
+        return token_id % 2 == 0
+
+    def is_terminated(self) -> bool:
+        return False
 
 
-def batcher(max_batch_size: int = 4, mask=no_mask) -> InFlightBatcher:
-    return InFlightBatcher(tiny_model(), max_batch_size, mask, Clock())
+def mask_nothing(logits: torch.Tensor, matchers: list[Any]) -> None:
+    """Leaves every row unguided."""
 
 
-def sequence(prompt: list[int], max_new_tokens: int = 12, **changes: Any) -> Sequence:
+def mask_odd_tokens(logits: torch.Tensor, matchers: list[Any]) -> None:
+    """Masks logits for `EvenTokens`."""
+    for row, matcher in enumerate(matchers):
+        if matcher is not None:
+            logits[row, 1::2] = -torch.inf
+
+
+def make_batcher(max_batch_size: int = 4) -> InFlightBatcher:
+    return InFlightBatcher(tiny_model(), max_batch_size, mask_nothing, Clock())
+
+
+def make_sequence(prompt: list[int], max_new_tokens: int = 12, **changes: Any) -> Sequence:
     sampling = SamplingParams(**changes.pop("sampling", {}))
     return Sequence(GenerationRequest(prompt, max_new_tokens, sampling=sampling, **changes), arrival_time_ns=0)
 
 
-def run(*sequences: Sequence, engine: InFlightBatcher | None = None) -> list[list[int]]:
-    """Decode all of them together; their completions."""
-    engine = engine or batcher()
-    for each in sequences:
-        engine.add(each)
-    while not engine.is_idle:
-        engine.step()
-    return [each.completion_token_ids for each in sequences]
+def decode(*sequences: Sequence, batcher: InFlightBatcher | None = None) -> list[list[int]]:
+    """Decode all sequences together; returns their completions."""
+    batcher = batcher or make_batcher()
+    for sequence in sequences:
+        batcher.add(sequence)
+    while not batcher.is_idle:
+        batcher.step()
+    return [sequence.completion_token_ids for sequence in sequences]
