@@ -19,7 +19,7 @@ SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock demo test test-browser test-docker test-gpu soak serve bench check format clean distclean
+.PHONY: help install lock demo test test-browser test-docker test-wheel test-gpu soak serve bench embedded-model check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,11 +49,13 @@ demo: $(INSTALLED)  ## Start the server, send every kind of request over every p
 serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 	@$(BIN)/llmstack serve $(ARGS)
 
-# Containers and the gateway have a target of their own: they need Docker, HAProxy and minutes.
-test: $(INSTALLED)  ## Run every test, those on a live server too; containers and the gateway: make test-docker
-	$(PYTEST) --ignore=tests/docker $(ARGS)
-	@docker info >/dev/null 2>&1 && echo "not among these: make test-docker" || \
-		echo "skipped: tests/docker, because no Docker answers here (make test-docker)"
+# Containers, the gateway and the wheel have targets of their own: they need Docker, HAProxy, downloads and minutes.
+test: $(INSTALLED)  ## Run the tests, those on a live server too; then see make test-docker and make test-wheel
+	$(PYTEST) --ignore=tests/docker --ignore=tests/install $(ARGS)
+	@echo "not among these: make test-docker (containers, gateway), make test-wheel (the wheel without the checkout)"
+
+test-wheel: $(INSTALLED)  ## Install the wheel into a fresh environment and use it without the checkout
+	$(BIN)/pytest --timeout 1200 -rs tests/install $(ARGS)
 
 test-docker: $(INSTALLED)  ## Run the tests of containers and the gateway; needs Docker, HAProxy and debootstrap
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 -rs tests/docker $(ARGS)
@@ -71,14 +73,17 @@ soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch,
 test-browser: $(INSTALLED)  ## Run the board's tests in a real Chromium; screenshots go to build/screenshots
 	$(BIN)/pytest --timeout 300 tests/browser $(ARGS)
 
+embedded-model: $(INSTALLED)  ## Train, build or evaluate the embedded release's model; ARGS=--help
+	@$(BIN)/python -m embedded_model $(ARGS)
+
 bench: $(INSTALLED)  ## Measure what the policy costs; writes build/bench.json
 	@$(BIN)/llmstack bench $(ARGS)
 
-check: $(INSTALLED)  ## Lint, format, types, import order
+check: $(INSTALLED)  ## Lint, format, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/contract/test_import_order.py
+	$(BIN)/lint-imports
 
 format: $(INSTALLED)  ## Put the code in order
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The policy of an LLM request: who may ask, how much, in what shape, at what cost, and what is written down."""
+"""The policy of an LLM request: headers, sampling, budgets, guides, prices, ledger, metrics."""
 
-# Part of what a verdict on a guide depends on: raise it when the planner changes.
-__version__ = "0.1.0"
+# Cached guides of another planner version are planned and compiled again: raise it when the planner changes.
+PLANNER_VERSION = "2"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.import_graph import ROOT, imports_of, reach_of
+from tests.import_graph import ROOT, direct_imports, transitive_imports
 
 MODELS = ROOT / "python_models"
 POLICY = sorted((MODELS / "llm_policy").rglob("*.py"))
@@ -38,36 +38,36 @@ def module_name(path: Path) -> str:
 @pytest.mark.parametrize("path", POLICY, ids=name_of)
 def test_the_policy_imports_downwards(path):
     own = rank(module_name(path))
-    ours = {name for name in imports_of(path) if name.startswith("llm_policy.")}
+    ours = {name for name in direct_imports(path) if name.startswith("llm_policy.")}
     assert [name for name in sorted(ours) if rank(name) > own] == []
 
 
 @pytest.mark.parametrize("path", POLICY, ids=name_of)
 def test_the_policy_knows_neither_engine_nor_tools(path):
-    assert not packages(imports_of(path)) & {"portable_engine", "llmstack", "tests"}
+    assert not packages(direct_imports(path)) & {"portable_engine", "llmstack", "tests"}
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
 def test_the_engine_knows_neither_policy_nor_tools(path):
-    assert not packages(imports_of(path)) & {"llm_policy", "llmstack", "tests"}
+    assert not packages(direct_imports(path)) & {"llm_policy", "llmstack", "tests"}
 
 
 @pytest.mark.parametrize("path", [p for p in POLICY if p.parent.name != "triton"], ids=name_of)
 def test_only_the_adapter_knows_triton(path):
-    assert TRITON not in imports_of(path)
+    assert TRITON not in direct_imports(path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tools").rglob("*.py")), ids=name_of)
 def test_no_tool_imports_tests(path):
-    assert "tests" not in packages(imports_of(path))
+    assert "tests" not in packages(direct_imports(path))
 
 
 @pytest.mark.parametrize("path", STUBS, ids=name_of)
 def test_no_stub_of_the_policy_reaches_a_heavy_package(path):
-    assert not packages(reach_of(path)) & HEAVY
+    assert not packages(transitive_imports(path)) & HEAVY
 
 
 def test_there_is_something_to_check():
     assert len(POLICY) > 10
     assert len(STUBS) == 2
-    assert "fastokens" in packages(reach_of(STUBS[0])) or "tokenizers" in packages(reach_of(STUBS[0]))
+    assert "fastokens" in packages(transitive_imports(STUBS[0])) or "tokenizers" in packages(transitive_imports(STUBS[0]))

@@ -1,26 +1,47 @@
-"""`llmstack`: one module per command, each with its own `app`."""
+"""`llmstack`: one module for each command or group of commands."""
 
 from __future__ import annotations
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
-from llmstack.cli import board, demo, events, guides, image, ledger, ready, serve
-from llmstack.cli import gateway as gateway
+from llmstack.cli import board, demo, events, gateway, guides, image, ledger, manifest, ready, serve
 from llmstack.cli.bench import app as bench
 from llmstack.cli.capacity import capacity
+from llmstack.cli.configuration import configuration
 from llmstack.cli.dashboard import dashboard
 from llmstack.cli.doctor import doctor
 from llmstack.cli.release import app as release
 from llmstack.cli.release.smoke import smoke
 from llmstack.cli.release.warmup import warmup
-from llmstack.release import manifest_file as manifest
 from llmstack.tokenizer import tokenizer_info
 
-app = typer.Typer(name="llmstack", help="Operate the LLM serving stack.", no_args_is_help=True)
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"llmstack {importlib.metadata.version('llm-serving-stack')}")
+        raise typer.Exit
+
+
+app = typer.Typer(name="llmstack", no_args_is_help=True)
+
+
+@app.callback()
+def llmstack(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Operate the LLM serving stack."""
+
+
 app.command()(serve.serve)
 app.command()(ready.ready)
 app.command()(demo.demo)
 app.command()(capacity)
+app.command()(configuration)
 app.command()(dashboard)
 app.command()(doctor)
 app.command()(warmup)

@@ -1,0 +1,1 @@
+"""The environment variables that are no command's option."""

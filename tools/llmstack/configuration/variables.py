@@ -1,0 +1,124 @@
+"""Environment variables that are read outside of the command line's options.
+
+The options name their own variables; `llmstack configuration` lists both. A contract test finds every variable of the
+sources in one of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from llm_policy.ledger.outbox import ENDPOINTS
+from llmstack.events.endpoint import secret_variable, url_variable
+
+
+class Variable(NamedTuple):
+    """One environment variable; `default` is what holds without it, as text."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+_ENGINE = (
+    Variable(
+        "LLMSTACK_ENGINE_DEVICE", "a GPU if there is one, else cpu", "Device of the portable engine: cpu, cuda, cuda:1."
+    ),
+    Variable(
+        "LLMSTACK_ENGINE_DTYPE",
+        "float32 on a CPU, else bfloat16",
+        "Data type of the portable engine's weights, a name of torch.",
+    ),
+    Variable(
+        "LLMSTACK_ENGINE_THREADS",
+        "1 for a small model, one per core for a larger one",
+        "CPU threads of the portable engine.",
+    ),
+    Variable("LLMSTACK_ENGINE_CUDA_GRAPHS", "1", "0 turns CUDA graphs of the decoding step off."),
+    Variable(
+        "LLMSTACK_ENGINE_RANDOM_WEIGHTS",
+        "0",
+        "1 lets the portable engine draw random weights where a release has none: for measurements only.",
+    ),
+)
+
+_SERVICE = (
+    Variable(
+        "LLMSTACK_INSTANCE",
+        "the host name",
+        "Name of this server in the `source` of its events, `/llmstack/<instance>`.",
+    ),
+    *(
+        variable
+        for endpoint in ENDPOINTS
+        for variable in (
+            Variable(url_variable(endpoint), "none: no events are sent", f"URL of the {endpoint} webhook."),
+            Variable(
+                secret_variable(endpoint),
+                "none; required with the URL",
+                f"File with the secrets (`whsec_…`, one a line) that sign events for the {endpoint} webhook.",
+            ),
+        )
+    ),
+    Variable("LLMSTACK_PYTHON", "the stub's own Python", "Python that runs the sandboxed guide compilers."),
+    Variable("XDG_STATE_HOME", "~/.local/state", "Parent of the default state directory, `llmstack`."),
+    Variable(
+        "PERF_ANALYZER", "perf_analyzer on PATH", "The perf_analyzer program of `llmstack bench` and `make bench`."
+    ),
+)
+
+_INTERNAL = (
+    Variable("LLMSTACK_BOOT_ID", "", "Id of one start of the server, in each row of the ledger."),
+    Variable("LLMSTACK_CANARY_TOKEN", "", "Secret that marks the parent's canary requests."),
+    Variable("LLMSTACK_RELEASE_FINGERPRINT", "", "Fingerprint of the release's files that the parent verified."),
+)
+
+_CONTAINERS = (
+    Variable("LLMSTACK_SKIP_DOCTOR", "0", "1 starts the container without `llmstack doctor`."),
+    Variable("LLMSTACK_IMAGE", "llmstack", "Image that the compose file starts."),
+    Variable("LLMSTACK_ARTIFACTS", "../artifacts", "Directory with the releases that the compose file mounts."),
+    Variable("LLMSTACK_ARTIFACTS_MODE", "ro", "rw lets releases be promoted inside the container."),
+    Variable("LLMSTACK_MEMORY", "24g", "Memory limit of the compose file's server."),
+    Variable("GATEWAY_HTTPS_PORT", "8443", "Published port of the compose file's gateway for HTTPS."),
+    Variable("GATEWAY_GRPC_PORT", "8444", "Published port of the compose file's gateway for gRPC over TLS."),
+    Variable(
+        "GATEWAY_CERTIFICATE", "./secrets/gateway.pem", "Certificate chain and key of the compose file's gateway."
+    ),
+)
+
+_SERVE_TRITON = (
+    Variable("ENGINE_PATH", "artifacts/engines/qwen3-32b-w4a8.plan", "The engine's file or directory."),
+    Variable("MODEL_REPO", "model_repository", "Triton's model repository."),
+    Variable("TOKENIZER_DIR", "artifacts/current/tokenizer", "The tokenizer's directory."),
+    Variable(
+        "TOKENIZER_INFO",
+        "artifacts/current/tokenizer_info.json",
+        "The tokenizer info; manifest.json and schemas/ lie beside it.",
+    ),
+    Variable("TRITON_IMAGE", "llmstack", "The image, with llmstack in it."),
+    Variable("TRITON_HTTP_PORT", "8000", "Published port of HTTP."),
+    Variable("TRITON_GRPC_PORT", "8001", "Published port of gRPC."),
+    Variable("TRITON_METRICS_PORT", "8002", "Published port of the metrics."),
+    Variable("TRITON_BIND_ADDRESS", "127.0.0.1", "Address on which the ports are published."),
+    Variable("TRITON_GPUS", "all where there is an NVIDIA GPU, else none", "Docker's --gpus."),
+)
+
+_DEVELOPMENT = (
+    Variable("PYTHON", "python3", "Python that `make install` makes the environment with."),
+    Variable("VENV", ".venv", "The environment of the Makefile's targets."),
+    Variable("TORCH_INDEX", "pip's own index", "Package index from which `make install` takes torch."),
+    Variable("ARGS", "", "Arguments for what a target of the Makefile runs."),
+    Variable("LLMSTACK_SOAK", "0", "1 runs the tests that are left to `make soak`."),
+    Variable("LLMSTACK_SOAK_KILLS", "3", "Kills of the soak test of restarts."),
+    Variable("LLMSTACK_SOAK_REQUESTS", "3000", "Requests of the soak test of the ledger."),
+)
+
+GROUPS: Mapping[str, Iterable[Variable]] = {
+    "Service": _SERVICE,
+    "Portable engine": _ENGINE,
+    "Containers": _CONTAINERS,
+    "docker/serve_triton.sh": _SERVE_TRITON,
+    "Development": _DEVELOPMENT,
+    "Set by llmstack for its own child processes; leave them unset": _INTERNAL,
+}
