@@ -11,12 +11,11 @@ from typer.testing import CliRunner
 from llm_policy.ledger.outbox import FINANCE, READINESS, InstanceError, new_event
 from llm_policy.steps.ledger_writer import LedgerWriter
 from llmstack.cli.app import app
-from llmstack.events.backlog import exposition, read_backlog
-from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue
+from llmstack.events.backlog import metric_families, read_backlog
+from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue, open_outbox
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
-from llmstack.events.outbox_file import open_outbox
 from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
 from llmstack.events.retention import STEP_EVENTS, prune_step
 from llmstack.server.error import ServerStartError
@@ -201,24 +200,20 @@ def test_where_no_ledger_is_none_is_made(tmp_path):
 def test_old_events_are_forgotten_without_any_webhook(outbox, tmp_path):
     outbox.add(2, time_ns=NOW_NS)
     settle(outbox, DELIVERED)
-    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 29 * 86_400 * NS_PER_S)).forget_old()
+    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 29 * 86_400 * NS_PER_S)).prune_old_events()
     assert outbox.states() == ["delivered", "pending"]
-    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 31 * 86_400 * NS_PER_S)).forget_old()
+    DeliveryService(tmp_path, [], DeliverySettings(now_ns=lambda: NOW_NS + 31 * 86_400 * NS_PER_S)).prune_old_events()
     assert outbox.states() == ["pending"]
 
 
 def test_the_metrics_are_those_of_configured_endpoints(outbox, tmp_path):
     outbox.add(2, time_ns=NOW_NS - 90 * NS_PER_S)
-    samples = [
-        line
-        for line in exposition(read_backlog(tmp_path, [READINESS], NOW_NS)).decode().splitlines()
-        if not line.startswith("#")
-    ]
-    assert samples == [
-        'llm_delivery_backlog{endpoint="readiness"} 2',
-        'llm_delivery_oldest_age_seconds{endpoint="readiness"} 90.0',
-        'llm_delivery_failed{endpoint="readiness"} 0',
-        'llm_delivery_disabled{endpoint="readiness"} 0',
+    families = metric_families(read_backlog(tmp_path, [READINESS], NOW_NS))
+    assert [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples] == [
+        ("llm_delivery_backlog", {"endpoint": READINESS}, 2),
+        ("llm_delivery_oldest_age_seconds", {"endpoint": READINESS}, 90.0),
+        ("llm_delivery_failed", {"endpoint": READINESS}, 0),
+        ("llm_delivery_disabled", {"endpoint": READINESS}, 0),
     ]
 
 

@@ -8,11 +8,13 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from llm_policy.guidance.compile.sandbox import PYTHON
 from llm_policy.rules.headers import CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT
 from llmstack.paths import SOURCE_ROOT
 from llmstack.server.binary import ServerBinary
+from llmstack.server.error import ServerStartError
 from llmstack.server.ports import Ports
 
 # Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
@@ -49,6 +51,21 @@ class Tracing(NamedTuple):
 
     url: str
     rate: int = 1
+
+
+def parse_tracing(url: str, rate: int) -> Tracing:
+    """The tracing to the collector at `url`.
+
+    Raises:
+        ServerStartError: `url` is not a whole http(s) URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ServerStartError(
+            f"--trace {url} is not an http(s) URL",
+            "give the collector's whole URL, such as http://localhost:4318/v1/traces",
+        )
+    return Tracing(url, rate)
 
 
 def network_flags(host: str, ports: Ports, metrics_host: str | None = None) -> list[str]:

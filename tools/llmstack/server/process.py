@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from llm_policy.release.release import PROOF
+from llm_policy.release.release import RELEASE_FINGERPRINT
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.server import parent_death as parent_death
 from llmstack.server.binary import ServerBinary, find_server_binary
@@ -33,7 +33,7 @@ from llmstack.server.command import (
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import failure_reasons
 from llmstack.server.ports import FREE_PORTS, Ports
-from llmstack.server.shared_memory import note_regions, remove_regions
+from llmstack.server.shared_memory import record_regions, remove_regions
 
 LOG_NAME = "tritonserver.log"
 # What the stubs know of the server that runs them.
@@ -52,7 +52,7 @@ class TritonServer:
     `readiness_model` must be ready too before the server counts as ready. A stopped server may be started again.
 
     What a parent that supervises it sets: `metrics_host`, where Triton's own metrics listen if not on `host`;
-    `keeps_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
+    `appends_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
     dies; `inherited_fds`, descriptors that the server and its stubs keep open; `release_fingerprint`, which spares the stubs
     reading the engine that it has proven (`Release.verify_files`).
     """
@@ -71,7 +71,7 @@ class TritonServer:
     exit_timeout_s: int = 30
     log_verbose: int = 0
     tracing: Tracing | None = None
-    keeps_log: bool = False
+    appends_log: bool = False
     death_signal: signal.Signals = signal.SIGTERM
     inherited_fds: Sequence[int] = ()
     release_fingerprint: str = ""
@@ -118,7 +118,7 @@ class TritonServer:
 
     @property
     def log_path(self) -> Path:
-        """What the server and its models printed; with `keeps_log` this start's lines begin at `log_start`."""
+        """What the server and its models printed; with `appends_log` this start's lines begin at `log_start`."""
         if self.state_dir is None:
             raise RuntimeError("the server was not started")
         return self.state_dir / LOG_NAME
@@ -147,11 +147,11 @@ class TritonServer:
             **server_environment(binary, self.release_dir.resolve(), state_dir),
             BOOT_ID: self.boot_id,
             CANARY_TOKEN: self.canary_token,
-            PROOF: self.release_fingerprint,
+            RELEASE_FINGERPRINT: self.release_fingerprint,
         }
         leashed = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(self.death_signal))]
         with self.log_path.open("ab") as log:
-            if not self.keeps_log:
+            if not self.appends_log:
                 log.truncate(0)
             self.log_start = log.tell()
             self._process = subprocess.Popen(
@@ -181,7 +181,7 @@ class TritonServer:
                 if time.monotonic() > deadline:
                     raise ServerStartError(f"tritonserver is not ready after {timeout_s:.0f} s", self._next_step)
                 time.sleep(_POLL_S)
-        note_regions(self.log_path.parent, self.pid)
+        record_regions(self.log_path.parent, self.pid)
 
     def failure_reasons(self) -> list[str]:
         """The errors in this start's log, each once."""
@@ -202,7 +202,7 @@ class TritonServer:
         with self._cleanup.pop_all():
             if self._process is None:
                 return
-            note_regions(self.log_path.parent, self.pid)
+            record_regions(self.log_path.parent, self.pid)
             try:
                 end(self._process)
             finally:

@@ -16,12 +16,12 @@ def open_release(directory: Path) -> Release:
     Raises:
         ServerStartError: lists every difference.
     """
-    with release_errors_reported(directory):
+    with release_errors_as_start_errors(directory):
         return Release.open(directory).verify_files()
 
 
 @contextlib.contextmanager
-def release_errors_reported(directory: Path) -> Iterator[None]:
+def release_errors_as_start_errors(directory: Path) -> Iterator[None]:
     """Turns a ReleaseError into a ServerStartError that says what to do next."""
     try:
         yield
@@ -35,7 +35,7 @@ def pick_engine(release: Release) -> str:
     return "tensorrtllm" if is_tensorrt else "embedded"
 
 
-def likely_engine(release_dir: Path) -> str:
+def guess_engine(release_dir: Path) -> str:
     """What `pick_engine` returns for the release there; `embedded` when it can't be opened, which other checks report."""
     try:
         return pick_engine(Release.open(release_dir))

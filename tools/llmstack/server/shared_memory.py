@@ -13,7 +13,7 @@ _PREFIX = "/dev/shm/triton_python_backend_shm_region_"  # noqa: S108 - where the
 _NOTE = "shared-memory.txt"
 
 
-def note_regions(state_dir: Path, server_pid: int) -> None:
+def record_regions(state_dir: Path, server_pid: int) -> None:
     """Remember the regions that the server has mapped now."""
     try:
         lines = Path(f"/proc/{server_pid}/maps").read_text().splitlines()

@@ -1,7 +1,8 @@
-"""A few pages over HTTP/1.1, from one thread that no client can hold up.
+"""An HTTP/1.1 server of a few pages, on one thread that no client can block.
 
-Connections cost no thread. Each ends within `DEADLINE_S`, and when there are too many the oldest gives way. Pages are
-made on threads of their own, so a slow one delays no other server's.
+h11 parses the requests and writes the responses. Connections need no threads of their own: each ends within
+`DEADLINE_S`, and the oldest is closed when there are too many. Pages are rendered on separate threads, so a slow one
+delays no other.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import NamedTuple
 
+import h11
+
 DEADLINE_S = 5.0
 MAX_CONNECTIONS = 128
 MAX_HEAD_BYTES = 8_192
 NUM_PAGE_THREADS = 2
-_METHODS = ("GET", "HEAD")
+_METHODS = (b"GET", b"HEAD")
 
 
 class Page(NamedTuple):
-    """One answer."""
+    """One response."""
 
     body: bytes
     status: int = HTTPStatus.OK
@@ -34,7 +37,7 @@ Pages = Mapping[str, Callable[[], Page]]
 
 
 class PageServer:
-    """Serves `pages` by path on a socket that listens already; `with` starts and ends it."""
+    """Serves `pages` by path on a listening socket; `with` starts and ends it."""
 
     def __init__(self, listener: socket.socket, pages: Pages, name: str) -> None:
         self._listener, self._pages, self._name = listener, pages, name
@@ -56,11 +59,11 @@ class PageServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that the server listens on."""
         return int(self._listener.getsockname()[1])
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, sock=self._listener, limit=MAX_HEAD_BYTES)
+        server = await asyncio.start_server(self._accept, sock=self._listener)
         await self._closing.wait()
         server.close()
         for connection in list(self._connections):
@@ -81,51 +84,67 @@ class PageServer:
             writer.transport.abort()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        method, page = await self._answer(reader)
-        writer.write(_head(page) + (b"" if method == "HEAD" else page.body))
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        method = b""
+        try:
+            request = await _read_request(reader, connection)
+            method, page = request.method, await self._render(request)
+        except h11.RemoteProtocolError as error:
+            page = _error_page(HTTPStatus(error.error_status_hint))
+        writer.write(_response(connection, page, has_body=method != b"HEAD"))
         await writer.drain()
         writer.write_eof()
-        await reader.read(MAX_HEAD_BYTES)  # the client closes first: an abort could overtake the answer
+        await reader.read(MAX_HEAD_BYTES)  # the client closes first: an abort could overtake the response
 
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, Page]:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            return "", _refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        except asyncio.IncompleteReadError:
-            return "", _refusal(HTTPStatus.BAD_REQUEST)
-        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return "", _refusal(HTTPStatus.BAD_REQUEST)
-        method, path = words[0], words[1].split("?", 1)[0]
-        if method not in _METHODS:
-            return method, _refusal(HTTPStatus.METHOD_NOT_ALLOWED)
-        make = self._pages.get(path)
-        if make is None:
-            return method, _refusal(HTTPStatus.NOT_FOUND)
-        return method, await self._loop.run_in_executor(self._executor, _make, make)
+    async def _render(self, request: h11.Request) -> Page:
+        if request.method not in _METHODS:
+            return _error_page(HTTPStatus.METHOD_NOT_ALLOWED)
+        render = self._pages.get(request.target.split(b"?", 1)[0].decode("latin-1"))
+        if render is None:
+            return _error_page(HTTPStatus.NOT_FOUND)
+        return await self._loop.run_in_executor(self._executor, _rendered, render)
 
 
-def _make(make: Callable[[], Page]) -> Page:
+async def _read_request(reader: asyncio.StreamReader, connection: h11.Connection) -> h11.Request:
+    """The head of the request; a body is not read, because no page takes one.
+
+    Raises:
+        h11.RemoteProtocolError: not HTTP/1.x, a head longer than `MAX_HEAD_BYTES`, or an early end.
+    """
+    while not isinstance(event := connection.next_event(), h11.Request):
+        # One byte beyond the limit at most: h11 checks the limit only while the head is incomplete.
+        data = await reader.read(MAX_HEAD_BYTES + 1 - len(connection.trailing_data[0]))
+        if not data:
+            raise h11.RemoteProtocolError("the client closed the connection before the end of its request")
+        connection.receive_data(data)
+    return event
+
+
+def _response(connection: h11.Connection, page: Page, *, has_body: bool) -> bytes:
+    status = HTTPStatus(page.status)
+    headers = [
+        ("Content-Type", page.content_type),
+        ("Content-Length", str(len(page.body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+    ]
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers.append(("Allow", b", ".join(_METHODS).decode()))
+    events = (
+        h11.Response(status_code=status.value, headers=headers, reason=status.phrase),
+        *([h11.Data(page.body)] if has_body else []),
+        h11.EndOfMessage(),
+    )
+    return b"".join(connection.send(event) or b"" for event in events)
+
+
+def _rendered(render: Callable[[], Page]) -> Page:
     try:
-        return make()
+        return render()
     except Exception as error:
-        return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
+        return _error_page(HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
 
 
-def _refusal(status: HTTPStatus, detail: str = "") -> Page:
+def _error_page(status: HTTPStatus, detail: str = "") -> Page:
     text = f"{status.value} {status.phrase}" + (f": {detail}" if detail else "")
     return Page(text.encode() + b"\n", status, "text/plain; charset=utf-8")
-
-
-def _head(page: Page) -> bytes:
-    status = HTTPStatus(page.status)
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Type: {page.content_type}",
-        f"Content-Length: {len(page.body)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-        *([f"Allow: {', '.join(_METHODS)}"] if status == HTTPStatus.METHOD_NOT_ALLOWED else []),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
