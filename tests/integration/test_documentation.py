@@ -1,0 +1,61 @@
+"""The code blocks marked `sh` and `python` in the Markdown pages, run as they are on a live server.
+
+One page's blocks run in their order in one shell session: later ones may use what earlier ones set.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.import_graph import ROOT
+from tests.markdown import PAGES, blocks
+
+RUNNABLE = ("sh", "python")
+WITH_BLOCKS = [page for page in PAGES if any(block.language in RUNNABLE for block in blocks(page))]
+
+
+def script_of(page: Path) -> str:
+    """One shell script; a Python block gets the variable HASH of the shell."""
+    parts = ["set -euo pipefail"]
+    for block in blocks(page):
+        if block.language == "sh":
+            parts.append(block.text)
+        elif block.language == "python":
+            parts += ["HASH=${HASH:-} python <<'END'", "import os", "HASH = os.environ['HASH']", block.text, "END"]
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_blocks_run(page, server, tmp_path):
+    script = script_of(page)
+    # The pages name the default ports.
+    for port, url in (("8000", server.http_url), ("8001", server.grpc_url)):
+        script = script.replace(f"localhost:{port}", url.removeprefix("http://"))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "LLMSTACK_STATE_DIR": str(server.state_dir),
+        "OUT": str(tmp_path),
+    }
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for block in blocks(page):
+        if block.language in RUNNABLE:
+            for line in expected_lines(block.text):
+                assert line in done.stdout, f"{page.name}:{block.line} promises {line}\n{done.stdout}"
+
+
+def expected_lines(text: str) -> list[str]:
+    """What comments such as `# text_output: {…}` promise, as it stands in a JSON answer."""
+    marker = "# text_output: "
+    found = [line.removeprefix(marker) for line in text.splitlines() if line.startswith(marker)]
+    return [line.replace('"', '\\"') for line in found]
+
+
+def test_there_are_pages_with_code_to_run():
+    assert len(WITH_BLOCKS) >= 5
