@@ -1,8 +1,8 @@
-"""Fails the image's build when the project's environment would replace what the image brings, or could not run.
+"""Fails the image's build when the project's environment replaces a package of the base image, or can't run.
 
-Run by the environment's own Python; arguments are further modules that it must be able to import. With the project
-among them the embedded engine decodes a token of a tiny model. Where the image's transformers is too old for that
-engine it says so: TensorRT-LLM's needs none of it.
+Run it with the environment's Python; arguments are further modules that must be importable. When the project is
+installed, the embedded engine decodes a few tokens with a tiny model. If the base image's transformers is too old for
+that engine, the script only reports it: TensorRT-LLM does not need it.
 """
 
 import importlib
@@ -11,35 +11,45 @@ import importlib.util
 import sys
 from pathlib import Path
 
-# The engine's world: one of them replaced, and TensorRT-LLM or the model behind it may break at the first request.
-THE_IMAGES_OWN = ("tensorrt_llm", "tensorrt", "torch", "transformers", "tokenizers", "safetensors", "numpy", "triton")
-NEEDED = ("torch", "numpy", "xgrammar", "fastokens", "tritonclient.grpc", "orjson", "pydantic")
+# TensorRT-LLM and the embedded engine are built against these. Another version may break them at the first request.
+BASE_IMAGE_PACKAGES = (
+    "tensorrt_llm",
+    "tensorrt",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "triton",
+)
+REQUIRED_MODULES = ("torch", "numpy", "xgrammar", "fastokens", "tritonclient.grpc", "orjson", "pydantic")
 
-# What `portable_engine.triton_model` is made of; itself it loads only in a stub.
-ENGINE_PARTS = ("batcher", "engine_loop", "grammar", "loader", "sequence", "tensors")
+# The modules of `portable_engine.triton_model`, which itself can only be imported in a stub.
+ENGINE_MODULES = ("batcher", "engine_loop", "grammar", "loader", "sequence", "tensors")
 
 
 def main(modules: list[str]) -> int:
-    """The exit status; faults go to standard error."""
-    faults = [fault for name in THE_IMAGES_OWN for fault in _replaced(name)]
-    faults += [fault for name in (*NEEDED, *modules) for fault in _missing(name)]
-    if _is_there("portable_engine"):
-        faults += _engine_faults()
-    for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    for name in THE_IMAGES_OWN:
-        if _is_there(name):
-            print(f"the image's {name} {_version(name)}")
-    return 1 if faults else 0
+    """Print errors to standard error and return the exit status."""
+    errors = [error for name in BASE_IMAGE_PACKAGES for error in _replacement_errors(name)]
+    errors += [error for name in (*REQUIRED_MODULES, *modules) for error in _import_errors(name)]
+    if _is_installed("portable_engine"):
+        errors += _engine_errors()
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    for name in BASE_IMAGE_PACKAGES:
+        if _is_installed(name):
+            print(f"the base image's {name} {_version(name)}")
+    return 1 if errors else 0
 
 
-def _replaced(name: str) -> list[str]:
+def _replacement_errors(name: str) -> list[str]:
     spec = importlib.util.find_spec(name)
-    inside = spec is not None and spec.origin is not None and Path(spec.origin).is_relative_to(sys.prefix)
-    return [f"{name} {_version(name)} was installed over the image's own: {spec.origin}"] if inside and spec else []
+    if spec is None or spec.origin is None or not Path(spec.origin).is_relative_to(sys.prefix):
+        return []
+    return [f"{name} {_version(name)} replaces the base image's package: {spec.origin}"]
 
 
-def _missing(name: str) -> list[str]:
+def _import_errors(name: str) -> list[str]:
     try:
         importlib.import_module(name)
     except Exception as error:
@@ -47,15 +57,15 @@ def _missing(name: str) -> list[str]:
     return []
 
 
-def _engine_faults() -> list[str]:
-    """Nothing when the embedded engine decodes, or can't be expected to."""
+def _engine_errors() -> list[str]:
+    """Empty when the embedded engine decodes, or when this image can't run it."""
     from portable_engine.environment import unsupported_reason
 
-    if lack := unsupported_reason():
-        print(f"the embedded engine is not available in this image: {lack}. TensorRT-LLM's is not concerned")
+    if reason := unsupported_reason():
+        print(f"the embedded engine is not available in this image: {reason}. TensorRT-LLM is not affected")
         return []
-    if faults := [fault for part in ENGINE_PARTS for fault in _missing(f"portable_engine.{part}")]:
-        return faults
+    if errors := [error for module in ENGINE_MODULES for error in _import_errors(f"portable_engine.{module}")]:
+        return errors
     try:
         num_tokens = len(_decode())
     except Exception as error:
@@ -65,7 +75,7 @@ def _engine_faults() -> list[str]:
 
 
 def _decode() -> list[int]:
-    """Two tokens of a model of two layers."""
+    """Decode two tokens with a randomly initialised model of two layers."""
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     from portable_engine.attention import GROUPED
@@ -85,7 +95,7 @@ def _decode() -> list[int]:
     return sequence.completion_token_ids
 
 
-def _is_there(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Examines the machine, then becomes `llmstack serve`. Arguments are those of `serve`; a first argument `llmstack` runs
-# any other command instead.
+# Runs the doctor's checks and then `llmstack serve` with the given arguments. If the first argument is `llmstack`, runs
+# that command instead.
 set -eu
 
 if [ "${1:-}" = llmstack ]; then
     exec "$@"
 fi
-# Examined is what `serve` is told, so it is `serve` that examines.
+# `serve` runs the checks itself, so that they apply to its options. LLMSTACK_SKIP_DOCTOR=1 skips them.
 if [ "${LLMSTACK_SKIP_DOCTOR:-0}" != 1 ]; then
     set -- --examine "$@"
 fi

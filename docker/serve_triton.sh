@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Serves one release from the image that `llmstack image build` makes, in the foreground, until Ctrl-C.
+# Serves one release in the foreground, from the image that `llmstack image build` builds. Ctrl-C stops it.
 #
 #   docker/serve_triton.sh [--dry-run] [arguments of `llmstack serve`]
 #
-# Each of these may be set in the environment:
+# Environment variables and their defaults:
 #   ENGINE_PATH          the engine's file or directory       artifacts/engines/qwen3-32b-w4a8.plan
 #   MODEL_REPO           Triton's model repository            model_repository
-#   TOKENIZER_DIR        the tokenizer                        artifacts/current/tokenizer
-#   TOKENIZER_INFO       its info; manifest.json and schemas/ lie beside it
-#                                                             artifacts/current/tokenizer_info.json
-#   TRITON_IMAGE         the image, with llmstack in it       llmstack
-#   TRITON_HTTP_PORT, TRITON_GRPC_PORT, TRITON_METRICS_PORT   8000, 8001, 8002
-# and, beyond the guide:
-#   TRITON_BIND_ADDRESS  where the ports are published        127.0.0.1
-#   TRITON_GPUS          Docker's --gpus, or none             all where this machine has an NVIDIA GPU
+#   TOKENIZER_DIR        the tokenizer's directory            artifacts/current/tokenizer
+#   TOKENIZER_INFO       the tokenizer info                   artifacts/current/tokenizer_info.json
+#                        manifest.json and schemas/ must be in the same directory
+#   TRITON_IMAGE         the image, built with llmstack       llmstack
+#   TRITON_HTTP_PORT     published HTTP port                  8000
+#   TRITON_GRPC_PORT     published gRPC port                  8001
+#   TRITON_METRICS_PORT  published metrics port               8002
+#   TRITON_BIND_ADDRESS  address of the published ports       127.0.0.1
+#   TRITON_GPUS          value of Docker's --gpus, or none    all if this machine has an NVIDIA GPU, else none
 #
-# Triton's own ports lead past all policy to `tensorrt_llm` and the administrative APIs, and Docker publishes past a
-# host's firewall such as ufw. So they are this machine's alone. Clients elsewhere come through the gateway
-# (`llmstack gateway render`); TRITON_BIND_ADDRESS=0.0.0.0 opens the ports to everybody.
+# Triton's own ports give access to `tensorrt_llm` without the policy and to the administrative APIs, and Docker bypasses
+# a host firewall such as ufw. So they are published on this machine only. Remote clients use the gateway
+# (`llmstack gateway render`). TRITON_BIND_ADDRESS=0.0.0.0 opens the ports to the network.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,23 +32,23 @@ grpc_port=${TRITON_GRPC_PORT:-8001}
 metrics_port=${TRITON_METRICS_PORT:-8002}
 address=${TRITON_BIND_ADDRESS:-127.0.0.1}
 
-refuse() {
+fail() {
     printf 'error: %s\nnext:  %s\n' "$1" "$2" >&2
     exit 2
 }
 
-# Absolute, and with links followed: Docker would make an empty directory of a path that it can't find.
-need() {
+# Prints the absolute path without links. Exits when it does not exist: Docker would create an empty directory instead.
+require() {
     local kind=$1 name=$2 path=$3 next=$4
-    test "-$kind" "$path" || refuse "$name is $path, which is not there" "$next"
+    test "-$kind" "$path" || fail "$name is $path, which does not exist" "$next"
     realpath "$path"
 }
 
-need_port() {
-    [[ $2 =~ ^[0-9]{1,5}$ ]] && ((10#$2 >= 1 && 10#$2 <= 65535)) || refuse "$1 is $2" "give a port from 1 to 65535"
+require_port() {
+    [[ $2 =~ ^[0-9]{1,5}$ ]] && ((10#$2 >= 1 && 10#$2 <= 65535)) || fail "$1 is $2" "give a port from 1 to 65535"
 }
 
-# What Docker is told of GPUs.
+# Prints the value of Docker's --gpus, or none.
 find_gpus() {
     if [[ -n ${TRITON_GPUS:-} ]]; then
         printf '%s' "$TRITON_GPUS"
@@ -64,20 +65,24 @@ if [[ ${1:-} == --dry-run ]]; then
     shift
 fi
 
-engine=$(need e ENGINE_PATH "$engine" "set ENGINE_PATH to an engine's file or directory")
-model_repo=$(need d MODEL_REPO "$model_repo" "set MODEL_REPO to the directory that holds ensemble/ and the other models")
-tokenizer=$(need d TOKENIZER_DIR "$tokenizer" "set TOKENIZER_DIR to the directory that holds tokenizer.json")
-tokenizer_info=$(need f TOKENIZER_INFO "$tokenizer_info" "llmstack tokenizer-info build makes it from the tokenizer")
-beside=$(dirname "$tokenizer_info")
-manifest=$(need f "the manifest" "$beside/manifest.json" "llmstack manifest build makes it; it lies beside TOKENIZER_INFO")
-schemas=$(need d "the schemas' directory" "$beside/schemas" "it lies beside TOKENIZER_INFO; an empty one will do")
-need_port TRITON_HTTP_PORT "$http_port"
-need_port TRITON_GRPC_PORT "$grpc_port"
-need_port TRITON_METRICS_PORT "$metrics_port"
+engine=$(require e ENGINE_PATH "$engine" "set ENGINE_PATH to an engine's file or directory")
+model_repo=$(require d MODEL_REPO "$model_repo" \
+    "set MODEL_REPO to the directory that holds ensemble/ and the other models")
+tokenizer=$(require d TOKENIZER_DIR "$tokenizer" "set TOKENIZER_DIR to the directory that holds tokenizer.json")
+tokenizer_info=$(require f TOKENIZER_INFO "$tokenizer_info" \
+    "create it from the tokenizer with llmstack tokenizer-info build")
+release_dir=$(dirname "$tokenizer_info")
+manifest=$(require f "the manifest" "$release_dir/manifest.json" \
+    "create it with llmstack manifest build, in the directory of TOKENIZER_INFO")
+schemas=$(require d "the schemas' directory" "$release_dir/schemas" \
+    "create it in the directory of TOKENIZER_INFO; it may be empty")
+require_port TRITON_HTTP_PORT "$http_port"
+require_port TRITON_GRPC_PORT "$grpc_port"
+require_port TRITON_METRICS_PORT "$metrics_port"
 [[ $address =~ ^([0-9.]+|\[[0-9a-fA-F:]+\])$ ]] ||
-    refuse "TRITON_BIND_ADDRESS is $address" "give an IP address such as 127.0.0.1, 0.0.0.0 or [::1]"
+    fail "TRITON_BIND_ADDRESS is $address" "give an IP address such as 127.0.0.1, 0.0.0.0 or [::1]"
 
-release=/workspace/release
+mounted_release=/workspace/release
 command=(docker run --rm --init --name "llmstack-$http_port"
     --read-only --tmpfs /tmp --shm-size 1g --stop-timeout 60
     --cap-drop ALL --security-opt no-new-privileges
@@ -87,19 +92,19 @@ mount() {
     command+=(--volume "$1:$2:ro")
 }
 
-# The release as `llmstack serve` reads it ...
+# The release as `llmstack serve` reads it.
 if [[ -d $engine ]]; then
-    mount "$engine" $release/engine
+    mount "$engine" $mounted_release/engine
 else
-    mount "$engine" $release/engine.plan
+    mount "$engine" $mounted_release/engine.plan
 fi
-mount "$tokenizer" $release/tokenizer
-mount "$tokenizer_info" $release/tokenizer_info.json
-mount "$manifest" $release/manifest.json
-mount "$schemas" $release/schemas
+mount "$tokenizer" $mounted_release/tokenizer
+mount "$tokenizer_info" $mounted_release/tokenizer_info.json
+mount "$manifest" $mounted_release/manifest.json
+mount "$schemas" $mounted_release/schemas
 mount "$model_repo" /workspace/model_repository
-# ... and as model_repository/tensorrt_llm/config.pbtxt names it to TensorRT-LLM: a lone engine file is that of the only
-# rank, with the config.json that lies beside it.
+# The same files at the paths in model_repository/tensorrt_llm/config.pbtxt. A single engine file is that of rank 0; its
+# config.json is in the same directory.
 if [[ -d $engine ]]; then
     mount "$engine" /workspace/engine
 else
@@ -108,7 +113,7 @@ else
         mount "$(realpath "$(dirname "$engine")/config.json")" /workspace/engine/config.json
     fi
 fi
-# File by file: nothing can be mounted into a directory that is itself mounted read-only.
+# Mounts each file on its own: tokenizer_info.json can't be mounted into a directory that is mounted read-only.
 for file in "$tokenizer"/*; do
     if [[ -f $file && $(basename "$file") != tokenizer_info.json ]]; then
         mount "$(realpath "$file")" "/workspace/tokenizer/$(basename "$file")"
@@ -116,7 +121,7 @@ for file in "$tokenizer"/*; do
 done
 mount "$tokenizer_info" /workspace/tokenizer/tokenizer_info.json
 
-command+=(--env "LLMSTACK_RELEASE_DIR=$release"
+command+=(--env "LLMSTACK_RELEASE_DIR=$mounted_release"
     --publish "$address:$http_port:8000" --publish "$address:$grpc_port:8001" --publish "$address:$metrics_port:8002")
 gpus=$(find_gpus)
 if [[ $gpus != none ]]; then
@@ -131,7 +136,7 @@ if ((is_dry)); then
 fi
 
 title=$(docker image inspect --format '{{index .Config.Labels "org.opencontainers.image.title"}}' "$image" 2>/dev/null) ||
-    refuse "there is no image $image here" "llmstack image build --tag $image, or set TRITON_IMAGE"
+    fail "there is no image $image here" "run llmstack image build --tag $image, or set TRITON_IMAGE"
 [[ $title == llm-serving-stack ]] ||
-    refuse "the image $image holds no llmstack" "llmstack image build --triton-image $image, then leave TRITON_IMAGE out"
+    fail "the image $image does not contain llmstack" "run llmstack image build --triton-image $image, then unset TRITON_IMAGE"
 exec "${command[@]}"

@@ -1,51 +1,53 @@
-"""The container's packages are those that everything else is tested with."""
+"""The container's packages have the locked versions and replace nothing of the base image."""
 
 from __future__ import annotations
 
-import re
+import runpy
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.import_graph import ROOT
+from llmstack.paths import PROJECT_ROOT
 
-# What belongs to the image and is never installed beside it.
-OF_THE_IMAGE = {"torch", "transformers", "tokenizers", "numpy", "tensorrt-llm", "triton", "safetensors"}
-
-
-def read_pins(name: str) -> dict[str, set[str]]:
-    """Each package's specifiers in a file of `requirements/`, for CPython 3.11 where a marker asks."""
-    return parse_pins((ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines())
+# The base image brings these; the container must not install them.
+BASE_IMAGE_PACKAGES = {"torch", "transformers", "tokenizers", "numpy", "tensorrt-llm", "triton", "safetensors"}
+LOCKED_REQUIREMENTS = runpy.run_path(str(PROJECT_ROOT / "docker" / "locked_requirements.py"))
 
 
-def parse_pins(lines: list[str]) -> dict[str, set[str]]:
-    pins: dict[str, set[str]] = {}
-    for line in lines:
-        if (text := line.partition("#")[0].strip(" \\")) and not text.startswith("--hash="):
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"}):
-                pins.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))
-    return pins
+def container_packages() -> list[str]:
+    return LOCKED_REQUIREMENTS["read_names"](PROJECT_ROOT / "requirements" / "container.txt")
 
 
-def test_the_container_has_the_versions_of_the_constraints():
-    constraints = read_pins("constraints.txt")
-    assert {name: pin for name, pin in read_pins("container.in").items() if constraints.get(name) != pin} == {}
+def names_for_python_311(requirements: list[str]) -> set[str]:
+    parsed = [Requirement(text) for text in requirements]
+    return {
+        canonicalize_name(each.name)
+        for each in parsed
+        if each.marker is None or each.marker.evaluate({"python_version": "3.11"})
+    }
 
 
-def test_the_container_replaces_nothing_of_the_images():
-    assert not read_pins("container.txt").keys() & OF_THE_IMAGE
+def test_the_container_replaces_no_package_of_the_base_image():
+    assert not {canonicalize_name(name) for name in container_packages()} & BASE_IMAGE_PACKAGES
 
 
-def test_the_container_has_what_its_commands_need():
+def test_the_container_has_the_dependencies_of_its_commands():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = parse_pins([*project["dependencies"], *project["optional-dependencies"]["board"]])
-    assert needed.keys() - read_pins("container.txt").keys() - OF_THE_IMAGE == set()
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = names_for_python_311([*project["dependencies"], *project["optional-dependencies"]["board"]])
+    assert needed - {canonicalize_name(name) for name in container_packages()} - BASE_IMAGE_PACKAGES == set()
 
 
-def test_the_container_installs_the_listed_versions_by_their_hashes():
-    assert read_pins("container.txt") == read_pins("container.in")
-    lock = (ROOT / "requirements" / "container.txt").read_text(encoding="utf-8")
-    assert all("--hash=sha256:" in requirement for requirement in re.split(r"^(?=\w)", lock, flags=re.MULTILINE)[1:])
+def test_every_package_of_the_container_has_a_locked_version_and_hashes():
+    lock = (PROJECT_ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8")
+    entries = LOCKED_REQUIREMENTS["locked_entries"](container_packages(), lock)
+    requirements = [entry.splitlines()[0].strip(" \\") for entry in entries]
+    assert names_for_python_311(requirements) == {canonicalize_name(name) for name in container_packages()}
+    assert all(str(Requirement(text).specifier).startswith("==") for text in requirements)
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_a_package_without_a_locked_version_is_an_error():
+    with pytest.raises(KeyError, match="no entry for missing"):
+        LOCKED_REQUIREMENTS["locked_entries"](["orjson", "missing"], "orjson==1 \\\n    --hash=sha256:0\n")

@@ -1,4 +1,4 @@
-"""Real servers behind a real HAProxy. Without the programs the tests are skipped, and say which one is missing."""
+"""Real servers behind a real HAProxy. A test is skipped when a program that it needs is not installed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llmstack.server.process import TritonServer
 from tests.docker.running_gateway import RunningGateway, running_gateway
 
 
-def need(*programs: str) -> None:
-    """Skip what follows, and say so, on a machine without these Debian packages."""
+def require_programs(*programs: str) -> None:
+    """Skip the test when one of these programs is not installed."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (.ci/run installs them)")
@@ -21,7 +21,7 @@ def need(*programs: str) -> None:
 @pytest.fixture(scope="session")
 def echo() -> Iterator[TritonServer]:
     """The whole stack with the no-op engine."""
-    need("haproxy", "openssl")
+    require_programs("haproxy", "openssl")
     with TritonServer(engine="echo") as live:
         yield live
 

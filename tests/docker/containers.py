@@ -1,4 +1,4 @@
-"""The image as the unchanged Dockerfile makes it of the stand-in, and containers of it."""
+"""The image that the unchanged Dockerfile builds on the stand-in for NVIDIA's, and containers of it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-# Two checkouts on one machine stay out of each other's way.
+# Two checkouts on one machine must not share images and containers.
 PROJECT = f"llmstack-test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 TAG = PROJECT
 
 
-def need_docker() -> None:
-    """Skip what follows, and say so, where no Docker answers."""
+def require_docker() -> None:
+    """Skip the test when Docker does not answer or debootstrap is not installed."""
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
@@ -43,7 +43,7 @@ def docker(*arguments: str, check: bool = True, **environment: str) -> str:
 
 
 def make_stand_in() -> tuple[str, str]:
-    """Debian's image with HAProxy and Prometheus, and what stands in for NVIDIA's."""
+    """The names of two images: Debian with HAProxy and Prometheus, and the stand-in for NVIDIA's image."""
     environment = {**os.environ, "PYTHON": sys.executable}
     output = subprocess.check_output([HERE / "make_stand_in.sh"], env=environment, text=True)
     debian, stand_in = output.split()[-2:]
@@ -51,7 +51,7 @@ def make_stand_in() -> tuple[str, str]:
 
 
 def make_image() -> str:
-    """Build it; a second time takes a few seconds. Workers that start together wait for the first."""
+    """Build the image and return its tag; a repeated build takes a few seconds. A lock serialises parallel workers."""
     with (Path(tempfile.gettempdir()) / "llmstack-image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _, stand_in = make_stand_in()
@@ -61,7 +61,7 @@ def make_image() -> str:
 
 
 def llmstack(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command of this checkout."""
+    """Run `llmstack` of this checkout."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'python_models'}:{ROOT / 'tools'}"}
     return subprocess.run(
         [sys.executable, "-m", "llmstack", *arguments],
@@ -80,12 +80,12 @@ def wait_healthy(container: str, seconds: float = 120) -> None:
 
 @contextmanager
 def container(*arguments: str) -> Iterator[str]:
-    """A container that is gone at the end, with whatever it holds."""
-    made = docker("run", "--detach", *arguments)
+    """Run a container, and remove it with its volumes at the end."""
+    container_id = docker("run", "--detach", *arguments)
     try:
-        yield made
+        yield container_id
     finally:
-        docker("rm", "--force", "--volumes", made, check=False)
+        docker("rm", "--force", "--volumes", container_id, check=False)
 
 
 def published_port(container_id: str, inner: int) -> int:

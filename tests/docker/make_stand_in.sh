@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds what stands in for NVIDIA's image, unless it is there as this file and its Dockerfile describe it: two to four
-# minutes, as root, with Debian's debootstrap and a running Docker. Prints the names of two images: Debian alone, with
-# HAProxy and Prometheus, and the stand-in.
+# Builds a stand-in for NVIDIA's image, unless one of this script and its Dockerfile exists. Takes two to four minutes.
+# Requires root, debootstrap and a running Docker. Prints the names of two images: Debian with HAProxy and Prometheus,
+# and the stand-in.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -12,7 +12,7 @@ stand_in=llmstack-stand-in:$recipe
 if ! docker image inspect "$debian" >/dev/null 2>&1; then
     root=$(mktemp -d)
     trap 'rm -rf "$root"' EXIT
-    # No python3-venv: NVIDIA's image has pip, and no ensurepip. wget is what health checks use in the real images, too.
+    # No python3-venv: NVIDIA's image has pip but no ensurepip. The health checks use wget, as in the real images.
     debootstrap --variant=minbase \
         --include=python3,python3-pip,ca-certificates,libpython3.11,haproxy,prometheus,wget bookworm "$root/root" >/dev/null
     tar c -C "$root/root" . | docker import - "$debian" >/dev/null
@@ -21,7 +21,7 @@ if ! docker image inspect "$stand_in" >/dev/null 2>&1; then
     context=$(mktemp -d)
     trap 'rm -rf "$context" "${root:-}"' EXIT
     cp -rL /etc/ssl/certs "$context/certs"
-    # By this machine's own pip and its settings: they say where a build of torch without CUDA comes from.
+    # Uses this machine's pip, whose settings name an index with CPU builds of torch.
     "${PYTHON:-python3}" -m pip download -q --no-deps --only-binary :all: --python-version 3.11 --dest "$context/wheels" \
         torch==2.13.0
     docker build -q --network host -f "$here/stand_in.Dockerfile" --build-arg "BASE=$debian" \

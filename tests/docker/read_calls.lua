@@ -1,5 +1,5 @@
--- Reads calls from standard input with the gateway's guard: one a line, `method max_bytes hex[,hex…]`, a hex text for each
--- piece that arrives. Answers `pass`, or `refused <status> <bytes handed on> <reason>`.
+-- Feeds calls from standard input to the gateway's guard. A line is one call, `method max_bytes hex[,hex…]`, with one hex
+-- text for each piece that arrives. Prints `allowed`, or `rejected <status> <bytes forwarded> <reason>`.
 
 local Reader = dofile(arg[1])
 
@@ -7,21 +7,21 @@ local function decode(hex)
   return (hex:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
-local function verdict(method, max_bytes, pieces)
-  local reader, num_handed_on = Reader.new(method, tonumber(max_bytes)), 0
-  if not reader then return "refused 12 0 unknown method" end
+local function check(method, max_bytes, pieces)
+  local reader, num_forwarded = Reader.new(method, tonumber(max_bytes)), 0
+  if not reader then return "rejected 12 0 unknown method" end
   for piece in pieces:gmatch("[^,]+") do
     local bytes = decode(piece)
     local status, reason = reader:feed(bytes)
-    if status then return ("refused %d %d %s"):format(status, num_handed_on, reason) end
-    num_handed_on = num_handed_on + #bytes
+    if status then return ("rejected %d %d %s"):format(status, num_forwarded, reason) end
+    num_forwarded = num_forwarded + #bytes
   end
   local status, reason = reader:finish()
-  return status and ("refused %d %d %s"):format(status, num_handed_on, reason) or "pass"
+  return status and ("rejected %d %d %s"):format(status, num_forwarded, reason) or "allowed"
 end
 
 for line in io.lines() do
   local method, max_bytes, pieces = line:match("^(%w+) (%d+) (.*)$")
-  io.write(verdict(method, max_bytes, pieces), "\n")
+  io.write(check(method, max_bytes, pieces), "\n")
   io.flush()
 end

@@ -1,4 +1,4 @@
-"""A real HAProxy on a rendered configuration, with free ports and a certificate of its own."""
+"""A real HAProxy with a rendered configuration, free ports and its own certificate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from llmstack.gateway.backend import Backend
-from llmstack.gateway.configuration import GUARD, Gateway, Limits, find_faults, write_gateway
+from llmstack.gateway.configuration import GUARD_FILE, GatewayConfiguration, Limits, haproxy_errors, write_configuration
 from llmstack.server.process import TritonServer
 
 
@@ -39,13 +39,13 @@ def make_certificate(directory: Path) -> Path:
 
 
 def backend_of(server: TritonServer) -> Backend:
-    """A server that has no supervisor: its own HTTP port says whether it is ready."""
+    """A backend without a supervisor: readiness is checked on the server's HTTP port."""
     return Backend("127.0.0.1", server.ports.http, server.ports.grpc, server.ports.http)
 
 
 @dataclass
 class RunningGateway:
-    """`with RunningGateway(directory, servers) as gateway:` - HAProxy ends with the block."""
+    """A context manager that runs HAProxy with its files in `directory`."""
 
     directory: Path
     backends: Sequence[Backend]
@@ -58,26 +58,24 @@ class RunningGateway:
     def __enter__(self) -> RunningGateway:
         self.certificate = make_certificate(self.directory)
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
-        configuration = self.directory / "haproxy.cfg"
-        gateway = Gateway(
-            self.backends,
-            str(self.certificate),
-            str(self.directory / GUARD),
-            "127.0.0.1",
-            self.http_port,
-            self.grpc_port,
-            f"127.0.0.1:{self.metrics_port}",
-            self.ready_path,
-            self.limits,
-            self.allow_metadata,
-            self.accept_proxy,
+        path = self.directory / "haproxy.cfg"
+        configuration = GatewayConfiguration(
+            backends=self.backends,
+            certificate=str(self.certificate),
+            guard=str(self.directory / GUARD_FILE),
+            host="127.0.0.1",
+            http_port=self.http_port,
+            grpc_port=self.grpc_port,
+            metrics_address=f"127.0.0.1:{self.metrics_port}",
+            ready_path=self.ready_path,
+            limits=self.limits,
+            allow_metadata=self.allow_metadata,
+            accept_proxy=self.accept_proxy,
         )
-        write_gateway(gateway, configuration, find_faults)
+        write_configuration(configuration, path, haproxy_errors)
         self.log_path = self.directory / "haproxy.log"
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                ["haproxy", "-db", "-f", str(configuration)], stdout=log, stderr=subprocess.STDOUT
-            )
+            self.process = subprocess.Popen(["haproxy", "-db", "-f", str(path)], stdout=log, stderr=subprocess.STDOUT)
         self.wait_until(lambda: self.num_servers_up() == len(self.backends))
         return self
 
@@ -101,7 +99,7 @@ class RunningGateway:
 
     @contextlib.contextmanager
     def connect(self, seconds: float = 10) -> Iterator[ssl.SSLSocket]:
-        """A connection to write bytes to as they are."""
+        """A TLS connection for raw HTTP/1.1 bytes."""
         plain = socket.create_connection(("127.0.0.1", self.http_port), timeout=seconds)
         with self.tls("http/1.1").wrap_socket(plain, server_hostname="localhost") as secure:
             yield secure
@@ -110,20 +108,20 @@ class RunningGateway:
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10).text
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the metric's samples that have these labels."""
+        """The sum of the metric's samples with these labels."""
         total = 0.0
         for match in re.finditer(rf"^{name}(?:\{{(.*)\}})? (\S+)$", self.metrics(), re.MULTILINE):
             if all(f'{key}="{value}"' in (match[1] or "") for key, value in labels.items()):
                 total += float(match[2])
         return total
 
-    def num_refused(self) -> float:
-        """Requests that a rule, HAProxy's parser or the guard refused, over both protocols."""
+    def num_rejected(self) -> float:
+        """Requests of both protocols that a rule, HAProxy's parser or the guard rejected."""
         names = ("haproxy_frontend_requests_denied_total", "haproxy_frontend_request_errors_total")
         return sum(self.metric(name, proxy=proxy) for name in names for proxy in ("http", "grpc"))
 
-    def num_connections_refused(self) -> float:
-        """Connections beyond a client's number; HAProxy logs none of them."""
+    def num_connections_rejected(self) -> float:
+        """Connections beyond a client's limit. HAProxy does not log them."""
         names = ("haproxy_frontend_denied_connections_total", "haproxy_frontend_denied_sessions_total")
         return sum(self.metric(name, proxy=proxy) for name in names for proxy in ("http", "grpc_tls"))
 
@@ -137,7 +135,7 @@ class RunningGateway:
         lines = self.log_path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def stop_softly(self) -> None:
+    def begin_soft_stop(self) -> None:
         self.process.send_signal(signal.SIGUSR1)
 
     def wait_until(self, condition: Any, seconds: float = 60) -> None:

@@ -1,6 +1,6 @@
-# Stands in for NVIDIA's image where that can't be pulled: Debian with torch, transformers and numpy as the image's own
-# packages, and the PyPI server laid out as /opt/tritonserver. transformers is of the version that TensorRT-LLM 1.0 pins,
-# the oldest among the tags that can serve.
+# A stand-in for NVIDIA's image where that can't be pulled: Debian with torch, transformers and numpy as the image's own
+# packages, and the server from PyPI in the layout of /opt/tritonserver. The version of transformers is the one that
+# TensorRT-LLM 1.0 pins, the oldest of the supported tags.
 ARG BASE=llmstack-debian
 FROM ${BASE}
 COPY certs /etc/ssl/certs

@@ -1,4 +1,4 @@
-"""Who wants past the policy, against a real HAProxy before a real server: nothing but the ensemble is ever reached."""
+"""Attempts to bypass the policy, through a real HAProxy to a real server: only the ensemble can be reached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmstack.dashboard.panels import expressions
 from llmstack.gateway.configuration import GET_PATHS
 from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
 from llmstack.server.process import TritonServer
-from tests.docker.conftest import need
+from tests.docker.conftest import require_programs
 from tests.docker.running_gateway import RunningGateway, running_gateway
 
 ENGINE = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
@@ -41,8 +41,8 @@ INNER_MODELS = ("tensorrt_llm", "preprocess", "postprocess")
 
 
 @pytest.fixture
-def inner(echo: TritonServer) -> Counts:
-    """How often each inner model was called."""
+def counts(echo: TritonServer) -> Counts:
+    """Reads each model's number of inferences from Triton."""
 
     def count() -> dict[str, int]:
         answer = httpx.get(f"{echo.http_url}/v2/models/stats").json()
@@ -67,14 +67,14 @@ def infer_request(model: str = "ensemble", text: bytes = b"hello") -> pb.ModelIn
 def call(
     gateway: RunningGateway, method: str, message: bytes, metadata: tuple[tuple[str, str], ...] = METADATA
 ) -> bytes:
-    """One unary call of raw bytes; what the server answered."""
+    """Make one unary call of raw bytes and return the answer."""
     with channel(gateway) as opened:
         stub = opened.unary_unary(SERVICE + method if "/" not in method else method)
         return bytes(stub(message, metadata=metadata, timeout=20))
 
 
 def send_raw(gateway: RunningGateway, *pieces: bytes, seconds: float = 5.0) -> bytes:
-    """Bytes over TLS as they are, and all that comes back."""
+    """Send raw bytes over TLS and return all that comes back."""
     received = b""
     with gateway.connect(seconds) as connection, suppress(OSError):
         for piece in pieces:
@@ -88,12 +88,12 @@ def head(line: str, *lines: str, body: bytes = b"") -> bytes:
     return "\r\n".join([line, "host: localhost", *lines, "", ""]).encode("latin-1") + body
 
 
-# What a client may do
+# Allowed requests
 
 
 def curl(gateway: RunningGateway, *arguments: str) -> str:
-    """What curl prints; it speaks HTTP/2, which httpx alone does not."""
-    need("curl")
+    """The output of curl, which supports HTTP/2; httpx needs an extra package for it."""
+    require_programs("curl")
     command = ["curl", "-s", "--cacert", str(gateway.directory / "certificate.pem"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
 
@@ -106,17 +106,17 @@ def test_the_ensemble_answers_over_https(gateway: RunningGateway, version: str) 
 
 
 @pytest.mark.parametrize("path", GET_PATHS)
-def test_questions_about_server_and_ensemble_pass(gateway: RunningGateway, path: str) -> None:
+def test_health_and_readiness_paths_are_allowed(gateway: RunningGateway, path: str) -> None:
     assert httpx.get(gateway.http_url + path, verify=gateway.tls()).status_code == 200
 
 
-def test_generate_answers_with_headers_in_its_body(gateway: RunningGateway) -> None:
+def test_generate_answers_with_the_headers_in_the_body(gateway: RunningGateway) -> None:
     body = {"text_input": "hello", "max_tokens": 4, **HEADERS}
     answer = httpx.post(f"{gateway.http_url}/v2/models/ensemble/generate", json=body, verify=gateway.tls(), timeout=30)
     assert answer.json()["engine_hash"] == ENGINE.hash
 
 
-def test_a_refusal_of_the_policy_passes_unchanged(gateway: RunningGateway) -> None:
+def test_an_error_of_the_policy_is_returned_unchanged(gateway: RunningGateway) -> None:
     answer = httpx.post(gateway.http_url + INFER, json=BODY, verify=gateway.tls(), timeout=30)
     assert answer.status_code == 400
     assert "missing_header" in answer.json()["error"]
@@ -140,13 +140,13 @@ def test_a_grpc_stream_answers_each_of_its_messages(gateway: RunningGateway) -> 
     assert [answer.error_message for answer in answers] == [""] * 3
 
 
-def test_the_largest_prompt_the_policy_takes_fits_through(gateway: RunningGateway) -> None:
-    text = b"order " * 100_000  # 600 kB: the policy, not the gateway, says that these are too many tokens
+def test_a_prompt_beyond_the_token_limit_reaches_the_policy(gateway: RunningGateway) -> None:
+    text = b"order " * 100_000  # 600 kB: the policy, not the gateway, rejects these as too many tokens
     with pytest.raises(grpc.RpcError, match="token_budget_overrun"):
         call(gateway, "ModelInfer", infer_request(text=text).SerializeToString())
 
 
-# What it may not: over HTTP, as raw bytes, because clients tidy up
+# Rejected requests over HTTP, as raw bytes: an HTTP client would normalise them
 
 POST_JSON = ("content-type: application/json",)
 SIZED = (*POST_JSON, "content-length: 2")
@@ -189,32 +189,30 @@ OTHER_PATHS = [
 
 @pytest.mark.parametrize("path", OTHER_PATHS)
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_no_other_path_leads_anywhere(gateway: RunningGateway, inner: Counts, method: str, path: str) -> None:
-    before, refused = inner(), gateway.num_refused()
+def test_every_other_path_is_rejected(gateway: RunningGateway, counts: Counts, method: str, path: str) -> None:
+    before, rejected = counts(), gateway.num_rejected()
     lines = SIZED if method == "POST" else ()
     answer = send_raw(
         gateway, head(f"{method} {path} HTTP/1.1", *lines, "connection: close", body=b"{}" if lines else b"")
     )
     assert answer.split(b" ")[1][:1] == b"4"
-    assert (inner(), gateway.num_refused() - refused) == (before, 1)
+    assert (counts(), gateway.num_rejected() - rejected) == (before, 1)
 
 
-# HAProxy resets what has a # in its path, as no HTTP/2.
+# HAProxy resets an HTTP/2 stream whose path has a #, without a response.
 @pytest.mark.parametrize("path", [path for path in OTHER_PATHS if path.startswith("/") and "#" not in path])
-def test_no_other_path_leads_anywhere_over_http2(gateway: RunningGateway, inner: Counts, path: str) -> None:
-    before, refused = inner(), gateway.num_refused()
-    # Without a body: curl calls it an error of the protocol when a refusal comes before the body is sent.
-    written = ["--request-target", path, "-X", "POST", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]
-    assert curl(gateway, "--http2", *written, gateway.http_url) == "2 404"
-    assert (inner(), gateway.num_refused() - refused) == (before, 1)
+def test_every_other_path_is_rejected_over_http2(gateway: RunningGateway, counts: Counts, path: str) -> None:
+    before, rejected = counts(), gateway.num_rejected()
+    # Without a body: curl reports a protocol error when the response arrives before the body is sent.
+    options = ["--request-target", path, "-X", "POST", "-o", "/dev/null", "-w", "%{http_version} %{http_code}"]
+    assert curl(gateway, "--http2", *options, gateway.http_url) == "2 404"
+    assert (counts(), gateway.num_rejected() - rejected) == (before, 1)
 
 
-def test_metadata_passes_only_where_it_was_asked_for(
-    gateway: RunningGateway, echo: TritonServer, tmp_path: Path
-) -> None:
+def test_metadata_is_exposed_only_with_the_option(gateway: RunningGateway, echo: TritonServer, tmp_path: Path) -> None:
     path, message = "/v2/models/ensemble", pb.ModelMetadataRequest(name="ensemble").SerializeToString()
     assert httpx.get(gateway.http_url + path, verify=gateway.tls()).status_code == 404
-    with pytest.raises(grpc.RpcError, match="this method may not be called"):
+    with pytest.raises(grpc.RpcError, match="this method is not allowed"):
         call(gateway, "ModelMetadata", message)
     with running_gateway(tmp_path, echo, allow_metadata=True) as opened:
         assert httpx.get(opened.http_url + path, verify=opened.tls()).json()["name"] == "ensemble"
@@ -231,7 +229,7 @@ BAD_BODIES = {
         f"POST {INFER} HTTP/1.1", "content-length: 5", "transfer-encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED
     ),
     "chunks alone": head(f"POST {INFER} HTTP/1.1", "transfer-encoding: chunked", body=b"2\r\n{}\r\n0\r\n\r\n"),
-    "chunks under a false name": head(
+    "chunks under an unknown encoding": head(
         f"POST {INFER} HTTP/1.1", "content-length: 5", "transfer-encoding: xchunked", body=b"0\r\n\r\n" + SMUGGLED
     ),
     "a blank before the colon": head(f"POST {INFER} HTTP/1.1", "content-length : 2", body=b"{}"),
@@ -240,8 +238,8 @@ BAD_BODIES = {
     "a negative length": head(f"POST {INFER} HTTP/1.1", "content-length: -2"),
     "a body beyond the limit": head(f"POST {INFER} HTTP/1.1", "content-length: 999999999"),
     "a compressed body": head(f"POST {INFER} HTTP/1.1", *SIZED, "content-encoding: gzip", body=b"{}"),
-    "a change of protocol": head("GET /v2/health/live HTTP/1.1", "connection: upgrade", "upgrade: websocket"),
-    "a change to plain HTTP/2": head(
+    "a protocol upgrade": head("GET /v2/health/live HTTP/1.1", "connection: upgrade", "upgrade: websocket"),
+    "an upgrade to plain HTTP/2": head(
         "GET /v2/health/live HTTP/1.1", "connection: upgrade, http2-settings", "upgrade: h2c"
     ),
     "a tunnel": head("CONNECT 127.0.0.1:8001 HTTP/1.1"),
@@ -250,32 +248,34 @@ BAD_BODIES = {
 }
 
 
-@pytest.mark.parametrize("what", BAD_BODIES)
-def test_no_way_to_write_a_request_smuggles_another_one(gateway: RunningGateway, inner: Counts, what: str) -> None:
-    before, refused = inner(), gateway.num_refused()
-    answer = send_raw(gateway, BAD_BODIES[what], seconds=2.0)
+@pytest.mark.parametrize("case", BAD_BODIES)
+def test_a_malformed_request_smuggles_no_other_request(gateway: RunningGateway, counts: Counts, case: str) -> None:
+    before, rejected = counts(), gateway.num_rejected()
+    answer = send_raw(gateway, BAD_BODIES[case], seconds=2.0)
     assert b" 200 " not in answer.split(b"\r\n")[0]
-    after = inner()
+    after = counts()
     assert {name: after[name] for name in INNER_MODELS} == {name: before[name] for name in INNER_MODELS}
-    assert gateway.num_refused() > refused
+    assert gateway.num_rejected() > rejected
 
 
-def test_the_administrators_key_does_not_pass(gateway: RunningGateway, echo: TritonServer) -> None:
-    refused = gateway.num_refused()
+def test_the_administrators_key_does_not_open_the_administrative_apis(
+    gateway: RunningGateway, echo: TritonServer
+) -> None:
+    rejected = gateway.num_rejected()
     answer = httpx.get(
         f"{gateway.http_url}/v2/logging", headers={"x-llmstack-admin-key": echo.admin_key}, verify=gateway.tls()
     )
-    assert (answer.status_code, gateway.num_refused() - refused) == (404, 1)
+    assert (answer.status_code, gateway.num_rejected() - rejected) == (404, 1)
 
 
-# Over gRPC
+# Rejected calls over gRPC
 
 INDEX = pb.RepositoryIndexRequest().SerializeToString()
 OTHER_CALLS = {
     "inner model": ("ModelInfer", infer_request("tensorrt_llm").SerializeToString()),
     "first step": ("ModelInfer", infer_request("preprocess").SerializeToString()),
     "last step": ("ModelInfer", infer_request("postprocess").SerializeToString()),
-    "another case": ("ModelInfer", infer_request("ENSEMBLE").SerializeToString()),
+    "another letter case": ("ModelInfer", infer_request("ENSEMBLE").SerializeToString()),
     "named twice": (
         "ModelInfer",
         infer_request().SerializeToString() + infer_request("tensorrt_llm").SerializeToString(),
@@ -283,7 +283,7 @@ OTHER_CALLS = {
     "a version": ("ModelInfer", pb.ModelInferRequest(model_name="ensemble", model_version="1").SerializeToString()),
     "too long": ("ModelInfer", infer_request(text=b"x" * (5 << 20)).SerializeToString()),
     "inner model's readiness": ("ModelReady", pb.ModelReadyRequest(name="tensorrt_llm").SerializeToString()),
-    "inner model's shape": ("ModelMetadata", pb.ModelMetadataRequest(name="preprocess").SerializeToString()),
+    "inner model's metadata": ("ModelMetadata", pb.ModelMetadataRequest(name="preprocess").SerializeToString()),
     "configuration": ("ModelConfig", pb.ModelConfigRequest(name="ensemble").SerializeToString()),
     "statistics": ("ModelStatistics", pb.ModelStatisticsRequest().SerializeToString()),
     "repository": ("RepositoryIndex", INDEX),
@@ -296,13 +296,13 @@ OTHER_CALLS = {
     ),
     "tracing": ("TraceSetting", pb.TraceSettingRequest().SerializeToString()),
     "logging": ("LogSettings", pb.LogSettingsRequest().SerializeToString()),
-    "case of the method": ("modelinfer", infer_request().SerializeToString()),
+    "the method in lower case": ("modelinfer", infer_request().SerializeToString()),
     "a longer path": (SERVICE + "ModelInfer/", infer_request().SerializeToString()),
     "a doubled slash": ("/" + SERVICE + "ModelInfer", infer_request().SerializeToString()),
     "another service": ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b""),
     "Triton's own health service": ("/grpc.health.v1.Health/Watch", b""),
 }
-REFUSALS = {
+REJECTION_CODES = {
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -310,18 +310,20 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("what", OTHER_CALLS)
-def test_no_other_call_passes_and_the_client_is_told_so(gateway: RunningGateway, inner: Counts, what: str) -> None:
-    before, refused = inner(), gateway.num_refused()
+@pytest.mark.parametrize("case", OTHER_CALLS)
+def test_every_other_call_is_rejected_with_a_status_and_a_reason(
+    gateway: RunningGateway, counts: Counts, case: str
+) -> None:
+    before, rejected = counts(), gateway.num_rejected()
     with pytest.raises(grpc.RpcError) as failure:
-        call(gateway, *OTHER_CALLS[what])
-    assert failure.value.code() in REFUSALS
+        call(gateway, *OTHER_CALLS[case])
+    assert failure.value.code() in REJECTION_CODES
     assert "gateway:" in failure.value.details()
-    assert (inner(), gateway.num_refused() - refused) == (before, 1)
+    assert (counts(), gateway.num_rejected() - rejected) == (before, 1)
 
 
-def test_a_streams_later_message_for_another_model_ends_the_stream(gateway: RunningGateway, inner: Counts) -> None:
-    before, refused = inner(), gateway.num_refused()
+def test_a_later_message_to_another_model_ends_the_stream(gateway: RunningGateway, counts: Counts) -> None:
+    before, rejected = counts(), gateway.num_rejected()
     num_lines = len(gateway.log())
 
     def messages() -> Iterator[bytes]:
@@ -332,25 +334,25 @@ def test_a_streams_later_message_for_another_model_ends_the_stream(gateway: Runn
     with channel(gateway) as opened, pytest.raises(grpc.RpcError) as failure:
         stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
         list(stub(messages(), metadata=METADATA, timeout=20))
-    # HAProxy can't give a stream that has begun a status: the client sees it reset, the log and the counters why.
+    # HAProxy can't send a status for a stream that has started: the client sees a reset, the log has the reason.
     assert failure.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
-    assert inner()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call
+    assert counts()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call
     gateway.wait_until(lambda: len(gateway.log()) > num_lines, 10)
     (line,) = (line for line in gateway.log()[num_lines:] if line["path"].endswith("ModelStreamInfer"))
     assert (line["grpc_status"], line["reason"]) == ("7", "only the model ensemble may be called")
-    assert gateway.num_refused() - refused == 1
+    assert gateway.num_rejected() - rejected == 1
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/grpc-web"])
-def test_another_content_type_is_no_grpc(gateway: RunningGateway, content_type: str) -> None:
-    url, refused = f"https://{gateway.grpc_url}{SERVICE}ModelInfer", gateway.num_refused()
+def test_another_content_type_is_not_grpc(gateway: RunningGateway, content_type: str) -> None:
+    url, rejected = f"https://{gateway.grpc_url}{SERVICE}ModelInfer", gateway.num_rejected()
     answer = curl(gateway, "--http2", "-i", "-H", f"content-type: {content_type}", "-d", "", url)
     assert "grpc-status: 7" in answer
-    assert gateway.num_refused() - refused == 1
+    assert gateway.num_rejected() - rejected == 1
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_plain_text_and_old_tls_do_not_connect_and_are_logged(gateway: RunningGateway) -> None:
+def test_plain_text_and_old_tls_are_rejected_and_logged(gateway: RunningGateway) -> None:
     old = gateway.tls()
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
@@ -361,29 +363,29 @@ def test_plain_text_and_old_tls_do_not_connect_and_are_logged(gateway: RunningGa
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"https://127.0.0.1:{port}/v2/health/live", verify=old)
         gateway.wait_until(lambda num_lines=num_lines: len(gateway.log()) >= num_lines + 2, 10)
-        lines = [line for line in gateway.log()[num_lines:] if line["gateway"] == frontend]
+        lines = [line for line in gateway.log()[num_lines:] if line["frontend"] == frontend]
         assert len([line for line in lines if line["reason"]]) == 2
 
 
-def test_every_refusal_is_logged_with_its_reason(gateway: RunningGateway) -> None:
+def test_a_rejected_request_is_logged_with_its_reason(gateway: RunningGateway) -> None:
     send_raw(gateway, head("POST /v2/models/tensorrt_llm/infer HTTP/1.1", *SIZED, "connection: close", body=b"{}"))
     gateway.wait_until(lambda: any(line["path"] == "/v2/models/tensorrt_llm/infer" for line in gateway.log()), 5)
     line = [line for line in gateway.log() if line["path"] == "/v2/models/tensorrt_llm/infer"][-1]
-    assert (line["status"], line["reason"]) == (404, "no such path or method here")
+    assert (line["status"], line["reason"]) == (404, "unknown path or method")
 
 
 @pytest.mark.parametrize("character", ["a", '"', "\\", "\x01", "é"])
-def test_a_long_path_leaves_the_line_of_the_log_whole(gateway: RunningGateway, character: str) -> None:
+def test_a_long_path_leaves_the_log_line_complete(gateway: RunningGateway, character: str) -> None:
     num_lines = len(gateway.log())
     send_raw(gateway, head(f"GET /{character * 7_000} HTTP/1.1", "connection: close"))
     gateway.wait_until(lambda: len(gateway.log()) > num_lines, 5)
     line = gateway.log()[-1]
-    # What HAProxy's parser does not take for a request has no status of its own.
+    # The log line of a request that HAProxy can't parse has no status.
     assert line.get("status", 400) in (400, 404)
     assert len(line["path"]) <= 1_000
 
 
-def test_every_metric_of_the_gateway_that_dashboard_and_rules_name_is_exported(gateway: RunningGateway) -> None:
+def test_every_gateway_metric_in_the_dashboard_and_the_rules_is_exported(gateway: RunningGateway) -> None:
     rules = (PROJECT_ROOT / "docker" / "prometheus" / "gateway.rules.yml").read_text()
     named = set(re.findall(r"haproxy_\w+", "\n".join([rules, *expressions()])))
     exported = set(re.findall(r"^(haproxy_\w+)\{.*?proxy=\"(?:http|triton_http)\"", gateway.metrics(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The compose file: comes up healthy, is reached through the gateway alone, is scraped, comes back, and leaves nothing."""
+"""The compose file: services become healthy, only the gateway is public, metrics are scraped, `down` cleans up."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import pytest
 
 from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from tests.docker.containers import PROJECT, ROOT, docker, make_image, make_stand_in, need_docker
+from tests.docker.containers import PROJECT, ROOT, docker, make_image, make_stand_in, require_docker
 from tests.docker.running_gateway import free_ports
 from tests.docker.test_attacks import BODY, HEADERS, INFER
 
 HERE = Path(__file__).parent
-OF_OURS = f"label=com.docker.compose.project={PROJECT}"
+PROJECT_FILTER = f"label=com.docker.compose.project={PROJECT}"
 ENGINE_HASH = Release.open(DEFAULT_RELEASE_DIR).manifest.engine.hash
 
 
 class Compose:
-    """One project of the compose file, in a fresh copy of docker/ that prepare_compose.sh made ready."""
+    """One project of the compose file, in a fresh copy of docker/ prepared by prepare_compose.sh."""
 
     def __init__(self, directory: Path, image: str) -> None:
         self.directory = directory / "docker"
@@ -65,21 +65,21 @@ class Compose:
         assert done.returncode == 0, done.stderr[-3_000:]
         return done.stdout
 
-    def ask(self, path: str = INFER, **arguments: Any) -> httpx.Response:
+    def request(self, path: str = INFER, **arguments: Any) -> httpx.Response:
         context = ssl.create_default_context(cafile=str(self.certificate))
         method = "POST" if path == INFER else "GET"
         return httpx.request(method, self.url + path, verify=context, timeout=30, **arguments)
 
 
 def prepare(directory: Path) -> None:
-    """What the compose file's head tells an operator to run."""
+    """Run the script that the head of the compose file names."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run([directory / "prepare_compose.sh"], check=True, env={**os.environ, "PATH": path})
 
 
 @pytest.fixture(scope="module")
 def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    need_docker()
+    require_docker()
     if shutil.which("docker-compose") is None:
         pytest.skip("not installed: docker-compose (.ci/run installs it)")
     project = Compose(tmp_path_factory.mktemp("compose"), make_image())
@@ -91,8 +91,8 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
 
 
 def compose_logs() -> str:
-    """What every container said last."""
-    names = docker("ps", "--all", "--filter", OF_OURS, "--format", "{{.Names}}").split()
+    """The last log lines of every container."""
+    names = docker("ps", "--all", "--filter", PROJECT_FILTER, "--format", "{{.Names}}").split()
     return "".join(f"\n{name}:\n{docker('logs', '--tail', '20', name)}" for name in names)
 
 
@@ -108,21 +108,21 @@ def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(1)
 
 
-def test_it_answers_through_the_gateway_once_it_is_healthy(compose: Compose) -> None:
-    wait_until(lambda: compose.ask("/v2/health/ready").status_code == 200)
-    answer = compose.ask(json=BODY, headers=HEADERS)
+def test_the_gateway_answers_once_the_server_is_healthy(compose: Compose) -> None:
+    wait_until(lambda: compose.request("/v2/health/ready").status_code == 200)
+    answer = compose.request(json=BODY, headers=HEADERS)
     outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
     assert outputs["engine_hash"] == [ENGINE_HASH]
 
 
-def test_every_service_says_that_it_is_healthy(compose: Compose) -> None:
+def test_every_service_becomes_healthy(compose: Compose) -> None:
     def states() -> list[str]:
-        return docker("ps", "--filter", OF_OURS, "--format", "{{.Status}}").splitlines()
+        return docker("ps", "--filter", PROJECT_FILTER, "--format", "{{.Status}}").splitlines()
 
     wait_until(lambda: len(states()) >= 4 and all("(healthy)" in state for state in states()))
 
 
-def test_secrets_are_kept_from_other_users_of_the_machine_and_survive_a_second_run(compose: Compose) -> None:
+def test_secrets_are_private_to_their_owner_and_survive_a_second_run(compose: Compose) -> None:
     secrets = compose.directory / "secrets"
     before = {path.name: path.read_bytes() for path in secrets.iterdir()}
     prepare(compose.directory)
@@ -131,25 +131,26 @@ def test_secrets_are_kept_from_other_users_of_the_machine_and_survive_a_second_r
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
 
 
-def test_the_gpu_file_gives_the_server_gpus_and_what_tensorrt_llm_reads(compose: Compose) -> None:
+def test_the_gpu_file_adds_gpus_and_the_files_of_tensorrt_llm(compose: Compose) -> None:
     rendered = compose("-f", str(compose.directory / "docker-compose.gpu.yml"), "config")
     assert "nvidia" in rendered
     assert "/workspace/engine:ro" in rendered
     assert "/workspace/tokenizer/tokenizer_info.json:ro" in rendered
 
 
-def test_nothing_but_the_gateway_is_published(compose: Compose) -> None:
-    published = docker("ps", "--filter", OF_OURS, "--format", "{{.Names}} {{.Ports}}")
+def test_the_server_publishes_no_port(compose: Compose) -> None:
+    published = docker("ps", "--filter", PROJECT_FILTER, "--format", "{{.Names}} {{.Ports}}")
     assert all("->" not in line for line in published.splitlines() if "triton" in line)
 
 
-def test_the_board_is_reached_from_this_machine_alone_and_reaches_the_server(compose: Compose) -> None:
+def test_the_board_is_published_on_localhost_only_and_reaches_the_server(compose: Compose) -> None:
     wait_until(lambda: httpx.get(f"{compose.board_url}/healthz").status_code == 200)
-    published = docker("ps", "--filter", OF_OURS, "--format", "{{.Names}} {{.Ports}}").splitlines()
+    published = docker("ps", "--filter", PROJECT_FILTER, "--format", "{{.Names}} {{.Ports}}").splitlines()
     assert ["127.0.0.1:" in line and "0.0.0.0:" not in line for line in published if "board" in line] == [True]
     assert compose("exec", "-T", "board", "id", "-u").strip() == "10001"
+    # The name resolves; the signature is missing.
     call = "import httpx; print(httpx.post('http://board:8004/webhooks').status_code)"
-    assert compose("exec", "-T", "triton", "python", "-c", call).strip() == "401"  # it wants a signature, not a name
+    assert compose("exec", "-T", "triton", "python", "-c", call).strip() == "401"
     token = compose("exec", "-T", "board", "llmstack", "board", "reviewer", "add", "Ada").strip()
     with httpx.Client(base_url=compose.board_url, follow_redirects=True) as client:
         assert client.post("/login", data={"token": token}).status_code == 200
@@ -166,13 +167,13 @@ def test_prometheus_scrapes_the_server(compose: Compose) -> None:
     wait_until(is_scraped)
 
 
-def test_a_server_that_is_made_anew_is_found_under_its_new_address(compose: Compose) -> None:
-    wait_until(lambda: compose.ask("/v2/health/ready").status_code == 200)
+def test_the_gateway_finds_a_recreated_server_at_its_new_address(compose: Compose) -> None:
+    wait_until(lambda: compose.request("/v2/health/ready").status_code == 200)
     compose("up", "--detach", "--force-recreate", "--no-deps", "triton")
-    wait_until(lambda: compose.ask(json=BODY, headers=HEADERS).status_code == 200)
+    wait_until(lambda: compose.request(json=BODY, headers=HEADERS).status_code == 200)
 
 
-def test_it_goes_down_clean(compose: Compose) -> None:
+def test_down_removes_containers_volumes_and_networks(compose: Compose) -> None:
     compose("down", "--volumes", "--timeout", "60")
-    for what in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
-        assert docker(*what, "--filter", OF_OURS, "--quiet") == ""
+    for command in (("ps", "--all"), ("volume", "ls"), ("network", "ls")):
+        assert docker(*command, "--filter", PROJECT_FILTER, "--quiet") == ""

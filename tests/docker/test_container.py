@@ -1,4 +1,4 @@
-"""The container: made by the unchanged Dockerfile, as nobody in particular, on a root that can't be written."""
+"""The container that the unchanged Dockerfile builds: an unprivileged user on a read-only root."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.demo.case import demo_cases
 from llmstack.gateway.backend import Backend
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from tests.docker.conftest import need
+from tests.docker.conftest import require_programs
 from tests.docker.containers import (
     ROOT,
     container,
@@ -29,8 +29,8 @@ from tests.docker.containers import (
     llmstack,
     make_image,
     make_stand_in,
-    need_docker,
     published_port,
+    require_docker,
     wait_healthy,
 )
 from tests.docker.running_gateway import RunningGateway, free_ports
@@ -42,7 +42,7 @@ PORTS = tuple(option for port in (8000, 8001, 8002, 8003) for option in ("--publ
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    need_docker()
+    require_docker()
     return make_image()
 
 
@@ -55,20 +55,17 @@ def service(image: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def gateway(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    need("haproxy", "openssl")
+    require_programs("haproxy", "openssl")
     backend = Backend("127.0.0.1", *(published_port(service, port) for port in (8000, 8001, 8003)))
     with RunningGateway(tmp_path_factory.mktemp("gateway"), [backend], ready_path="/readyz") as live:
         yield live
 
 
-def test_it_runs_as_nobody_in_particular_and_can_not_write_its_root(service: str) -> None:
+def test_it_runs_as_an_unprivileged_user_on_a_read_only_root(service: str) -> None:
     assert docker("exec", service, "id", "-u") == "10001"
-    assert (
-        "Read-only file system"
-        in subprocess.run(
-            ["docker", "exec", service, "touch", "/workspace/x"], capture_output=True, text=True, check=False
-        ).stderr
-    )
+    touch = ["docker", "exec", service, "touch", "/workspace/x"]
+    done = subprocess.run(touch, capture_output=True, text=True, check=False)
+    assert "Read-only file system" in done.stderr
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -80,16 +77,16 @@ def test_the_demos_requests_are_answered_through_the_gateway(gateway: RunningGat
         assert not case.fault_of(reply), (case.name, reply)
 
 
-def test_it_drains_and_ends_with_0_when_it_is_stopped(image: str) -> None:
+def test_it_drains_and_exits_with_0_when_it_is_stopped(image: str) -> None:
     with container(*HARDENED, image, "--engine", "echo") as live:
         wait_healthy(live)
-        began = time.monotonic()
+        start = time.monotonic()
         docker("stop", "--time", "60", live)
-        assert time.monotonic() - began < 45
+        assert time.monotonic() - start < 45
         assert docker("inspect", "-f", "{{.State.ExitCode}}", live) == "0"
 
 
-def test_the_state_outlives_the_container(image: str) -> None:
+def test_the_state_survives_the_container(image: str) -> None:
     volume = docker("volume", "create")
     try:
         for _ in range(2):
@@ -101,7 +98,7 @@ def test_the_state_outlives_the_container(image: str) -> None:
         docker("volume", "rm", volume)
 
 
-def test_the_image_is_all_that_it_should_be(image: str) -> None:
+def test_the_image_passes_every_check(image: str) -> None:
     done = llmstack("image", "check", "--tag", image, "--json")
     results = {result["check"]: (result["ok"], result["text"]) for result in json.loads(done.stdout)}
     assert done.returncode == 0, results
@@ -109,13 +106,13 @@ def test_the_image_is_all_that_it_should_be(image: str) -> None:
     assert "the embedded engine decodes" in results["environment"][1]
 
 
-def test_an_image_of_something_else_is_no_image_of_ours() -> None:
-    need_docker()
+def test_an_image_without_llmstack_is_rejected() -> None:
+    require_docker()
     done = llmstack("image", "check", "--tag", make_stand_in()[0])
-    assert (done.returncode, "holds no llmstack" in done.stderr) == (2, True)
+    assert (done.returncode, "does not contain llmstack" in done.stderr) == (2, True)
 
 
-def test_an_engine_that_can_not_run_here_ends_the_container_with_the_reason(image: str) -> None:
+def test_the_container_exits_with_the_reason_when_the_engine_can_not_run(image: str) -> None:
     done = subprocess.run(
         ["docker", "run", "--rm", *HARDENED, image, "--engine", "tensorrtllm"],
         capture_output=True,
@@ -123,10 +120,10 @@ def test_an_engine_that_can_not_run_here_ends_the_container_with_the_reason(imag
         check=False,
     )
     assert done.returncode == 1
-    assert "no NVIDIA GPU answers" in done.stdout
+    assert "no NVIDIA GPU found" in done.stdout
 
 
-def test_a_build_that_would_replace_the_images_own_fails(image: str, tmp_path: Path) -> None:
+def test_a_build_that_replaces_a_package_of_the_base_image_fails(image: str, tmp_path: Path) -> None:
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text(
         f"FROM {image}\nUSER root\n"
@@ -136,12 +133,12 @@ def test_a_build_that_would_replace_the_images_own_fails(image: str, tmp_path: P
     )
     done = subprocess.run(["docker", "build", "-q", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "installed over the image's own" in done.stdout + done.stderr
+    assert "replaces the base image's package" in done.stdout + done.stderr
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """A release and a model repository outside the checkout; its engine is one file, and not one of TensorRT's."""
+def external_release(tmp_path: Path) -> Path:
+    """A release and a model repository outside the checkout. The engine is a single file without a real engine."""
     release = tmp_path / "a release"
     shutil.copytree(DEFAULT_RELEASE_DIR.resolve(), release)
     shutil.copytree(ROOT / "model_repository", tmp_path / "models")
@@ -155,27 +152,27 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_serve_triton_serves_what_its_environment_names(image: str, elsewhere: Path) -> None:
+def test_serve_triton_serves_the_files_that_its_environment_names(image: str, external_release: Path) -> None:
     http_port, grpc_port, metrics_port = free_ports(3)
     environment = {
         "PATH": os.environ["PATH"],
-        "ENGINE_PATH": str(elsewhere / "qwen.plan"),
-        "MODEL_REPO": str(elsewhere / "models"),
-        "TOKENIZER_DIR": str(elsewhere / "tokenizer"),
-        "TOKENIZER_INFO": str(elsewhere / "a release" / "tokenizer_info.json"),
+        "ENGINE_PATH": str(external_release / "qwen.plan"),
+        "MODEL_REPO": str(external_release / "models"),
+        "TOKENIZER_DIR": str(external_release / "tokenizer"),
+        "TOKENIZER_INFO": str(external_release / "a release" / "tokenizer_info.json"),
         "TRITON_IMAGE": image,
         "TRITON_HTTP_PORT": str(http_port),
         "TRITON_GRPC_PORT": str(grpc_port),
         "TRITON_METRICS_PORT": str(metrics_port),
     }
     name = f"llmstack-{http_port}"
-    with serve_triton(environment, elsewhere / "log", "--engine", "echo") as process:
+    with serve_triton(environment, external_release / "log", "--engine", "echo") as process:
         end = time.monotonic() + 180
         while not is_ready(http_port):
-            assert process.poll() is None and time.monotonic() < end, (elsewhere / "log").read_text()
+            assert process.poll() is None and time.monotonic() < end, (external_release / "log").read_text()
             time.sleep(0.5)
         case = demo_cases(Release.open(DEFAULT_RELEASE_DIR))[0]
-        headers = {**case.headers, ENGINE_HASH: engine_hash(elsewhere / "qwen.plan")}
+        headers = {**case.headers, ENGINE_HASH: engine_hash(external_release / "qwen.plan")}
         server = ServerUrls(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
         for protocol in PROTOCOLS.values():
             assert protocol(server, case.inputs, headers).outputs["engine_hash"] == [headers[ENGINE_HASH]]
@@ -188,24 +185,26 @@ def test_serve_triton_serves_what_its_environment_names(image: str, elsewhere: P
         assert process.wait(timeout=90) == 0
 
 
-def test_serve_triton_refuses_an_engine_that_the_manifest_does_not_name(image: str, elsewhere: Path) -> None:
-    (elsewhere / "qwen.plan").write_bytes(b"another plan")
+def test_serve_triton_rejects_an_engine_with_another_hash_than_the_manifests(
+    image: str, external_release: Path
+) -> None:
+    (external_release / "qwen.plan").write_bytes(b"another plan")
     environment = {
         "PATH": os.environ["PATH"],
-        "ENGINE_PATH": str(elsewhere / "qwen.plan"),
-        "TOKENIZER_DIR": str(elsewhere / "tokenizer"),
-        "TOKENIZER_INFO": str(elsewhere / "a release" / "tokenizer_info.json"),
+        "ENGINE_PATH": str(external_release / "qwen.plan"),
+        "TOKENIZER_DIR": str(external_release / "tokenizer"),
+        "TOKENIZER_INFO": str(external_release / "a release" / "tokenizer_info.json"),
         "TRITON_IMAGE": image,
         "TRITON_HTTP_PORT": str(free_ports(1)[0]),
     }
-    with serve_triton(environment, elsewhere / "log", "--engine", "echo") as process:
+    with serve_triton(environment, external_release / "log", "--engine", "echo") as process:
         assert process.wait(timeout=180) == 1
-    assert "engine" in (elsewhere / "log").read_text() and "hash" in (elsewhere / "log").read_text()
+    assert "engine" in (external_release / "log").read_text() and "hash" in (external_release / "log").read_text()
 
 
 @contextmanager
 def serve_triton(environment: dict[str, str], log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The script with this environment alone; its container and volume are gone at the end."""
+    """Run the script with this environment only, and remove its container and volume at the end."""
     name = f"llmstack-{environment['TRITON_HTTP_PORT']}"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The gateway in bad times: a server that dies, clients that send slowly, or too much, and its own end."""
+"""The gateway when a server dies, a client is slow or sends too much, and when the gateway itself stops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmstack.cli.app import app
 from llmstack.gateway.backend import Backend
 from llmstack.gateway.configuration import Limits
 from llmstack.server.process import TritonServer
-from tests.docker.conftest import need
+from tests.docker.conftest import require_programs
 from tests.docker.running_gateway import RunningGateway, running_gateway
 from tests.docker.test_attacks import BODY, HEADERS, INFER, METADATA, SERVICE, channel, infer_request
 from tests.integration.live_service import LiveService
@@ -31,24 +31,24 @@ NUM_CLIENTS = 6
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[list[TritonServer]]:
-    need("haproxy", "openssl")
+    require_programs("haproxy", "openssl")
     with TritonServer(engine="echo") as first, TritonServer(engine="echo") as second:
         yield [first, second]
 
 
-RowInput = Callable[[], None]
+SendRequest = Callable[[], None]
 
 
 @contextlib.contextmanager
-def http_client(gateway: RunningGateway, **headers: str) -> Iterator[RowInput]:
-    """Asks over HTTPS; the connection is kept unless a header says otherwise."""
+def http_client(gateway: RunningGateway, **headers: str) -> Iterator[SendRequest]:
+    """Sends requests over HTTPS and keeps the connection, unless a header says otherwise."""
     with httpx.Client(verify=gateway.tls(), timeout=30, headers=HEADERS | headers) as client:
         yield lambda: client.post(gateway.http_url + INFER, json=BODY).raise_for_status() and None
 
 
 @contextlib.contextmanager
-def grpc_client(gateway: RunningGateway) -> Iterator[RowInput]:
-    """Asks over one gRPC channel, without retries of its own."""
+def grpc_client(gateway: RunningGateway) -> Iterator[SendRequest]:
+    """Sends requests over one gRPC channel, without retries."""
     message = infer_request().SerializeToString()
     with channel(gateway) as opened:
         infer = opened.unary_unary(SERVICE + "ModelInfer")
@@ -63,14 +63,14 @@ CLIENTS = {
 
 
 class Load:
-    """Clients that ask without a pause until the block ends; `failures` has what went wrong."""
+    """Clients that send requests without a pause until the block ends. `failures` has their errors."""
 
     def __init__(self, gateway: RunningGateway, kind: str) -> None:
         self._gateway, self._client = gateway, CLIENTS[kind]
         self.num_answers = 0
         self.failures: list[Exception] = []
-        self._is_over = threading.Event()
-        self._clients = [threading.Thread(target=self._ask) for _ in range(NUM_CLIENTS)]
+        self._is_stopping = threading.Event()
+        self._clients = [threading.Thread(target=self._run) for _ in range(NUM_CLIENTS)]
 
     def __enter__(self) -> Load:
         for client in self._clients:
@@ -78,18 +78,18 @@ class Load:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._is_over.set()
+        self._is_stopping.set()
         for client in self._clients:
             client.join()
 
-    def _ask(self) -> None:
-        with self._client(self._gateway) as ask:
-            while not self._is_over.is_set():
-                self._ask_once(ask)
+    def _run(self) -> None:
+        with self._client(self._gateway) as send:
+            while not self._is_stopping.is_set():
+                self._send_once(send)
 
-    def _ask_once(self, ask: RowInput) -> None:
+    def _send_once(self, send: SendRequest) -> None:
         try:
-            ask()
+            send()
         except (httpx.HTTPError, grpc.RpcError) as error:
             self.failures.append(error)
         else:
@@ -97,7 +97,7 @@ class Load:
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_a_server_that_dies_takes_no_request_with_it_that_had_not_reached_it(
+def test_a_dying_server_fails_only_requests_that_had_reached_it(
     pair: list[TritonServer], tmp_path: Path, kind: str
 ) -> None:
     limits = Limits(max_client_requests_per_10_s=100_000)
@@ -110,13 +110,13 @@ def test_a_server_that_dies_takes_no_request_with_it_that_had_not_reached_it(
                 gateway.wait_until(lambda: gateway.num_servers_up() == 1, 10)
                 num_down = load.num_answers
                 time.sleep(2)
-            # A server may also die between an answer's head and its body: status 200, and an end of its own.
-            lines = [line for line in gateway.log() if line["gateway"] in ("http", "grpc")]
+            # A server may also die between an answer's headers and its body: the status is 200, `end` is not --.
+            lines = [line for line in gateway.log() if line["frontend"] in ("http", "grpc")]
             failed = [line for line in lines if line["end"] != "--" or line["status"] != 200 or line["reason"] != "-"]
             assert all(line["connect_ms"] >= 0 and line["server"] == "s1" for line in failed), failed
-            # No more than was under way; HAProxy writes no line where it closes a kept connection without an answer.
+            # At most the requests in flight. HAProxy writes no line when it closes a kept connection without an answer.
             assert len(failed) <= len(load.failures) <= NUM_CLIENTS
-            # Its own word that a call may be sent again is for calls that no server got.
+            # The message that invites a retry is for calls that no server received.
             assert not [each for each in load.failures if "no server took" in str(each)]
             assert min(num_before, load.num_answers - num_down) > 50
     finally:
@@ -127,7 +127,7 @@ def test_a_server_that_dies_takes_no_request_with_it_that_had_not_reached_it(
 
 @contextlib.contextmanager
 def stopped(server: TritonServer) -> Iterator[None]:
-    """The server's processes take requests and do not answer."""
+    """The server's processes accept requests and do not answer."""
     os.killpg(server.pid, signal.SIGSTOP)
     try:
         yield
@@ -135,22 +135,22 @@ def stopped(server: TritonServer) -> Iterator[None]:
         os.killpg(server.pid, signal.SIGCONT)
 
 
-def code_of(ask: RowInput) -> tuple[grpc.StatusCode, str]:
+def error_of(send: SendRequest) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as failure:
-        ask()
+        send()
     return failure.value.code(), failure.value.details()
 
 
-def test_a_call_that_a_server_took_and_did_not_answer_in_time_is_not_called_unavailable(
+def test_a_call_that_a_server_does_not_answer_in_time_is_not_reported_as_unavailable(
     echo: TritonServer, tmp_path: Path
 ) -> None:
-    with running_gateway(tmp_path, echo, limits=Limits(max_answer_s=3)) as gateway, grpc_client(gateway) as ask:
-        ask()
+    with running_gateway(tmp_path, echo, limits=Limits(max_answer_s=3)) as gateway, grpc_client(gateway) as send:
+        send()
         with stopped(echo):
-            assert code_of(ask) == (grpc.StatusCode.DEADLINE_EXCEEDED, "gateway: the answer took too long")
+            assert error_of(send) == (grpc.StatusCode.DEADLINE_EXCEEDED, "gateway: the answer took too long")
 
 
-# The option of `llmstack serve` by which a balancer hears of the drain before the first refusal.
+# The option of `llmstack serve` that gives a load balancer time to see the drain before requests are rejected.
 DRAIN_DELAY = "--drain-delay-secs"
 
 
@@ -159,7 +159,7 @@ DRAIN_DELAY = "--drain-delay-secs"
     reason=f"`llmstack serve` has no {DRAIN_DELAY}",
 )
 def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:
-    need("haproxy", "openssl")
+    require_programs("haproxy", "openssl")
     limits = Limits(max_client_requests_per_10_s=100_000)
     with contextlib.ExitStack() as stack:
         services = [
@@ -178,19 +178,21 @@ def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:
     assert all(load.num_answers > before > 50 for load, before in zip(loads, num_answers, strict=True))
 
 
-def test_a_drained_gateway_answers_what_is_under_way_and_takes_nothing_new(echo: TritonServer, tmp_path: Path) -> None:
+def test_a_draining_gateway_answers_requests_in_flight_and_accepts_no_new_ones(
+    echo: TritonServer, tmp_path: Path
+) -> None:
     with running_gateway(tmp_path, echo) as gateway:
-        with gateway.connect() as under_way:
-            under_way.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n")
+        with gateway.connect() as in_flight:
+            in_flight.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n")
             time.sleep(0.3)
-            gateway.stop_softly()
+            gateway.begin_soft_stop()
             gateway.wait_until(lambda: not is_open(gateway.http_port), 10)
-            under_way.sendall(b"\r\n")
-            assert under_way.recv(4_096).startswith(b"HTTP/1.1 200 ")
+            in_flight.sendall(b"\r\n")
+            assert in_flight.recv(4_096).startswith(b"HTTP/1.1 200 ")
         gateway.process.wait(timeout=15)
 
 
-def test_slow_clients_are_let_go_and_hold_up_nobody(echo: TritonServer, tmp_path: Path) -> None:
+def test_slow_clients_time_out_and_do_not_delay_others(echo: TritonServer, tmp_path: Path) -> None:
     with running_gateway(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1)) as gateway:
         heads = (
             b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n",
@@ -201,10 +203,10 @@ def test_slow_clients_are_let_go_and_hold_up_nobody(echo: TritonServer, tmp_path
                 slow.sendall(begun)
                 assert httpx.get(f"{gateway.http_url}/v2/health/live", verify=gateway.tls()).status_code == 200
                 assert b" 408 " in slow.recv(4_096)
-        assert gateway.num_refused() == len(heads)
+        assert gateway.num_rejected() == len(heads)
 
 
-def test_a_body_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonServer, tmp_path: Path) -> None:
+def test_a_large_body_that_stops_midway_does_not_occupy_a_server(echo: TritonServer, tmp_path: Path) -> None:
     with running_gateway(tmp_path, echo, limits=Limits(max_body_s=1, max_answer_s=60)) as gateway:
         with gateway.connect(20) as slow:
             slow.sendall(f"POST {INFER} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n".encode())
@@ -216,23 +218,14 @@ def test_a_body_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonSe
         assert gateway.metric("haproxy_backend_current_sessions", proxy="triton_http") == 0
 
 
-def test_a_grpc_message_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: TritonServer, tmp_path: Path) -> None:
+def test_a_large_grpc_message_that_stops_midway_does_not_occupy_a_server(echo: TritonServer, tmp_path: Path) -> None:
     message = infer_request(text=b"x" * 100_000).SerializeToString()
     begun = tmp_path / "begun"
     begun.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message[:40_000])
     (tmp_path / "gateway").mkdir()
     with running_gateway(tmp_path / "gateway", echo, limits=Limits(max_body_s=1, max_answer_s=60)) as gateway:
-        command = [
-            "curl",
-            "-s",
-            "-i",
-            "--http2",
-            "-N",
-            "--cacert",
-            str(gateway.directory / "certificate.pem"),
-            "-T",
-            "-",
-        ]
+        certificate = str(gateway.directory / "certificate.pem")
+        command = ["curl", "-s", "-i", "--http2", "-N", "--cacert", certificate, "-T", "-"]
         command += ["-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers"]
         with subprocess.Popen(
             [*command, f"https://{gateway.grpc_url}{SERVICE}ModelInfer"],
@@ -251,8 +244,8 @@ def test_a_grpc_message_that_stops_beyond_a_buffer_does_not_hold_a_server(echo: 
 
 
 @pytest.mark.parametrize("size", [20_000, 3_000_000])
-def test_a_large_body_passes_both_ways_in(echo: TritonServer, gateway: RunningGateway, size: int) -> None:
-    # The policy answers: it read the whole body, and counts its tokens.
+def test_a_large_body_is_allowed_over_both_protocols(echo: TritonServer, gateway: RunningGateway, size: int) -> None:
+    # The policy read the whole body: it answers, or rejects the number of tokens.
     text = ("order " * (size // 6)).encode()
     body = {"inputs": [{"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": [text.decode()]}]}
     answer = httpx.post(gateway.http_url + INFER, json=body, headers=HEADERS, verify=gateway.tls(), timeout=60)
@@ -261,11 +254,11 @@ def test_a_large_body_passes_both_ways_in(echo: TritonServer, gateway: RunningGa
         infer = opened.unary_unary(SERVICE + "ModelInfer")
         try:
             infer(infer_request(text=text).SerializeToString(), metadata=METADATA, timeout=60)
-        except grpc.RpcError as refusal:
-            assert "token_budget_overrun" in refusal.details()
+        except grpc.RpcError as error:
+            assert "token_budget_overrun" in error.details()
 
 
-def test_a_client_that_does_not_shake_hands_is_let_go(echo: TritonServer, tmp_path: Path) -> None:
+def test_a_client_without_a_tls_handshake_is_disconnected(echo: TritonServer, tmp_path: Path) -> None:
     with running_gateway(tmp_path, echo, limits=Limits(max_header_s=1, max_body_s=1, max_answer_s=60)) as gateway:
         for port in (gateway.http_port, gateway.grpc_port):
             with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
@@ -273,11 +266,11 @@ def test_a_client_that_does_not_shake_hands_is_let_go(echo: TritonServer, tmp_pa
 
 
 def test_an_idle_stream_is_ended(echo: TritonServer, tmp_path: Path) -> None:
-    over = threading.Event()
+    is_over = threading.Event()
 
     def messages() -> Iterator[bytes]:
         yield infer_request().SerializeToString()
-        over.wait(60)
+        is_over.wait(60)
 
     limits = Limits(max_body_s=1, max_answer_s=1, max_stream_idle_s=3)
     with running_gateway(tmp_path, echo, limits=limits) as gateway, channel(gateway) as opened:
@@ -285,14 +278,14 @@ def test_an_idle_stream_is_ended(echo: TritonServer, tmp_path: Path) -> None:
         next(stream)
         with pytest.raises(grpc.RpcError):
             next(stream)
-        over.set()
+        is_over.set()
         gateway.wait_until(lambda: any("StreamInfer" in line["path"] for line in gateway.log()), 10)
         (line,) = (line for line in gateway.log() if "StreamInfer" in line["path"])
         assert line["total_ms"] >= 3_000
         assert line["end"] in ("sD", "cD")
 
 
-def test_who_asks_too_often_is_told_to_slow_down(echo: TritonServer, tmp_path: Path) -> None:
+def test_requests_beyond_the_rate_limit_get_429(echo: TritonServer, tmp_path: Path) -> None:
     with running_gateway(tmp_path, echo, limits=Limits(max_client_requests_per_10_s=20)) as gateway:
         with httpx.Client(verify=gateway.tls()) as client:
             answers = [client.get(f"{gateway.http_url}/v2/health/live").status_code for _ in range(30)]
@@ -300,7 +293,7 @@ def test_who_asks_too_often_is_told_to_slow_down(echo: TritonServer, tmp_path: P
         assert answers.count(429) == 10
 
 
-def test_who_opens_too_many_connections_gets_no_more(echo: TritonServer, tmp_path: Path) -> None:
+def test_connections_beyond_the_limit_of_one_client_are_rejected(echo: TritonServer, tmp_path: Path) -> None:
     with running_gateway(tmp_path, echo, limits=Limits(max_client_connections=4)) as gateway:
         clients = [httpx.Client(verify=gateway.tls()) for _ in range(4)]
         try:
@@ -308,19 +301,19 @@ def test_who_opens_too_many_connections_gets_no_more(echo: TritonServer, tmp_pat
                 assert client.get(f"{gateway.http_url}/v2/health/live").status_code == 200
             with pytest.raises(httpx.HTTPError):
                 httpx.get(f"{gateway.http_url}/v2/health/live", verify=gateway.tls())
-            assert gateway.num_connections_refused() == 1
+            assert gateway.num_connections_rejected() == 1
         finally:
             for client in clients:
                 client.close()
 
 
-def test_behind_a_balancer_each_client_has_its_own_limits_and_an_ipv6_network_is_one(
+def test_behind_a_load_balancer_each_client_has_its_own_limits_and_an_ipv6_network_is_one_client(
     echo: TritonServer, tmp_path: Path
 ) -> None:
     limits = Limits(max_client_requests_per_10_s=2)
     with running_gateway(tmp_path, echo, limits=limits, accept_proxy=True) as gateway:
 
-        def ask(address: str) -> int:
+        def status_for(address: str) -> int:
             plain = socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10)
             family = "TCP6" if ":" in address else "TCP4"
             target = "::1" if ":" in address else "127.0.0.1"
@@ -329,10 +322,10 @@ def test_behind_a_balancer_each_client_has_its_own_limits_and_an_ipv6_network_is
                 secure.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
                 return int(secure.recv(4_096).split()[1])
 
-        assert [ask("192.0.2.1") for _ in range(3)] == [200, 200, 429]
-        assert ask("192.0.2.2") == 200
-        assert [ask(f"2001:db8::{host}") for host in ("1", "2", "3:0:0:1")] == [200, 200, 429]
-        assert ask("2001:db8:0:1::1") == 200
+        assert [status_for("192.0.2.1") for _ in range(3)] == [200, 200, 429]
+        assert status_for("192.0.2.2") == 200
+        assert [status_for(f"2001:db8::{host}") for host in ("1", "2", "3:0:0:1")] == [200, 200, 429]
+        assert status_for("2001:db8:0:1::1") == 200
         assert {line["client"] for line in gateway.log() if line["status"] == 429} == {"192.0.2.1", "2001:db8::3:0:0:1"}
 
 

@@ -1,4 +1,4 @@
-"""`llmstack gateway`: the configuration of the gateway."""
+"""`llmstack gateway`: renders the gateway's configuration."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from rich.console import Console
 from llmstack.cli import gateway_options as options
 from llmstack.cli.terminal import fail
 from llmstack.gateway.backend import BackendError, parse_backend
-from llmstack.gateway.configuration import GUARD, Gateway, GatewayError, Limits, find_faults, write_gateway
+from llmstack.gateway.configuration import (
+    GUARD_FILE,
+    GatewayConfiguration,
+    GatewayError,
+    Limits,
+    haproxy_errors,
+    write_configuration,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The gateway: HAProxy before the servers. It leads to the ensemble and to nothing else.",
+    help="The gateway: HAProxy in front of the servers. It exposes the ensemble and nothing else.",
 )
 
 _LIMITS = Limits()
@@ -23,7 +30,7 @@ _LIMITS = Limits()
 
 @app.callback()
 def gateway() -> None:
-    """Keep `render` a command of its own while it is the only one."""
+    """Typer makes a single command the app itself; a callback keeps `render` a subcommand."""
 
 
 @app.command()
@@ -51,8 +58,8 @@ def render(
 ) -> None:
     """Write HAProxy's configuration for these servers.
 
-    Start it with `haproxy -W -f FILE`. Render again and send SIGUSR2 for other servers; SIGUSR1 ends it once the
-    requests under way are answered.
+    Start HAProxy with `haproxy -W -f FILE`. To change the servers, render again and send SIGUSR2. SIGUSR1 stops it
+    after the requests in flight are answered.
 
     Example: llmstack gateway render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
 --certificate /etc/haproxy/gateway.pem --output /etc/haproxy/haproxy.cfg
@@ -70,25 +77,23 @@ def render(
     if validate is None:
         validate = shutil.which("haproxy") is not None and Path(certificate).exists()
     try:
-        backends = [parse_backend(text) for text in backend]
-        where = guard or str(output.resolve().with_name(GUARD))
-        wanted = Gateway(
-            backends,
-            certificate,
-            where,
-            host,
-            http_port,
-            grpc_port,
-            metrics_address,
-            ready_path,
-            limits,
-            allow_metadata,
-            accept_proxy,
+        configuration = GatewayConfiguration(
+            backends=[parse_backend(text) for text in backend],
+            certificate=certificate,
+            guard=guard or str(output.resolve().with_name(GUARD_FILE)),
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_address=metrics_address,
+            ready_path=ready_path,
+            limits=limits,
+            allow_metadata=allow_metadata,
+            accept_proxy=accept_proxy,
         )
-        written = write_gateway(wanted, output, find_faults if validate else None)
+        guard_path = write_configuration(configuration, output, haproxy_errors if validate else None)
     except (BackendError, GatewayError) as error:
-        fail(error, "llmstack gateway render --help shows what each option takes; haproxy reads the certificate, too")
+        fail(error, "see llmstack gateway render --help; haproxy -c also reads the certificate")
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", "give an --output in a directory that you may write to")
-    checked = "; haproxy -c finds no fault" if validate else "; not checked by haproxy -c"
-    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {written}{checked}", markup=False)
+    checked = "haproxy -c found no errors" if validate else "not checked by haproxy -c"
+    Console(soft_wrap=True, highlight=False).print(f"wrote {output} and {guard_path}; {checked}", markup=False)

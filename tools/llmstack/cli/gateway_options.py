@@ -1,4 +1,4 @@
-"""What `llmstack gateway render` may be told."""
+"""The options of `llmstack gateway render`."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ import typer
 
 Backends = Annotated[
     list[str],
-    typer.Option(help="A server: host:http:grpc[:ready]. Give one for each.", show_default=False),
+    typer.Option(help="A server: host:http:grpc[:ready]. Repeat the option for each server.", show_default=False),
 ]
 Certificate = Annotated[
     str,
-    typer.Option(help="PEM file with certificate and key (or a directory of them), as HAProxy's machine sees it."),
+    typer.Option(help="PEM file with certificate and key, or a directory of such files, on HAProxy's machine."),
 ]
-Output = Annotated[Path, typer.Option(help="Where the configuration goes; the guard, grpc_guard.lua, goes beside it.")]
+Output = Annotated[Path, typer.Option(help="The file to write. The guard, grpc_guard.lua, is written beside it.")]
 Guard = Annotated[
     str | None,
-    typer.Option(help="grpc_guard.lua, as HAProxy's machine sees it.", show_default="beside the output, as it is here"),
+    typer.Option(help="Path of grpc_guard.lua on HAProxy's machine.", show_default="beside the output"),
 ]
-Host = Annotated[str, typer.Option(help="The address to listen on; * is every one.")]
-HttpPort = Annotated[int, typer.Option(min=1, max=65535, help="HTTPS, HTTP/1.1 and HTTP/2.")]
-GrpcPort = Annotated[int, typer.Option(min=1, max=65535, help="gRPC over TLS.")]
-MetricsAddress = Annotated[str, typer.Option(help="host:port of HAProxy's own metrics. Not for clients.")]
-ReadyPath = Annotated[str, typer.Option(help="What a health check asks a server's ready port for.")]
-MaxRequestBytes = Annotated[int, typer.Option(min=1024, max=2**28 - 1, help="Largest body, and largest gRPC message.")]
-MaxConnections = Annotated[int, typer.Option(min=1, help="Of all clients together.")]
-MaxClientConnections = Annotated[int, typer.Option(min=1, help="Of one client address.")]
+Host = Annotated[str, typer.Option(help="The address to listen on; * is all of them.")]
+HttpPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for HTTPS, HTTP/1.1 and HTTP/2.")]
+GrpcPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for gRPC over TLS.")]
+MetricsAddress = Annotated[str, typer.Option(help="host:port of HAProxy's own metrics. Keep it internal.")]
+ReadyPath = Annotated[str, typer.Option(help="Path of the health check on a server's ready port.")]
+MaxRequestBytes = Annotated[int, typer.Option(min=1024, max=2**28 - 1, help="Largest body and largest gRPC message.")]
+MaxConnections = Annotated[int, typer.Option(min=1, help="Connections of all clients.")]
+MaxClientConnections = Annotated[int, typer.Option(min=1, help="Connections of one client address.")]
 MaxClientRequestsPer10S = Annotated[
-    int, typer.Option("--max-client-requests-per-10-s", min=1, help="Of one client address.")
+    int, typer.Option("--max-client-requests-per-10-s", min=1, help="Requests of one client address in 10 s.")
 ]
 MaxHeaderS = Annotated[
-    int, typer.Option(min=1, help="How long a request's head, and a TLS handshake over gRPC, may take.")
+    int, typer.Option(min=1, help="Time limit for a request's headers, and for a TLS handshake on the gRPC port.")
 ]
 MaxBodyS = Annotated[
-    int, typer.Option(min=1, help="How long a body, or a gRPC message, may take; a TLS handshake over HTTPS too.")
+    int, typer.Option(min=1, help="Time limit for a body or a gRPC message, and for a TLS handshake on the HTTPS port.")
 ]
 MaxAnswerS = Annotated[
     int,
     typer.Option(
         min=1,
-        help="How long an answer may take, and requests under way at a soft stop: "
-        "the release's max_tokens by the engine's tokens a second.",
+        help="Time limit for an answer, and for requests in flight at a soft stop: "
+        "the release's max_tokens divided by the engine's tokens a second.",
     ),
 ]
-MaxStreamIdleS = Annotated[int, typer.Option(min=1, help="How long neither side of a gRPC stream may say anything.")]
+MaxStreamIdleS = Annotated[int, typer.Option(min=1, help="Time limit for a gRPC stream on which neither side sends.")]
 AllowMetadata = Annotated[
     bool,
-    typer.Option("--allow-metadata", help="Let clients ask for the ensemble's tensors, as perf_analyzer does."),
+    typer.Option("--allow-metadata", help="Expose the ensemble's metadata, which perf_analyzer reads."),
 ]
 AcceptProxy = Annotated[
     bool,
     typer.Option(
         "--accept-proxy",
-        help="Take a client's address from the PROXY protocol, and no connection without it. "
-        "Only behind a balancer, where nobody else reaches the gateway.",
+        help="Read a client's address from the PROXY protocol and reject connections without it. "
+        "Only behind a load balancer, when nothing else can reach the gateway's ports.",
     ),
 ]
 Validate = Annotated[
     bool | None,
     typer.Option(
         "--validate/--no-validate",
-        help="Have `haproxy -c` check the configuration before it takes its place.",
-        show_default="where haproxy and the certificate are here",
+        help="Check the configuration with `haproxy -c` before it replaces the old one.",
+        show_default="if haproxy and the certificate exist here",
     ),
 ]

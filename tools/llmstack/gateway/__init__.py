@@ -1,1 +1,1 @@
-"""The gateway: HAProxy before one or more servers, and the configuration that leads to the ensemble only."""
+"""The gateway: HAProxy in front of one or more servers. It exposes the ensemble and no other model or API."""

@@ -6,16 +6,16 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-READY_PORT = 8003
+DEFAULT_READY_PORT = 8003
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?)*")
 
 
 class BackendError(ValueError):
-    """A backend is not written as host:http:grpc[:ready]."""
+    """The text of a backend does not have the form host:http:grpc[:ready]."""
 
 
 class Backend(NamedTuple):
-    """Where one server listens. `host` is as HAProxy takes it: a name, an IPv4 address, or IPv6 in brackets."""
+    """The address of one server. `host` has HAProxy's form: a name, an IPv4 address, or an IPv6 address in brackets."""
 
     host: str
     http_port: int
@@ -24,21 +24,21 @@ class Backend(NamedTuple):
 
 
 def parse_backend(text: str) -> Backend:
-    """`host:http:grpc[:ready]`, an IPv6 host in brackets.
+    """Parse `host:http:grpc[:ready]`; an IPv6 host is in brackets, the ready port is 8003 by default.
 
     Raises:
-        BackendError: it is not written like that.
+        BackendError: the text has another form, or a host or port is invalid.
     """
     match = re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d{1,5}):(\d{1,5})(?::(\d{1,5}))?", text, re.ASCII)
     if match is None:
         raise BackendError(f"backend {text!r} is not host:http:grpc[:ready], such as triton-1:8000:8001:8003")
-    host, *ports = match.groups(default=str(READY_PORT))
+    host, *ports = match.groups(default=str(DEFAULT_READY_PORT))
     if not _is_host(host):
-        raise BackendError(f"backend {text!r}: {host!r} is no host name and no address")
-    return Backend(host, *(_port(port, text) for port in ports))
+        raise BackendError(f"backend {text!r}: {host!r} is neither a host name nor an IP address")
+    return Backend(host, *(_parse_port(port, text) for port in ports))
 
 
-def _port(digits: str, text: str) -> int:
+def _parse_port(digits: str, text: str) -> int:
     if not 1 <= int(digits) <= 65_535:
         raise BackendError(f"backend {text!r}: port {digits} is not between 1 and 65535")
     return int(digits)

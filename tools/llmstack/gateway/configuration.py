@@ -1,4 +1,4 @@
-"""HAProxy's configuration, from a template and what an operator may choose."""
+"""HAProxy's configuration: rendered from a template, checked by HAProxy, and written with the gRPC guard."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llmstack.gateway.backend import Backend
 
-GUARD = "grpc_guard.lua"
+GUARD_FILE = "grpc_guard.lua"
 GET_PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/ensemble/ready")
 POST_PATHS = tuple(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream"))
 GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
-# The ensemble's tensors: perf_analyzer asks for them, clients need not.
+# The ensemble's tensors: perf_analyzer needs them, clients do not.
 METADATA_PATH, METADATA_METHOD = "/v2/models/ensemble", "ModelMetadata"
-# A body of this size is whole in a buffer of HAProxy, whatever headers come with it.
-WHOLE_BYTES = 8_192
+# A body of this size fits into one buffer of HAProxy (16 KiB) whatever its headers are.
+MAX_BUFFERED_BODY_BYTES = 8_192
 
-# An answer of 6,000 tokens, a release's usual most, at 20 tokens a second.
+# 6,000 tokens, the usual maximum of a release, at 20 tokens a second.
 DEFAULT_MAX_ANSWER_S = 300
 
-_HERE = Path(__file__).parent
-# What HAProxy reads as one word, whatever stands around it.
+_TEMPLATE_DIR = Path(__file__).parent
+# One word of HAProxy's configuration language: no space, quote, comment, variable or escape.
 _WORD = re.compile(r"[A-Za-z0-9_./:@\[\]*-]+")
 
 
 class GatewayError(ValueError):
-    """No configuration can be made of this."""
+    """The configuration can't be rendered, or HAProxy rejects it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may take. Four rows of 4,096 tokens of 128 bytes, each with a guide, are some 3 MiB."""
+    """What clients may use. Four rows of 4,096 tokens of 128 bytes, each with a guide, are a request of about 3 MiB."""
 
     max_request_bytes: int = 4 * 2**20
     max_connections: int = 2_000
@@ -49,8 +49,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Gateway:
-    """Where the gateway listens and where it leads. Its paths are those that HAProxy's machine knows."""
+class GatewayConfiguration:
+    """The backends, the gateway's own addresses and its limits. Paths are those on HAProxy's machine."""
 
     backends: Sequence[Backend]
     certificate: str
@@ -65,18 +65,18 @@ class Gateway:
     accept_proxy: bool = False
 
     @property
-    def inside(self) -> str:
-        """The name under which HAProxy reaches itself: another one for each gateway of a machine."""
+    def socket_prefix(self) -> str:
+        """The prefix of HAProxy's abstract sockets to itself; unique for each gateway on a machine."""
         return f"llmstack-gateway-{self.http_port}-{self.grpc_port}"
 
     def render(self) -> str:
-        """The configuration's text.
+        """The text of haproxy.cfg.
 
         Raises:
-            GatewayError: there is no backend, or a value is more than one word of HAProxy's language.
+            GatewayError: there is no backend, or a value is not a single word of HAProxy's language.
         """
         if not self.backends:
-            raise GatewayError("the gateway leads nowhere: name one --backend at least")
+            raise GatewayError("the gateway has no server: give at least one --backend")
         words = {
             "certificate": self.certificate,
             "host": self.host,
@@ -86,55 +86,57 @@ class Gateway:
         }
         for name, word in words.items():
             if not _WORD.fullmatch(word):
-                raise GatewayError(f"{name} {word!r} has a character that HAProxy's configuration can't carry")
+                raise GatewayError(f"{name} {word!r} has a character that is not allowed in HAProxy's configuration")
         template = Environment(
-            loader=FileSystemLoader(_HERE),
+            loader=FileSystemLoader(_TEMPLATE_DIR),
             undefined=StrictUndefined,
             trim_blocks=True,
             keep_trailing_newline=True,
-            autoescape=False,  # noqa: S701 - no HTML; every word was checked above
+            autoescape=False,  # noqa: S701 - the output is not HTML, and every word was checked above
         ).get_template("haproxy.cfg.j2")
         return template.render(
             vars(self),
-            inside=self.inside,
+            socket_prefix=self.socket_prefix,
             get_paths=GET_PATHS + ((METADATA_PATH,) if self.allow_metadata else ()),
             post_paths=POST_PATHS,
             grpc_methods=GRPC_METHODS + ((METADATA_METHOD,) if self.allow_metadata else ()),
-            whole_bytes=WHOLE_BYTES,
+            max_buffered_body_bytes=MAX_BUFFERED_BODY_BYTES,
         )
 
 
-def write_gateway(gateway: Gateway, output: Path, check: Callable[[Path], str] | None = None) -> Path:
-    """Write the configuration to `output` and the guard beside it, each whole or not at all; the guard's path here.
+def write_configuration(
+    configuration: GatewayConfiguration, output: Path, find_errors: Callable[[Path], str] | None = None
+) -> Path:
+    """Write the configuration to `output` and the guard beside it, each atomically; return the guard's path.
 
-    `check` says what is wrong with a configuration, before it takes the place of what was there.
+    `find_errors` checks the new configuration before it replaces an existing one.
 
     Raises:
-        GatewayError: see `Gateway.render`; or `check` found a fault.
+        GatewayError: see `GatewayConfiguration.render`; or `find_errors` found an error.
         OSError: a file can't be written.
     """
-    guard = output.resolve().with_name(GUARD)
-    text = gateway.render()
+    guard = output.resolve().with_name(GUARD_FILE)
+    text = configuration.render()
     guard.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".gateway-", dir=guard.parent) as fresh:
-        fresh_guard, fresh_output = Path(fresh, GUARD), Path(fresh, output.name)
-        fresh_guard.write_text((_HERE / GUARD).read_text(encoding="utf-8"), encoding="utf-8")
-        # The check reads the guard that will lie there.
-        fresh_output.write_text(text.replace(str(guard), str(fresh_guard)), encoding="utf-8")
-        if check is not None and (faults := check(fresh_output)):
-            raise GatewayError(f"haproxy refuses the configuration, and {output} stays as it was:\n{faults}")
-        fresh_output.write_text(text, encoding="utf-8")
-        for path in (fresh_guard, fresh_output):
+    with tempfile.TemporaryDirectory(prefix=".gateway-", dir=guard.parent) as directory:
+        new_guard, new_output = Path(directory, GUARD_FILE), Path(directory, output.name)
+        new_guard.write_text((_TEMPLATE_DIR / GUARD_FILE).read_text(encoding="utf-8"), encoding="utf-8")
+        # The check must load the new guard, not one that is already in place.
+        new_output.write_text(text.replace(str(guard), str(new_guard)), encoding="utf-8")
+        if find_errors is not None and (errors := find_errors(new_output)):
+            raise GatewayError(f"haproxy rejects the configuration; {output} is unchanged:\n{errors}")
+        new_output.write_text(text, encoding="utf-8")
+        for path in (new_guard, new_output):
             path.chmod(0o644)
             path.replace(guard.with_name(path.name))
     return guard
 
 
-def find_faults(configuration: Path, haproxy: str = "haproxy") -> str:
-    """What `haproxy -c` says against the configuration; empty when it is fine.
+def haproxy_errors(configuration: Path, haproxy: str = "haproxy") -> str:
+    """The output of `haproxy -c` for an invalid configuration; empty for a valid one.
 
     Raises:
-        GatewayError: there is no such program.
+        GatewayError: the program can't be run.
     """
     try:
         check = subprocess.run([haproxy, "-c", "-f", str(configuration)], capture_output=True, text=True, check=False)

@@ -1,1 +1,1 @@
-"""The container image: built and examined through Docker's own API."""
+"""Builds and checks the container image through Docker's API."""

@@ -1,4 +1,4 @@
-"""Builds the image, step by step before the operator's eyes."""
+"""Builds the image from a checkout and reports each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from docker.errors import DockerException
 
-from llmstack.image.docker_engine import ImageError, connect
+from llmstack.image.docker_client import ImageError, connect
 
 DOCKERFILE = "docker/Dockerfile"
 _BUILD_TIMEOUT_S = 3_600
@@ -22,10 +22,12 @@ _BUILD_TIMEOUT_S = 3_600
 def build_image(
     root: Path, tag: str, arguments: Mapping[str, str], network: str | None, report: Callable[[str], None]
 ) -> str:
-    """Build `docker/Dockerfile` of the checkout at `root`; the image's id. `report` gets all that Docker says.
+    """Build `docker/Dockerfile` of the checkout at `root` and return the image's id.
+
+    `report` receives every line of Docker's output.
 
     Raises:
-        ImageError: no Docker, or a step failed.
+        ImageError: Docker does not answer, or a step failed.
     """
     client = connect(_BUILD_TIMEOUT_S)
     try:
@@ -37,20 +39,20 @@ def build_image(
                 custom_context=True,
                 dockerfile=DOCKERFILE,
                 tag=tag,
-                buildargs={**origin_of(root), **arguments},
+                buildargs={**version_arguments(root), **arguments},
                 network_mode=network,
                 rm=True,
                 decode=True,
             )
-            for text in progress(lines):
+            for text in output_lines(lines):
                 report(text)
         return str(client.images.get(tag).id)
     except DockerException as error:
         raise ImageError(f"Docker: {error}") from None
 
 
-def origin_of(root: Path) -> dict[str, str]:
-    """What the image's labels say of where it comes from: the project's version and, in a checkout, the commit."""
+def version_arguments(root: Path) -> dict[str, str]:
+    """The build arguments for the image's labels: the project's version and, in a checkout, the commit."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -61,30 +63,30 @@ def origin_of(root: Path) -> dict[str, str]:
 
 
 def write_context(root: Path, file: IO[bytes]) -> None:
-    """What Docker gets, as a tar: the files that .dockerignore lets through, in a stable order."""
+    """Write Docker's build context as a tar: the files that .dockerignore selects, in a stable order."""
     with tarfile.open(fileobj=file, mode="w") as tar:
         tar.add(root / DOCKERFILE, DOCKERFILE)
-        for path in _chosen(root):
+        for path in _context_files(root):
             tar.add(path, path.relative_to(root).as_posix(), recursive=False)
 
 
-def _chosen(root: Path) -> Iterator[Path]:
-    """Files and links under the `!` lines of .dockerignore, without those that its `**/` lines name."""
+def _context_files(root: Path) -> Iterator[Path]:
+    """Everything under the `!` lines of .dockerignore except what its `**/` lines match."""
     lines = (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    wanted = [root / line[1:] for line in lines if line.startswith("!")]
-    unwanted = [line[3:] for line in lines if line.startswith("**/")]
-    for start in wanted:
+    included = [root / line[1:] for line in lines if line.startswith("!")]
+    excluded = [line[3:] for line in lines if line.startswith("**/")]
+    for start in included:
         for path in [start, *sorted(start.rglob("*"))] if start.is_dir() else [start]:
             parts = path.relative_to(root).parts
-            if not any(fnmatchcase(part, pattern) for part in parts for pattern in unwanted):
+            if not any(fnmatchcase(part, pattern) for part in parts for pattern in excluded):
                 yield path
 
 
-def progress(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What Docker says, one text a line; of a layer that it pulls `<layer>: <status> <bar>`, many times a second.
+def output_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Docker's output, decoded. A layer that it pulls gives many lines `<layer>: <status> <progress bar>`.
 
     Raises:
-        ImageError: Docker says that a step failed.
+        ImageError: Docker reports that a step failed.
     """
     for line in lines:
         if "error" in line:

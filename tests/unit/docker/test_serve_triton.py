@@ -1,4 +1,4 @@
-"""docker/serve_triton.sh: what it mounts, and what it refuses before Docker hears of it."""
+"""docker/serve_triton.sh: its mounts, its ports, and the errors that it reports without calling Docker."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "serve_triton.sh"
+SCRIPT = Path(__file__).resolve().parents[3] / "docker" / "serve_triton.sh"
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def mounts_of(words: list[str]) -> list[str]:
     return [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
 
 
-def test_an_engine_file_is_the_releases_plan_and_tensorrt_llms_only_rank(paths, tmp_path):
+def test_an_engine_file_is_mounted_as_the_plan_and_as_rank_0_of_tensorrt_llm(paths, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     mounts = mounts_of(command(paths))
     assert f"{paths['ENGINE_PATH']}:/workspace/release/engine.plan:ro" in mounts
@@ -51,14 +51,14 @@ def test_an_engine_file_is_the_releases_plan_and_tensorrt_llms_only_rank(paths, 
     assert f"{tmp_path}/config.json:/workspace/engine/config.json:ro" in mounts
 
 
-def test_an_engine_directory_is_the_releases_engine(paths, tmp_path):
+def test_an_engine_directory_is_mounted_in_the_release_and_for_tensorrt_llm(paths, tmp_path):
     (tmp_path / "engine").mkdir()
     words = command(paths | {"ENGINE_PATH": str(tmp_path / "engine")})
     assert f"{tmp_path}/engine:/workspace/release/engine:ro" in words
     assert f"{tmp_path}/engine:/workspace/engine:ro" in words
 
 
-def test_everything_named_is_mounted_and_nothing_writably(paths):
+def test_all_files_are_mounted_read_only_and_only_the_state_is_writable(paths):
     mounts = mounts_of(command(paths))
     assert f"{paths['TOKENIZER_DIR']}:/workspace/release/tokenizer:ro" in mounts
     assert f"{paths['TOKENIZER_INFO']}:/workspace/release/tokenizer_info.json:ro" in mounts
@@ -66,17 +66,17 @@ def test_everything_named_is_mounted_and_nothing_writably(paths):
     assert [mount for mount in mounts if not mount.endswith(":ro")] == ["llmstack-state-8000:/var/lib/llmstack"]
 
 
-def test_what_tensorrt_llms_configuration_names_is_mounted_where_it_looks(paths):
-    places = {mount.rsplit(":", 2)[1]: mount.rsplit(":", 2)[0] for mount in mounts_of(command(paths))}
-    assert places["/workspace/tokenizer/tokenizer.json"] == f"{paths['TOKENIZER_DIR']}/tokenizer.json"
-    assert places["/workspace/tokenizer/tokenizer_info.json"] == paths["TOKENIZER_INFO"]
+def test_the_paths_in_tensorrt_llms_configuration_are_mounted(paths):
+    targets = {mount.rsplit(":", 2)[1]: mount.rsplit(":", 2)[0] for mount in mounts_of(command(paths))}
+    assert targets["/workspace/tokenizer/tokenizer.json"] == f"{paths['TOKENIZER_DIR']}/tokenizer.json"
+    assert targets["/workspace/tokenizer/tokenizer_info.json"] == paths["TOKENIZER_INFO"]
     config = (SCRIPT.parents[1] / "model_repository" / "tensorrt_llm" / "config.pbtxt").read_text()
     for name in ("/workspace/tokenizer/tokenizer_info.json", "/workspace/engine", "/workspace/tokenizer"):
         assert f'"{name}"' in config
-        assert any(place.startswith(name) for place in places)
+        assert any(target.startswith(name) for target in targets)
 
 
-def test_ports_image_and_arguments_are_those_given(paths):
+def test_ports_image_and_arguments_are_passed_to_docker(paths):
     ports = {"TRITON_HTTP_PORT": "9000", "TRITON_GRPC_PORT": "9001", "TRITON_METRICS_PORT": "9002"}
     words = command(paths | ports | {"TRITON_IMAGE": "registry.example/llmstack:2"}, "--engine", "echo")
     assert [words[i + 1] for i, word in enumerate(words) if word == "--publish"] == [
@@ -87,14 +87,14 @@ def test_ports_image_and_arguments_are_those_given(paths):
     assert words[-3:] == ["registry.example/llmstack:2", "--engine", "echo"]
 
 
-def test_the_ports_are_this_machines_alone_unless_an_address_is_given(paths):
+def test_ports_are_published_on_localhost_unless_an_address_is_given(paths):
     assert "127.0.0.1:8000:8000" in command(paths)
     for address in ("0.0.0.0", "[::1]"):
         assert f"{address}:8000:8000" in command(paths | {"TRITON_BIND_ADDRESS": address})
     assert dry_run(paths | {"TRITON_BIND_ADDRESS": "everywhere"}).returncode == 2
 
 
-def test_what_a_dry_run_prints_is_what_docker_gets(paths, tmp_path):
+def test_a_dry_run_prints_the_command_that_docker_gets(paths, tmp_path):
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text('#!/bin/sh\n[ "$1" = run ] || { echo llm-serving-stack; exit; }\nprintf "%s\\n" docker "$@"\n')
@@ -106,7 +106,7 @@ def test_what_a_dry_run_prints_is_what_docker_gets(paths, tmp_path):
     assert done.stdout.split("\n")[:-1] == command(environment, "--engine", "echo")
 
 
-def test_gpus_are_those_of_the_machine_or_those_named(paths, tmp_path):
+def test_gpus_are_all_of_the_machine_or_those_in_the_variable(paths, tmp_path):
     assert "--gpus" not in command(paths)
     words = command(paths | {"TRITON_GPUS": "device=1"})
     assert words[words.index("--gpus") + 1] == "device=1"
@@ -118,7 +118,7 @@ def test_gpus_are_those_of_the_machine_or_those_named(paths, tmp_path):
     assert words[words.index("--gpus") + 1] == "all"
 
 
-def test_the_root_is_read_only_and_no_privilege_is_left(paths):
+def test_the_root_is_read_only_and_all_capabilities_are_dropped(paths):
     words = command(paths)
     assert "--read-only" in words
     assert words[words.index("--cap-drop") + 1] == "ALL"
@@ -126,24 +126,24 @@ def test_the_root_is_read_only_and_no_privilege_is_left(paths):
 
 
 @pytest.mark.parametrize("name", ["ENGINE_PATH", "MODEL_REPO", "TOKENIZER_DIR", "TOKENIZER_INFO"])
-def test_a_path_that_is_not_there_is_refused_by_name(paths, name):
+def test_a_missing_path_is_an_error_that_names_the_variable(paths, name):
     done = dry_run(paths | {name: "/nowhere"})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {name} is /nowhere, which is not there\nnext:")
+    assert done.stderr.startswith(f"error: {name} is /nowhere, which does not exist\nnext:")
 
 
-def test_without_an_engine_of_its_own_the_guides_default_is_named(paths):
+def test_without_an_engine_path_the_error_names_the_default(paths):
     del paths["ENGINE_PATH"]
-    assert "artifacts/engines/qwen3-32b-w4a8.plan, which is not there" in dry_run(paths).stderr
+    assert "artifacts/engines/qwen3-32b-w4a8.plan, which does not exist" in dry_run(paths).stderr
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "80 80", "$(id)"])
-def test_a_port_that_is_none_is_refused(paths, port):
+def test_an_invalid_port_is_an_error(paths, port):
     done = dry_run(paths | {"TRITON_HTTP_PORT": port})
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, f"error: TRITON_HTTP_PORT is {port}")
 
 
-def test_a_path_with_blanks_stays_one_word(paths, tmp_path):
+def test_a_path_with_spaces_stays_one_argument(paths, tmp_path):
     odd = tmp_path / "my engines"
     odd.mkdir()
     (odd / "a b.plan").write_text("{}")

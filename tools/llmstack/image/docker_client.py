@@ -1,4 +1,4 @@
-"""The way to Docker."""
+"""The connection to Docker."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import docker
 
 
 class ImageError(RuntimeError):
-    """The image can't be built or examined; the text says why."""
+    """The image can't be built or checked; the text says why."""
 
 
 def connect(timeout_s: int = 60) -> docker.DockerClient:
-    """A client of the Docker that the environment names.
+    """A client of the Docker daemon that the environment names.
 
     Raises:
-        ImageError: none answers.
+        ImageError: the daemon does not answer.
     """
     try:
         return docker.from_env(timeout=timeout_s)

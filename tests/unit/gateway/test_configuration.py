@@ -1,0 +1,89 @@
+"""The rendered configuration, and how it replaces an existing one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llm_policy.release.release import Release
+from llmstack.gateway.backend import Backend
+from llmstack.gateway.configuration import GUARD_FILE, GatewayConfiguration, GatewayError, Limits, write_configuration
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+TWO = [Backend("triton-1", 8000, 8001, 8003), Backend("[::1]", 9000, 9001, 9003)]
+
+
+def test_every_backend_serves_both_protocols_and_is_checked_once():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua").render()
+    assert "server s1 triton-1:8000 port 8003\n" in text
+    assert "server s2 [::1]:9000 port 9003\n" in text
+    assert "server s1 triton-1:8001 proto h2 track triton_http/s1\n" in text
+    assert "server s2 [::1]:9001 proto h2 track triton_http/s2\n" in text
+
+
+def test_the_guard_has_no_time_limit():
+    # HAProxy forwards data that a filter did not see because it timed out.
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua").render()
+    assert "tune.lua.session-timeout 0\n" in text
+
+
+def test_a_configuration_without_backends_is_rejected():
+    with pytest.raises(GatewayError, match="--backend"):
+        GatewayConfiguration([], "/gateway.pem", "/guard.lua").render()
+
+
+@pytest.mark.parametrize("certificate", ["/a b.pem", "/a.pem\n  bind *:1", '/a".pem', "/a.pem#", "/$HOME.pem", ""])
+def test_a_value_can_not_become_a_directive(certificate):
+    with pytest.raises(GatewayError, match="certificate"):
+        GatewayConfiguration(TWO, certificate, "/guard.lua").render()
+
+
+def test_the_guard_is_written_beside_the_configuration(tmp_path: Path):
+    guard = write_configuration(GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua"), tmp_path / "haproxy.cfg")
+    assert guard == tmp_path / GUARD_FILE
+    assert "lua-load-per-thread /guard.lua\n" in (tmp_path / "haproxy.cfg").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"haproxy.cfg", GUARD_FILE}
+
+
+def test_a_configuration_that_haproxy_rejects_does_not_replace_the_old_one(tmp_path: Path):
+    output = tmp_path / "haproxy.cfg"
+    write_configuration(GatewayConfiguration(TWO, "/gateway.pem", str(tmp_path / GUARD_FILE)), output)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    checked = []
+
+    def find_errors(path: Path) -> str:
+        checked.append(path.read_text())
+        return "line 3 is wrong"
+
+    invalid = GatewayConfiguration(TWO, "/other.pem", str(tmp_path / GUARD_FILE))
+    with pytest.raises(GatewayError, match="line 3 is wrong"):
+        write_configuration(invalid, output, find_errors)
+    assert "/other.pem" in checked[0]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_default_answer_time_covers_the_longest_answer_at_20_tokens_a_second():
+    thresholds = Release.open(DEFAULT_RELEASE_DIR).manifest.thresholds
+    assert thresholds.max_tokens / 20 <= Limits().max_answer_s
+
+
+def test_metadata_is_exposed_only_on_request():
+    closed, opened = (
+        GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", allow_metadata=allow).render()
+        for allow in (False, True)
+    )
+    for name in ("/v2/models/ensemble ", "/v2/models/ensemble\n", "ModelMetadata"):
+        assert name not in closed
+    assert "/v2/models/ensemble\n" in opened
+    assert "/inference.GRPCInferenceService/ModelMetadata" in opened
+
+
+def test_behind_a_load_balancer_limits_apply_to_the_address_in_the_proxy_protocol():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", accept_proxy=True).render()
+    assert len(re.findall("^    bind .* accept-proxy", text, re.MULTILINE)) == 3
+    assert "tcp-request connection" not in text
+
+
+def test_two_gateways_on_one_machine_have_different_internal_sockets():
+    one, other = (GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", http_port=port) for port in (1, 2))
+    assert one.socket_prefix != other.socket_prefix
