@@ -1,1 +1,1 @@
-"""Measurements: what the policy costs, and how fast an engine is."""
+"""Benchmarks: the policy's overhead, load on the whole stack, the portable engine alone."""

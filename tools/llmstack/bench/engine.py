@@ -1,30 +1,31 @@
-"""The portable engine by itself: how fast it decodes, without a server around it."""
+"""Speed of the portable engine alone, in this process, without a server."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
-from llmstack.cli.terminal import fail, print_json
 from portable_engine.batcher import InFlightBatcher
-from portable_engine.loader import load_model
 from portable_engine.sequence import GenerationRequest, Sequence
 
-_NUM_OPERATORS = 20
-_FIRST_PLAIN_TOKEN, _NUM_PLAIN_TOKENS = 300, 3_000
+_NUM_PROFILED_OPERATORS = 20
+_FIRST_PLAIN_TOKEN, _NUM_PLAIN_TOKENS = 300, 3_000  # ids of ordinary tokens in every byte-level vocabulary
+
+
+class EngineWorkload(NamedTuple):
+    """Sequences that arrive together, all of the same size."""
+
+    concurrency: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class EngineMeasurement(NamedTuple):
-    """Medians over the rounds. The first token's time is that of the first sequence and of the last of its batch.
+    """Speed of one workload. Times to first token are those of the batch's first and last sequence.
 
-    `decode_tokens_per_s` is None where nothing was left to decode once all prompts were in.
+    `decode_tokens_per_s` counts from the moment when all prompts are prefilled; None if nothing was left to decode.
     """
 
     concurrency: int
@@ -34,89 +35,65 @@ class EngineMeasurement(NamedTuple):
     last_ttft_ms: float
 
 
-def measure_visibly(
-    release: Path, concurrencies: list[int], prompt_tokens: int, completion_tokens: int, rounds: int, as_json: bool
-) -> None:
-    """Measure with a progress bar and print the rows."""
-    console = Console(stderr=as_json)
-    model = _load(release)
-    cells = [concurrency for _ in range(rounds + 1) for concurrency in concurrencies]
-    measured = [
-        (number, run(model, concurrency, prompt_tokens, completion_tokens))
-        for number, concurrency in enumerate(track(cells, "decoding", console=console, transient=True))
-    ]
-    warm = [row for number, row in measured if number >= len(concurrencies)]  # the first round warms up
-    rows = [_medians([row for row in warm if row.concurrency == concurrency]) for concurrency in concurrencies]
-    if as_json:
-        print_json([row._asdict() for row in rows])
-    else:
-        console.print(_table(rows, model, prompt_tokens, completion_tokens))
-
-
-def print_profile(release: Path, concurrency: int, prompt_tokens: int, completion_tokens: int) -> None:
-    """Decode under torch's profiler and print the operators that take longest, by their own time."""
-    from torch.profiler import ProfilerActivity, profile
-
-    model = _load(release)
-    run(model, concurrency, prompt_tokens, completion_tokens)  # warms up
-    on_gpu = model.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
-        run(model, concurrency, prompt_tokens, completion_tokens)
-    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
-    print(profiler.key_averages().table(sort_by=order, row_limit=_NUM_OPERATORS, max_name_column_width=40))
-
-
-def _load(release: Path) -> Any:
-    try:
-        return load_model(release / "engine")
-    except ValueError as error:
-        fail(error, "choose another device, data type or number of threads, or leave the choice to the engine")
-    except OSError as error:
-        fail(f"no engine to load: {str(error).splitlines()[0]}", "name a release with --release")
-
-
-def run(model: Any, concurrency: int, prompt_tokens: int, completion_tokens: int) -> EngineMeasurement:
-    """Decode `concurrency` sequences that arrive together, to their last token."""
-    batcher = InFlightBatcher(model, concurrency, lambda logits, matchers: None)
+def measure_engine(model: Any, workload: EngineWorkload) -> EngineMeasurement:
+    """Decode the workload's sequences to their last token."""
+    batcher = InFlightBatcher(model, workload.concurrency, lambda logits, matchers: None)
     began_ns = time.monotonic_ns()
-    sequences = [Sequence(_request(row, prompt_tokens, completion_tokens), began_ns) for row in range(concurrency)]
+    sequences = [Sequence(_request(row, workload), began_ns) for row in range(workload.concurrency)]
     for sequence in sequences:
         batcher.add(sequence)
     while not all(sequence.completion_token_ids for sequence in sequences):
         batcher.step()
-    num_left = sum(completion_tokens - len(sequence.completion_token_ids) for sequence in sequences)
+    num_left = sum(workload.completion_tokens - len(sequence.completion_token_ids) for sequence in sequences)
     while not batcher.is_idle:
         batcher.step()
-    first_ns = [sequence.first_token_time_ns for sequence in sequences]
+    first_token_ns = [sequence.first_token_time_ns for sequence in sequences]
     end_ns = max(sequence.last_token_time_ns for sequence in sequences)
     return EngineMeasurement(
-        concurrency,
-        num_left / ((end_ns - max(first_ns)) / 1e9) if num_left else None,
-        concurrency * completion_tokens / ((end_ns - began_ns) / 1e9),
-        (min(first_ns) - began_ns) / 1e6,
-        (max(first_ns) - began_ns) / 1e6,
+        workload.concurrency,
+        num_left / ((end_ns - max(first_token_ns)) / 1e9) if num_left else None,
+        workload.concurrency * workload.completion_tokens / ((end_ns - began_ns) / 1e9),
+        (min(first_token_ns) - began_ns) / 1e6,
+        (max(first_token_ns) - began_ns) / 1e6,
     )
 
 
-def _request(row: int, prompt_tokens: int, completion_tokens: int) -> GenerationRequest:
-    prompt = [_FIRST_PLAIN_TOKEN + (7 * row + 13 * position) % _NUM_PLAIN_TOKENS for position in range(prompt_tokens)]
-    return GenerationRequest(prompt, completion_tokens)
+def measure_rounds(
+    model: Any, workloads: list[EngineWorkload], num_rounds: int, on_measured: Callable[[], None]
+) -> list[EngineMeasurement]:
+    """Medians over `num_rounds` rounds of all workloads, after one warm-up round."""
+    rounds = []
+    for _ in range(num_rounds + 1):
+        measurements = []
+        for workload in workloads:
+            measurements.append(measure_engine(model, workload))
+            on_measured()
+        rounds.append(measurements)
+    return [_medians(list(measurements)) for measurements in zip(*rounds[1:], strict=True)]
 
 
-def _medians(rows: list[EngineMeasurement]) -> EngineMeasurement:
-    _, *columns = zip(*rows, strict=True)
-    medians: list[Any] = [None if None in each else round(statistics.median(each), 1) for each in columns]
-    return EngineMeasurement(rows[0].concurrency, *medians)
+def profile_engine(model: Any, workload: EngineWorkload) -> str:
+    """A table of the operators that take longest by their own time, from torch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
 
-
-def _table(rows: list[EngineMeasurement], model: Any, prompt_tokens: int, completion_tokens: int) -> Table:
-    threads = f", {torch.get_num_threads()} thread(s)" if model.device.type == "cpu" else ""
-    table = Table(
-        title=f"Portable engine on {model.device.type}{threads}: {prompt_tokens} + {completion_tokens} tokens",
-        caption="decode: once all prompts are in; whole: from arrival to the last token",
+    measure_engine(model, workload)  # warm-up
+    on_gpu = model.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
+        measure_engine(model, workload)
+    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    table: str = profiler.key_averages().table(
+        sort_by=order, row_limit=_NUM_PROFILED_OPERATORS, max_name_column_width=40
     )
-    for heading in ("sequences", "decode tok/s", "whole tok/s", "first TTFT ms", "last TTFT ms"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(str(row.concurrency), *("–" if value is None else f"{value:.0f}" for value in row[1:]))
     return table
+
+
+def _request(row: int, workload: EngineWorkload) -> GenerationRequest:
+    positions = range(workload.prompt_tokens)
+    prompt = [_FIRST_PLAIN_TOKEN + (7 * row + 13 * position) % _NUM_PLAIN_TOKENS for position in positions]
+    return GenerationRequest(prompt, workload.completion_tokens)
+
+
+def _medians(measurements: list[EngineMeasurement]) -> EngineMeasurement:
+    _, *columns = zip(*measurements, strict=True)
+    medians: list[Any] = [None if None in column else round(statistics.median(column), 1) for column in columns]
+    return EngineMeasurement(measurements[0].concurrency, *medians)

@@ -1,4 +1,4 @@
-"""What was measured on: a figure without it can't be compared with another."""
+"""Hardware and versions of the machine; results of different machines can't be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "transformers", "xgrammar")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, GPU and versions of this machine, which the engine shares."""
+    """Processor, GPU and versions of this machine, where the engine runs too."""
     import torch  # takes seconds
 
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None

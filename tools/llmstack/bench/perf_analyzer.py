@@ -1,4 +1,4 @@
-"""NVIDIA's perf_analyzer: found, run once, its report read."""
+"""Runs NVIDIA's perf_analyzer and reads its report."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ BINARY = "PERF_ANALYZER"
 SETUP = "PERF_ANALYZER_SETUP"
 _DEFAULT_SETUP = Path("..") / "shared" / "dev" / "perf_analyzer_setup"
 
-# It always takes three windows and averages them; never more, however much they differ (in percent).
+# Always the average of three windows, however much they differ (in percent).
 _THREE_WINDOWS = ("--measurement-mode", "time_windows", "--max-trials", "3", "--stability-percentage", "999")
 
 
 class PerfAnalyzerError(RuntimeError):
-    """perf_analyzer is not there, or did not measure; the text says what to do."""
+    """perf_analyzer is not available, or its run failed; the text says what to do."""
 
 
 class Measurement(NamedTuple):
-    """One run: latencies in microseconds, as a client sees them."""
+    """The results of one run; latencies in microseconds, as a client sees them."""
 
     requests_per_s: float
     p50_us: float
@@ -36,25 +36,25 @@ class Measurement(NamedTuple):
 
 
 def find_perf_analyzer() -> str:
-    """The path of a working perf_analyzer: `$PERF_ANALYZER`, on PATH, or what `$PERF_ANALYZER_SETUP` prints.
+    """The path of perf_analyzer: `$PERF_ANALYZER`, else from PATH, else what the script `$PERF_ANALYZER_SETUP` prints.
 
     Raises:
-        PerfAnalyzerError: there is none.
+        PerfAnalyzerError: it was not found.
     """
-    if named := os.environ.get(BINARY) or shutil.which("perf_analyzer"):
-        return named
+    if path := os.environ.get(BINARY) or shutil.which("perf_analyzer"):
+        return path
     setup = Path(os.environ.get(SETUP, _DEFAULT_SETUP))
     if setup.is_file():
-        found = subprocess.run([str(setup)], check=False, capture_output=True, text=True).stdout.split()
-        if found:
-            return found[-1]
+        output = subprocess.run([str(setup)], check=False, capture_output=True, text=True).stdout.split()
+        if output:
+            return output[-1]
     raise PerfAnalyzerError(
-        f"perf_analyzer was not found: `pip install perf-analyzer` (glibc 2.38 or later) or set {BINARY} to its path"
+        f"perf_analyzer not found: `pip install perf-analyzer` (needs glibc 2.38 or later) or set {BINARY} to its path"
     )
 
 
 class PerfAnalyzer:
-    """Runs one perf_analyzer against one server over gRPC."""
+    """Runs perf_analyzer against one server over gRPC."""
 
     def __init__(self, binary: str, grpc_url: str, headers: Mapping[str, str]) -> None:
         # gRPC metadata keys must be lower case.
@@ -62,10 +62,10 @@ class PerfAnalyzer:
         self._command = [binary, "-i", "grpc", "-u", grpc_url, *(part for pair in pairs for part in ("-H", pair))]
 
     def measure(self, model: str, inputs: Mapping[str, Any], concurrency: int, window_ms: int) -> Measurement:
-        """Send copies of `inputs` (tensor name → values), `concurrency` at a time, for three windows of `window_ms`.
+        """Send `inputs` (tensor name → values) repeatedly at `concurrency`, for three windows of `window_ms`.
 
         Raises:
-            PerfAnalyzerError: a request failed, or nothing was measured.
+            PerfAnalyzerError: a request failed, or there is no report.
         """
         with tempfile.TemporaryDirectory() as directory:
             data, report = Path(directory, "inputs.json"), Path(directory, "report.csv")

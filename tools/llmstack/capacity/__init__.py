@@ -1,1 +1,1 @@
-"""What fits into a GPU's memory."""
+"""How many requests fit into a GPU's memory."""

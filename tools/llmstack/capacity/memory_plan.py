@@ -1,4 +1,4 @@
-"""Keys and values of requests in GPU memory: integer arithmetic from a model's own configuration."""
+"""GPU memory for the keys and values of requests: integer arithmetic from a model's configuration."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-# Bytes of one number in the cache.
+# Bytes of one number in the KV cache, by data type.
 KV_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
 class CapacityError(ValueError):
-    """The question can't be answered; the text says what is wrong with it."""
+    """The plan can't be computed; the text says which input is wrong."""
 
 
 class KvShape(NamedTuple):
-    """What one token keeps in the cache."""
+    """The dimensions of a model's KV cache."""
 
     num_layers: int
     num_kv_heads: int
     head_dim: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> KvShape:
-        """From a model's config.json.
+    def from_config(cls, config: Mapping[str, Any]) -> KvShape:
+        """Read the shape from a Hugging Face config.json.
 
         Raises:
-            CapacityError: a figure is missing or none.
+            CapacityError: a number is missing or invalid.
         """
-        heads = _figure(config, "num_attention_heads")
+        heads = _positive_int(config, "num_attention_heads")
         if config.get("head_dim") is None:
-            head_dim, rest = divmod(_figure(config, "hidden_size"), heads)
+            head_dim, rest = divmod(_positive_int(config, "hidden_size"), heads)
             if rest:
-                raise CapacityError(f"hidden_size is no multiple of {heads} heads, and head_dim is not given")
+                raise CapacityError(f"hidden_size is not a multiple of {heads} heads, and head_dim is missing")
         else:
-            head_dim = _figure(config, "head_dim")
-        kv_heads = heads if config.get("num_key_value_heads") is None else _figure(config, "num_key_value_heads")
-        return cls(_figure(config, "num_hidden_layers"), kv_heads, head_dim)
+            head_dim = _positive_int(config, "head_dim")
+        kv_heads = heads if config.get("num_key_value_heads") is None else _positive_int(config, "num_key_value_heads")
+        return cls(_positive_int(config, "num_hidden_layers"), kv_heads, head_dim)
 
     def bytes_per_token(self, number_bytes: int) -> int:
-        """A key and a value of every layer and key head."""
+        """Bytes of one token: a key and a value for every layer and KV head, `number_bytes` per number."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * number_bytes
 
 
 class MemoryPlan(NamedTuple):
-    """What is left for keys and values, and how many requests that is. All sizes in bytes."""
+    """How many requests of the largest size fit beside the engine. All sizes are in bytes."""
 
     gpu_bytes: int
     engine_bytes: int
@@ -59,27 +59,27 @@ class MemoryPlan(NamedTuple):
 
     @property
     def free_bytes(self) -> int:
-        """Beside the engine and what is reserved; negative when not even these fit."""
+        """Memory without the engine and the reserve; negative if those do not fit."""
         return self.gpu_bytes - self.engine_bytes - self.reserved_bytes
 
     @property
     def bytes_per_request(self) -> int:
-        """Of one request of the largest size."""
+        """KV cache of one request of the largest size."""
         return self.bytes_per_token * self.tokens_per_request
 
     @property
     def usable_bytes(self) -> int:
-        """What requests may take, with the headroom left over."""
+        """Free memory without the headroom."""
         return max(0, int(self.free_bytes * (1 - self.headroom)))
 
     @property
     def num_requests(self) -> int:
-        """So many requests of the largest size fit, with the headroom left over."""
+        """Number of requests of the largest size that fit into the usable memory."""
         return self.usable_bytes // self.bytes_per_request
 
     @property
-    def holds(self) -> bool:
-        """Whether a whole batch of the largest requests fits."""
+    def batch_fits(self) -> bool:
+        """Whether a whole batch of requests of the largest size fits."""
         return self.num_requests >= self.max_batch_size
 
     @property
@@ -91,21 +91,22 @@ class MemoryPlan(NamedTuple):
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `32GB` (10^9), `32GiB` (2^30) or a plain number.
+    """Number of bytes in `32GB` (decimal), `32GiB` (binary) or a plain number.
 
     Raises:
-        CapacityError: it is written otherwise.
+        CapacityError: `text` has another form.
     """
     match = _SIZE.fullmatch(text.strip())
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     if match is None or match[2].lower() not in units:
-        raise CapacityError(f"{text!r} is no size: write 32GB (32 × 10^9 bytes), 32GiB (32 × 2^30 bytes), or bytes")
+        raise CapacityError(f"{text!r} is not a size: write 32GB (32 × 10^9 bytes), 32GiB (32 × 2^30 bytes), or bytes")
     return int(Fraction(match[1]) * units[match[2].lower()])
 
 
-def _figure(config: Mapping[str, Any], name: str) -> int:
+def _positive_int(config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
+    if value is None:
+        raise CapacityError(f"the model's configuration has no {name}")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        given = "" if value is None else f", but {value!r}"
-        raise CapacityError(f"the model's configuration has no {name} of 1 or more{given}")
+        raise CapacityError(f"{name} in the model's configuration must be an integer of 1 or more, not {value!r}")
     return value

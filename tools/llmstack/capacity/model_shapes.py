@@ -1,8 +1,13 @@
-"""The shapes of the models that the stack is for, as their `config.json` gives them."""
+"""The configurations of the models that the stack supports, and of any other from its config.json."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from llmstack.capacity.memory_plan import CapacityError
 
 QWEN3_32B: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -34,3 +39,20 @@ QWEN3_32B: dict[str, Any] = {
 """https://huggingface.co/Qwen/Qwen3-32B/blob/main/config.json"""
 
 SHAPES = {"Qwen3-32B": QWEN3_32B}
+
+
+def read_config(model: str) -> Mapping[str, Any]:
+    """The configuration of a model in `SHAPES`, or the content of the config.json at the path `model`.
+
+    Raises:
+        CapacityError: `model` is neither.
+    """
+    if model in SHAPES:
+        return SHAPES[model]
+    try:
+        config = json.loads(Path(model).read_bytes())
+    except (OSError, ValueError):
+        raise CapacityError(f"{model} is neither {', '.join(SHAPES)} nor a readable config.json") from None
+    if not isinstance(config, dict):
+        raise CapacityError(f"{model} does not contain a JSON object")
+    return config

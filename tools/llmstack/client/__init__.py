@@ -1,1 +1,1 @@
-"""A client of the ensemble over each of its protocols."""
+"""Clients of the ensemble over its protocols."""

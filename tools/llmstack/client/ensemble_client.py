@@ -1,6 +1,7 @@
-"""One call of the ensemble over each of its protocols, as a client without this project would write it.
+"""Clients of the ensemble over its three protocols: HTTP `/infer`, HTTP `/generate` and gRPC.
 
-HTTP `/infer` and gRPC forward our headers; `/generate` never does, so there they are members of the body.
+Triton forwards request headers over `/infer` and gRPC. It never forwards them over `/generate`, so there they are
+members of the body.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import httpx
 import numpy as np
 import tritonclient.grpc as triton_grpc
 
+from llm_policy.release.release import Release
+from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 
 TIMEOUT_S = 60.0
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # what the environment says of proxies is meant for the world outside
+_NO_PROXY = [("grpc.enable_http_proxy", 0)]  # a proxy from the environment is meant for external hosts
 _WIRE_TYPES = {
     "TYPE_STRING": ("BYTES", np.object_),
     "TYPE_INT32": ("INT32", np.int32),
@@ -33,7 +36,7 @@ Headers = Mapping[str, str]
 
 
 class Server(Protocol):
-    """Where a server listens; one of our own, or any other's `ServerUrls`."""
+    """A server's addresses: a `TritonServer` or `ServerUrls`."""
 
     @property
     def http_url(self) -> str:
@@ -45,9 +48,9 @@ class Server(Protocol):
 
 
 class ServerUrls(NamedTuple):
-    """The addresses of a server that somebody else runs; `root_certificates`, a PEM file, are trusted over TLS.
+    """The addresses of a running server. `root_certificates` is a PEM file of certificates to trust over TLS.
 
-    With them gRPC goes over TLS, as HTTP does where its URL says so.
+    If it is given, gRPC uses TLS. HTTP uses TLS if its URL is https.
     """
 
     http_url: str
@@ -56,7 +59,7 @@ class ServerUrls(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back: each output's values in a flat list, or an error's text and status."""
+    """The reply to one request: each output's values in a flat list, or an error's text and its status."""
 
     outputs: dict[str, list[Any]]
     status: str
@@ -64,17 +67,23 @@ class Reply(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The declared code that opens an error; empty without one."""
+        """The error code at the start of an error's text; empty if there is none."""
         match = _CODE.match(self.error)
         return match[1] if match else ""
 
     def first(self, name: str) -> Any:
-        """The first value of an output; None when it isn't there."""
+        """The first value of an output; None if the output is missing or empty."""
         return next(iter(self.outputs.get(name, [])), None)
 
 
+def release_headers(release: Release) -> dict[str, str]:
+    """The headers that every request must have: the engine hash and quantisation of `release`."""
+    engine = release.manifest.engine
+    return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
+
+
 def send_infer(server: Server, inputs: Inputs, headers: Headers) -> Reply:
-    """HTTP `/infer`: tensors as JSON, our headers as headers."""
+    """Send one request over HTTP `/infer`: inputs as JSON tensors, headers as HTTP headers."""
     tensors = [
         {"name": name, "shape": [1, 1], "datatype": _TYPES[name][0], "data": [value]} for name, value in inputs.items()
     ]
@@ -85,7 +94,7 @@ def send_infer(server: Server, inputs: Inputs, headers: Headers) -> Reply:
 
 
 def send_generate(server: Server, inputs: Inputs, headers: Headers) -> Reply:
-    """HTTP `/generate`: inputs and our headers are members of one JSON object."""
+    """Send one request over HTTP `/generate`: inputs and headers as members of one JSON object."""
     reply = _post(server, "generate", {**inputs, **headers}, {})
     if isinstance(reply, Reply):
         return reply
@@ -93,7 +102,7 @@ def send_generate(server: Server, inputs: Inputs, headers: Headers) -> Reply:
 
 
 def send_grpc(server: Server, inputs: Inputs, headers: Headers) -> Reply:
-    """gRPC by NVIDIA's client: our headers are metadata, whose keys must be lower case."""
+    """Send one request by NVIDIA's gRPC client: headers as metadata, whose keys must be lower case."""
     metadata = {name.lower(): value for name, value in headers.items()}
     certificates = getattr(server, "root_certificates", None)
     with triton_grpc.InferenceServerClient(
@@ -115,23 +124,24 @@ PROTOCOLS: dict[str, Callable[[Server, Inputs, Headers], Reply]] = {
 }
 
 
-def _post(server: Server, call: str, body: Mapping[str, Any], headers: Headers) -> dict[str, Any] | Reply:
-    """The JSON of an answer, or the reply that tells why there is none."""
-    url = f"{server.http_url}/v2/models/ensemble/{call}"
+def _post(server: Server, endpoint: str, body: Mapping[str, Any], headers: Headers) -> dict[str, Any] | Reply:
+    """The JSON object of a successful response, or the reply of a failed one."""
+    url = f"{server.http_url}/v2/models/ensemble/{endpoint}"
     try:
-        answer = httpx.post(
-            url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False, verify=_trust(server)
+        response = httpx.post(
+            url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False, verify=_tls_verification(server)
         )
     except httpx.HTTPError as error:
-        return Reply({}, "", f"no answer: {error}")
+        return Reply({}, "", f"no response: {error}")
     try:
-        content: dict[str, Any] = answer.json()
-        return content if answer.status_code == httpx.codes.OK else Reply({}, str(answer.status_code), content["error"])
-    except (ValueError, KeyError, TypeError):  # a proxy's page, say
-        return Reply({}, str(answer.status_code), f"an answer that is not Triton's: {answer.text[:80]!r}")
+        content: dict[str, Any] = response.json()
+        is_ok = response.status_code == httpx.codes.OK
+        return content if is_ok else Reply({}, str(response.status_code), content["error"])
+    except (ValueError, KeyError, TypeError):  # for example a proxy's error page
+        return Reply({}, str(response.status_code), f"not a response of Triton: {response.text[:80]!r}")
 
 
-def _trust(server: Server) -> ssl.SSLContext | bool:
+def _tls_verification(server: Server) -> ssl.SSLContext | bool:
     certificates = getattr(server, "root_certificates", None)
     return ssl.create_default_context(cafile=certificates) if certificates is not None else True
 

@@ -103,7 +103,7 @@ def check_memory(deployment: Deployment) -> CheckResult:
         f"{plan.num_requests} requests of {plan.tokens_per_request:,} tokens fit beside an engine of "
         f"{plan.engine_bytes / 10**9:.1f} GB and leave {float(HEADROOM):.0%}; the batch is {plan.max_batch_size}"
     )
-    if not plan.holds:
+    if not plan.batch_fits:
         return CheckResult("memory", CheckStatus.WARN, text, "llmstack capacity")
     return CheckResult("memory", CheckStatus.OK, text)
 

@@ -31,7 +31,7 @@ def plan_memory(release: Release, gpu_bytes: int) -> MemoryPlan | None:
     config = document.get("pretrained_config", document) or SHAPES.get(release.manifest.engine.model, {})
     if not isinstance(config, dict) or not config or _num_ranks(config) > 1:
         return None
-    shape = KvShape.of({**config, "head_dim": config.get("head_dim") or config.get("head_size")})
+    shape = KvShape.from_config({**config, "head_dim": config.get("head_dim") or config.get("head_size")})
     return MemoryPlan(
         gpu_bytes,
         sum(file.stat().st_size for file in [engine, *engine.rglob("*")] if file.is_file()),

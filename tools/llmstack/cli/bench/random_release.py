@@ -22,19 +22,19 @@ def random_release(
     max_counted_length: Annotated[
         int | None, typer.Option(min=1, help="guidance.limits.max_counted_length [the embedded release's].")
     ] = None,
-    shape: Annotated[Shape, typer.Option(help="Which model's shape it has.")] = _DEFAULT_SHAPE,
+    shape: Annotated[Shape, typer.Option(help="The model whose shape the release has.")] = _DEFAULT_SHAPE,
 ) -> None:
-    """Write a release without weights: a large model's shape and real vocabulary, to measure the stack on a GPU.
+    """Write a release with a large model's shape and vocabulary but no weights, to measure the stack on a GPU.
 
     Example: llmstack bench random-release build/qwen3-32b-random
     """
     from llmstack.bench.random_release import write_random_release
 
     if output.exists():
-        fail(f"{output} is there already", "name another directory, or remove it")
+        fail(f"{output} already exists", "name another directory, or remove it")
     try:
-        pattern = Release.open(DEFAULT_RELEASE_DIR)
-        release = write_random_release(output, shape.value, SHAPES[shape.value], pattern, max_counted_length)
+        template = Release.open(DEFAULT_RELEASE_DIR)
+        release = write_random_release(output, shape.value, SHAPES[shape.value], template, max_counted_length)
     except FileNotFoundError as error:
         fail(error, "pip install dashscope, or make install")
     except OSError as error:

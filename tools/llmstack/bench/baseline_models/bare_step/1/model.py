@@ -1,4 +1,4 @@
-"""Hands its input on."""
+"""Copies its input to its output."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
-    """Triton looks for a class of this name."""
+    """Triton requires a class of this name."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, with its own input in it."""
+        """Return one response per request, with the request's input as output."""
         return [pb_utils.InferenceResponse([pb_utils.Tensor("text_output", _text(request))]) for request in requests]
 
 

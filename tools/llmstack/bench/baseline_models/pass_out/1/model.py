@@ -1,4 +1,4 @@
-"""Hands on fixed values of the tensors that postprocess would compute."""
+"""Returns fixed values of the tensors that postprocess computes."""
 
 from typing import Any
 
@@ -24,14 +24,14 @@ ARRAYS = {
 
 
 class TritonPythonModel:
-    """Triton looks for a class of this name."""
+    """Triton requires a class of this name."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, once its own input was read."""
-        return [_answer(request) for request in requests]
+        """Read each request's inputs and return one response per request."""
+        return [_respond(request) for request in requests]
 
 
-def _answer(request: Any) -> Any:
+def _respond(request: Any) -> Any:
     for tensor in request.inputs():
         tensor.as_numpy()
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in ARRAYS.items()])
