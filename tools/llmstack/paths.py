@@ -27,8 +27,8 @@ DEFAULT_ARTIFACTS_DIR = PROJECT_ROOT / "artifacts"
 DEFAULT_RELEASE_DIR = _default("artifacts/current", "artifacts/releases/embedded")
 DEFAULT_SLICES_DIR = _default("artifacts/slices", "artifacts/slices")
 
-# The Python stubs of the server need it on their path to import `llm_policy` and `portable_engine`.
+# On the path of the server's Python stubs, which import `llm_policy` and `portable_engine` from it.
 SOURCE_ROOT = Path(llm_policy.__file__).resolve().parents[1]
 
-# The user's own (XDG): it outlives a reboot, unlike /tmp.
+# Per user (XDG base directories); unlike /tmp it survives a reboot.
 DEFAULT_STATE_DIR = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "llmstack"

@@ -1,4 +1,4 @@
-"""`llmstack ready`: the document of /readyz for people and programs, and its exit status for both."""
+"""`llmstack ready`: the document of /readyz as text and JSON, and the exit status."""
 
 import json
 from collections.abc import Iterator
@@ -40,13 +40,13 @@ def test_a_ready_service_exits_with_0(readiness, url):
     assert "w4a8" in output
 
 
-def test_an_unready_one_exits_with_1_and_says_why(url):
+def test_an_unready_service_exits_with_1_and_prints_the_reasons(url):
     status, output = run("--url", f"{url}/readyz")
     assert status == 1
     assert output.startswith("not ready\n  server: the server starts\n")
 
 
-def test_json_is_what_readyz_sends(readiness, url):
+def test_json_is_the_document_of_readyz(readiness, url):
     status, output = run("--url", f"{url}/readyz", "--json")
     assert status == 1
     assert json.loads(output)["engine_hash"] == readiness.document()["engine_hash"]
@@ -59,14 +59,14 @@ def test_proxies_of_the_environment_are_not_used(url, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/other", "/text", "/missing"])
-def test_another_page_is_not_taken_for_readyz(url, path):
+def test_another_page_is_not_ready(url, path):
     status, output = run("--url", f"{url}{path}", "--json")
     assert status == 1
-    assert json.loads(output) == {"ready": False, "reasons": [f"{url}{path} is no /readyz of llmstack"]}
+    assert json.loads(output) == {"ready": False, "reasons": [f"{url}{path} is not a /readyz of llmstack"]}
 
 
-@pytest.mark.parametrize("nobody", ["http://127.0.0.1:1/readyz", "no url at all", "ftp://127.0.0.1/readyz"])
-def test_nobody_there_is_not_ready(nobody):
-    status, output = run("--url", nobody, "--json")
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/readyz", "no url at all", "ftp://127.0.0.1/readyz"])
+def test_an_unreachable_url_is_not_ready(url):
+    status, output = run("--url", url, "--json")
     assert status == 1
-    assert json.loads(output)["reasons"][0].startswith(f"{nobody} does not answer: ")
+    assert json.loads(output)["reasons"][0].startswith(f"{url} does not answer: ")

@@ -1,4 +1,4 @@
-"""What tritonserver is told: flags, header pattern and environment."""
+"""The flags, header pattern and environment of tritonserver."""
 
 import os
 import re
@@ -16,17 +16,17 @@ BINARY = ServerBinary(Path("/t/tritonserver"), Path("/t/backends"), library_dirs
 
 
 @pytest.mark.parametrize("name", ["X-Engine-Hash", "x-engine-hash", "X-QUANTISATION", "x-tenant", "X-Request-ID"])
-def test_our_headers_are_forwarded_in_any_case(name):
+def test_known_headers_are_forwarded_in_any_case(name):
     assert re.search(header_pattern(), name)
 
 
 @pytest.mark.parametrize("name", ["X-Engine-Hash-2", "my-x-tenant", "triton_final_response", "authorization", ""])
-def test_no_other_header_is(name):
+def test_no_other_header_is_forwarded(name):
     assert not re.search(header_pattern(), name)
 
 
 @pytest.mark.parametrize(("engine", "config"), [("embedded", "embedded"), ("echo", "echo"), ("tensorrtllm", None)])
-def test_an_engine_is_a_configuration_of_the_model(engine, config):
+def test_an_engine_selects_a_configuration_of_the_model(engine, config):
     flags = model_flags([Path("/m")], Path("/b"), engine)
     assert flags[:2] == ["--model-repository=/m", "--backend-directory=/b"]
     assert flags[2:] == ([f"--model-config-name={config}"] if config else [])
@@ -38,7 +38,7 @@ def test_both_protocols_restrict_the_same_apis():
     }
 
 
-def test_the_environment_leads_to_this_python_and_keeps_what_was_there():
+def test_the_environment_leads_to_this_python_and_keeps_the_given_values():
     given = {"PATH": "/usr/bin", "OMP_NUM_THREADS": "3", "LD_LIBRARY_PATH": "/mine"}
     environment = server_environment(BINARY, Path("/r"), Path("/s"), given)
     assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]

@@ -1,4 +1,4 @@
-"""What a person sees of the server's log."""
+"""The errors in the server's log, its rotation and its relay."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ E1123 13:10:25.082102 10311 server.cc:241] "CudaDriverHelper has not been initia
 Error: Failed to initialize NVML
 W1123 13:10:25.373408 10311 metrics.cc:798] "DCGM unable to start: DCGM initialization error"
 """
-REFUSAL = r"""
+LOAD_FAILURE = r"""
 E1123 13:10:25.369005 10319 pb_stub.cc:298] "ERROR: Failed to create instance: ReleaseError: engine.hash: on disk"
 I1123 13:10:25.369005 10319 pb_stub.cc:298]  Failed to initialize Python stub: ReleaseError: engine.hash: on disk
 
@@ -27,26 +27,26 @@ error: creating server: Internal - failed to load all models
 """
 
 
-def test_every_complaint_of_a_machine_without_gpu_is_harmless():
+def test_every_message_about_a_missing_gpu_is_harmless():
     assert all(is_harmless(line) for line in NO_GPU.splitlines())
 
 
-def test_other_lines_are_not():
-    assert not any(is_harmless(line) for line in REFUSAL.splitlines())
+def test_other_messages_are_not_harmless():
+    assert not any(is_harmless(line) for line in LOAD_FAILURE.splitlines())
     assert not is_harmless('E1123 13:10:25.372182 1 model.cc:1] "CUDA out of memory"')
 
 
-def test_a_refusal_to_load_is_shown_once_without_its_traceback():
+def test_a_load_failure_is_reported_once_without_its_traceback():
     reason = "failed to load 'preprocess' version 1: Internal: ReleaseError: engine.hash: on disk\nsecond \"line\""
-    assert failure_reasons(NO_GPU + REFUSAL.replace("\\\n", "")) == [reason]
+    assert failure_reasons(NO_GPU + LOAD_FAILURE.replace("\\\n", "")) == [reason]
 
 
-def test_older_servers_quote_nothing():
+def test_unquoted_messages_of_older_servers_are_read():
     log = "E1123 13:10:25.372182 1 model_lifecycle.cc:1] failed to load 'm'\nAt:\n  /x.py(1): <module>\n"
     assert failure_reasons(log) == ["failed to load 'm'"]
 
 
-def test_without_error_entries_the_last_lines_speak():
+def test_without_error_entries_the_last_lines_are_reported():
     assert failure_reasons(NO_GPU + "tritonserver: GLIBC_2.35 not found\n") == ["tritonserver: GLIBC_2.35 not found"]
 
 
@@ -54,7 +54,7 @@ def test_an_empty_log_has_no_reasons():
     assert failure_reasons("") == []
 
 
-def test_a_relay_hands_on_whole_lines_up_to_the_last(tmp_path: Path):
+def test_a_relay_shows_whole_lines_up_to_the_last(tmp_path: Path):
     log, seen = tmp_path / "log", []
     log.write_text("one\nhalf ")
     with LogRelay(log, seen.append), log.open("a") as file:
@@ -69,29 +69,29 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_log_within_its_bound_is_left_alone(tmp_path):
+def test_a_short_log_is_not_rotated(tmp_path):
     log = tmp_path / "log"
     log.write_text("12345")
     assert not rotate_log(log, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
-def test_a_log_beyond_its_bound_is_copied_and_cut(tmp_path):
+def test_a_long_log_is_copied_and_truncated(tmp_path):
     log = tmp_path / "log"
     for number in range(6):
-        log.write_text(f"turn {number}")
+        log.write_text(f"log {number}")
         assert rotate_log(log, 5)
         assert log.read_text() == ""
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {"log": "", "log.1": "turn 5", "log.2": "turn 4", "log.3": "turn 3"}
+    assert kept == {"log": "", "log.1": "log 5", "log.2": "log 4", "log.3": "log 3"}
 
 
-def test_a_log_that_somebody_took_away_needs_no_cut(tmp_path):
+def test_a_deleted_log_is_not_rotated(tmp_path):
     assert not rotate_log(tmp_path / "log", 5)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_relay_goes_on_when_somebody_took_the_log_away(tmp_path):
+def test_a_relay_follows_a_deleted_log(tmp_path):
     log, shown = tmp_path / "log", []
     log.touch()
     with log.open("ab", buffering=0) as writer, LogRelay(log, shown.append):
@@ -103,7 +103,7 @@ def test_a_relay_goes_on_when_somebody_took_the_log_away(tmp_path):
         wait_until(lambda: shown == ["one", "two"])
 
 
-def test_who_writes_the_log_goes_on_writing_it(tmp_path):
+def test_a_writer_keeps_writing_to_the_rotated_log(tmp_path):
     log = tmp_path / "log"
     with log.open("ab", buffering=0) as writer:
         writer.write(b"before\n")
@@ -112,13 +112,13 @@ def test_who_writes_the_log_goes_on_writing_it(tmp_path):
     assert (log.read_text(), (tmp_path / "log.1").read_text()) == ("after\n", "before\n")
 
 
-def test_a_relay_follows_a_log_that_was_cut(tmp_path):
+def test_a_relay_follows_a_truncated_log(tmp_path):
     log = tmp_path / "log"
     log.write_text("one\n")
     shown = []
     with LogRelay(log, shown.append):
         wait_until(lambda: shown == ["one"])
         rotate_log(log, 1)
-        time.sleep(0.5)  # two polls: what is shorter than before was cut
+        time.sleep(0.5)  # two polls, to see that the file is shorter than before
         log.write_text("two\n")
         wait_until(lambda: shown == ["one", "two"])

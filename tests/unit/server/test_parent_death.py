@@ -1,4 +1,4 @@
-"""Whatever ends a process, what it started ends too."""
+"""However a process ends, the program that it started ends too."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from llmstack.server import parent_death as parent_death
+from llmstack.server import parent_death
 
-# A program with a child that would live on; no signal but SIGKILL ends them.
+# A program with a child that would outlive it; only SIGKILL ends them.
 PROGRAM = "trap '' TERM INT HUP; sleep 300 & echo $$ $!; wait"
 PARENT = """
 import os, subprocess, sys
@@ -70,18 +70,18 @@ def test_the_death_of_the_program_ends_its_children(parent):
 
 @in_group
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_the_whole_group_ends_nobody_who_ignores_it(parent, number):
+def test_a_signal_to_the_whole_group_does_not_end_a_program_that_ignores_it(parent, number):
     program, child = read_processes(parent)
     os.killpg(program.pid, number)
     time.sleep(0.5)
     assert is_alive(program)
     assert is_alive(child)
-    program.kill()  # the watcher is still there
+    program.kill()  # the watcher is still alive
     assert are_gone(child)
 
 
 @in_group
-def test_no_watcher_is_left(parent):
+def test_the_watcher_ends_with_the_program(parent):
     program, _ = read_processes(parent)
     family = program.children(recursive=True)
     assert len(family) == 2  # its child and the watcher
@@ -90,7 +90,7 @@ def test_no_watcher_is_left(parent):
 
 
 @pytest.mark.parametrize("parent", [(signal.SIGTERM, "no group")], indirect=True)
-def test_a_program_in_the_group_of_others_ends_alone(parent):
+def test_a_program_in_another_process_group_ends_alone(parent):
     program, child = read_processes(parent)
     program.kill()
     assert not psutil.wait_procs([child], timeout=0.5)[0]
@@ -98,7 +98,7 @@ def test_a_program_in_the_group_of_others_ends_alone(parent):
     child.kill()
 
 
-def test_a_parent_that_is_gone_already_is_noticed():
+def test_a_dead_parent_is_detected():
     command = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid() + 1), "9", "/bin/echo", "it ran"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""The shared memory of a server that was killed goes away, and nobody else's."""
+"""The shared memory of a killed server is removed, and no other."""
 
 import mmap
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from llmstack.server.shared_memory import record_regions, remove_regions
 
-NOTE = "shared-memory.txt"
+RECORD = "shared-memory.txt"
 
 
 @pytest.fixture
@@ -22,35 +22,35 @@ def region() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def test_what_a_process_has_mapped_is_noted_and_removed(tmp_path, region):
+def test_regions_that_a_process_has_mapped_are_recorded_and_removed(tmp_path, region):
     with region.open("r+b") as file, closing(mmap.mmap(file.fileno(), 0)):
         record_regions(tmp_path, os.getpid())
     remove_regions(tmp_path)
     assert not region.exists()
-    assert not (tmp_path / NOTE).exists()
+    assert not (tmp_path / RECORD).exists()
 
 
-def test_what_it_has_not_mapped_is_somebody_elses(tmp_path, region):
+def test_other_regions_are_kept(tmp_path, region):
     record_regions(tmp_path, os.getpid())
     remove_regions(tmp_path)
     assert region.exists()
 
 
-def test_a_process_that_is_gone_leaves_what_was_noted(tmp_path, region):
-    (tmp_path / NOTE).write_text(str(region))
+def test_the_record_of_an_ended_process_remains_valid(tmp_path, region):
+    (tmp_path / RECORD).write_text(str(region))
     record_regions(tmp_path, 2**22 + 1)  # beyond the largest process id
     remove_regions(tmp_path)
     assert not region.exists()
 
 
 @pytest.mark.parametrize("path", ["{0}/precious", "/dev/shm/triton_python_backend_shm_region_/../../..{0}/precious"])
-def test_a_note_can_name_no_other_file(tmp_path, path):
+def test_a_record_can_name_no_other_file(tmp_path, path):
     precious = tmp_path / "precious"
     precious.touch()
-    (tmp_path / NOTE).write_text(path.format(tmp_path))
+    (tmp_path / RECORD).write_text(path.format(tmp_path))
     remove_regions(tmp_path)
     assert precious.exists()
 
 
-def test_without_a_note_nothing_happens(tmp_path):
+def test_without_a_record_nothing_is_removed(tmp_path):
     remove_regions(tmp_path)

@@ -1,4 +1,4 @@
-"""An HTTP server that answers as Triton does, with what a test puts into it."""
+"""An HTTP server that answers as Triton does, with scripted responses."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class ScriptedTriton:
-    """Answers inference with `status` and `body`, or not at all while `hangs`; statistics from `calls`."""
+    """Answers inference with `status` and `body`, or not at all while `hangs`; statistics are those of `calls`."""
 
     def __init__(self) -> None:
         self.status = 200

@@ -1,4 +1,4 @@
-"""One page of Prometheus text from several parts, whichever of them can be had."""
+"""One page of Prometheus text from all parts that are available."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from llmstack.supervision.page_server import Page, PageServer
 TRITON = b"# TYPE nv_cpu_utilization gauge\nnv_cpu_utilization 7"  # without a line end
 POLICY = b"# TYPE llm_cost_usd counter\nllm_cost_usd_total 0.5\n"
 BACKLOG = Backlog("readiness", True, "", 3, 12.5, "")
-NOBODY = "http://127.0.0.1:1/metrics"
+UNREACHABLE = "http://127.0.0.1:1/metrics"
 
 
 @pytest.fixture
@@ -51,17 +51,17 @@ def test_all_parts_are_on_one_page(triton_url):
     }
 
 
-def test_without_triton_the_rest_is_there(triton_url):
+def test_without_triton_the_other_parts_are_on_the_page(triton_url):
     found = samples(
         MetricsPage(
-            lambda: NOBODY, {"ledger": lambda: POLICY, "histograms": bytes}, lambda: False, lambda: [BACKLOG]
+            lambda: UNREACHABLE, {"ledger": lambda: POLICY, "histograms": bytes}, lambda: False, lambda: [BACKLOG]
         ).make()
     )
     assert (found["llm_metrics_part_up triton"], found["llm_metrics_part_up ledger"]) == (0, 1)
     assert (found["llm_cost_usd_total"], found["llm_ready"]) == (0.5, 0)
 
 
-def test_a_part_of_the_policys_that_fails_hides_no_other_and_says_why(triton_url):
+def test_a_part_that_fails_is_left_out_with_its_reason(triton_url):
     def broken() -> bytes:
         raise sqlite3.OperationalError("unable to open\ndatabase file")
 

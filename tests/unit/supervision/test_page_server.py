@@ -1,4 +1,4 @@
-"""A page server that no client can hold up, whatever it sends or doesn't."""
+"""The page server answers whatever any client sends or does not send."""
 
 import socket
 import threading
@@ -48,7 +48,7 @@ def send(server: PageServer, text: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
-def test_a_page_is_what_it_says(server):
+def test_a_page_has_its_status_and_headers(server):
     answer = get(server, "/a")
     assert (answer.status_code, answer.json()) == (200, {"a": 1})
     assert answer.headers["content-type"] == "application/json"
@@ -56,7 +56,7 @@ def test_a_page_is_what_it_says(server):
     assert get(server, "/b").status_code == 503
 
 
-def test_a_query_changes_nothing(server):
+def test_a_query_is_ignored(server):
     assert get(server, "/a?verbose=1").status_code == 200
 
 
@@ -75,7 +75,7 @@ def test_other_methods_are_not_allowed(server):
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_a_page_that_fails_says_nothing_of_the_inside(server):
+def test_a_page_that_fails_reveals_no_details(server):
     answer = get(server, "/broken")
     assert (answer.status_code, answer.text) == (500, "500 Internal Server Error: RuntimeError\n")
 
@@ -83,17 +83,17 @@ def test_a_page_that_fails_says_nothing_of_the_inside(server):
 @pytest.mark.parametrize(
     "text", [b"\r\n\r\n", b"GET /a\r\n\r\n", b"GET /a SPDY/3\r\n\r\n", b"\xff\xfe \x00\r\n\r\n", b"GET /a HTTP/1.1\r\n"]
 )
-def test_what_is_no_request_is_refused(server, text):
+def test_a_malformed_request_is_an_error(server, text):
     assert send(server, text).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert get(server, "/a").status_code == 200
 
 
-def test_a_head_that_is_too_long_is_refused(server):
+def test_a_head_that_is_too_long_is_an_error(server):
     answer = send(server, b"GET /a HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD_BYTES + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_client_that_says_nothing_is_cut_off_in_time(server):
+def test_a_client_that_does_not_finish_its_request_is_disconnected(server):
     began = time.monotonic()
     with closing(socket.create_connection((HOST, server.port), timeout=30)) as connection:
         connection.sendall(b"GET /a HT")
@@ -102,14 +102,14 @@ def test_a_client_that_says_nothing_is_cut_off_in_time(server):
     assert DEADLINE_S * 0.8 < time.monotonic() - began < DEADLINE_S * 4
 
 
-def test_idle_connections_keep_nobody_out(server):
+def test_idle_connections_do_not_block_new_ones(server):
     with ExitStack() as opened:
         for _ in range(2 * MAX_CONNECTIONS):
             opened.enter_context(closing(socket.create_connection((HOST, server.port), timeout=30)))
         assert get(server, "/a").status_code == 200
 
 
-def test_a_page_that_is_slow_does_not_hold_up_another(server, slow):
+def test_a_slow_page_does_not_delay_another(server, slow):
     answers = []
     asking = threading.Thread(target=lambda: answers.append(get(server, "/slow").text))
     asking.start()
@@ -120,7 +120,7 @@ def test_a_page_that_is_slow_does_not_hold_up_another(server, slow):
     assert answers == ["at last"]
 
 
-def test_the_end_closes_what_is_open():
+def test_the_end_closes_open_connections():
     with PageServer(listen(HOST, "ready", 0), {}, "test") as server:
         port = server.port
         connection = socket.create_connection((HOST, port), timeout=30)

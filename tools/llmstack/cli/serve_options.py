@@ -1,4 +1,4 @@
-"""The options of `llmstack serve`: each has a flag, most an environment variable for containers."""
+"""The options of `llmstack serve`; most also have an environment variable, for containers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ EngineChoice = Annotated[
     EngineName | None,
     typer.Option(
         envvar="LLMSTACK_ENGINE",
-        help="embedded: PyTorch, with or without a GPU. echo: answers at once with fixed tokens, to measure all the "
-        "rest. tensorrtllm: NVIDIA's engine, in its image. Without it: what the release holds.",
+        help="embedded: PyTorch, with or without a GPU. echo: answers immediately with fixed tokens, to measure the "
+        "rest of the stack. tensorrtllm: NVIDIA's engine, in its image. Default: the engine that the release holds.",
         show_default=False,
     ),
 ]
 StateDir = Annotated[
-    Path, typer.Option(envvar="LLMSTACK_STATE_DIR", help="Where logs, the ledger and caches live; made when missing.")
+    Path,
+    typer.Option(envvar="LLMSTACK_STATE_DIR", help="For logs, ledger and caches; created when missing."),
 ]
 ModelRepository = Annotated[
     Path, typer.Option(envvar="LLMSTACK_MODEL_REPOSITORY", help="The models that Triton loads.")
@@ -32,7 +33,7 @@ Host = Annotated[
     str, typer.Option(envvar="LLMSTACK_HOST", help="The address to listen on; 0.0.0.0 is every interface.")
 ]
 _PORT_HELP = "0 picks a free port."
-_READY_HELP = "Where /readyz and /livez answer; 0 picks a free port."
+_READY_HELP = "The port of /readyz and /livez; 0 picks a free port."
 _METRICS_HELP = "Triton's metrics and the policy's on one page; 0 picks a free port."
 HttpPort = Annotated[int, typer.Option(envvar="LLMSTACK_HTTP_PORT", min=0, max=65535, help=_PORT_HELP)]
 GrpcPort = Annotated[int, typer.Option(envvar="LLMSTACK_GRPC_PORT", min=0, max=65535, help=_PORT_HELP)]
@@ -45,7 +46,7 @@ CanaryIntervalS = Annotated[
         envvar="LLMSTACK_CANARY_INTERVAL_S",
         min=0.1,
         max=30,
-        help="How often a real guided request proves the ensemble.",
+        help="Interval of the canaries: guided requests that check the health of the ensemble.",
     ),
 ]
 TraceUrl = Annotated[
@@ -55,23 +56,25 @@ TraceUrl = Annotated[
         envvar="LLMSTACK_TRACE_URL",
         metavar="URL",
         help="Send OpenTelemetry spans of the ensemble and its steps to this collector, as OTLP over HTTP: "
-        "http://collector:4318/v1/traces. A request's traceparent header goes on in them.",
+        "http://collector:4318/v1/traces. The spans continue a request's traceparent header.",
         show_default=False,
     ),
 ]
 TraceRate = Annotated[
-    int, typer.Option(envvar="LLMSTACK_TRACE_RATE", min=1, help="With --trace: trace one of so many requests.")
+    int, typer.Option(envvar="LLMSTACK_TRACE_RATE", min=1, help="With --trace: trace one request in this many.")
 ]
 MaxLogMib = Annotated[
     int,
-    typer.Option(envvar="LLMSTACK_MAX_LOG_MIB", min=1, help="Length at which the server's log is cut; three are kept."),
+    typer.Option(
+        envvar="LLMSTACK_MAX_LOG_MIB", min=1, help="Size at which the server's log is rotated; three are kept."
+    ),
 ]
 AdminKeyFile = Annotated[
     Path | None,
     typer.Option(
         envvar="LLMSTACK_ADMIN_KEY_FILE",
         help="A file with the key that opens Triton's administrative APIs (header x-llmstack-admin-key). Without it "
-        "they are closed. tritonserver takes the key as an argument: users of this machine can see it in ps.",
+        "they are closed. tritonserver takes the key as an argument, so users of this machine can see it in ps.",
         show_default=False,
     ),
 ]
@@ -81,7 +84,7 @@ DrainDelayS = Annotated[
         "--drain-delay-secs",
         envvar="LLMSTACK_DRAIN_DELAY_S",
         min=0,
-        help="How long new requests are still served after /readyz said no: balancers have to see that first.",
+        help="How long new requests are still served after /readyz reports a drain, until load balancers have seen it.",
     ),
 ]
 ExitTimeoutS = Annotated[
@@ -90,7 +93,7 @@ ExitTimeoutS = Annotated[
         "--exit-timeout-secs",
         envvar="LLMSTACK_EXIT_TIMEOUT_S",
         min=0,
-        help="How long requests under way may take at the end.",
+        help="How long a drain waits for requests in flight.",
     ),
 ]
 StartTimeoutS = Annotated[
@@ -106,5 +109,5 @@ LogVerbose = Annotated[int, typer.Option(min=0, help="Triton's own verbosity; 1 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the server's log here too.")]
 ExamineFirst = Annotated[
     bool,
-    typer.Option("--examine", help="First print what llmstack doctor finds, and end there when it is a failure."),
+    typer.Option("--examine", help="First run the checks of llmstack doctor, and exit when one fails."),
 ]

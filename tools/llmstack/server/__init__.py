@@ -1,1 +1,1 @@
-"""One `tritonserver` process: its binary, command line, ports, log and end."""
+"""One `tritonserver` process: its binary, command line, ports, log and termination."""

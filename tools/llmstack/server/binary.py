@@ -1,7 +1,9 @@
 """The `tritonserver` program: in NVIDIA's image under /opt/tritonserver, else in the PyPI package `nvidia-pytriton`.
 
-The PyPI package needs help that the image doesn't: its Python backend and the stub for each Python version lie apart,
-so one directory must join them, and neither its libraries nor libpython are where the loader looks.
+Unlike the image, the PyPI package keeps its Python backend and the stub for each Python version in separate
+directories, so a directory of links joins them. Its libraries and libpython are not on the loader's path.
+
+The standard library alone must do here: the doctor checks the Python environment with this module.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _STUB = "triton_python_backend_stub"
 
 @dataclass(frozen=True)
 class ServerBinary:
-    """One `tritonserver`. `stub` is None where `backends` is complete as it is."""
+    """One `tritonserver`. `stub` is None where `backends` is complete."""
 
     path: Path
     backends: Path
@@ -31,10 +33,10 @@ class ServerBinary:
     library_dirs: tuple[Path, ...] = ()
 
     def check_backend(self, name: str) -> None:
-        """Nothing, when this server has the backend `name`.
+        """Check that this server has the backend `name`.
 
         Raises:
-            ServerStartError: it hasn't.
+            ServerStartError: the backend is missing.
         """
         if not (self.backends / name).is_dir():
             raise ServerStartError(
@@ -43,9 +45,9 @@ class ServerBinary:
             )
 
     def lay_out_backends(self, directory: Path) -> Path:
-        """The directory for `--backend-directory`; made in `directory` of links where the server has none.
+        """The directory for `--backend-directory`: the server's own, else one of links, created in `directory`.
 
-        Every link is put in place by a rename, so servers that start at the same time may share `directory`.
+        Each link is created by a rename, so servers that start at the same time may share `directory`.
         """
         if self.stub is None:
             return self.backends
@@ -61,7 +63,7 @@ def find_server_binary(image_root: Path = IMAGE_ROOT) -> ServerBinary:
     """The image's server, else the PyPI package's.
 
     Raises:
-        ServerStartError: there is none, or this Python can't run its models.
+        ServerStartError: there is no server, or this Python can't run its models.
     """
     program = image_root / "bin" / "tritonserver"
     if program.is_file():
@@ -69,7 +71,7 @@ def find_server_binary(image_root: Path = IMAGE_ROOT) -> ServerBinary:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ServerStartError(
-            f"no tritonserver: neither {program} nor the PyPI package nvidia-pytriton is there",
+            f"no tritonserver: neither {program} nor the PyPI package nvidia-pytriton is installed",
             "pip install 'llm-serving-stack[server]' (Linux on x86-64), or run in NVIDIA's Triton image",
         )
     _check_numpy()
@@ -80,7 +82,7 @@ def packaged_server(package: Path, python_version: tuple[int, int]) -> ServerBin
     """The server inside the installed package at `package`, with the stub for `python_version`.
 
     Raises:
-        ServerStartError: it has no stub for this Python, or this Python has no shared library to run it.
+        ServerStartError: the package has no stub for this Python, or this Python has no shared library.
     """
     root, version = package / "tritonserver", ".".join(map(str, python_version))
     stub = root / "python_backend_stubs" / version / _STUB
@@ -88,7 +90,7 @@ def packaged_server(package: Path, python_version: tuple[int, int]) -> ServerBin
         known = sorted((path.parent.name for path in root.glob(f"python_backend_stubs/*/{_STUB}")), key=_numbers)
         raise ServerStartError(
             f"this tritonserver runs no models on Python {version}, only on {', '.join(known) or 'none'}",
-            "make the virtual environment with Python 3.10, 3.11 or 3.12",
+            "create the virtual environment with Python 3.10, 3.11 or 3.12",
         )
     libraries = (package.parent / "nvidia_pytriton.libs", find_libpython_dir(version))
     return ServerBinary(root / "bin" / "tritonserver", root / "backends", stub, libraries)
@@ -98,7 +100,7 @@ def find_libpython_dir(version: str) -> Path:
     """The directory of the shared libpython that the stub loads.
 
     Raises:
-        ServerStartError: this Python has none, as on Debian and Ubuntu before it is installed.
+        ServerStartError: this Python has none; Debian and Ubuntu don't install it with Python.
     """
     name = f"libpython{version}.so.1.0"
     lib = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
@@ -126,10 +128,10 @@ def _numbers(version: str) -> list[int]:
 
 
 def _link(link: Path, target: Path) -> None:
-    """Make `link` point at `target`, whether or not it exists, without a moment in which it doesn't."""
+    """Point `link` at `target` by a rename, so that an existing link never disappears."""
     if link.is_symlink() and link.readlink() == target:
         return
     with tempfile.TemporaryDirectory(dir=link.parent) as directory:
-        fresh = Path(directory, link.name)
-        fresh.symlink_to(target)
-        fresh.replace(link)
+        new_link = Path(directory, link.name)
+        new_link.symlink_to(target)
+        new_link.replace(link)

@@ -17,18 +17,18 @@ from llmstack.server.binary import ServerBinary
 from llmstack.server.error import ServerStartError
 from llmstack.server.ports import Ports
 
-# Forwarded to the models as request parameters. Not `.*`: newer servers refuse parameters with reserved names.
+# Forwarded to the models as request parameters. Not `.*`: newer servers reject parameters with reserved names.
 FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN, TRACEPARENT)
 
-# Whoever may use these can load a model, read another process's memory region, or write files on this machine.
+# A client of these APIs can load a model, read another process's memory region, or write files on this machine.
 ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")
 ADMIN_KEY_HEADER = "x-llmstack-admin-key"
-# Triton looks for a restricted gRPC API's key under this prefix in the metadata.
+# Triton expects the key of a restricted gRPC API under this prefix in the metadata.
 GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 
 class EngineConfig(NamedTuple):
-    """What stands behind the `tensorrt_llm` model: a configuration of it (None is config.pbtxt), and its backend."""
+    """The configuration of the `tensorrt_llm` model that selects an engine (None is config.pbtxt), and its backend."""
 
     config: str | None
     backend: str
@@ -42,12 +42,12 @@ ENGINES = {
 
 
 def header_pattern(names: Iterable[str] = FORWARDED_HEADERS) -> str:
-    """An RE2 pattern for these header names, whole and in any case."""
+    """An RE2 pattern that matches exactly these header names, in any case."""
     return f"(?i)^({'|'.join(names).lower()})$"
 
 
 class Tracing(NamedTuple):
-    """Where spans go: `url` of an OpenTelemetry collector's HTTP receiver, one of `rate` requests."""
+    """Spans of one of `rate` requests go to `url`, the HTTP receiver of an OpenTelemetry collector."""
 
     url: str
     rate: int = 1
@@ -69,7 +69,7 @@ def parse_tracing(url: str, rate: int) -> Tracing:
 
 
 def network_flags(host: str, ports: Ports, metrics_host: str | None = None) -> list[str]:
-    """Where the server listens and which headers it hands on."""
+    """The flags for addresses, ports and forwarded headers."""
     pattern = header_pattern()
     return [
         f"--http-address={host}",
@@ -82,17 +82,17 @@ def network_flags(host: str, ports: Ports, metrics_host: str | None = None) -> l
 
 
 def admin_flags(key: str) -> list[str]:
-    """The administrative APIs answer only to who shows `key`.
+    """The flags that restrict the administrative APIs to requests with `key`.
 
-    tritonserver takes the key from its command line and nowhere else, so every user of this machine can see it in
-    `ps`. It keeps clients on the network out, not local users.
+    tritonserver takes the key only from its command line, so every user of this machine can see it in `ps`. It keeps
+    network clients out, not local users.
     """
     restriction = f"{','.join(ADMIN_APIS)}:{ADMIN_KEY_HEADER}={key}"
     return [f"--http-restricted-api={restriction}", f"--grpc-restricted-protocol={restriction}"]
 
 
 def trace_flags(tracing: Tracing | None) -> list[str]:
-    """Triton's own OpenTelemetry spans of the ensemble and its steps; a client's `traceparent` goes on in them."""
+    """The flags for Triton's OpenTelemetry spans of the ensemble and its steps, which continue a client's `traceparent`."""
     if tracing is None:
         return []
     settings = (
@@ -107,7 +107,7 @@ def trace_flags(tracing: Tracing | None) -> list[str]:
 
 
 def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:
-    """Which models the server loads, and with which engine."""
+    """The flags for the models that the server loads, and for the engine."""
     config = ENGINES[engine].config
     return [
         *(f"--model-repository={repository}" for repository in repositories),
@@ -119,12 +119,12 @@ def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> li
 def server_environment(
     binary: ServerBinary, release_dir: Path, state_dir: Path, environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """`environment` and what the server, its Python stubs and their children need.
+    """`environment` with the variables that the server, its Python stubs and their children need.
 
-    A stub embeds Python and has to find this virtual environment. The PyPI server's stubs for 3.11 and later start it
-    isolated: PYTHONPATH and `sys.executable` mean nothing to them, but Python still looks for `python3` on PATH and
-    follows the pyvenv.cfg beside it. The stub for 3.10 and the image's read PYTHONPATH, and no .pth file from there,
-    so the source root is named too.
+    A stub embeds Python and has to find this virtual environment. The PyPI server's stubs for 3.11 and later start
+    Python isolated: it ignores PYTHONPATH and `sys.executable`, but looks for `python3` on PATH and follows the
+    pyvenv.cfg beside it. The stub for 3.10 and the image's stub read PYTHONPATH, but no .pth files in it, so the source
+    root is added.
     """
     packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
     return {

@@ -1,4 +1,4 @@
-"""The server's log: one file that never grows without a bound, and what a person needs to see of it."""
+"""The server's log: its rotation, the errors in it, and a relay to the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Every machine without a GPU says these; nothing is wrong.
+# Logged on every machine without a GPU; nothing is wrong.
 _HARMLESS = re.compile(
     r"CUDA driver version is insufficient|CudaDriverHelper has not been initialized|CUDA memory pool disabled"
     r"|Failed to initialize NVML|DCGM unable to start|no CUDA-capable device"
@@ -21,20 +21,20 @@ _POLL_S = 0.2
 
 
 def is_harmless(line: str) -> bool:
-    """Whether `line` only says that this machine has no GPU."""
+    """Whether `line` only reports that this machine has no GPU."""
     return _HARMLESS.search(line) is not None
 
 
 def failure_reasons(log: str, num_last_lines: int = 8) -> list[str]:
     """The error entries of a log, without source positions and tracebacks; the last lines when there are none."""
     errors = list(dict.fromkeys(_message(entry) for entry in _entries(log) if _is_reason(entry)))
-    # A stub's own error comes back inside that of the model which it was to run.
+    # The error of a stub is repeated within that of its model.
     reasons = [error for error in errors if not any(error in other for other in errors if other != error)]
     return reasons or [line for line in log.splitlines() if line.strip() and not is_harmless(line)][-num_last_lines:]
 
 
 def _entries(log: str) -> Iterator[str]:
-    """The log's entries, with the lines that follow an entry's first."""
+    """The log's entries, each with its continuation lines."""
     entry: list[str] = []
     for line in log.splitlines():
         if entry and _ENTRY.match(line):
@@ -49,20 +49,23 @@ def _is_reason(entry: str) -> bool:
 
 
 def _message(entry: str) -> str:
-    """An entry's text; newer servers quote it and escape its line ends."""
+    """The text of an entry, which newer servers quote, with escaped line ends."""
     text = _ENTRY.sub("", entry).strip().strip('"').replace("\\n", "\n").replace('\\"', '"')
     return _TRACEBACK.split(text)[0].removeprefix("ERROR: Failed to create instance: ").strip()
 
 
 def rotate_log(path: Path, max_bytes: int, num_kept: int = 3) -> bool:
-    """Once `path` is longer than `max_bytes`: copy it to `path.1`, older ones to .2 and .3, and empty it.
+    """Once `path` is longer than `max_bytes`, copy it to `path.1`, older copies to .2 and .3, and truncate it.
 
-    The server and its stubs keep writing to the same open file, which they append to: it can't be moved away. What
-    they write between copy and cut, microseconds apart, is lost. On a full disk the log is cut without a copy. One that
-    somebody took away comes back with the server's next start.
+    The server and its stubs append to the open file, so it can't be renamed. Lines that they write in the microseconds
+    between copy and truncation are lost. On a full disk the log is truncated without a copy. A deleted log is left
+    alone; the server's next start creates it.
+
+    Returns:
+        Whether the log was truncated.
 
     Raises:
-        OSError: it can't be cut.
+        OSError: the log can't be truncated.
     """
     try:
         if path.stat().st_size <= max_bytes:
@@ -84,7 +87,7 @@ def rotate_log(path: Path, max_bytes: int, num_kept: int = 3) -> bool:
 
 
 class LogRelay:
-    """Hands each new line of a growing file to `show` until closed; starts over when the file was cut."""
+    """Passes each new line of a growing file to `show` until closed; starts over when the file was truncated."""
 
     def __init__(self, path: Path, show: Callable[[str], None], start: int = 0) -> None:
         self._path, self._show, self._start = path, show, start

@@ -1,11 +1,12 @@
-"""Becomes another program that ends when the process which started it does, however that one ends.
+"""Runs a program that receives a signal when its parent process dies (prctl PR_SET_PDEATHSIG).
 
-Run as `python -I -S parent_death.py PARENT_PID SIGNAL_NUMBER PROGRAM ARGUMENT…`. A `preexec_fn` would do the same, but may
-deadlock when the parent has threads. The kernel ties the parent_death to the *thread* that forked: start from one that stays.
+Run as `python -I -S parent_death.py PARENT_PID SIGNAL_NUMBER PROGRAM ARGUMENT…`. A `preexec_fn` would do the same, but
+may deadlock when the parent has threads. The kernel sends the signal when the *thread* that forked ends, so start the
+program from a thread that lives as long as the program should.
 
-Where the program leads a process group, a watcher ends the whole group as soon as the program is gone: a stub whose
-server was killed in the middle of a request waits for ever for a mutex in their shared memory. A signal to the group
-or to a whole control group, as systemd sends it, tells the watcher nothing: only that its program is gone does.
+Where the program leads a process group, a watcher process kills the whole group as soon as the program has ended: a
+stub whose server was killed in the middle of a request waits for ever for a mutex in their shared memory. The watcher
+ignores signals that the group or its whole control group receives, as from systemd, while its program lives.
 """
 
 import ctypes
@@ -14,12 +15,12 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_PROGRAM_GONE = signal.SIGTERM
+_PROGRAM_ENDED = signal.SIGTERM
 
 
 def main(parent_pid: str, death_signal: str, program: str, *arguments: str) -> None:
-    """RowInput for `death_signal` at the parent's death, then become `program`."""
-    if not _is_leashed_to(int(parent_pid), int(death_signal)):
+    """Request `death_signal` at the parent's death, then execute `program` in this process."""
+    if not _request_death_signal(int(parent_pid), int(death_signal)):
         sys.exit(1)
     if os.getpgrp() == os.getpid():
         _start_watcher()
@@ -30,16 +31,16 @@ def _start_watcher() -> None:
     program_pid = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     if os.fork() == 0:
-        is_there = _is_leashed_to(program_pid, _PROGRAM_GONE)
-        while is_there:
-            signal.sigwait({_PROGRAM_GONE})
-            is_there = os.getppid() == program_pid  # else somebody else sent the signal
+        is_alive = _request_death_signal(program_pid, _PROGRAM_ENDED)
+        while is_alive:
+            signal.sigwait({_PROGRAM_ENDED})
+            is_alive = os.getppid() == program_pid  # another process may have sent the signal
         os.killpg(0, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _is_leashed_to(parent_pid: int, death_signal: int) -> bool:
-    """RowInput for the signal; False when the parent died before."""
+def _request_death_signal(parent_pid: int, death_signal: int) -> bool:
+    """Request `death_signal` for this process when its parent dies; False when the parent is already dead."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
     return os.getppid() == parent_pid
 

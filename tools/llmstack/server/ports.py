@@ -1,4 +1,4 @@
-"""The ports a server listens on; 0 asks for any free one."""
+"""The ports that a server listens on; 0 is any free port."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _BACKLOG = 128  # connections that wait to be accepted
 
 
 class Ports(NamedTuple):
-    """One port for each protocol. Triton has no port 0 of its own: `choose` picks one before it starts."""
+    """One port for each protocol. Triton does not support port 0, so `choose` picks a free one before it starts."""
 
     http: int = 0
     grpc: int = 0
     metrics: int = 0
 
     def choose(self, host: str) -> Ports:
-        """These ports, with a free one for each 0.
+        """These ports, with a free port in place of each 0.
 
         Raises:
-            ServerStartError: one is taken, or asked for twice.
+            ServerStartError: a port is in use, or given twice.
         """
-        with ExitStack() as held:  # held together, so that no free port is picked twice
+        with ExitStack() as held:  # all at the same time, so that no free port is picked twice
             return Ports(*(_number(_hold(held, host, name, port)) for name, port in self._asdict().items()))
 
 
@@ -32,10 +32,10 @@ FREE_PORTS = Ports()
 
 
 def listen(host: str, name: str, port: int) -> socket.socket:
-    """A socket of our own that listens on `port`; 0 is any free one.
+    """A socket of this process that listens on `port`; 0 is any free port.
 
     Raises:
-        ServerStartError: it is taken.
+        ServerStartError: the port is in use.
     """
     with ExitStack() as held:
         listener = _hold(held, host, name, port)
@@ -56,11 +56,11 @@ def _hold(held: ExitStack, host: str, name: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as error:
-        raise _refusal(host, name, port, error) from None
+        raise _port_error(host, name, port, error) from None
     return listener
 
 
-def _refusal(host: str, name: str, port: int, error: OSError) -> ServerStartError:
+def _port_error(host: str, name: str, port: int, error: OSError) -> ServerStartError:
     flag, variable = f"--{name}-port", f"LLMSTACK_{name.upper()}_PORT"
     return ServerStartError(
         f"{flag} {port} can't be opened on {host}: {(error.strerror or str(error)).lower()}",

@@ -1,4 +1,4 @@
-"""One running `tritonserver`, from its start to the end of its last child."""
+"""One `tritonserver` process, from its start to the end of its last child."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import httpx
 
 from llm_policy.release.release import RELEASE_FINGERPRINT
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
-from llmstack.server import parent_death as parent_death
+from llmstack.server import parent_death
 from llmstack.server.binary import ServerBinary, find_server_binary
 from llmstack.server.command import (
     ENGINES,
@@ -36,25 +36,29 @@ from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.shared_memory import record_regions, remove_regions
 
 LOG_NAME = "tritonserver.log"
-# What the stubs know of the server that runs them.
+# Environment variables by which the stubs know their server.
 BOOT_ID, CANARY_TOKEN = "LLMSTACK_BOOT_ID", "LLMSTACK_CANARY_TOKEN"
 DEFAULT_START_TIMEOUT_S = 300.0
 _POLL_S = 0.1
-_KILL_AFTER_S = 10.0  # beyond the time that the server itself takes for requests under way
+_KILL_AFTER_S = 10.0  # beyond `exit_timeout_s`, the server's own wait for requests in flight
 _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
 @dataclass
 class TritonServer:
-    """A server on one release: `with TritonServer(release_dir) as server:` starts it, waits and stops it.
+    """A server on one release: `with TritonServer(release_dir) as server:` starts it, waits for it and stops it.
 
-    `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one that goes with it.
-    `readiness_model` must be ready too before the server counts as ready. A stopped server may be started again.
+    `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one, deleted at its end.
+    The server counts as ready only when `readiness_model` is ready. A stopped server may be started again.
 
-    What a parent that supervises it sets: `metrics_host`, where Triton's own metrics listen if not on `host`;
-    `appends_log`, which appends to the log of earlier starts; `death_signal`, which ends the server when this process
-    dies; `inherited_fds`, descriptors that the server and its stubs keep open; `release_fingerprint`, which spares the stubs
-    reading the engine that it has proven (`Release.verify_files`).
+    Fields for a parent process that supervises the server:
+
+    - `metrics_host`: where Triton's own metrics listen, if not on `host`
+    - `appends_log`: append to the log of earlier starts
+    - `death_signal`: the signal that the server receives when this process dies
+    - `inherited_fds`: file descriptors that the server and its stubs keep open
+    - `release_fingerprint`: of a release whose files are verified (`Release.verify_files`), so that the stubs need not
+      hash the engine again
     """
 
     release_dir: Path = DEFAULT_RELEASE_DIR
@@ -107,7 +111,7 @@ class TritonServer:
     @property
     def metrics_url(self) -> str:
         """The URL that Prometheus scrapes."""
-        return f"http://{reachable(self.metrics_host or self.host)}:{self.ports.metrics}/metrics"
+        return f"http://{client_host(self.metrics_host or self.host)}:{self.ports.metrics}/metrics"
 
     @property
     def pid(self) -> int:
@@ -118,23 +122,23 @@ class TritonServer:
 
     @property
     def log_path(self) -> Path:
-        """What the server and its models printed; with `appends_log` this start's lines begin at `log_start`."""
+        """The output of the server and its models; with `appends_log` this start's lines begin at `log_start`."""
         if self.state_dir is None:
             raise RuntimeError("the server was not started")
         return self.state_dir / LOG_NAME
 
     @property
     def is_running(self) -> bool:
-        """Whether the server process is alive; that its models answer is another question."""
+        """Whether the server process is alive; its models may still not answer."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process under a new `boot_id`; it is not ready yet.
+        """Start the process under a new `boot_id`, without waiting until it is ready.
 
-        Call from a thread that lives as long as the server: the server ends with it.
+        Call this from a thread that lives as long as the server: the server ends with that thread.
 
         Raises:
-            ServerStartError: no server binary, none with this engine's backend, or a port is taken.
+            ServerStartError: no server binary, none with this engine's backend, or a port is in use.
         """
         binary = self.binary or find_server_binary()
         binary.check_backend(ENGINES[self.engine].backend)
@@ -149,25 +153,25 @@ class TritonServer:
             CANARY_TOKEN: self.canary_token,
             RELEASE_FINGERPRINT: self.release_fingerprint,
         }
-        leashed = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(self.death_signal))]
+        launcher = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(self.death_signal))]
         with self.log_path.open("ab") as log:
             if not self.appends_log:
                 log.truncate(0)
             self.log_start = log.tell()
             self._process = subprocess.Popen(
-                [*leashed, *command],
+                [*launcher, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 pass_fds=tuple(self.inherited_fds),
-                start_new_session=True,  # Ctrl-C in a terminal is ours to pass on
+                start_new_session=True,  # Ctrl-C in a terminal goes to this process only
             )
 
     def wait_ready(
         self, timeout_s: float = DEFAULT_START_TIMEOUT_S, on_poll: Callable[[], None] = lambda: None
     ) -> None:
-        """Wait until the server and its `readiness_model` say that they are ready; `on_poll` may raise to give up.
+        """Wait until the server and its `readiness_model` are ready; `on_poll` may raise to abandon the wait.
 
         Raises:
             ServerStartError: the server ended, with the reasons from its log, or took longer than `timeout_s`.
@@ -186,16 +190,16 @@ class TritonServer:
     def failure_reasons(self) -> list[str]:
         """The errors in this start's log, each once."""
         with self.log_path.open("rb") as log:
-            # A log that was cut meanwhile begins with this start's lines.
+            # A log that was truncated since begins with this start's lines.
             log.seek(self.log_start if self.log_path.stat().st_size >= self.log_start else 0)
             return failure_reasons(log.read().decode("utf-8", "replace"))
 
     def stop(self) -> None:
-        """End the server and everything that it started; requests under way get `exit_timeout_s`."""
-        self._end(lambda process: _end(process, self.exit_timeout_s + _KILL_AFTER_S))
+        """Terminate the server and its children; requests in flight get `exit_timeout_s`."""
+        self._end(lambda process: _terminate(process, self.exit_timeout_s + _KILL_AFTER_S))
 
     def kill(self) -> None:
-        """End the server and everything that it started at once; whoever waits for an answer gets none."""
+        """Kill the server and its children; requests in flight get no answer."""
         self._end(_kill)
 
     def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
@@ -217,7 +221,7 @@ class TritonServer:
 
     @property
     def _local_host(self) -> str:
-        return reachable(self.host)
+        return client_host(self.host)
 
     def _make_state_dir(self) -> Path:
         if self.state_dir is None:
@@ -248,14 +252,14 @@ class TritonServer:
             return False
 
 
-def reachable(host: str) -> str:
-    """`host` as this machine's own clients write it into a URL."""
+def client_host(host: str) -> str:
+    """The host for a URL by which clients on this machine reach a server that listens on `host`."""
     host = "127.0.0.1" if host in _ANY_HOST else host
     return f"[{host}]" if ":" in host else host
 
 
-def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """SIGTERM, then SIGKILL for the whole group: a stub that outlived its server would keep its shared memory."""
+def _terminate(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """SIGTERM, then SIGKILL for the whole group: a stub that outlives its server would keep its shared memory."""
     process.terminate()
     try:
         process.wait(timeout_s)

@@ -1,4 +1,4 @@
-"""The release that a server serves: opened, and the engine that runs it."""
+"""Opening the release that a server serves, and picking the engine that runs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def open_release(directory: Path) -> Release:
     """The release at `directory`, with every file checked against its manifest.
 
     Raises:
-        ServerStartError: lists every difference.
+        ServerStartError: a file differs or is missing; the text lists every difference.
     """
     with release_errors_as_start_errors(directory):
         return Release.open(directory).verify_files()
@@ -22,7 +22,7 @@ def open_release(directory: Path) -> Release:
 
 @contextlib.contextmanager
 def release_errors_as_start_errors(directory: Path) -> Iterator[None]:
-    """Turns a ReleaseError into a ServerStartError that says what to do next."""
+    """Raises a ServerStartError with a next step in place of a ReleaseError."""
     try:
         yield
     except ReleaseError as error:
@@ -36,7 +36,7 @@ def pick_engine(release: Release) -> str:
 
 
 def guess_engine(release_dir: Path) -> str:
-    """What `pick_engine` returns for the release there; `embedded` when it can't be opened, which other checks report."""
+    """`pick_engine` of the release at `release_dir`; `embedded` when it can't be opened, which the caller checks."""
     try:
         return pick_engine(Release.open(release_dir))
     except ReleaseError:

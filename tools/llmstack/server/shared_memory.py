@@ -1,7 +1,7 @@
-"""The shared memory of a server that was killed: nobody else would ever take it away.
+"""Removal of the shared memory of a killed server, which nothing else would free.
 
-Each stub has a region under a name that is never used twice. They are noted in the state directory, because the parent
-may be killed as well.
+Each stub has a region under a name that is never reused. The names are recorded in the state directory, because the
+parent process may be killed too.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-_PREFIX = "/dev/shm/triton_python_backend_shm_region_"  # noqa: S108 - where the kernel keeps it
-_NOTE = "shared-memory.txt"
+_PREFIX = "/dev/shm/triton_python_backend_shm_region_"  # noqa: S108 - the kernel's path
+_RECORD = "shared-memory.txt"
 
 
 def record_regions(state_dir: Path, server_pid: int) -> None:
-    """Remember the regions that the server has mapped now."""
+    """Record the regions that the server has mapped now."""
     try:
         lines = Path(f"/proc/{server_pid}/maps").read_text().splitlines()
-    except OSError:  # it is dead: what was noted before stands
+    except OSError:  # it has ended: the earlier record remains valid
         return
     regions = {path for line in lines if (path := line.split()[-1]).startswith(_PREFIX)}
     if regions:
-        with contextlib.suppress(OSError):  # a full disk must not keep the server from being stopped
-            (state_dir / _NOTE).write_text("\n".join(sorted(regions)))
+        with contextlib.suppress(OSError):  # a full disk must not block stopping the server
+            (state_dir / _RECORD).write_text("\n".join(sorted(regions)))
 
 
 def remove_regions(state_dir: Path) -> None:
-    """Take away what the noted server left. Only for a server whose processes are gone."""
-    note = state_dir / _NOTE
+    """Remove the recorded regions. Only for a server whose processes have all ended."""
+    record = state_dir / _RECORD
     try:
-        regions = note.read_text().splitlines()
+        regions = record.read_text().splitlines()
     except OSError:
         return
-    for path in [*(Path(region) for region in regions if _is_region(region)), note]:
-        with contextlib.suppress(OSError):  # names are never used twice: a note that stays does no harm
+    for path in [*(Path(region) for region in regions if _is_region(region)), record]:
+        with contextlib.suppress(OSError):  # names are never reused: a record that remains does no harm
             path.unlink()
 
 

@@ -11,7 +11,7 @@ from llm_policy.metrics.exposition import exposition_parts
 from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.server.ports import Ports, listen
-from llmstack.server.process import TritonServer, reachable
+from llmstack.server.process import TritonServer, client_host
 from llmstack.supervision.drain import wait_until_idle, wait_while_running
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
@@ -76,12 +76,12 @@ class Service:
     @property
     def ready_url(self) -> str:
         """The URL of `/readyz`."""
-        return f"http://{reachable(self.server.host)}:{self._ready.port}/readyz"
+        return f"http://{client_host(self.server.host)}:{self._ready.port}/readyz"
 
     @property
     def metrics_url(self) -> str:
         """The URL that Prometheus scrapes."""
-        return f"http://{reachable(self.server.host)}:{self._metrics.port}/metrics"
+        return f"http://{client_host(self.server.host)}:{self._metrics.port}/metrics"
 
     def start(self, on_step: Callable[[str], None], should_yield: Callable[[], bool] = lambda: False) -> bool:
         """Start the server and wait until it is healthy; `on_step` receives a description of each step.
