@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.import_graph import reach_of
+from tests.import_graph import transitive_imports
 
 # The same examples every time, and no clock: these machines are noisy.
 settings.register_profile("house", derandomize=True, deadline=None)
@@ -27,7 +27,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out the modules that can't be imported without an extra which is not installed."""
     if not _MISSING or collection_path.suffix != ".py":
         return None
-    reached = {name.split(".", 1)[0] for name in reach_of(collection_path, at_load_only=True)}
+    reached = {name.split(".", 1)[0] for name in transitive_imports(collection_path, at_load_only=True)}
     return True if reached & _MISSING else None
 
 

@@ -7,22 +7,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_ROOTS = (ROOT / "python_models", ROOT / "tools", ROOT)
-PACKAGES = ("llm_policy", "portable_engine", "llmstack", "tests")
+PACKAGES = ("llm_policy", "portable_engine", "llmstack", "embedded_model", "tests")
 
 
 @cache
-def imports_of(path: Path, at_load_only: bool = False) -> frozenset[str]:
+def direct_imports(path: Path, at_load_only: bool = False) -> frozenset[str]:
     """The absolute names of what the file imports: anywhere, or only what runs when it is imported itself."""
     return frozenset(_names(ast.parse(path.read_text(encoding="utf-8")), at_load_only))
 
 
 @cache
-def reach_of(path: Path, at_load_only: bool = False) -> frozenset[str]:
+def transitive_imports(path: Path, at_load_only: bool = False) -> frozenset[str]:
     """Everything that importing this file may import, through this project's own modules."""
     seen: set[str] = set()
     waiting = [path]
     while waiting:
-        for name in imports_of(waiting.pop(), at_load_only) - seen:
+        for name in direct_imports(waiting.pop(), at_load_only) - seen:
             seen.add(name)
             if (found := find_module(name)) is not None:
                 waiting.append(found)

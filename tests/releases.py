@@ -46,7 +46,7 @@ def change_manifest(directory: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def hash_anew(directory: Path) -> None:
+def update_manifest_hashes(directory: Path) -> None:
     """Make the manifest of a copied release say what its files are now, and forget what was said of them before."""
     for name in ("build_manifest.json", "warmup.json", "smoke.json"):
         (directory / name).unlink(missing_ok=True)

@@ -1,13 +1,14 @@
-"""Every way the policy can refuse a request.
+"""Every error with which the policy can reject a request.
 
 PolicyError
 ├── InvalidRequest     the client must change something (Triton INVALID_ARG, HTTP 400)
 ├── Unavailable        the same request may succeed later (Triton UNAVAILABLE, HTTP 503)
-└── InternalFault      our fault; the client gets a reference number (Triton INTERNAL, HTTP 500)
+├── LedgerUnavailable  the ledger can't be written (`steps/ledger_writer.py`; Triton INTERNAL, HTTP 500)
+└── InternalFault      a bug; the client gets a reference number (Triton INTERNAL, HTTP 500)
 
-A rule raises its error where it finds the fault; `triton/refusals.py` alone turns it into a Triton error.
-The text is `<code>: <rule, limit, given>` and never quotes a prompt, a schema or a path: codes are stable
-and clients match on them, because Triton offers no status of its own for a budget or a guide.
+Each rule raises its own error; only `triton/error_responses.py` turns it into a Triton error. The text is
+`<code>: <rule, limit, given value>` and never quotes a prompt, a schema or a path. Codes are stable and clients match
+on them, because Triton has no status of its own for a budget or a guide.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from enum import Enum
 
 
 class Code(str, Enum):
-    """The stable code that opens every refusal's text."""
+    """The stable code at the beginning of every error's text."""
 
     MISSING_HEADER = "missing_header"
     INVALID_HEADER = "invalid_header"
@@ -28,7 +29,7 @@ class Code(str, Enum):
     UNKNOWN_GUIDE_TYPE = "unknown_guide_type"
     SCHEMA_INVALID = "schema_invalid"
     SCHEMA_TOO_COMPLEX = "schema_too_complex"
-    TOKEN_BUDGET_OVERRUN = "token_budget_overrun"  # noqa: S105 - a code, no password
+    TOKEN_BUDGET_OVERRUN = "token_budget_overrun"  # noqa: S105 - not a password
     COST_BUDGET_OVERRUN = "cost_budget_overrun"
     OVERLOADED = "overloaded"
     GUIDANCE_UNAVAILABLE = "guidance_unavailable"
@@ -37,7 +38,7 @@ class Code(str, Enum):
 
 
 class PolicyError(Exception):
-    """A declared refusal: `code` is stable, `detail` says rule, limit and what was given."""
+    """A declared error: a stable `code`, and a `detail` with rule, limit and given value."""
 
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(f"{code.value}: {detail}")
@@ -54,7 +55,7 @@ class Unavailable(PolicyError):
 
 
 class InternalFault(PolicyError):
-    """Our fault. `detail` carries only a reference number to find in the log."""
+    """An unexpected exception. `detail` has only a reference number, which the server's log has too."""
 
     def __init__(self, reference: str) -> None:
-        super().__init__(Code.INTERNAL, f"unexpected fault, reference {reference}")
+        super().__init__(Code.INTERNAL, f"unexpected error, reference {reference}")

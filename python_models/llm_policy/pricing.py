@@ -11,10 +11,10 @@ _NANO_USD_PER_TOKEN = NANO_USD_PER_USD // 1_000_000
 
 
 def nano_usd(usd: float) -> int:
-    """`usd` in nano-dollars; the shortest decimal that prints as `usd` counts, not its binary value.
+    """`usd` in nano-dollars, computed from the shortest decimal that prints as `usd`, not from its binary value.
 
     Raises:
-        ValueError: `usd` is no whole number of nano-dollars.
+        ValueError: `usd` is not a whole number of nano-dollars.
     """
     exact = Decimal(repr(usd)) * NANO_USD_PER_USD
     if exact != exact.to_integral_value():
@@ -26,8 +26,8 @@ def nano_usd_per_token(usd_per_million: float) -> int:
     """The price of one token in nano-dollars.
 
     Raises:
-        ValueError: the price is no whole number of nano-dollars a token (a step of 0.001 USD per million),
-            so costs could not add up exactly.
+        ValueError: the price is not a whole number of nano-dollars per token (a multiple of 0.001 USD per million), so
+            costs would not add up exactly.
     """
     exact = Decimal(repr(usd_per_million)) * _NANO_USD_PER_TOKEN
     if exact != exact.to_integral_value():
@@ -37,16 +37,16 @@ def nano_usd_per_token(usd_per_million: float) -> int:
 
 @dataclass(frozen=True)
 class Price:
-    """What tokens cost, in nano-dollars each."""
+    """The price of a prompt token and of a completion token, in nano-dollars."""
 
     input_nano_usd: int
     output_nano_usd: int
 
     def cost(self, num_prompt_tokens: int, num_completion_tokens: int) -> int:
-        """Nano-dollars for that many tokens; additive in both counts."""
+        """The cost of these tokens in nano-dollars; additive in both counts."""
         return num_prompt_tokens * self.input_nano_usd + num_completion_tokens * self.output_nano_usd
 
 
 def usd(nano: int) -> float:
-    """Nano-dollars as dollars, for people and for the `cost_usd` tensor."""
+    """Nano-dollars as dollars, for messages and for the `cost_usd` tensor."""
     return nano / NANO_USD_PER_USD

@@ -1,4 +1,4 @@
-"""What the evaluation side ("Module 6") reads: which engine, tokenizer, thresholds and schemas are in force."""
+"""The interface to the evaluation side ("Module 6"): a release's engine, tokenizer, thresholds, tasks and schemas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_policy.release.release import Release
 
 
 class Difference(NamedTuple):
-    """One key on which two manifests disagree; a side that lacks the key has None."""
+    """One key in which two manifests differ; None on the side that lacks the key."""
 
     key: str
     ours: Any
@@ -26,10 +26,10 @@ class Difference(NamedTuple):
 
 
 class PromptRuntimeManager:
-    """The runtime facts of one release.
+    """The runtime description of one release.
 
     Raises:
-        ReleaseError: no such release, or its manifest is wrong.
+        ReleaseError: there is no such release, or its manifest is invalid.
     """
 
     def __init__(self, release: Release | str | os.PathLike[str]) -> None:
@@ -56,12 +56,12 @@ class PromptRuntimeManager:
     def verify(self, other: Manifest | Mapping[str, Any] | str | os.PathLike[str]) -> list[Difference]:
         """Every difference between this release's manifest and `other`, by key.
 
-        `other` is a manifest, its parsed JSON, or the path of its file; an empty list means aligned.
+        `other` is a manifest, its parsed JSON, or the path of its file. An empty list means that they agree.
 
         Raises:
-            ManifestError: `other` is no valid manifest.
+            ManifestError: `other` is not a valid manifest.
         """
-        ours, theirs = _compared(self.release.manifest), _compared(_as_manifest(other))
+        ours, theirs = _flatten(self.release.manifest), _flatten(_as_manifest(other))
         keys = sorted(ours.keys() | theirs.keys())
         return [Difference(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
 
@@ -76,12 +76,12 @@ def _as_manifest(other: Manifest | Mapping[str, Any] | str | os.PathLike[str]) -
         try:
             return parse_manifest(orjson.dumps(dict(other)))
         except TypeError as error:
-            raise ManifestError(f"manifest: no JSON value: {error}") from None
+            raise ManifestError(f"manifest: not a JSON value: {error}") from None
     return read_manifest(Path(other))[0]
 
 
-def _compared(manifest: Manifest) -> dict[str, Any]:
-    """Flat `section.key` → value."""
+def _flatten(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as `section.key` → value."""
     return dict(_leaves("", manifest.model_dump()))
 
 

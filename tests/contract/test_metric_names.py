@@ -5,10 +5,11 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_policy.metrics.metrics import PolicyMetrics, exposition_parts
+from llm_policy.metrics.exposition import exposition_parts
+from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llmstack.events.backlog import Backlog
 from llmstack.supervision.metrics_page import MetricsPage
-from tests.books import open_ledger
+from tests.ledgers import open_ledger
 from tests.contract.test_prometheus_rules import COUNTERS_AND_GAUGES, HISTOGRAMS, METRIC, RULE_TEXT
 from tests.import_graph import ROOT
 

@@ -123,7 +123,7 @@ class LiveService:
 
     def end(self) -> None:
         """Whatever still runs is killed."""
-        family = self.family()
+        family = self.child_processes()
         if self.process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.process.kill()
@@ -139,7 +139,7 @@ class LiveService:
 
     def triton(self) -> psutil.Process:
         """The server."""
-        return next(child for child in self.family() if child.name() == "tritonserver")
+        return next(child for child in self.child_processes() if child.name() == "tritonserver")
 
     def stub(self, model: str) -> psutil.Process:
         """The Python process of one model."""

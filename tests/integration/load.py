@@ -14,26 +14,26 @@ from tests.integration.live_service import LiveService, Reply
 RETRY_S = 0.2
 
 
-class Asked(NamedTuple):
+class SentRequest(NamedTuple):
     """One request and what its client saw."""
 
     request_id: str
-    is_dear: bool  # it costs more than the manifest allows
+    is_costly: bool  # it costs more than the manifest allows
     reply: Reply
     duration_s: float
 
 
 class Load:
-    """`num_clients` threads while open; one of `dear_every` requests breaches the cost threshold, and is served."""
+    """`num_clients` threads while open; one of `costly_every` requests breaches the cost threshold, and is served."""
 
     def __init__(
-        self, live: LiveService, num_clients: int = 8, prefix: str = "r", pause_s: float = 0.0, dear_every: int = 5
+        self, live: LiveService, num_clients: int = 8, prefix: str = "r", pause_s: float = 0.0, costly_every: int = 5
     ) -> None:
-        self._live, self._prefix, self._pause_s, self._dear_every = live, prefix, pause_s, dear_every
+        self._live, self._prefix, self._pause_s, self._dear_every = live, prefix, pause_s, costly_every
         self._numbers = itertools.count()
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_clients)]
-        self.asked: list[Asked] = []
+        self.sent: list[SentRequest] = []
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -46,20 +46,20 @@ class Load:
             thread.join()
 
     @property
-    def answered(self) -> list[Asked]:
-        return [asked for asked in self.asked if asked.reply.status == 200]
+    def answered(self) -> list[SentRequest]:
+        return [asked for asked in self.sent if asked.reply.status == 200]
 
     def _run(self) -> None:
         with httpx.Client() as client:
             while not self._closing.wait(self._pause_s):
                 number = next(self._numbers)
-                request_id, is_dear = f"{self._prefix}-{number}", number % self._dear_every == 0
+                request_id, is_costly = f"{self._prefix}-{number}", number % self._dear_every == 0
                 began = time.monotonic()
-                reply = self._live.ask(client, {"X-Request-Id": request_id}, max_tokens=64 if is_dear else 4)
-                self.asked.append(Asked(request_id, is_dear, reply, time.monotonic() - began))
+                reply = self._live.send_request(client, {"X-Request-Id": request_id}, max_tokens=64 if is_costly else 4)
+                self.sent.append(SentRequest(request_id, is_costly, reply, time.monotonic() - began))
                 if reply.status != 200:
                     self._closing.wait(RETRY_S)
 
 
 # 64 tokens at 300 nano-dollars are more, 4 tokens and the prompt are less. The queue's delay is no test's business.
-DEAR_FROM = {"max_queue_delay_us": 60_000_000, "max_cost_usd": 0.00001}
+COSTLY_THRESHOLDS = {"max_queue_delay_us": 60_000_000, "max_cost_usd": 0.00001}

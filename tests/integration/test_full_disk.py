@@ -89,10 +89,10 @@ def check_whole(live: LiveService) -> None:
 
 
 def test_a_full_disk_refuses_and_service_returns_with_the_room(live, small_disk):
-    assert live.ask().status == 200
+    assert live.send_request().status == 200
     filler = fill(small_disk)
     with Load(live, num_clients=2, pause_s=0.02) as load:
-        wait_until(lambda: any(asked.reply.status != 200 for asked in load.asked), 120)
+        wait_until(lambda: any(asked.reply.status != 200 for asked in load.sent), 120)
         wait_until(lambda: not live.is_ready())
         refused = live.readiness()["reasons"]
         wait_for_failed_canaries(live, MAX_FAILURES_IN_ROW + 1)  # more than restart a server that could be mended so
@@ -101,7 +101,7 @@ def test_a_full_disk_refuses_and_service_returns_with_the_room(live, small_disk)
         num_before = len(load.answered)
         wait_until(lambda: len(load.answered) > num_before, 120, live.output)
     assert any("No space left" in reason or "full" in reason for reason in refused), refused
-    refusals = {asked.reply.code for asked in load.asked if asked.reply.status != 200}
+    refusals = {asked.reply.code for asked in load.sent if asked.reply.status != 200}
     assert refusals == {"internal"}
     assert live.readiness()["restarts"] == 0
     answered = {asked.request_id for asked in load.answered}
@@ -120,7 +120,7 @@ def test_a_read_only_state_directory_is_refused_at_the_start(tmp_path, small_dis
         assert f"the state directory {live.state_dir} can't be written: read-only file system" in live.output()
         assert "--state-dir" in live.output()
     finally:
-        live.end()
+        live.kill_all()
 
 
 def test_a_server_that_dies_while_the_directory_is_read_only_is_back_when_it_no_longer_is(live, small_disk):
@@ -131,7 +131,7 @@ def test_a_server_that_dies_while_the_directory_is_read_only_is_back_when_it_no_
         wait_until(lambda: "restart failed: " in live.output(), 60, live.output)
         assert not live.is_ready()
     wait_until(live.is_ready, 120, live.output)
-    assert live.ask().status == 200
+    assert live.send_request().status == 200
     assert (live.process.pid, live.process.is_running()) == (pid, True)
     wait_until(lambda: live.metric('llm_alerts_total{rule="engine_unhealthy"}') >= 1)  # written afterwards
     check_whole(live)
@@ -143,7 +143,7 @@ def test_a_read_only_directory_keeps_no_drain_from_answering_what_is_under_way(t
     live.state_dir = small_disk / "state"
     with live:
         slow: list = []
-        asking = threading.Thread(target=lambda: slow.append(live.ask(max_tokens=600, min_tokens=600)))
+        asking = threading.Thread(target=lambda: slow.append(live.send_request(max_tokens=600, min_tokens=600)))
         asking.start()
         wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
         with read_only(small_disk):

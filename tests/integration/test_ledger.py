@@ -16,8 +16,8 @@ from llm_policy.ledger.database import FILE_NAME, open_database, transaction
 from llm_policy.ledger.outbox import FINANCE, READINESS
 from llm_policy.release.release import Release
 from llmstack.ledger.verification import verify
-from tests.integration.alert_assertions import once_by_id, webhook_environment
-from tests.integration.live_books import ledger_of, metrics_of, two_stubs
+from tests.integration.alert_assertions import unique_event_data, webhook_environment
+from tests.integration.live_ledger import ledger_of, metrics_of, two_stubs
 from tests.integration.live_service import LiveService
 from tests.integration.traffic import MAX_COST_USD, Tally, send_all
 from tests.webhook_receiver import WebhookReceiver, new_secret
@@ -156,14 +156,14 @@ def test_the_webhooks_got_what_is_written_down_as_delivered(soak):
             "SELECT endpoint, id FROM event JOIN delivery ON event_sequence = sequence WHERE state = 'delivered'"
         ).fetchall()
     for name, receiver in soak.receivers.items():
-        assert once_by_id(receiver)
+        assert unique_event_data(receiver)
         assert set(receiver.ids) == {event_id for endpoint, event_id in delivered if endpoint == name}
 
 
 def test_the_books_agree_with_themselves(soak):
     with ledger_of(soak.state_dir) as ledger:
         result = verify(ledger, time.time_ns(), max_open_s=0)
-    assert result.findings == []
+    assert result.discrepancies == []
 
 
 def test_both_stubs_of_each_step_took_part(soak):

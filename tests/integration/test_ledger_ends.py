@@ -14,7 +14,7 @@ from llm_policy.release.release import Release
 from llmstack.ledger.verification import verify
 from llmstack.server.process import TritonServer
 from tests.integration.client import Client, as_array
-from tests.integration.live_books import ledger_of, metrics_of, release_with, two_stubs
+from tests.integration.live_ledger import ledger_of, metrics_of, release_with, two_stubs
 
 TEXT = "Ada Lovelace ordered 5 lamps."
 LONG = {"text_input": TEXT, "max_tokens": 2_000, "min_tokens": 2_000}
@@ -192,7 +192,7 @@ def test_a_server_that_is_killed_loses_what_was_open_and_nothing_else(busy):
     assert sweep(busy, max_open_s=600) == 2
     with ledger_of(busy.state_dir) as ledger:
         assert ledger.execute("SELECT count(*) FROM request WHERE state = 'lost'").fetchone() == (2,)
-        assert verify(ledger, time.time_ns(), max_open_s=0).findings == []
+        assert verify(ledger, time.time_ns(), max_open_s=0).discrepancies == []
     after = metrics_of(busy.state_dir)
     assert all(after[series] >= value for series, value in before.items())
     assert Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 2}).error is None
@@ -202,4 +202,4 @@ def test_damage_done_from_outside_is_found(busy):
     with sqlite3.connect(busy.state_dir / FILE_NAME) as connection:
         connection.execute("UPDATE request SET actual_nano_usd = actual_nano_usd + 1 WHERE request_id = 'guided'")
     with ledger_of(busy.state_dir) as ledger:
-        assert [finding.check for finding in verify(ledger, time.time_ns(), 600).findings] == ["llm_cost_usd_total"]
+        assert [finding.check for finding in verify(ledger, time.time_ns(), 600).discrepancies] == ["llm_cost_usd_total"]

@@ -32,7 +32,7 @@ def full(live: LiveService) -> Iterator[list[threading.Thread]]:
     answers: list[int] = []
 
     def ask() -> None:
-        answers.append(live.ask(max_tokens=SLOW_TOKENS, min_tokens=SLOW_TOKENS).status)
+        answers.append(live.send_request(max_tokens=SLOW_TOKENS, min_tokens=SLOW_TOKENS).status)
 
     asking = [threading.Thread(target=ask) for _ in range(MAX_QUEUE_SIZE)]
     for thread in asking:
@@ -47,7 +47,7 @@ def full(live: LiveService) -> Iterator[list[threading.Thread]]:
 def test_a_full_queue_refuses_at_once_and_is_no_outage(live, full):
     num_restarts = live.readiness()["restarts"]
     began = time.monotonic()
-    reply = live.ask()
+    reply = live.send_request()
     refused_after_s = time.monotonic() - began
     assert (reply.status, reply.code) == (503, "overloaded")
     assert f"limit {MAX_QUEUE_SIZE} (max_queue_size)" in reply.error
@@ -55,7 +55,7 @@ def test_a_full_queue_refuses_at_once_and_is_no_outage(live, full):
     assert refused_after_s < 2
     for thread in full:
         thread.join()
-    assert live.ask().status == 200
+    assert live.send_request().status == 200
     assert live.readiness()["restarts"] == num_restarts
     assert live.metric('llm_requests_rejected_total{code="overloaded"}') >= 1
 
@@ -67,6 +67,6 @@ def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
         for call in calls:
             call.cancel()
         num_restarts = live.readiness()["restarts"]
-        wait_until(lambda: live.ask().status == 200, 120)
+        wait_until(lambda: live.send_request().status == 200, 120)
     assert live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)]  # nobody can tell yet that no answer will come
     assert live.readiness()["restarts"] == num_restarts

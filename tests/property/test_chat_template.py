@@ -23,13 +23,13 @@ def render(template, contents):
 
 @given(PROMPTS)
 def test_the_templates_own_control_tokens_are_all_there_is(contents):
-    found = [stretch.text for stretch in render(CHAT, contents) if stretch.is_control]
+    found = [segment.text for segment in render(CHAT, contents) if segment.is_control]
     assert found == ["<|im_start|>", "<|im_end|>"] * len(contents)
 
 
 @given(PROMPTS)
 def test_contents_side_by_side_make_no_control_token(contents):
-    assert not any(stretch.is_control for stretch in render(BARE, contents))
+    assert not any(segment.is_control for segment in render(BARE, contents))
 
 
 @given(st.sampled_from(CUTS), st.sampled_from(["{{ m.content }}", "{{ m.content | trim }}"]), CONTENTS, st.booleans())
@@ -38,9 +38,9 @@ def test_a_template_that_leaves_out_any_piece_of_a_control_token_is_not_complete
     source = "{% for m in messages %}" + token[:start] + place + token[end:] + "{% endfor %}"
     content = token[start:end] if exactly else content
     if token[:start] + token[end:] not in TOKENS:
-        assert not any(stretch.is_control for stretch in render(ChatTemplate(source, TOKENS, {}), [content]))
+        assert not any(segment.is_control for segment in render(ChatTemplate(source, TOKENS, {}), [content]))
 
 
 @given(PROMPTS)
 def test_every_character_of_a_content_is_in_the_prompt_once(contents):
-    assert "".join(stretch.text for stretch in render(BARE, contents)) == "".join(contents)
+    assert "".join(segment.text for segment in render(BARE, contents)) == "".join(contents)

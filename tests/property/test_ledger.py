@@ -13,9 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.database import transaction
-from llm_policy.ledger.ledger import RULE_OF_FLAG, Entry
+from llm_policy.ledger.ledger import RULE_OF_FLAG, NewRow
 from llm_policy.release.manifest import TASKS
-from tests.books import events, open_ledger, open_row, rows, settlement
+from tests.ledgers import events, open_ledger, open_row, rows, settlement
 
 FLAGS = (*RULE_OF_FLAG, "truncated")
 TENANTS = ("acme", "globex", "")
@@ -23,7 +23,7 @@ CODES = ("invalid_input", "token_budget_overrun", "internal")
 PROCESSES = st.integers(0, 1)
 
 entries = st.builds(
-    Entry,
+    NewRow,
     request_id=st.sampled_from(["r-1", "r-2", ""]),
     tenant=st.sampled_from(TENANTS),
     task=st.sampled_from([*TASKS, ""]),
@@ -66,7 +66,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=admitted, process=PROCESSES, batch=st.lists(st.lists(entries, min_size=1, max_size=3), max_size=3))
     def enter(self, process, batch):
         batch = [[row._replace(is_canary=request[0].is_canary) for row in request] for request in batch]
-        entered = self.ledgers[process].enter(batch, self.now_ns)
+        entered = self.ledgers[process].record(batch, self.now_ns)
         admitted = [
             zip(ids, request, strict=True)
             for request, (ids, is_shed) in zip(batch, entered, strict=True)
@@ -78,7 +78,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(process=PROCESSES, request=st.lists(entries, min_size=1, max_size=3), code=st.sampled_from(CODES))
     def enter_refused(self, process, request, code):
         request = [row._replace(is_canary=request[0].is_canary, code=code) for row in request]
-        self.ledgers[process].enter([request], self.now_ns)
+        self.ledgers[process].record([request], self.now_ns)
 
     @rule(
         target=answered,
@@ -101,7 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, row=consumes(admitted), code=st.sampled_from(CODES))
     def refuse(self, process, row, code):
-        self.ledgers[process].refuse([open_row(*row)], code, self.now_ns)
+        self.ledgers[process].reject([open_row(*row)], code, self.now_ns)
 
     @rule(process=PROCESSES, good=admitted, bad=admitted)
     def fail(self, process, good, bad):

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_policy.errors import Code, PolicyError
-from llm_policy.guidance.compile.guide_report import GuidePlan
-from llm_policy.guidance.guide import GuideResolver
+from llm_policy.guidance.guide import EngineGuide, GuideResolver
 from llm_policy.release.release import Release
-from llm_policy.rules.request import Column
+from llm_policy.steps.column import Column
 from llm_policy.steps.decision import unpack_decisions
 from llm_policy.steps.postprocess import Postprocess
 from llm_policy.steps.preprocess import Preprocess
@@ -101,8 +100,8 @@ def outcome(inputs, parameters=None):
         return str(error)
 
 
-def plans(rows):
-    return [GuidePlan("ebnf_grammar", row.guide.text, row.guide.name) if row.guide else None for row in rows]
+def engine_guides(rows):
+    return [EngineGuide("ebnf_grammar", row.guide.text, row.guide.name) if row.guide else None for row in rows]
 
 
 def arrays(tensors):
@@ -114,7 +113,7 @@ def arrays(tensors):
 def test_every_request_is_admitted_or_refused_with_a_declared_code(inputs):
     rows = outcome(inputs)
     if not isinstance(rows, str):
-        arrays(preprocess().pack(rows, plans(rows)))
+        arrays(preprocess().pack(rows, engine_guides(rows)))
 
 
 NAMES = st.sampled_from(["X-Engine-Hash", "x-quantisation", "X-Tenant"]) | st.text(max_size=5)
@@ -131,7 +130,7 @@ def test_any_parameters_are_taken_or_refused_with_a_declared_code(parameters):
 def test_what_is_admitted_stays_within_the_token_budget(inputs):
     rows = outcome(inputs)
     if not isinstance(rows, str):
-        tensors = arrays(preprocess().pack(rows, plans(rows)))
+        tensors = arrays(preprocess().pack(rows, engine_guides(rows)))
         limit = release().manifest.thresholds.max_tokens
         assert tensors["request_output_len"][0, 0] >= 1
         assert tensors["input_lengths"][0, 0] + tensors["request_output_len"][0, 0] <= limit

@@ -1,1 +1,1 @@
-"""What is recorded of requests in ledger.db: rows, totals, alerts and outgoing events."""
+"""ledger.db: one row for each request row, metric totals, alerts and outgoing events."""

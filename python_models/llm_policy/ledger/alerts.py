@@ -1,13 +1,13 @@
-"""Alerts without a storm: the first breach of a rule is told at once, what follows within its window in one summary.
+"""Alerts with deduplication: a window's first breach is reported immediately, the later ones in one summary event.
 
-Every event stands for the `count` breaches that no other event stands for: the first for one, the summary for all
-later ones of the window. So counts add up to the number of breaches. A window with one breach has no summary.
+Each event covers `count` breaches that no other event covers: the first event covers one, the summary covers all later
+ones of the window. The counts therefore add up to the number of breaches. A window with one breach has no summary.
 
-A window is of one rule and one engine: the first breach of another engine closes it with its summary.
+A window belongs to one rule and one engine: the first breach of another engine closes it and writes its summary.
 
-The windows are rows of the database, changed in the transaction of the request that breached: neither a restart nor a
-second process repeats or forgets one. A summary is written by the parent, which looks each second, or by whoever
-records a breach into a window that has ended.
+Windows are database rows, changed in the transaction of the request that breached, so neither a restart nor a second
+process repeats or loses a breach. The parent process writes the summaries of windows that have ended, each second; so
+does a breach that arrives after its rule's window has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EVENT_TYPE = "llm_observability_alert"
 QUEUE_DELAY, COST, SCHEMA_VIOLATION, ENGINE_UNHEALTHY = RULES = metric_total.RULES
 WINDOW_NS = 60_000_000_000
 MAX_SAMPLES = 10
-# The finance side gets every request; longer lists go out as several events, each counting its own.
+# Finance events list every request. A longer list is split into several events, each with its own count.
 MAX_REQUESTS_PER_EVENT = 1_000
 
 TABLES = """
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS alert_window (
     engine_hash TEXT NOT NULL,
     quantisation TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS alert_breach (  -- the breaches that the window's summary names
+CREATE TABLE IF NOT EXISTS alert_breach (  -- the breaches that the window's summary lists
     rule TEXT NOT NULL,
     number INTEGER NOT NULL,
     ledger_id INTEGER,
@@ -50,15 +50,24 @@ CREATE TABLE IF NOT EXISTS alert_breach (  -- the breaches that the window's sum
 ) WITHOUT ROWID;
 """
 
-_TOLD = """
+_REPORTED = """
 SELECT endpoint, json_extract(CAST(body AS TEXT), '$.data.rule'), sum(json_extract(CAST(body AS TEXT), '$.data.count'))
 FROM event JOIN delivery ON event_sequence = sequence WHERE type = ?{} GROUP BY 1, 2
 """
-_AMONG = " AND sequence IN (SELECT value FROM json_each(?))"
+_OF_SEQUENCES = " AND sequence IN (SELECT value FROM json_each(?))"
+
+
+class AlertRule(NamedTuple):
+    """A rule with its threshold, for one engine. Units: µs for queue_delay, nano-dollars for cost, else a count."""
+
+    name: str
+    threshold: int
+    engine_hash: str
+    quantisation: str
 
 
 class Breach(NamedTuple):
-    """One request beyond a threshold; `observed` is in the rule's unit: µs, nano-dollars or a plain count."""
+    """One request beyond a threshold; `observed` is in the rule's unit."""
 
     observed: int
     request_id: str = ""
@@ -66,8 +75,8 @@ class Breach(NamedTuple):
     ledger_id: int | None = None
 
     @property
-    def name(self) -> str:
-        """How a sample names the request: by the client's id, or by the ledger's where it sent none."""
+    def sample(self) -> str:
+        """The request's name in `samples`: the client's request id, or the ledger id if the client sent none."""
         return self.request_id or (f"ledger:{self.ledger_id}" if self.ledger_id is not None else "")
 
 
@@ -81,68 +90,66 @@ class _Window(NamedTuple):
     quantisation: str
 
 
-def record_breach(
-    connection: sqlite3.Connection,
-    rule: str,
-    breach: Breach,
-    *,
-    threshold: int,
-    engine_hash: str,
-    quantisation: str,
-    now_ns: int,
-) -> None:
-    """Add one breach to the caller's transaction; the first of a window becomes an event at once."""
-    metric_total.add(connection, {(metric_total.ALERTS, rule): 1})
-    window = _window(connection, rule)
-    # A breach of another engine, after a switch, does not belong among those of the one before.
-    if window is not None and (_is_over(window, now_ns) or window.engine_hash != engine_hash):
+def record_breach(connection: sqlite3.Connection, rule: AlertRule, breach: Breach, now_ns: int) -> None:
+    """Add one breach in the caller's transaction; the first breach of a window also appends an event."""
+    metric_total.add(connection, {(metric_total.ALERTS, rule.name): 1})
+    window = _find_window(connection, rule.name)
+    # After a release switch, a breach of the new engine must not be counted in the old engine's window.
+    if window is not None and (_has_ended(window, now_ns) or window.engine_hash != rule.engine_hash):
         _close(connection, window, now_ns)
         window = None
     if window is None:
-        window = _Window(rule, now_ns, 0, 0, threshold, engine_hash, quantisation)
+        window = _Window(rule.name, now_ns, 0, 0, *rule[1:])
         connection.execute("INSERT INTO alert_window VALUES (?, ?, ?, ?, ?, ?, ?)", window)
-        _tell(
-            connection, window._replace(num_breaches=1, observed_max=breach.observed), [breach], now_ns, phase="first"
-        )
+        first = window._replace(num_breaches=1, observed_max=breach.observed)
+        _report(connection, first, [breach], now_ns, phase="first")
     else:
-        _keep(connection, window, breach)
+        _add_to_window(connection, window, breach)
 
 
 def close_due_windows(connection: sqlite3.Connection, now_ns: int) -> int:
-    """Write the summary of every window that has ended, in the caller's transaction; how many ended."""
-    due = [window for window in _windows(connection) if _is_over(window, now_ns)]
+    """Close every window that has ended and write its summary, in the caller's transaction.
+
+    Returns the number of windows closed.
+    """
+    due = [window for window in _windows(connection) if _has_ended(window, now_ns)]
     for window in due:
         _close(connection, window, now_ns)
     return len(due)
 
 
-def told(connection: sqlite3.Connection, among: Collection[int] | None = None) -> dict[tuple[str, str], int]:
-    """How many breaches the events there are have told, by endpoint and rule; of those with these sequences alone."""
-    only, values = ("", ()) if among is None else (_AMONG, (json.dumps(list(among)),))
-    rows = connection.execute(_TOLD.format(only), (EVENT_TYPE, *values))
-    return {(endpoint, rule): number for endpoint, rule, number in rows if number}
-
-
 def has_due_windows(connection: sqlite3.Connection, now_ns: int) -> bool:
-    """Whether `close_due_windows` would find one: saves its caller an empty transaction."""
-    return any(_is_over(window, now_ns) for window in _windows(connection))
+    """Whether `close_due_windows` would close one; saves the caller an empty transaction."""
+    return any(_has_ended(window, now_ns) for window in _windows(connection))
+
+
+def count_reported_breaches(
+    connection: sqlite3.Connection, sequences: Collection[int] | None = None
+) -> dict[tuple[str, str], int]:
+    """Number of breaches in the stored alert events, by (endpoint, rule).
+
+    `sequences` restricts the count to the events with these sequence numbers.
+    """
+    condition, values = ("", ()) if sequences is None else (_OF_SEQUENCES, (json.dumps(list(sequences)),))
+    rows = connection.execute(_REPORTED.format(condition), (EVENT_TYPE, *values))
+    return {(endpoint, rule): number for endpoint, rule, number in rows if number}
 
 
 def _windows(connection: sqlite3.Connection) -> list[_Window]:
     return [_Window(*row) for row in connection.execute("SELECT * FROM alert_window")]
 
 
-def _window(connection: sqlite3.Connection, rule: str) -> _Window | None:
+def _find_window(connection: sqlite3.Connection, rule: str) -> _Window | None:
     row = connection.execute("SELECT * FROM alert_window WHERE rule = ?", (rule,)).fetchone()
     return _Window(*row) if row else None
 
 
-def _is_over(window: _Window, now_ns: int) -> bool:
-    """A clock that was set back by more than a window must not keep one open for ever."""
+def _has_ended(window: _Window, now_ns: int) -> bool:
+    """Uses the absolute difference: a clock set back by more than a window must not keep it open forever."""
     return abs(now_ns - window.started_ns) >= WINDOW_NS
 
 
-def _keep(connection: sqlite3.Connection, window: _Window, breach: Breach) -> None:
+def _add_to_window(connection: sqlite3.Connection, window: _Window, breach: Breach) -> None:
     connection.execute(
         "UPDATE alert_window SET num_breaches = num_breaches + 1, observed_max = max(observed_max, ?) WHERE rule = ?",
         (breach.observed, window.rule),
@@ -161,12 +168,13 @@ def _close(connection: sqlite3.Connection, window: _Window, now_ns: int) -> None
             "SELECT observed, request_id, tenant, ledger_id FROM alert_breach WHERE rule = ? ORDER BY number",
             (window.rule,),
         )
-        _tell(connection, window, [Breach(*row) for row in rows], now_ns, phase="summary")
+        _report(connection, window, [Breach(*row) for row in rows], now_ns, phase="summary")
     connection.execute("DELETE FROM alert_breach WHERE rule = ?", (window.rule,))
     connection.execute("DELETE FROM alert_window WHERE rule = ?", (window.rule,))
 
 
-def _tell(connection: sqlite3.Connection, window: _Window, breaches: list[Breach], now_ns: int, phase: str) -> None:
+def _report(connection: sqlite3.Connection, window: _Window, breaches: list[Breach], now_ns: int, phase: str) -> None:
+    """Append the readiness event and, for cost breaches, the finance events."""
     _append(connection, _payload(window, breaches, phase), READINESS, now_ns)
     if window.rule != COST:
         return
@@ -174,12 +182,12 @@ def _tell(connection: sqlite3.Connection, window: _Window, breaches: list[Breach
         listed = breaches[start : start + MAX_REQUESTS_PER_EVENT]
         part = window._replace(num_breaches=len(listed), observed_max=max(breach.observed for breach in listed))
         payload = _payload(part, listed, phase)
-        payload["requests"] = [_listed(breach) for breach in listed]
+        payload["requests"] = [_listed_request(breach) for breach in listed]
         _append(connection, payload, FINANCE, now_ns)
 
 
 def _payload(window: _Window, breaches: list[Breach], phase: str) -> dict[str, Any]:
-    """`threshold` and `observed_max` are µs for queue_delay, US dollars for cost, and counts else."""
+    """The event's data; `threshold` and `observed_max` are µs for queue_delay, US dollars for cost, else counts."""
     unit = usd if window.rule == COST else int
     return {
         "rule": window.rule,
@@ -191,11 +199,11 @@ def _payload(window: _Window, breaches: list[Breach], phase: str) -> dict[str, A
         "window_end": _utc(window.started_ns + WINDOW_NS),
         "engine_hash": window.engine_hash,
         "quantisation": window.quantisation,
-        "samples": [breach.name for breach in breaches[:MAX_SAMPLES] if breach.name],
+        "samples": [breach.sample for breach in breaches[:MAX_SAMPLES] if breach.sample],
     }
 
 
-def _listed(breach: Breach) -> dict[str, Any]:
+def _listed_request(breach: Breach) -> dict[str, Any]:
     return {
         "ledger_id": breach.ledger_id,
         "request_id": breach.request_id,

@@ -1,8 +1,8 @@
-"""ledger.db: one SQLite file for what was decided, what it caused and what is still to be delivered.
+"""ledger.db: one SQLite file for the ledger, the metric totals, the alerts and the outbox.
 
-Write-ahead logging lets readers and one writer work at once; `synchronous=NORMAL` keeps a commit whatever happens to
-the processes, and the file whole whatever happens to the machine. Transactions begin as writers (`BEGIN IMMEDIATE`),
-so that none can fail half-way because another one was faster.
+Write-ahead logging lets readers run beside one writer. With `synchronous=NORMAL` a commit survives the death of any
+process, and a power cut leaves the file consistent. Transactions begin as writers (`BEGIN IMMEDIATE`), so none fails
+halfway because another writer was faster.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from llm_policy.ledger import tables as ledger_tables
 
 FILE_NAME = "ledger.db"
 BUSY_TIMEOUT_MS = 5_000
-# A writer holds the lock for some 40 µs: whoever finds it taken asks again at once a few times. SQLite's own handler
-# sleeps for a whole millisecond first.
+# A writer holds the lock for about 40 µs, so a waiting writer retries a few times without sleeping. SQLite's own busy
+# handler sleeps for a millisecond first.
 NUM_SPINS = 20
 SHORTEST_SLEEP_S, LONGEST_SLEEP_S = 50e-6, 5e-3
 MAX_WAIT_S = 2.0
-# The parent copies the log back each second (`checkpoint`), so that no request waits for the disk. Where nobody does,
-# a commit that finds the log this long does it: 64 MiB of 4 KiB pages. A log that a long reader let grow beyond that
-# is cut to it once it is begun anew.
+# The parent process checkpoints the log each second (`checkpoint`), so that no request waits for the disk. Without it,
+# a commit that finds the log this long (64 MiB of 4 KiB pages) checkpoints. A log that grew longer during a long read
+# is truncated to this size when it restarts.
 AUTOCHECKPOINT_PAGES = 16_384
 MAX_IDLE_LOG_BYTES = AUTOCHECKPOINT_PAGES * 4_096
 RESTART_PAGES = 8_192
 
 _TABLES = "\n".join((ledger_tables.TABLES, engine_queue.TABLES, metric_total.TABLES, alerts.TABLES, outbox.TABLES))
-# What a file has is what the code of its version made. A new version only adds, so that the tables are simply made.
+# Schema version. New versions only add tables and indexes, so upgrading means running every CREATE … IF NOT EXISTS.
 VERSION = 2
 
 
 class NewerLedger(sqlite3.DatabaseError):
-    """The file was made by code that knows more than this does; `next_step` says what to do about it."""
+    """The file's schema version is newer than this code supports; `next_step` is the operator's remedy."""
 
-    next_step = "run the llmstack that made it, or give this one another --state-dir (LLMSTACK_STATE_DIR)"
+    next_step = "run the llmstack version that wrote it, or use another --state-dir (LLMSTACK_STATE_DIR)"
 
     def __init__(self, version: int) -> None:
         super().__init__(
-            f"{FILE_NAME} is of version {version}, made by a newer llmstack than this one, which knows up to {VERSION}"
+            f"{FILE_NAME} has version {version}, written by a newer llmstack; this one supports up to {VERSION}"
         )
 
 
 def open_database(
     path: Path, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS, must_exist: bool = False
 ) -> sqlite3.Connection:
-    """A connection to the database at `path`, made with all its tables when missing, unless it `must_exist`.
+    """Open the database at `path` for writing; create it with all its tables unless it `must_exist`.
 
-    Its transactions are explicit (see `transaction`). Several threads may share it under a lock of theirs.
+    Transactions are explicit (see `transaction`). Threads may share the connection if they hold a common lock.
 
     Raises:
-        NewerLedger: it is left as it is.
-        sqlite3.Error: it can't be opened or written.
+        NewerLedger: the file is newer than this code; it is left unchanged.
+        sqlite3.Error: the file can't be opened or written.
     """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={'rw' if must_exist else 'rwc'}",
@@ -74,7 +74,7 @@ def open_database(
         connection.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
         if version < VERSION:
-            _make_tables(connection)
+            _create_tables(connection)
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     except BaseException:
         connection.close()
@@ -82,12 +82,12 @@ def open_database(
     return connection
 
 
-def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that can't change anything; the file must be there.
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the existing database at `path` read-only.
 
     Raises:
-        NewerLedger: this code can't tell what stands in it.
-        sqlite3.Error: it can't be opened.
+        NewerLedger: the file is newer than this code.
+        sqlite3.Error: the file can't be opened.
     """
     connection = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, isolation_level=None)
     try:
@@ -101,50 +101,50 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, max_wait_s: float = MAX_WAIT_S) -> Iterator[None]:
-    """One writing transaction: committed at the end, rolled back when anything is raised.
+    """One write transaction: commits at the end of the block, rolls back on any exception.
 
     Raises:
-        sqlite3.Error: the lock was not free within `max_wait_s`, or nothing could be written; nothing has changed.
+        sqlite3.Error: the write lock was not free within `max_wait_s`, or the write failed; nothing has changed.
     """
     _begin(connection, max_wait_s)
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # a full disk may have rolled it back already
+        if connection.in_transaction:  # SQLite itself rolls back when the disk is full
             connection.execute("ROLLBACK")
         raise
 
 
 def checkpoint(connection: sqlite3.Connection) -> None:
-    """Copy the write-ahead log into the file; the parent calls this each second, on its own connection.
+    """Copy the write-ahead log into the database file; the parent process calls this each second.
 
-    Writers go on meanwhile, except where the log has grown long all the same: then they wait for the last few pages,
-    and the next one starts the log anew. While somebody still reads the log that can't be, and is left to a later call.
+    Writers continue meanwhile, unless the log is longer than `RESTART_PAGES`: then they wait for the last few pages,
+    and the next writer restarts the log. While a reader still uses the log, the restart is left to a later call.
 
     Raises:
-        sqlite3.Error: the disk does not take it.
+        sqlite3.Error: the disk write failed.
     """
     _, num_log_pages, num_copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if num_log_pages > RESTART_PAGES and num_log_pages == num_copied:
-        with _without_waiting(connection):  # SQLite holds the write lock while it waits for readers
+        with _no_busy_timeout(connection):  # SQLite would hold the write lock while it waits for readers
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
 
 def is_locked(error: sqlite3.Error) -> bool:
-    """Whether another writer was in the way, and nothing is wrong with the file."""
+    """Whether `error` only means that another writer held the lock."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def _begin(connection: sqlite3.Connection, max_wait_s: float) -> None:
-    give_up_s = time.monotonic() + max_wait_s
+    deadline_s = time.monotonic() + max_wait_s
     sleep_s = SHORTEST_SLEEP_S
     for attempt in itertools.count():
         try:
             connection.execute("BEGIN IMMEDIATE")
             return
         except sqlite3.OperationalError as error:
-            if not is_locked(error) or time.monotonic() > give_up_s:
+            if not is_locked(error) or time.monotonic() > deadline_s:
                 raise
         if attempt < NUM_SPINS:
             os.sched_yield()
@@ -154,7 +154,7 @@ def _begin(connection: sqlite3.Connection, max_wait_s: float) -> None:
 
 
 @contextmanager
-def _without_waiting(connection: sqlite3.Connection) -> Iterator[None]:
+def _no_busy_timeout(connection: sqlite3.Connection) -> Iterator[None]:
     (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute("PRAGMA busy_timeout = 0")
     try:
@@ -170,7 +170,7 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _make_tables(connection: sqlite3.Connection) -> None:
+def _create_tables(connection: sqlite3.Connection) -> None:
     with transaction(connection, BUSY_TIMEOUT_MS / 1_000):
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)

@@ -1,9 +1,9 @@
-"""How many requests wait for the engine: what load is shed by.
+"""The number of requests waiting for the engine, which load shedding is based on.
 
-An open row of the ledger is a request that waits, unless it died: Triton tells nobody of a call that its client
-cancelled, and only the parent of one that the engine failed. So an open row counts while it is young, measured by how
-long answers take, and less the deaths that the parent noted meanwhile. Both are looked up only where open rows alone
-would fill the queue.
+An open row of the ledger is a waiting request, unless the request is dead: Triton does not report calls that a client
+cancelled, and only the parent process sees calls that the engine failed. Once open rows alone fill the queue, two
+corrections apply: only rows younger than a limit count, derived from the slowest recent answers, and the dead requests
+that the parent recorded in that period are subtracted. Both need extra queries, so they run only in that case.
 """
 
 from __future__ import annotations
@@ -19,44 +19,45 @@ CREATE TABLE IF NOT EXISTS engine_death (
 ) WITHOUT ROWID;
 """
 
-# Far beyond what an answer takes: what is given up too early is only settled late.
+# Far longer than any answer takes; a row given up too early is still settled when its answer comes.
 MAX_OPEN_S = 600
-_PATIENCE_S, _PATIENCE_ANSWERS = 10, 4  # an answer may take this and so many times the slowest recent one
+# An open row counts for this many seconds plus this many times the slowest recent answer.
+_AGE_LIMIT_BASE_S, _AGE_LIMIT_ANSWERS = 10, 4
 _RECENT_ROWS = 1_000
-_PATIENCE_LASTS_NS = 1_000_000_000
+_AGE_LIMIT_TTL_NS = 1_000_000_000
 
 
 class EngineQueue:
-    """The queue of one boot, as one process sees it."""
+    """The queue of one boot of the server, as one process sees it."""
 
     def __init__(self, connection: sqlite3.Connection, boot_id: str, max_size: int) -> None:
         self._connection = connection
         self._boot_id = boot_id
         self._max_size = max_size
-        self._patience_ns = 0
-        self._patience_from_ns = 0
+        self._age_limit_ns = 0
+        self._age_limit_computed_ns = 0
 
-    def room(self, now_ns: int) -> int:
-        """How many more requests may be admitted."""
-        num_open = self._num_open(now_ns - MAX_OPEN_S * 1_000_000_000)
-        if num_open >= self._max_size:
-            young_ns = now_ns - self._patience(now_ns)
-            num_open = self._num_open(young_ns) - self._num_dead(young_ns)
-        return self._max_size - num_open
+    def free_places(self, now_ns: int) -> int:
+        """How many more requests may be admitted; not positive when the queue is full."""
+        num_waiting = self._num_open(now_ns - MAX_OPEN_S * 1_000_000_000)
+        if num_waiting >= self._max_size:
+            since_ns = now_ns - self._age_limit(now_ns)
+            num_waiting = self._num_open(since_ns) - self._num_dead(since_ns)
+        return self._max_size - num_waiting
 
-    def note_dead(self, num_requests: int, now_ns: int) -> None:
-        """So many requests of this boot are dead by now; in the caller's transaction."""
+    def record_deaths(self, num_requests: int, now_ns: int) -> None:
+        """Record the total of this boot's dead requests so far, in the caller's transaction."""
         execute = self._connection.execute
         execute("DELETE FROM engine_death WHERE boot_id <> ?", (self._boot_id,))
-        execute(  # the last of the old ones is what later ones are compared with
+        execute(  # the newest expired record stays: later totals are compared with it
             "DELETE FROM engine_death WHERE noted_ns < (SELECT max(noted_ns) FROM engine_death WHERE noted_ns < ?)",
             (now_ns - MAX_OPEN_S * 1_000_000_000,),
         )
         execute("INSERT OR REPLACE INTO engine_death VALUES (?, ?, ?)", (self._boot_id, now_ns, num_requests))
 
-    def num_noted(self) -> int:
-        """What `note_dead` was told last."""
-        return self._num_dead_by("1", ())
+    def num_recorded_deaths(self) -> int:
+        """The total that `record_deaths` wrote last."""
+        return self._max_deaths("1", ())
 
     def _num_open(self, since_ns: int) -> int:
         row = self._connection.execute(
@@ -67,24 +68,24 @@ class EngineQueue:
         return int(row[0])
 
     def _num_dead(self, since_ns: int) -> int:
-        return self.num_noted() - self._num_dead_by("noted_ns < ?", (since_ns,))
+        return self.num_recorded_deaths() - self._max_deaths("noted_ns < ?", (since_ns,))
 
-    def _num_dead_by(self, condition: str, values: tuple[int, ...]) -> int:
+    def _max_deaths(self, condition: str, values: tuple[int, ...]) -> int:
         row = self._connection.execute(
             f"SELECT max(num_requests) FROM engine_death WHERE boot_id = ? AND {condition}",  # noqa: S608 - from above
             (self._boot_id, *values),
         ).fetchone()
         return int(row[0] or 0)
 
-    def _patience(self, now_ns: int) -> int:
-        """How long an open row counts; until something was answered, as long as it may be open at all."""
-        if now_ns - self._patience_from_ns > _PATIENCE_LASTS_NS:
+    def _age_limit(self, now_ns: int) -> int:
+        """The age in ns up to which an open row counts; `MAX_OPEN_S` until a first request is answered."""
+        if now_ns - self._age_limit_computed_ns > _AGE_LIMIT_TTL_NS:
             row = self._connection.execute(
                 "SELECT max(closed_ns - admitted_ns) FROM request "
                 "WHERE id > (SELECT max(id) FROM request) - ? AND state = 'settled' AND boot_id = ?",
                 (_RECENT_ROWS, self._boot_id),
             ).fetchone()
-            answers_ns = MAX_OPEN_S * 1_000_000_000 if row[0] is None else _PATIENCE_ANSWERS * int(row[0])
-            self._patience_ns = min(_PATIENCE_S * 1_000_000_000 + answers_ns, MAX_OPEN_S * 1_000_000_000)
-            self._patience_from_ns = now_ns
-        return self._patience_ns
+            answers_ns = MAX_OPEN_S * 1_000_000_000 if row[0] is None else _AGE_LIMIT_ANSWERS * int(row[0])
+            self._age_limit_ns = min(_AGE_LIMIT_BASE_S * 1_000_000_000 + answers_ns, MAX_OPEN_S * 1_000_000_000)
+            self._age_limit_computed_ns = now_ns
+        return self._age_limit_ns

@@ -1,16 +1,16 @@
-"""The ledger: one row for each row of a request that reached preprocess, from its admission to its end.
+"""The ledger: one row for each row of a request that reached preprocess, from admission to its final state.
 
     admitted ──► settled     answered: actual tokens and cost
-       │    └──► refused     a fault of ours, or its guide was refused after a wait; costs nothing
-       ├───────► cancelled   this boot lives, but no answer came within the bound; costs its prompt
-       └───────► lost        the boot that admitted it is over; costs its prompt
-    refused                  at once; costs nothing
+       │    └──► refused     internal error, or its guide was rejected after compiling; costs nothing
+       ├───────► cancelled   same server start, but no answer came within the time limit; costs its prompt
+       └───────► lost        the server start that admitted it has ended; costs its prompt
+    refused                  rejected immediately; costs nothing
 
-An answer that comes after its row was given up settles it all the same. Whatever becomes of a row changes the totals
-that the metrics show (`metric_total`) and records its breaches (`alerts`) in the same transaction.
+An answer that comes after its row was cancelled or lost still settles it. Every change of a row updates the metric
+totals (`metric_total`) and records its breaches (`alerts`) in the same transaction.
 
-Every method is one transaction, or none, and raises sqlite3.Error when it could not be committed: nothing has changed
-then. Not safe for several threads at once.
+Every method is at most one transaction. It raises sqlite3.Error if the transaction could not be committed; then nothing
+has changed. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import NamedTuple
 
 from llm_policy.errors import Code
 from llm_policy.ledger import alerts, metric_total
-from llm_policy.ledger.alerts import Breach
+from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue
 from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.release.manifest import Manifest
 
-_MAX_SWEPT_AT_ONCE = 1_000
-_MAX_FORGOTTEN_AT_ONCE = 100  # requests wait for the write lock meanwhile
+_CLOSE_BATCH_ROWS = 1_000
+_DELETE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
 
 RULE_OF_FLAG = {
     "queue_delay_breach": alerts.QUEUE_DELAY,
@@ -51,24 +51,24 @@ _SETTLE_LATE = (
     "UPDATE request SET state = 'settled', swept_as = state, schema_id = ?, num_completion_tokens = ?, "
     "actual_nano_usd = ?, queue_delay_us = ?, flags = ?, closed_ns = ? WHERE id = ?"
 )
-# Asked each second: of open rows alone, however many there are of others.
+# Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
     "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request INDEXED BY request_open "
     "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
 )
-# The newest row stays: SQLite would give its id to the next one.
+# The newest row stays, because SQLite would reuse its id.
 _OLD_CANARIES = (
     "SELECT id FROM request INDEXED BY request_canary WHERE canary = 1 AND admitted_ns < ? AND state <> 'admitted' "
     "AND id < (SELECT max(id) FROM request) LIMIT ?"
 )
-_REFUSE = (
+_REJECT = (
     "UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? "
     "WHERE id = ? AND state = 'admitted'"
 )
 
 
-class Entry(NamedTuple):
-    """One row as preprocess knows it; a `code` refuses it, and what was not known yet is empty."""
+class NewRow(NamedTuple):
+    """One row as preprocess knows it. A `code` marks it rejected; fields not yet known are empty."""
 
     request_id: str = ""
     tenant: str = ""
@@ -81,8 +81,8 @@ class Entry(NamedTuple):
     code: str = ""
 
 
-class Entered(NamedTuple):
-    """What became of one request: the ids of its rows, and whether it was shed instead of admitted."""
+class RecordedRequest(NamedTuple):
+    """The ledger ids of one request's rows, and whether the request was shed instead of admitted."""
 
     ids: list[int]
     is_shed: bool = False
@@ -105,14 +105,14 @@ class Settlement(NamedTuple):
 
 
 class OpenRow(NamedTuple):
-    """An admitted row that is refused after all."""
+    """An admitted row that is rejected later."""
 
     ledger_id: int
     task: str
     is_canary: bool
 
 
-class _Unanswered(NamedTuple):
+class _UnansweredRow(NamedTuple):
     ledger_id: int
     boot_id: str
     is_canary: bool
@@ -122,103 +122,106 @@ class _Unanswered(NamedTuple):
 
 
 class Ledger:
-    """The ledger as one process writes it during one boot of the server."""
+    """The ledger as one process writes it during one start ("boot") of the server."""
 
     def __init__(self, connection: sqlite3.Connection, manifest: Manifest, boot_id: str) -> None:
         self.connection = connection
         self._boot_id = boot_id
         self._engine_hash = manifest.engine.hash
-        self._quantisation = manifest.engine.quantisation
         self._queue = EngineQueue(connection, boot_id, manifest.engine.max_queue_size)
-        self._thresholds = {
+        thresholds = {
             alerts.QUEUE_DELAY: manifest.thresholds.max_queue_delay_us,
             alerts.COST: manifest.thresholds.max_cost_nano_usd,
             alerts.SCHEMA_VIOLATION: 0,
         }
+        self._alert_rules = {
+            name: AlertRule(name, threshold, manifest.engine.hash, manifest.engine.quantisation)
+            for name, threshold in thresholds.items()
+        }
         self._was_full = False
 
     def is_full(self) -> bool:
-        """Whether a request would be shed. Costs nothing unless the last one was."""
+        """Whether a request would be shed; queries the database only if the queue was full last time."""
         if self._was_full:
-            self._was_full = self._queue.room(time.time_ns()) <= 0
+            self._was_full = self._queue.free_places(time.time_ns()) <= 0
         return self._was_full
 
-    def enter(self, requests: Sequence[Sequence[Entry]], now_ns: int | None = None) -> list[Entered]:
-        """Write the rows of each request, those that are refused too."""
+    def record(self, requests: Sequence[Sequence[NewRow]], now_ns: int | None = None) -> list[RecordedRequest]:
+        """Insert the rows of each request, admitted or rejected, and shed the requests that exceed the queue."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
-            is_admission = any(not rows[0].code for rows in requests)
-            room = self._queue.room(now_ns) if is_admission else 0
-            entered = []
+            has_admissions = any(not rows[0].code for rows in requests)
+            free_places = self._queue.free_places(now_ns) if has_admissions else 0
+            recorded = []
             for rows in requests:
-                is_open = not rows[0].code
-                is_shed = is_open and room <= 0 and not rows[0].is_canary
+                is_admission = not rows[0].code
+                is_shed = is_admission and free_places <= 0 and not rows[0].is_canary
                 if is_shed:
                     rows = [row._replace(code=Code.OVERLOADED.value) for row in rows]
                 else:
-                    room -= is_open
-                entered.append(Entered(self._insert(rows, now_ns, increments), is_shed))
+                    free_places -= is_admission
+                recorded.append(RecordedRequest(self._insert(rows, now_ns, increments), is_shed))
             metric_total.add(self.connection, increments)
-        if is_admission:
-            self._was_full = room <= 0
-        return entered
+        if has_admissions:
+            self._was_full = free_places <= 0
+        return recorded
 
     def settle(self, settlements: Sequence[Settlement], now_ns: int | None = None) -> list[bool]:
-        """Close answered rows; False for one that is not there or was closed by an answer or a refusal before."""
+        """Close answered rows. False for a row that does not exist, is settled already or was rejected."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             found = []
             for row in settlements:
-                in_time = self._execute_settle(_SETTLE, row, now_ns) == 1
-                is_found = in_time or self._settle_late(row, now_ns, increments)
+                is_on_time = self._execute_settle(_SETTLE, row, now_ns) == 1
+                is_found = is_on_time or self._settle_late(row, now_ns, increments)
                 found.append(is_found)
-                if in_time:
-                    self._count_end(increments, row.task, SETTLED, row.is_canary)
-                    self._count_use(increments, row, row.num_prompt_tokens, row.actual_nano_usd)
+                if is_on_time:
+                    self._count_outcome(increments, row.task, SETTLED, row.is_canary)
+                    self._count_usage(increments, row, row.num_prompt_tokens, row.actual_nano_usd)
                 if is_found and row.flags and not row.is_canary:
-                    self._record_flags(row, increments, now_ns)
+                    self._record_breaches(row, increments, now_ns)
             metric_total.add(self.connection, increments)
         return found
 
-    def refuse(self, rows: Sequence[OpenRow], code: str, now_ns: int | None = None) -> None:
-        """Close admitted rows that can't be served after all; the client pays nothing."""
+    def reject(self, rows: Sequence[OpenRow], code: str, now_ns: int | None = None) -> None:
+        """Close admitted rows that can't be served; they get the state `refused` and cost nothing."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             for row in rows:
-                if self.connection.execute(_REFUSE, (code, now_ns, row.ledger_id)).rowcount:
-                    self._count_end(increments, row.task, REFUSED, row.is_canary, code)
+                if self.connection.execute(_REJECT, (code, now_ns, row.ledger_id)).rowcount:
+                    self._count_outcome(increments, row.task, REFUSED, row.is_canary, code)
             metric_total.add(self.connection, increments)
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
-        """Give up rows whose answer will not come, charged with their prompt; how many. For the parent, each second.
+        """Close rows that will not be answered and charge their prompt; the parent process calls this each second.
 
-        `lost` are those of another boot: call it once that server is gone. `cancelled` are those of this boot that
-        have been open for more than `max_open_s`.
+        Rows of another boot become `lost`: call this only once that server has ended. Rows of this boot that have been
+        open for more than `max_open_s` become `cancelled`. Returns the number of rows closed.
         """
         num_closed = 0
         while rows := self._unanswered(now_ns - int(max_open_s * 1e9)):
-            self._sweep(rows, now_ns)
+            self._close_rows(rows, now_ns)
             num_closed += len(rows)
         return num_closed
 
-    def forget_canaries(self, before_ns: int) -> int:
-        """Delete some of the canary's rows from before then, which are in no total; how many. For the parent."""
-        rows = self.connection.execute(_OLD_CANARIES, (before_ns, _MAX_FORGOTTEN_AT_ONCE)).fetchall()
+    def delete_old_canaries(self, before_ns: int) -> int:
+        """Delete a batch of canary rows admitted before `before_ns`; no total includes them. Returns their number."""
+        rows = self.connection.execute(_OLD_CANARIES, (before_ns, _DELETE_BATCH_ROWS)).fetchall()
         if rows:
             with transaction(self.connection):
                 self.connection.executemany("DELETE FROM request WHERE id = ?", rows)
         return len(rows)
 
-    def set_unanswered(self, num_requests: int, now_ns: int | None = None) -> None:
-        """Say how many requests admitted in this boot have died in the engine so far, so that they fill no queue."""
-        if num_requests != self._queue.num_noted():
+    def record_dead_requests(self, num_requests: int, now_ns: int | None = None) -> None:
+        """Record how many requests of this boot have failed in the engine so far; they no longer fill the queue."""
+        if num_requests != self._queue.num_recorded_deaths():
             with transaction(self.connection):
-                self._queue.note_dead(num_requests, time.time_ns() if now_ns is None else now_ns)
+                self._queue.record_deaths(num_requests, time.time_ns() if now_ns is None else now_ns)
 
-    def _insert(self, rows: Sequence[Entry], now_ns: int, increments: Increments) -> list[int]:
+    def _insert(self, rows: Sequence[NewRow], now_ns: int, increments: Increments) -> list[int]:
         ids = []
         for number, row in enumerate(rows):
             state, charged, closed_ns = (REFUSED, 0, now_ns) if row.code else (ADMITTED, row.prompt_nano_usd, None)
@@ -232,7 +235,7 @@ class Ledger:
             )
             ids.append(int(cursor.lastrowid or 0))
             if row.code:
-                self._count_end(increments, row.task, REFUSED, row.is_canary, row.code)
+                self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
         return ids
 
     def _execute_settle(self, statement: str, row: Settlement, now_ns: int) -> int:
@@ -245,18 +248,18 @@ class Ledger:
         ).rowcount
 
     def _settle_late(self, row: Settlement, now_ns: int, increments: Increments) -> bool:
-        """Its prompt has been counted and charged already; what the answer adds has not."""
-        swept = self.connection.execute(
+        """Settle a cancelled or lost row: its prompt is counted already, so only the difference is added."""
+        closed = self.connection.execute(
             "SELECT state, actual_nano_usd FROM request WHERE id = ?", (row.ledger_id,)
         ).fetchone()
-        if swept is None or swept[0] not in (CANCELLED, LOST):
+        if closed is None or closed[0] not in (CANCELLED, LOST):
             return False
         self._execute_settle(_SETTLE_LATE, row, now_ns)
-        self._count_end(increments, row.task, metric_total.LATE, row.is_canary)
-        self._count_use(increments, row, 0, row.actual_nano_usd - swept[1])
+        self._count_outcome(increments, row.task, metric_total.LATE, row.is_canary)
+        self._count_usage(increments, row, 0, row.actual_nano_usd - closed[1])
         return True
 
-    def _record_flags(self, row: Settlement, increments: Increments, now_ns: int) -> None:
+    def _record_breaches(self, row: Settlement, increments: Increments, now_ns: int) -> None:
         observed = {alerts.QUEUE_DELAY: row.queue_delay_us, alerts.COST: row.actual_nano_usd}
         for flag in row.flags:
             rule = RULE_OF_FLAG.get(flag)
@@ -266,33 +269,30 @@ class Ledger:
                 metric_total.count(increments, metric_total.VIOLATIONS)
             alerts.record_breach(
                 self.connection,
-                rule,
+                self._alert_rules[rule],
                 Breach(observed.get(rule, 1), row.request_id, row.tenant, row.ledger_id),
-                threshold=self._thresholds[rule],
-                engine_hash=self._engine_hash,
-                quantisation=self._quantisation,
-                now_ns=now_ns,
+                now_ns,
             )
 
-    def _count_end(self, increments: Increments, task: str, outcome: str, is_canary: bool, code: str = "") -> None:
+    def _count_outcome(self, increments: Increments, task: str, outcome: str, is_canary: bool, code: str = "") -> None:
         if is_canary:
             return
         metric_total.count(increments, metric_total.REQUESTS, f"{task or metric_total.NO_TASK},{outcome}")
         if code:
             metric_total.count(increments, metric_total.REJECTED, code)
 
-    def _count_use(self, increments: Increments, row: Settlement, num_prompt_tokens: int, nano_usd: int) -> None:
+    def _count_usage(self, increments: Increments, row: Settlement, num_prompt_tokens: int, nano_usd: int) -> None:
         if row.is_canary:
             return
         metric_total.count(increments, metric_total.TOKENS_IN, by=num_prompt_tokens)
         metric_total.count(increments, metric_total.TOKENS_OUT, by=row.num_completion_tokens)
         metric_total.count(increments, metric_total.COST, by=nano_usd)
 
-    def _unanswered(self, before_ns: int) -> list[_Unanswered]:
-        rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _MAX_SWEPT_AT_ONCE))
-        return [_Unanswered(*row) for row in rows]
+    def _unanswered(self, before_ns: int) -> list[_UnansweredRow]:
+        rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _CLOSE_BATCH_ROWS))
+        return [_UnansweredRow(*row) for row in rows]
 
-    def _sweep(self, rows: Sequence[_Unanswered], now_ns: int) -> None:
+    def _close_rows(self, rows: Sequence[_UnansweredRow], now_ns: int) -> None:
         increments: Increments = {}
         with transaction(self.connection):
             for row in rows:
@@ -302,8 +302,8 @@ class Ledger:
                     (state, now_ns, row.ledger_id),
                 )
                 if not cursor.rowcount:
-                    continue  # its answer came just now
-                self._count_end(increments, row.task, state, row.is_canary)
+                    continue  # answered since the query
+                self._count_outcome(increments, row.task, state, row.is_canary)
                 if not row.is_canary:
                     metric_total.count(increments, metric_total.TOKENS_IN, by=row.num_prompt_tokens)
                     metric_total.count(increments, metric_total.COST, by=row.charged_nano_usd)

@@ -1,4 +1,4 @@
-"""Counters that agree with the ledger: rows of a table, changed in the transaction of what they count."""
+"""Metric counters that always agree with the ledger: table rows, changed in the transaction of what they count."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ _OUTCOMES = ("settled", "refused", "cancelled", "lost", LATE)
 Increments = dict[tuple[str, str], int]
 
 
-class Counter:
-    """One counter: its text, the names of its labels and every value that they can have."""
+class CounterSpec:
+    """One counter: its help text, label names and every combination of label values (comma-separated)."""
 
-    def __init__(self, text: str, label_names: tuple[str, ...] = (), series: tuple[str, ...] = ("",)) -> None:
-        self.text = text
+    def __init__(self, help_text: str, label_names: tuple[str, ...] = (), series: tuple[str, ...] = ("",)) -> None:
+        self.help_text = help_text
         self.label_names = label_names
         self.series = series
 
 
 COUNTERS = {
-    TOKENS_IN: Counter("Prompt tokens of the rows that the engine got"),
-    TOKENS_OUT: Counter("Completion tokens of the rows that were answered"),
-    COST: Counter("What these rows cost, in US dollars"),
-    REQUESTS: Counter(
-        "Rows by what became of them; late ones were counted as cancelled or lost before their answer came",
+    TOKENS_IN: CounterSpec("Prompt tokens of rows sent to the engine"),
+    TOKENS_OUT: CounterSpec("Completion tokens of answered rows"),
+    COST: CounterSpec("Cost of these rows in US dollars"),
+    REQUESTS: CounterSpec(
+        "Rows by outcome; late rows were counted as cancelled or lost before their answer came",
         ("task", "outcome"),
         tuple(f"{task},{outcome}" for task in _TASKS for outcome in _OUTCOMES),
     ),
-    REJECTED: Counter("Rows refused, by code", ("code",), tuple(code.value for code in Code)),
-    VIOLATIONS: Counter("Guided answers that were complete and not what their schema allows"),
-    ALERTS: Counter("Breaches of each rule, whether told at once or in a summary", ("rule",), RULES),
+    REJECTED: CounterSpec("Rejected rows by error code", ("code",), tuple(code.value for code in Code)),
+    VIOLATIONS: CounterSpec("Complete guided answers that violate their schema"),
+    ALERTS: CounterSpec("Breaches of each rule, reported immediately or in a summary", ("rule",), RULES),
 }
 
 
 def count(increments: Increments, name: str, labels: str = "", by: int = 1) -> None:
-    """Note an increment for `add`."""
+    """Add to the increments that `add` will write."""
     key = (name, labels)
     increments[key] = increments.get(key, 0) + by
 
@@ -71,7 +71,7 @@ def add(connection: sqlite3.Connection, increments: Mapping[tuple[str, str], int
 
 
 def read_totals(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """Every series by name and labels, those at 0 too."""
+    """The value of every series by (name, labels), including those at 0."""
     totals = {(name, labels): 0 for name, counter in COUNTERS.items() for labels in counter.series}
     totals.update(
         ((name, labels), value)

@@ -1,7 +1,7 @@
-"""Events that wait to be delivered: written in the transaction of what caused them, sent by the parent process.
+"""The outbox: events written in the transaction of their cause, delivered to webhooks by the parent process.
 
-An event is stored once, with one delivery for each endpoint that shall get it. Whoever appends one commits it together
-with its cause, so neither exists without the other.
+An event is stored once, with one delivery row for each endpoint. Because the event commits together with its cause,
+neither exists without the other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS delivery (
     endpoint TEXT NOT NULL,
     event_sequence INTEGER NOT NULL REFERENCES event (sequence),
     state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'failed')),
-    attempts INTEGER NOT NULL DEFAULT 0,         -- failed and answered ones, since it was queued (again)
+    attempts INTEGER NOT NULL DEFAULT 0,         -- completed attempts since the event was queued or replayed
     first_attempt_ns INTEGER,                    -- Unix time
     next_attempt_ns INTEGER NOT NULL DEFAULT 0,  -- Unix time
     last_error TEXT NOT NULL DEFAULT '',
@@ -44,15 +44,15 @@ CREATE INDEX IF NOT EXISTS delivery_pending ON delivery (endpoint, event_sequenc
 CREATE INDEX IF NOT EXISTS delivery_failed ON delivery (endpoint) WHERE state = 'failed';
 CREATE INDEX IF NOT EXISTS delivery_delivered ON delivery (delivered_ns) WHERE state = 'delivered';
 CREATE INDEX IF NOT EXISTS delivery_event ON delivery (event_sequence);
-CREATE TABLE IF NOT EXISTS disabled_endpoint (   -- its receiver said 410 Gone
+CREATE TABLE IF NOT EXISTS disabled_endpoint (   -- its receiver answered 410 Gone
     endpoint TEXT PRIMARY KEY,
     since_ns INTEGER NOT NULL,                   -- Unix time
     reason TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pruned_total (        -- of events that are deleted, so that the books can still be compared
+CREATE TABLE IF NOT EXISTS pruned_total (        -- of deleted events, so that `ledger verify` can still compare
     endpoint TEXT NOT NULL,
     rule TEXT NOT NULL,
-    value INTEGER NOT NULL,                      -- breaches of the rule that they told the endpoint
+    value INTEGER NOT NULL,                      -- breaches of the rule that they reported to the endpoint
     PRIMARY KEY (endpoint, rule)
 ) WITHOUT ROWID;
 INSERT OR IGNORE INTO pruned_total               -- version 1 deleted without counting
@@ -73,16 +73,16 @@ class Event(NamedTuple):
 
 
 class InstanceError(ValueError):
-    """What this installation is called can't stand in an event; `next_step` says what to do about it."""
+    """The instance name is not valid in an event's source; `next_step` is the operator's remedy."""
 
     next_step = f"set {INSTANCE} to 1 to 64 letters, digits, dots, underscores and hyphens"
 
 
 def source() -> str:
-    """Where events come from: the installation's name, so that several may share a receiver; else the host's.
+    """The CloudEvents source: the instance name, which tells servers with a common receiver apart, or the host name.
 
     Raises:
-        InstanceError: it is no such name.
+        InstanceError: the name is not valid.
     """
     name = os.environ.get(INSTANCE) or socket.gethostname()
     if not _NAME.fullmatch(name):
@@ -91,7 +91,7 @@ def source() -> str:
 
 
 def new_event(event_type: str, data: Mapping[str, Any], time_ns: int, subject: str | None = None) -> Event:
-    """An event with an id of its own; `data` must be JSON.
+    """A new event with a unique id; `data` must be JSON serialisable.
 
     Raises:
         InstanceError: see `source`.
@@ -113,7 +113,7 @@ def new_event(event_type: str, data: Mapping[str, Any], time_ns: int, subject: s
 
 
 def append(connection: sqlite3.Connection, event: Event, endpoints: Sequence[str]) -> None:
-    """Add `event` to the caller's transaction, to be delivered to each of `endpoints`."""
+    """Add `event` and one delivery for each of `endpoints`, in the caller's transaction."""
     cursor = connection.execute(
         "INSERT INTO event (id, type, time_ns, body) VALUES (?, ?, ?, ?)",
         (event.id, event.type, event.time_ns, event.body),

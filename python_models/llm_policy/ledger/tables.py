@@ -11,18 +11,18 @@ CREATE TABLE IF NOT EXISTS request (
     schema_id TEXT NOT NULL,
     engine_hash TEXT NOT NULL,
     boot_id TEXT NOT NULL,                  -- the start of tritonserver that admitted it
-    row_number INTEGER NOT NULL,            -- its place in a request of several rows
+    row_number INTEGER NOT NULL,            -- its index in a request of several rows
     canary INTEGER NOT NULL,
     num_prompt_tokens INTEGER NOT NULL,
     num_completion_tokens INTEGER NOT NULL DEFAULT 0,
     projected_nano_usd INTEGER NOT NULL,    -- the worst case
-    actual_nano_usd INTEGER NOT NULL,       -- what is known so far: the prompt alone until it is settled
+    actual_nano_usd INTEGER NOT NULL,       -- known so far: the prompt alone until it is settled
     queue_delay_us INTEGER,
     flags TEXT NOT NULL DEFAULT '',         -- separated by commas
     state TEXT NOT NULL CHECK (state IN ('admitted', 'settled', 'refused', 'cancelled', 'lost')),
-    swept_as TEXT NOT NULL DEFAULT '',      -- settled after it had been given up: the state that it had then
-    code TEXT NOT NULL DEFAULT '',          -- why it was refused
-    admitted_ns INTEGER NOT NULL,           -- Unix time, of a refusal too
+    swept_as TEXT NOT NULL DEFAULT '',      -- settled after it was cancelled or lost: that earlier state
+    code TEXT NOT NULL DEFAULT '',          -- the error code of a refused row
+    admitted_ns INTEGER NOT NULL,           -- Unix time; set for refused rows too
     closed_ns INTEGER                       -- Unix time
 );
 CREATE INDEX IF NOT EXISTS request_open ON request (boot_id, admitted_ns, row_number) WHERE state = 'admitted';

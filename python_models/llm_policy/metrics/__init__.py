@@ -1,1 +1,1 @@
-"""Prometheus metrics of the policy."""
+"""Prometheus metrics of the policy: what processes measure, and the text that Prometheus scrapes."""

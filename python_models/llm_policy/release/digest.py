@@ -1,4 +1,4 @@
-"""SHA-256 of an engine: what `X-Engine-Hash` names; and by what its files are known again without reading them."""
+"""The engine hash (the value of `X-Engine-Hash`), and a fingerprint of the engine files that needs no reading."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ def file_digest(path: Path) -> str:
 
 
 def engine_hash(path: Path) -> str:
-    """`sha256:…` of an engine file, or of an engine directory.
+    """The hash (`sha256:…`) of an engine file or an engine directory.
 
-    A directory's hash is that of the listing `<file's hex digest>  ./<relative path>\\n` over all files, sorted by
-    path bytes, so that anyone can check it with
-    `find -L . -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum`.
-    Symbolic links are followed: what counts is what the engine would read.
+    A directory's hash is that of the listing `<file's hex digest>  ./<relative path>\\n` of all files, sorted by path
+    bytes. It equals `find -L . -type f | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum`.
+    Symbolic links are followed, because the engine follows them.
 
     Raises:
-        FileNotFoundError: there is no such path, or the directory holds no file.
-        OSError: something in it can't be read, or a file's name has a backslash or unprintable character, which
-            would make two different directories look alike in the listing.
+        FileNotFoundError: there is no such path, or the directory has no files.
+        OSError: a file can't be read, or its name has a backslash or an unprintable character, with which two different
+            directories could have the same listing.
     """
     if path.is_file():
         return "sha256:" + file_digest(path)
@@ -41,16 +40,16 @@ def engine_hash(path: Path) -> str:
 
 
 def engine_fingerprint(path: Path) -> str:
-    """What the file system tells of an engine's files: each one's path, size, times, inode and device.
+    """A hash of the metadata of an engine's files: path, size, modification and change times, inode, device.
 
-    It tells nothing of the contents; but no write goes by without another time.
+    It does not cover the contents, but every write changes a file's times.
 
     Raises:
-        OSError: as `engine_hash`.
+        OSError: as in `engine_hash`.
     """
     names = [""] if path.is_file() else _sorted_names(path)
-    facts = ((name, (path / name).stat()) for name in names)
-    lines = [f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino} {s.st_dev}\n" for name, s in facts]
+    stats = ((name, (path / name).stat()) for name in names)
+    lines = [f"{name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino} {s.st_dev}\n" for name, s in stats]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -63,17 +62,17 @@ def _sorted_names(directory: Path) -> list[str]:
 
 def _file_names(directory: Path) -> Iterator[str]:
     """The relative paths of all files below `directory`."""
-    for folder, _, names in os.walk(directory, onerror=_refuse, followlinks=True):
+    for folder, _, names in os.walk(directory, onerror=_raise, followlinks=True):
         for name in names:
             path = Path(folder, name)
             relative = path.relative_to(directory).as_posix()
             if "\\" in relative or not relative.isprintable():
                 raise OSError(errno.EINVAL, "a file's name has a backslash or unprintable character", str(path))
             if not path.exists():
-                raise FileNotFoundError(errno.ENOENT, "a link leads nowhere", str(path))
+                raise FileNotFoundError(errno.ENOENT, "broken link", str(path))
             if path.is_file():
                 yield relative
 
 
-def _refuse(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise error

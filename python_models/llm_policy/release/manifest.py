@@ -1,7 +1,7 @@
-"""The runtime manifest: the one file that says what an engine is, what it may cost and which tasks it does.
+"""The runtime manifest (`manifest.json`): the engine, thresholds, prices, tasks and schemas of a release.
 
-Strict: an unknown key, a wrong type or a value out of range fails the load, and the error names the key, the
-value and what is allowed. Nothing is defaulted silently except what the fields below say.
+Validation is strict: an unknown key, a wrong type or a value out of range fails the load, and the error names the key,
+the given value and what is allowed. The only defaults are those of the fields below.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ TASKS = ("generate_json", "rank_candidates", "judge")
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-# Inside the release; that no link leads out of it is checked when the file is read.
+# A path inside the release. Links that lead outside are rejected when the file is read (`Release.schema_text`).
 RelativePath = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=256)
 ]
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-def _whole_nano(value: float) -> float:
+def _check_token_price(value: float) -> float:
     nano_usd_per_token(value)
     return value
 
 
-def _exact_nano(value: float) -> float:
+def _check_amount(value: float) -> float:
     nano_usd(value)
     return value
 
 
-UsdPerMillion = Annotated[float, Field(ge=0.0, le=1_000_000.0), AfterValidator(_whole_nano)]
+UsdPerMillion = Annotated[float, Field(ge=0.0, le=1_000_000.0), AfterValidator(_check_token_price)]
 
 
 class ManifestError(ValueError):
-    """The manifest can't be used; the text lists every key that is wrong, its value and what is allowed."""
+    """The manifest is invalid; the text lists every invalid key with its value and what is allowed."""
 
 
 class _Strict(BaseModel):
@@ -49,28 +49,28 @@ class _Strict(BaseModel):
 
 
 class Engine(_Strict):
-    """Which engine this release runs."""
+    """The engine of this release."""
 
     hash: Sha256
     quantisation: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
     model: Annotated[str, Field(min_length=1, max_length=128)]
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
-    max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64  # requests admitted and not yet answered
+    max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64  # admitted requests without an answer
 
 
 class TokenizerInfo(_Strict):
-    """Which tokenizer-info file the engine's guided decoding reads."""
+    """The tokenizer-info file that the engine's guided decoding reads."""
 
     info_hash: Sha256
 
 
 class Thresholds(_Strict):
-    """What a request may take."""
+    """The limits of one request."""
 
     max_queue_delay_us: Annotated[int, Field(ge=0)] = 2_500
     max_prompt_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     max_tokens: Annotated[int, Field(ge=2, le=1_000_000)] = 6_000  # prompt + completion
-    max_cost_usd: Annotated[float, Field(ge=0.0, le=1_000.0), AfterValidator(_exact_nano)] = 0.10
+    max_cost_usd: Annotated[float, Field(ge=0.0, le=1_000.0), AfterValidator(_check_amount)] = 0.10
 
     @property
     def max_cost_nano_usd(self) -> int:
@@ -79,19 +79,19 @@ class Thresholds(_Strict):
 
 
 class Prices(_Strict):
-    """What tokens cost. Both are required: an unknown price can't occur."""
+    """Token prices. Both are required."""
 
     input_usd_per_million: UsdPerMillion
     output_usd_per_million: UsdPerMillion
 
     @property
     def per_token(self) -> Price:
-        """The same in integer nano-dollars a token."""
+        """The prices in integer nano-dollars per token."""
         return Price(nano_usd_per_token(self.input_usd_per_million), nano_usd_per_token(self.output_usd_per_million))
 
 
 class Task(_Strict):
-    """One task's sampling, and optionally its schema and its default completion length."""
+    """One task's sampling and, optionally, its schema and default completion length."""
 
     temperature: Annotated[float, Field(ge=0.0, le=2.0)]
     top_p: Probability | None = None
@@ -100,7 +100,7 @@ class Task(_Strict):
 
 
 class Guidance(_Strict):
-    """How guides are treated."""
+    """The rules for guides."""
 
     unenforced_keywords: Literal["report", "reject"] = "report"
     allow_adhoc: bool = True
@@ -129,7 +129,7 @@ class Manifest(_Strict):
         for name, task in self.tasks.items():
             if task.schema_id is not None and task.schema_id not in self.schemas:
                 known = ", ".join(sorted(self.schemas)) or "none"
-                raise ValueError(f"tasks.{name}.schema_id: {task.schema_id!r} is not in schemas (there: {known})")
+                raise ValueError(f"tasks.{name}.schema_id: {task.schema_id!r} is not in schemas (known: {known})")
         return self
 
     @model_validator(mode="after")
@@ -143,23 +143,23 @@ class Manifest(_Strict):
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
-    """The manifest in `text`.
+    """Parse and validate a manifest.
 
     Raises:
-        ManifestError: one line for each key that is wrong.
+        ManifestError: one line for each invalid key.
     """
     try:
-        _refuse_repeated_keys(text)
+        _reject_duplicate_keys(text)
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise ManifestError("\n".join(_describe(fault) for fault in error.errors())) from None
+        raise ManifestError("\n".join(_describe(detail) for detail in error.errors())) from None
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """The manifest at `path` and the hash (`sha256:…`) of its bytes.
+    """Read the manifest at `path`; also returns the hash (`sha256:…`) of its bytes.
 
     Raises:
-        ManifestError: the file is missing, unreadable or wrong.
+        ManifestError: the file is missing, unreadable or invalid.
     """
     try:
         raw = path.read_bytes()
@@ -171,40 +171,40 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
         raise ManifestError(f"{path}:\n{error}") from None
 
 
-def _refuse_repeated_keys(text: str | bytes) -> None:
-    """Of two equal keys a JSON parser takes the last one silently; in a manifest the reader would take the first.
+def _reject_duplicate_keys(text: str | bytes) -> None:
+    """Reject duplicate keys: a JSON parser silently uses the last one, where a human reader may trust the first.
 
     Raises:
-        ManifestError: a key stands twice in one object, or the text is no JSON.
+        ManifestError: a key appears twice in one object, or the text is not JSON.
     """
     try:
-        json.loads(text, object_pairs_hook=_distinct)
+        json.loads(text, object_pairs_hook=_check_distinct)
     except (ValueError, RecursionError) as error:
         if isinstance(error, ManifestError):
             raise
-        raise ManifestError(f"manifest: no JSON: {error}") from None
+        raise ManifestError(f"manifest: invalid JSON: {error}") from None
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> None:
+def _check_distinct(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise ManifestError(f"{key}: stands twice in one object, allowed once")
+            raise ManifestError(f"{key}: appears twice in one object, allowed once")
         seen.add(key)
 
 
-def _describe(fault: Any) -> str:
-    """`key: value: what is allowed` of one of pydantic's findings."""
-    key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    allowed = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(fault["loc"][:-1]))
+def _describe(detail: Any) -> str:
+    """`key: value: what is allowed` for one of pydantic's errors."""
+    key = ".".join(str(part) for part in detail["loc"] if part != "[key]")
+    allowed = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(detail["loc"][:-1]))
         return f"{key}: unknown key, allowed are {known}"
-    if fault["type"] == "missing":
+    if detail["type"] == "missing":
         return f"{key}: required, missing"
-    if not key and fault["type"] == "value_error":  # a rule over several keys, which its text names
+    if not key and detail["type"] == "value_error":  # a rule over several keys; its text names them
         return allowed
-    given = json.dumps(fault["input"], default=str, ensure_ascii=False)[:80]
+    given = json.dumps(detail["input"], default=str, ensure_ascii=False)[:80]
     return f"{key or 'manifest'}: {given}: {allowed}"
 
 

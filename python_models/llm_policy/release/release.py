@@ -1,4 +1,4 @@
-"""A release directory and the proof that its files are the ones its manifest names.
+"""A release directory, and the check that its files are those that its manifest describes.
 
 <release>/manifest.json  engine/ (or engine.plan)  tokenizer/  tokenizer_info.json  schemas/…
 """
@@ -13,29 +13,32 @@ from pathlib import Path
 from llm_policy.release.digest import engine_fingerprint, engine_hash, file_digest
 from llm_policy.release.manifest import Manifest, ManifestError, read_manifest
 
-# How a parent hands the proof of its release to the processes it starts.
-PROOF = "LLMSTACK_RELEASE_FINGERPRINT"
+# Environment variable with which a parent process passes on the fingerprint of a release that it has verified.
+RELEASE_FINGERPRINT = "LLMSTACK_RELEASE_FINGERPRINT"
 
 
 class ReleaseError(ValueError):
-    """The release on disk is not the one its manifest describes; the text lists every difference."""
+    """The release can't be used; if its files differ from its manifest, the text lists every difference."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """One release on disk; `manifest_hash` is SHA-256 of manifest.json's bytes, `proof` comes from `verify_files`."""
+    """One release on disk.
+
+    `manifest_hash` is the SHA-256 of manifest.json's bytes. `fingerprint` is set by `verify_files`.
+    """
 
     directory: Path
     manifest: Manifest
     manifest_hash: str
-    proof: str = field(default="", compare=False)
+    fingerprint: str = field(default="", compare=False)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Release:
-        """Read the manifest of the release at `directory`; hashes nothing yet.
+        """Read the manifest of the release at `directory`; does not check its files.
 
         Raises:
-            ReleaseError: no such release, or its manifest is wrong.
+            ReleaseError: there is no such release, or its manifest is invalid.
         """
         path = Path(directory).resolve()
         if not path.is_dir():
@@ -48,7 +51,7 @@ class Release:
 
     @property
     def engine_path(self) -> Path:
-        """The engine file `engine.plan`, or the engine directory."""
+        """The engine file `engine.plan` if it exists, else the engine directory."""
         plan = self.directory / "engine.plan"
         return plan if plan.exists() else self.directory / "engine"
 
@@ -59,51 +62,52 @@ class Release:
 
     @property
     def tokenizer_info_path(self) -> Path:
-        """What guided decoding in the engine reads."""
+        """The tokenizer-info file that the engine's guided decoding reads."""
         return self.directory / "tokenizer_info.json"
 
     def schema_text(self, name: str) -> str:
         """The text of the registered schema `name`.
 
         Raises:
-            ReleaseError: there is no such schema, or its file is missing, outside the release or no UTF-8.
+            ReleaseError: there is no such schema, or its file is missing, outside the release or not UTF-8.
         """
         if name not in self.manifest.schemas:
             known = ", ".join(sorted(self.manifest.schemas)) or "none"
-            raise ReleaseError(f"schemas.{name}: not in the manifest (there: {known})")
+            raise ReleaseError(f"schemas.{name}: not in the manifest (known: {known})")
         file = self.manifest.schemas[name]
         try:
             path = (self.directory / file).resolve()
             if not path.is_relative_to(self.directory):
-                raise ReleaseError(f"schemas.{name}: {file} leads out of the release")
+                raise ReleaseError(f"schemas.{name}: {file} is outside the release")
             return path.read_bytes().decode()
         except OSError as error:
             raise ReleaseError(f"schemas.{name}: {file}: {error.strerror}") from None
         except UnicodeDecodeError as error:
-            raise ReleaseError(f"schemas.{name}: {file}: byte {error.start} is no UTF-8") from None
+            raise ReleaseError(f"schemas.{name}: {file}: byte {error.start} is not UTF-8") from None
 
     def check_files(self) -> list[str]:
-        """Every difference between the files on disk and the manifest; empty when all is as it says."""
+        """Every difference between the files on disk and the manifest; an empty list means that they agree."""
         return [*self._check_engine(), *self._check_tokenizer(), *self._check_schemas()]
 
-    def verify_files(self, proof: str = "") -> Release:
-        """This release, proven, with its `proof`.
+    def verify_files(self, known_fingerprint: str = "") -> Release:
+        """Check all files against the manifest; returns this release with its `fingerprint`.
 
-        An engine takes minutes to read. With the `proof` of an earlier call, in whatever process, it is not read again
-        while the manifest names the same hash and no file was written or replaced since.
+        Reading an engine takes minutes. With the fingerprint of an earlier call, in any process, it is skipped if the
+        manifest still names the same hash and no engine file was written or replaced since.
 
         Raises:
-            ReleaseError: lists what `check_files` found.
+            ReleaseError: lists the findings of `check_files`.
         """
-        current = self._engine_proof()  # first: what is written while the engine is being read gets another one
-        is_known = proof != "" and proof == current
+        # Computed before the engine is read: a write during the read then gives another fingerprint next time.
+        current = self._engine_fingerprint()
+        is_known = known_fingerprint != "" and known_fingerprint == current
         findings = [*self._check_tokenizer(), *self._check_schemas()] if is_known else self.check_files()
         if findings:
             raise ReleaseError("\n".join(findings))
-        return replace(self, proof=current)
+        return replace(self, fingerprint=current)
 
-    def _engine_proof(self) -> str:
-        """Binds the manifest's hash to the files that are there now; empty when they can't be looked at."""
+    def _engine_fingerprint(self) -> str:
+        """Combines the manifest's engine hash with the fingerprint of the files; empty if they can't be examined."""
         try:
             return f"{self.manifest.engine.hash} {engine_fingerprint(self.engine_path)}"
         except OSError:
@@ -140,5 +144,5 @@ class Release:
         except ReleaseError as error:
             return [str(error)]
         except (ValueError, RecursionError) as error:
-            return [f"schemas.{name}: {self.manifest.schemas[name]} is no JSON: {error}"]
+            return [f"schemas.{name}: {self.manifest.schemas[name]} is not JSON: {error}"]
         return []

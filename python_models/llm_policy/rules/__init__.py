@@ -1,1 +1,1 @@
-"""The rules of a request: headers, form, sampling, budgets."""
+"""The rules that every request must satisfy: headers, row inputs, sampling, budgets."""

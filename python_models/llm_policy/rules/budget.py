@@ -1,4 +1,4 @@
-"""Token and cost budgets: what a request may take before the engine sees it."""
+"""Token and cost budgets, checked before the engine sees a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Budget:
         self._rejects_cost = manifest.on_cost_breach == "reject"
 
     def check_prompt(self, num_prompt_tokens: int, *, at_least: bool = False) -> None:
-        """Refuse a prompt over `max_prompt_tokens`; `at_least` says that the count is only a lower bound.
+        """Check a prompt against `max_prompt_tokens`; with `at_least` the count is only a lower bound.
 
         Raises:
             InvalidRequest: `token_budget_overrun`.
@@ -30,28 +30,28 @@ class Budget:
                 f"prompt has {count} tokens, limit {self.max_prompt_tokens} (max_prompt_tokens)",
             )
 
-    def completion_limit(self, num_prompt_tokens: int, asked: int | None, task: Task | None) -> int:
-        """How many completion tokens a request may take: what it asked, else the task's, else what is left.
+    def completion_limit(self, num_prompt_tokens: int, requested: int | None, task: Task | None) -> int:
+        """The completion limit: the request's `max_tokens`, else the task's, else what the prompt leaves.
 
         Raises:
-            InvalidRequest: `invalid_input` for less than 1, `token_budget_overrun` over `max_tokens` in all.
+            InvalidRequest: `invalid_input` below 1, `token_budget_overrun` if the sum exceeds `max_tokens`.
         """
         left = self.max_tokens - num_prompt_tokens
-        if asked is None:
+        if requested is None:
             default = task.max_tokens if task else None
             return left if default is None else min(default, left)
-        if asked < 1:
-            raise InvalidRequest(Code.INVALID_INPUT, f"max_tokens is {asked}, allowed 1 to {left}")
-        if asked > left:
+        if requested < 1:
+            raise InvalidRequest(Code.INVALID_INPUT, f"max_tokens is {requested}, allowed 1 to {left}")
+        if requested > left:
             raise InvalidRequest(
                 Code.TOKEN_BUDGET_OVERRUN,
-                f"prompt has {num_prompt_tokens} tokens and max_tokens is {asked}, together "
-                f"{num_prompt_tokens + asked}, limit {self.max_tokens} (max_tokens)",
+                f"prompt has {num_prompt_tokens} tokens and max_tokens is {requested}, together "
+                f"{num_prompt_tokens + requested}, limit {self.max_tokens} (max_tokens)",
             )
-        return asked
+        return requested
 
     def project_cost(self, num_prompt_tokens: int, max_completion_tokens: int) -> int:
-        """The worst-case cost in nano-dollars.
+        """The worst-case cost of a request in nano-dollars.
 
         Raises:
             InvalidRequest: `cost_budget_overrun` where the manifest's `on_cost_breach` is `reject`.

@@ -1,4 +1,4 @@
-"""A request's sampling: the task's defaults under the client's overrides, each within its range."""
+"""A request's sampling parameters: the task's defaults, overridden by the client within fixed ranges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.release.manifest import Task
 
-# Below this, logits divided by the temperature overflow; 0 itself means greedy.
+# Logits divided by a lower temperature overflow. Exactly 0 means greedy.
 MIN_TEMPERATURE = 0.01
 
 
@@ -18,7 +18,7 @@ class Range(NamedTuple):
     high: float
 
     def check(self, name: str, value: float) -> float:
-        """`value`, or `invalid_input`; NaN is in no range."""
+        """Return `value` if it is in the range (NaN never is), else raise `invalid_input`."""
         if self.low <= value <= self.high:
             return value
         raise InvalidRequest(Code.INVALID_INPUT, f"{name} is {value:g}, allowed {self.low:g} to {self.high:g}")
@@ -36,7 +36,7 @@ RANGES = {
 
 
 class Sampling(NamedTuple):
-    """What reaches the engine. None leaves the engine's default (for a penalty: none)."""
+    """The parameters passed to the engine. None keeps the engine's default (for a penalty: no penalty)."""
 
     temperature: float
     top_k: int
@@ -49,30 +49,32 @@ class Sampling(NamedTuple):
 
 
 def choose_sampling(task: Task | None, overrides: dict[str, float]) -> Sampling:
-    """The sampling of one request: `overrides` (by input name) over `task`; greedy when neither says.
+    """The sampling of one request: `overrides` (by input name) take precedence over `task`; greedy without either.
 
     Temperature 0 becomes top_k 1, which every engine reads as greedy. Otherwise top_p is always explicit, because
-    TensorRT-LLM reads an absent top_k and top_p as greedy whatever the temperature.
+    TensorRT-LLM treats an absent top_k and top_p as greedy whatever the temperature.
 
     Raises:
-        InvalidRequest: `invalid_input` with the range and the given value.
+        InvalidRequest: `invalid_input` with the allowed range and the given value.
     """
     for name, value in overrides.items():
         if name in RANGES:
             RANGES[name].check(name, value)
     temperature = overrides.get("temperature", task.temperature if task else 0.0)
     if temperature == 0.0:
-        return Sampling(1.0, 1, 1.0, *_rest(overrides))
+        return Sampling(1.0, 1, 1.0, *_penalties_and_seed(overrides))
     if temperature < MIN_TEMPERATURE:
         raise InvalidRequest(
             Code.INVALID_INPUT, f"temperature is {temperature:g}, allowed 0 or {MIN_TEMPERATURE:g} to 2"
         )
     top_p = overrides.get("top_p", (task.top_p if task else None) or 1.0)
-    return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, *_rest(overrides))
+    return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, *_penalties_and_seed(overrides))
 
 
-def _rest(overrides: dict[str, float]) -> tuple[float | None, float | None, float | None, int | None, int | None]:
+def _penalties_and_seed(
+    overrides: dict[str, float],
+) -> tuple[float | None, float | None, float | None, int | None, int | None]:
     """Penalties, min_tokens and seed, in the order of `Sampling`."""
     penalties = (overrides.get(f"{kind}_penalty") for kind in ("repetition", "presence", "frequency"))
     whole = (int(overrides[name]) if name in overrides else None for name in ("min_tokens", "seed"))
-    return (*penalties, *whole)  # type: ignore[return-value]  # mypy counts no items of a generator
+    return (*penalties, *whole)  # type: ignore[return-value]  # mypy can't count a generator's items

@@ -1,1 +1,1 @@
-"""The two steps of the ensemble around the engine: unpack, rules, pack. Plain arrays, no Triton."""
+"""The two steps around the engine, preprocess and postprocess, on plain arrays and without Triton."""

@@ -1,7 +1,7 @@
-"""What preprocess decided about one row, handed to postprocess as JSON in the `policy_decision` tensor.
+"""What preprocess decided about one row, passed to postprocess as JSON in the `policy_decision` tensor.
 
-The tensor is UINT8 [rows, bytes], short rows filled up with blanks: a STRING tensor would be written and read by
-Python loops in Triton's utilities.
+The tensor is UINT8 [rows, bytes], shorter rows padded with blanks. A STRING tensor would be slower: Triton's utilities
+encode and decode one in Python loops.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 
 
 class Decision(NamedTuple):
-    """One admitted row. `guide_kind` and `guide_text` are what the client asked for, empty when unguided."""
+    """One admitted row. `guide_kind` and `guide_text` are the client's guide, empty when unguided."""
 
     request_id: str
     tenant: str
@@ -36,12 +36,12 @@ class Decision(NamedTuple):
 
 
 def pack_decisions(decisions: list[Decision]) -> npt.NDArray[np.uint8]:
-    """The tensor of `decisions`, one a row."""
+    """The tensor [rows, bytes] of `decisions`, one per row."""
     texts = [orjson.dumps(tuple(decision)) for decision in decisions]
     width = max(map(len, texts))
     return np.frombuffer(b"".join(text.ljust(width) for text in texts), np.uint8).reshape(len(texts), width)
 
 
 def unpack_decisions(array: npt.NDArray[np.uint8]) -> list[Decision]:
-    """The decisions in the tensor."""
+    """The decisions in a tensor [rows, bytes]."""
     return [Decision(*orjson.loads(row.tobytes())) for row in array]

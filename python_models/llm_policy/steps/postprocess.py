@@ -1,4 +1,4 @@
-"""Postprocess: from the engine's tokens to an answer that is detokenized, checked, priced and measured."""
+"""Postprocess: detokenizes, validates, prices and measures the engine's answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from llm_policy.guidance.answer_validator import AnswerValidator
 from llm_policy.pricing import usd
 from llm_policy.release.manifest import Manifest
-from llm_policy.rules.request import Array, Column
+from llm_policy.rules.row_input import Array
+from llm_policy.steps.column import Column
 from llm_policy.steps.decision import Decision, unpack_decisions
 
 CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
 
 class Detokenizer(Protocol):
-    """What postprocess needs of a tokenizer."""
+    """The part of a tokenizer that postprocess uses."""
 
     def decode(self, ids: Any) -> str:
         """The text of `ids` without control tokens."""
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
 
 
 class Postprocess:
-    """The rules of one release for finished answers."""
+    """The rules of one release for finished answers; `run` has no side effects."""
 
     def __init__(self, manifest: Manifest, tokenizer: Detokenizer) -> None:
         self._tokenizer = tokenizer
@@ -50,7 +51,7 @@ class Postprocess:
         self._engine_hash = manifest.engine.hash.encode()
 
     def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
-        """One answer a row of the engine's response."""
+        """One answer per row of the engine's response."""
         decisions = self.decisions(inputs)
         clocks = list(zip(*(inputs[name].reshape(-1).tolist() for name in CLOCKS), strict=True))
         counts = inputs["num_output_tokens"].reshape(-1).tolist()
@@ -62,56 +63,58 @@ class Postprocess:
         ]
 
     def decisions(self, inputs: Mapping[str, Array]) -> list[Decision]:
-        """What preprocess decided about the rows of a response."""
+        """Preprocess's decisions about the rows of a response."""
         return unpack_decisions(inputs["policy_decision"])
 
-    def _answer(self, decision: Decision, ids: list[int], num_out: int, clock: tuple[int, ...]) -> Answer:
+    def _answer(self, decision: Decision, ids: list[int], num_output_tokens: int, clock: tuple[int, ...]) -> Answer:
         prompt_ids = ids[: decision.num_prompt_tokens] if decision.includes_prompt else []
         completion = ids[len(prompt_ids) :]
-        finish_reason, kept = _finish(completion, num_out, decision)
-        completion_text = self._tokenizer.decode(kept)
+        finish_reason, kept_ids = _finish(completion, num_output_tokens, decision)
+        completion_text = self._tokenizer.decode(kept_ids)
         prompt_text = self._tokenizer.decode(prompt_ids) if prompt_ids else ""
         arrival, scheduled, first_token, last_token = clock
-        valid = bool(decision.guide_kind) and self._validator.is_valid(
+        is_valid = bool(decision.guide_kind) and self._validator.is_valid(
             decision.guide_kind, decision.guide_text, completion_text, complete=finish_reason == "stop"
         )
-        cost = self._price.cost(decision.num_prompt_tokens, num_out)
+        cost = self._price.cost(decision.num_prompt_tokens, num_output_tokens)
         queue_delay_us = (scheduled - arrival) // 1_000
         return Answer(
             decision=decision,
             text=prompt_text + completion_text,
             finish_reason=finish_reason,
-            num_output_tokens=num_out,
+            num_output_tokens=num_output_tokens,
             cost_nano_usd=cost,
-            schema_valid=valid,
-            flags=self._flags(decision, finish_reason, valid, cost, queue_delay_us),
+            schema_valid=is_valid,
+            flags=self._flags(decision, finish_reason, is_valid, cost, queue_delay_us),
             queue_delay_us=queue_delay_us,
             time_to_first_token_us=(first_token - arrival) // 1_000,
             total_time_us=(last_token - arrival) // 1_000,
         )
 
-    def _flags(self, decision: Decision, finish: str, valid: bool, cost: int, queue_delay_us: int) -> list[str]:
+    def _flags(
+        self, decision: Decision, finish_reason: str, is_valid: bool, cost: int, queue_delay_us: int
+    ) -> list[str]:
         flags = []
         if queue_delay_us > self._max_queue_delay_us:
             flags.append("queue_delay_breach")
         if cost > self._max_cost_nano_usd:
             flags.append("cost_breach")
-        if finish == "length":
+        if finish_reason == "length":
             flags.append("truncated")
-        elif decision.guide_kind and not valid:
+        elif decision.guide_kind and not is_valid:
             flags.append("schema_violation")
         return flags
 
-    def pack(self, answers: list[Answer], wanted: set[str]) -> dict[str, Array | Column]:
-        """The outputs that `wanted` names."""
+    def pack(self, answers: list[Answer], requested: set[str]) -> dict[str, Array | Column]:
+        """The requested outputs as tensors, by name."""
         tensors: dict[str, Array | Column] = {
             name: Column(tuple(map(value_of, answers)), data_type)
             for name, data_type, value_of in _COLUMNS
-            if name in wanted
+            if name in requested
         }
-        if "engine_hash" in wanted:
+        if "engine_hash" in requested:
             tensors["engine_hash"] = Column((self._engine_hash,) * len(answers), np.object_)
-        if "flags" in wanted:
+        if "flags" in requested:
             tensors["flags"] = _pad_texts([answer.flags for answer in answers])
         return tensors
 
@@ -130,10 +133,10 @@ _COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (
 
 
 def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -> tuple[str, list[int]]:
-    """Why the engine stopped, and the completion's ids without what stopped it.
+    """The finish reason, and the completion's ids without the end token or stop word.
 
-    TensorRT-LLM leaves `end_id` out of its output, so an answer shorter than allowed has ended by itself. A cancelled
-    request never gets here: its client gets Triton's CANCELLED.
+    TensorRT-LLM leaves `end_id` out of its output, so an answer shorter than its limit counts as stopped. A cancelled
+    request never gets here: Triton answers it with CANCELLED.
     """
     if completion and completion[-1] == decision.end_id:
         return "stop", completion[:-1]
@@ -144,11 +147,11 @@ def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -
 
 
 def _pad_texts(rows: list[list[str]]) -> Array | Column:
-    """Texts as one array [rows, most]; short rows are filled up with empty texts."""
-    most = max(map(len, rows))
-    if most == 1:
+    """Texts as one array [rows, longest row]; shorter rows are padded with empty texts."""
+    width = max(map(len, rows))
+    if width == 1:
         return Column(tuple(texts[0].encode() if texts else b"" for texts in rows), np.object_)
-    padded = np.full((len(rows), most), b"", np.object_)
+    padded = np.full((len(rows), width), b"", np.object_)
     for row, texts in enumerate(rows):
         padded[row, : len(texts)] = [text.encode() for text in texts]
     return padded

@@ -1,7 +1,7 @@
-"""Text to token ids and back, exactly as the engine's own tokenizer does it.
+"""Encodes and decodes text exactly as the engine's own tokenizer does.
 
-User text and control tokens never mix: the tokenizer library gets a vocabulary without added tokens (`<|im_start|>`,
-`<think>`, …), so it can recognise none. The chat template's own are put between stretches of text by `encode_chat`.
+User text never becomes a control token: the tokenizer library gets a vocabulary without added tokens (`<|im_start|>`,
+`<think>`, …), so it can't recognise any. `encode_chat` inserts the chat template's control tokens between segments.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llm_policy.text.chat_template import ChatTemplate, Stretch, parse_messages
+from llm_policy.text.chat_template import ChatTemplate, PromptSegment, parse_messages
 from llm_policy.text.tokenizer_file import TokenizerFile
 
 Ids = npt.NDArray[np.int32]
 
-# NFC never turns a text of a ASCII and b other bytes into fewer than a + b/4. Closest is U+01D5, made of one ASCII and
-# four other bytes and two bytes long; a unit test proves it for every character.
+# NFC never turns a text of a ASCII bytes and b other bytes into fewer than a + b/4 bytes. The extreme case is U+01D5:
+# two bytes, decomposed into one ASCII and four other bytes. A unit test checks every character.
 _MAX_NFC_SHRINK = 4
 
 
@@ -30,30 +30,30 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The package's name."""
+        """The name of the Python package."""
 
     def encode(self, text: str) -> Ids:
         """Ids of ordinary text."""
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids; ids beyond the vocabulary give none."""
+        """Text of ids; ids beyond the vocabulary give no text."""
 
 
 class FastokensBackend:
-    """The `fastokens` library: some 100 times faster than the reference on long prompts."""
+    """The `fastokens` library: about 100 times faster than the reference on long prompts."""
 
     name = "fastokens"
 
     def __init__(self, tokenizer_json: str) -> None:
-        # Each of its threads has caches of up to 150 MB, and by default there are as many as cores. Below 100 KB of
-        # text a second one gains nothing. The library reads this once, when it first encodes.
+        # Each of its threads has caches of up to 150 MB, and the default is one thread per core. A second thread gains
+        # nothing below 100 KB of text. The library reads this variable once, when it first encodes.
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
         import fastokens
 
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer_json)
 
     def encode(self, text: str) -> Ids:
-        """Ids of ordinary text, as one buffer: Python objects for single ids would take ten times as long."""
+        """Ids of ordinary text, from one buffer: a Python object per id would take ten times as long."""
         buffer, _ = self._tokenizer.encode_batch_flat([text])
         return np.frombuffer(buffer, np.int32)
 
@@ -64,7 +64,7 @@ class FastokensBackend:
 
 
 class ReferenceBackend:
-    """Hugging Face `tokenizers`: the reference, and the fallback where fastokens can't be had."""
+    """Hugging Face `tokenizers`: the reference, and the fallback where fastokens is not available."""
 
     name = "tokenizers"
 
@@ -83,7 +83,7 @@ class ReferenceBackend:
 
 
 class Tokenizer:
-    """One Hugging Face tokenizer directory, loaded once and never changed."""
+    """One Hugging Face tokenizer directory, loaded once; immutable."""
 
     def __init__(self, file: TokenizerFile, backend: Backend) -> None:
         self._backend = backend
@@ -91,8 +91,8 @@ class Tokenizer:
         self._normalizes = file.normalizes
         self._template = ChatTemplate(file.chat_template, tuple(file.added_tokens), file.named_tokens)
         self._control_ids = {text: np.array([token_id], np.int32) for text, token_id in file.added_tokens.items()}
-        # What stands for an added token in decoding: nothing for a special one, else its text as ordinary tokens.
-        self._in_text: dict[int, list[int]] = {
+        # Added token id → the ids decoded in its place: none for a special token, else its text as ordinary tokens.
+        self._decoded_as: dict[int, list[int]] = {
             token_id: [] if token_id in file.special_ids else backend.encode(text).tolist()
             for text, token_id in file.added_tokens.items()
         }
@@ -104,11 +104,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """The tokenizer in `directory`, a Hugging Face one: byte-level BPE with a chat template.
+        """Load a Hugging Face tokenizer directory: byte-level BPE with a chat template.
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is not what it should be, or this kind of tokenizer is not supported.
+            ValueError: a file is malformed, or this kind of tokenizer is not supported.
         """
         file = TokenizerFile.read(directory)
         tokenizer = cls(file, choose_backend(file.ordinary_json))
@@ -117,17 +117,17 @@ class Tokenizer:
         return tokenizer
 
     def encode_text(self, text: str) -> Ids:
-        """Ids of user text; no control token is ever recognised in it.
+        """Ids of user text, in which no control token is recognised.
 
         Raises:
-            ValueError: the text holds half a surrogate pair.
+            ValueError: the text has an unpaired surrogate.
         """
         return self._backend.encode(text)
 
     def encode_chat(self, messages: bytes | str, check_length: Callable[[str], None] = lambda text: None) -> Ids:
-        """Ids of a JSON array of {role, content} through the chat template, thinking off, the answer's turn open.
+        """Ids of a JSON array of {role, content} in the chat template, up to where the answer begins, thinking off.
 
-        `check_length` may refuse a content before any time is spent on it.
+        `check_length` is called with each content before encoding and may raise.
 
         Raises:
             InvalidRequest: `invalid_input`; the text never quotes a message.
@@ -135,22 +135,22 @@ class Tokenizer:
         parsed = parse_messages(messages)
         for message in parsed:
             check_length(message.content)
-        return np.concatenate([self._encode_stretch(stretch) for stretch in self._template.render(parsed)])
+        return np.concatenate([self._encode_segment(segment) for segment in self._template.render(parsed)])
 
-    def _encode_stretch(self, stretch: Stretch) -> Ids:
-        return self._control_ids[stretch.text] if stretch.is_control else self._backend.encode(stretch.text)
+    def _encode_segment(self, segment: PromptSegment) -> Ids:
+        return self._control_ids[segment.text] if segment.is_control else self._backend.encode(segment.text)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`. Special tokens and ids beyond the vocabulary give no text, broken UTF-8 gives U+FFFD."""
-        if not self._in_text.keys().isdisjoint(ids):
-            ids = [ordinary for token_id in ids for ordinary in self._in_text.get(token_id, (token_id,))]
+        """The text of `ids`. Special tokens and ids beyond the vocabulary give no text; broken UTF-8 gives U+FFFD."""
+        if not self._decoded_as.keys().isdisjoint(ids):
+            ids = [ordinary for token_id in ids for ordinary in self._decoded_as.get(token_id, (token_id,))]
         return self._backend.decode(ids)
 
     def min_tokens_of(self, text: str) -> int:
-        """A lower bound on the tokens of `text`, from its bytes alone.
+        """A lower bound on the number of tokens in `text`, from its length in bytes.
 
         Raises:
-            ValueError: the text holds half a surrogate pair.
+            ValueError: the text has an unpaired surrogate.
         """
         if not self._normalizes or text.isascii():
             return len(text.encode()) // self._longest_token_bytes
@@ -160,21 +160,21 @@ class Tokenizer:
 
 
 def choose_backend(tokenizer_json: str) -> Backend:
-    """The fast library, or the reference where that is not installed or does not support the tokenizer.
+    """The fast library, or the reference if that is not installed or does not support the tokenizer.
 
     Raises:
-        ValueError: neither takes it.
+        ValueError: neither library supports it.
     """
     try:
         return FastokensBackend(tokenizer_json)
     except (ImportError, ValueError):
         try:
             return ReferenceBackend(tokenizer_json)
-        except Exception as error:  # the library's own error is no subclass
+        except Exception as error:  # the library raises bare Exception
             raise ValueError(f"tokenizer.json: {error}") from None
 
 
 def _return_freed_memory() -> None:
-    """Loading leaves some 70 MB that glibc keeps for itself: give them back to the system."""
+    """Return the memory freed after loading, about 70 MB that glibc would keep, to the system."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

@@ -1,8 +1,8 @@
-"""What a Hugging Face tokenizer directory says, and the refusal of what could not be tokenized exactly.
+"""Reads a Hugging Face tokenizer directory and rejects tokenizers that this package can't reproduce exactly.
 
-A prompt is encoded in stretches between control tokens. That equals encoding it whole only where a stretch's ids do not
-depend on its neighbours: byte-level BPE without a prefix space, added tokens that swallow no white space. And it keeps
-benign text as it is only where an added token is no ordinary text, as a run of spaces would be.
+A prompt is encoded in segments between control tokens. That equals encoding it as a whole only if the ids of a segment
+do not depend on its neighbours: byte-level BPE without a prefix space, and added tokens that do not strip white space.
+Benign text keeps its ids only if no added token is ordinary text, such as a run of spaces.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 
 import orjson
 
-# The names under which transformers hands these tokens to a chat template.
+# The names by which a chat template refers to these tokens in transformers.
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _NOT_ORDINARY: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-_LOOKS_AROUND = ("single_word", "lstrip", "rstrip")
+_CONTEXT_FLAGS = ("single_word", "lstrip", "rstrip")
 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """The facts of one tokenizer directory."""
+    """The contents of one tokenizer directory."""
 
     ordinary_json: str
-    """tokenizer.json without what is no ordinary text: added tokens, post-processing, truncation and padding."""
+    """tokenizer.json without added tokens, post-processing, truncation and padding."""
     added_tokens: Mapping[str, int]
     """Text → id."""
     special_ids: frozenset[int]
-    """The ids of those added tokens that decoding leaves out."""
+    """The ids of the added tokens that decoding omits."""
     named_tokens: Mapping[str, str]
     """`eos_token` and the like → text."""
     longest_token_bytes: int
     vocab_size: int
-    """One more than the highest id."""
+    """The highest id plus one."""
     normalizes: bool
     chat_template: str
 
@@ -44,7 +44,7 @@ class TokenizerFile:
 
         Raises:
             OSError: a file is missing.
-            ValueError: a file is not what it should be, or this kind of tokenizer is not supported.
+            ValueError: a file is malformed, or this kind of tokenizer is not supported.
         """
         document = _read_object(directory / "tokenizer.json")
         config = _read_object(directory / "tokenizer_config.json")
@@ -71,11 +71,11 @@ class TokenizerFile:
         """The id of `eos_token` or the like.
 
         Raises:
-            ValueError: tokenizer_config.json names none, or none that tokenizer.json has.
+            ValueError: tokenizer_config.json does not name one, or tokenizer.json lacks it.
         """
         token_id = self.added_tokens.get(self.named_tokens.get(name, ""))
         if token_id is None:
-            raise ValueError(f"tokenizer_config.json: {name} is no added token of tokenizer.json")
+            raise ValueError(f"tokenizer_config.json: {name} is not an added token of tokenizer.json")
         return token_id
 
 
@@ -83,16 +83,16 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"{path.name}: no JSON: {error}") from None
+        raise ValueError(f"{path.name}: invalid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name}: no JSON object")
+        raise ValueError(f"{path.name}: not a JSON object")
     return value
 
 
 def _check_supported(document: dict[str, Any]) -> None:
     model, normalizer = document["model"], document["normalizer"]
-    before = document["pre_tokenizer"]
-    last = before["pretokenizers"][-1] if before["type"] == "Sequence" else before
+    pre_tokenizer = document["pre_tokenizer"]
+    last = pre_tokenizer["pretokenizers"][-1] if pre_tokenizer["type"] == "Sequence" else pre_tokenizer
     found = {
         "model.type": (model["type"], "BPE"),
         "model.dropout": (model.get("dropout") or None, None),
@@ -105,13 +105,13 @@ def _check_supported(document: dict[str, Any]) -> None:
     for token in document["added_tokens"]:
         name = f"added token {token['content']}"
         found[f"{name}: white space"] = (len(token["content"].split()) != 1, False)
-        for flag in _LOOKS_AROUND:
+        for flag in _CONTEXT_FLAGS:
             found[f"{name}: {flag}"] = (token.get(flag, False), False)
-    wrong = [
+    unsupported = [
         f"{name} is {value}, supported is {allowed}" for name, (value, allowed) in found.items() if value != allowed
     ]
-    if wrong:
-        raise ValueError("tokenizer.json: " + "; ".join(wrong))
+    if unsupported:
+        raise ValueError("tokenizer.json: " + "; ".join(unsupported))
 
 
 def _named_tokens(config: dict[str, Any]) -> dict[str, str]:

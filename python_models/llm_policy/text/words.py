@@ -1,7 +1,7 @@
-"""Stop and bad words in the form that TensorRT-LLM takes: INT32 [2, n] a row.
+"""Stop and bad words in TensorRT-LLM's form (its `to_word_list_format`): INT32 [2, n] per row.
 
-Row 0 holds the words' token ids one after another, row 1 where each word ends; both are filled up, ids with 0 and ends
-with -1 (TensorRT-LLM's `to_word_list_format`).
+The first line holds the token ids of all words, the second the end offset of each word. Ids are padded with 0, offsets
+with -1.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Words = list[list[int]]
 
 
 def check_words(words: Words, name: str) -> None:
-    """Refuse what the engine should not be given; `name` is the input's.
+    """Check the number of words and their lengths; `name` is the input's name in the error.
 
     Raises:
-        InvalidRequest: `invalid_input` with limit and count.
+        InvalidRequest: `invalid_input` with the limit and the given count.
     """
     if len(words) > MAX_WORDS:
         raise InvalidRequest(Code.INVALID_INPUT, f"{name} has {len(words)} words, limit {MAX_WORDS}")
@@ -35,7 +35,7 @@ def check_words(words: Words, name: str) -> None:
 
 
 def pack_words(rows: list[Words]) -> npt.NDArray[np.int32]:
-    """The words of each row as one array [rows, 2, n]."""
+    """The words of all rows as one array [rows, 2, n]."""
     width = max(sum(map(len, words)) for words in rows)
     packed = np.empty((len(rows), 2, width), np.int32)
     packed[:, 0], packed[:, 1] = 0, -1

@@ -1,1 +1,1 @@
-"""The only package of the policy that touches Triton's Python backend."""
+"""The Triton models: the only package of the policy that imports Triton's Python backend."""

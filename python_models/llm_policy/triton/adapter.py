@@ -1,8 +1,8 @@
-"""Between Triton's Python backend and the steps: where the stub works, and tensors in and out.
+"""What both models share: the stub's configuration, reading requests, building responses.
 
-One exception that leaves `execute` would fail every request of its batch and show the client file paths; so both models
-catch every fault at its own request. All requests of one `execute` share one transaction of the ledger, committed
-before the first of them is answered.
+An exception that leaves `execute` would fail every request of its batch and show file paths to clients, so both models
+catch every exception at its own request. All requests of one `execute` share one ledger transaction, committed before
+the first of them is answered.
 """
 
 from __future__ import annotations
@@ -16,64 +16,70 @@ import triton_python_backend_utils as pb_utils
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.ledger.ledger import OpenRow
-from llm_policy.release.release import PROOF, Release, ReleaseError
-from llm_policy.rules.request import Array, Column
+from llm_policy.release.release import RELEASE_FINGERPRINT, Release, ReleaseError
+from llm_policy.rules.row_input import Array
+from llm_policy.steps.column import Column
 from llm_policy.steps.decision import Decision
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
 STATE_DIR = "LLMSTACK_STATE_DIR"
 DEFAULT_RELEASE_DIR = "artifacts/current"
-# Values that differ from request to request: keeping their tensors would only push out those that repeat.
-NEVER_REPEATS = frozenset(
+# Tensors whose values differ from request to request: caching them would only evict those that repeat.
+UNCACHED = frozenset(
     ("input_ids", "policy_decision", "text_output", "queue_delay_us", "time_to_first_token_us", "total_time_us")
 )
 
 
 def open_release() -> Release:
-    """The release in service, its files proven."""
-    return Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR)).verify_files(os.environ.get(PROOF, ""))
+    """The release to serve, its files verified against the manifest.
+
+    Raises:
+        ReleaseError: there is no such release, or its files differ from its manifest.
+    """
+    release = Release.open(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR))
+    return release.verify_files(os.environ.get(RELEASE_FINGERPRINT, ""))
 
 
 def state_directory() -> Path:
-    """Where the ledger is.
+    """The directory of the ledger.
 
     Raises:
-        ReleaseError: nobody said where.
+        ReleaseError: the environment does not name one.
     """
     directory = os.environ.get(STATE_DIR)
     if not directory:
-        raise ReleaseError(f"{STATE_DIR} is not set: nothing is served that can't be written into a ledger")
+        raise ReleaseError(f"{STATE_DIR} is not set: the server needs a directory for its ledger")
     return Path(directory)
 
 
-def parameters_of(request: Any) -> str:
-    """The request's parameters as JSON text, forwarded headers among them.
+def read_parameters(request: Any) -> str:
+    """The request's parameters as JSON text, including forwarded headers.
 
     Raises:
-        InvalidRequest: `invalid_header`, a header is no text.
+        InvalidRequest: `invalid_header`, a header is not text.
     """
     try:
         return str(request.parameters())
     except UnicodeDecodeError:
-        raise InvalidRequest(Code.INVALID_HEADER, "a header holds bytes that are no printable ASCII") from None
+        raise InvalidRequest(Code.INVALID_HEADER, "a header holds bytes that are not printable ASCII") from None
 
 
-def arrays_of(request: Any) -> dict[str, Array]:
+def read_inputs(request: Any) -> dict[str, Array]:
     """The request's tensors by name."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def respond(cache: TensorCache, columns: Mapping[str, Array | Column]) -> Any:
-    """A response with these tensors."""
+def build_response(cache: TensorCache, columns: Mapping[str, Array | Column]) -> Any:
+    """A response with these output tensors."""
     return pb_utils.InferenceResponse(
         [
-            new_tensor(name, values) if name in NEVER_REPEATS else cache.tensor(name, values)
+            new_tensor(name, values) if name in UNCACHED else cache.tensor(name, values)
             for name, values in columns.items()
         ]
     )
 
 
 def open_row(decision: Decision) -> OpenRow:
-    """The admitted row of the ledger that `decision` is about."""
+    """The ledger's reference to the admitted row of `decision`."""
     return OpenRow(decision.ledger_id, decision.task, decision.is_canary)

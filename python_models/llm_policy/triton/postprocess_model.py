@@ -1,4 +1,4 @@
-"""The `postprocess` model: the engine's tokens in, answers out, each row closed in the ledger first."""
+"""The `postprocess` model: the engine's tokens in, answers out; every row is closed in the ledger first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from llm_policy.ledger.ledger import Settlement
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
 from llm_policy.steps.postprocess import Answer, Postprocess
 from llm_policy.text.tokenizer import Tokenizer
-from llm_policy.triton.adapter import arrays_of, open_release, open_row, respond, state_directory
-from llm_policy.triton.refusals import internal_fault, refusal_of, refuse
-from llm_policy.triton.request_lines import settled_line, withdrawn_line
+from llm_policy.triton.adapter import build_response, open_release, open_row, read_inputs, state_directory
+from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
 from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache
 
@@ -22,17 +21,17 @@ class PostprocessModel:
     """The `postprocess` model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the release; whatever is wrong with it keeps the model from loading and says why."""
+        """Load the release. Any exception keeps the model from loading, with its text as the reason."""
         release = open_release()
         self._step = Postprocess(release.manifest, Tokenizer.load(release.tokenizer_dir))
-        self._cache = TensorCache()
-        self._books = LedgerWriter(state_directory(), release.manifest, boot_id())
-        self._books.open()
+        self._tensors = TensorCache()
+        self._ledger = LedgerWriter(state_directory(), release.manifest, boot_id())
+        self._ledger.open()
         self._log = RequestLog()
-        gc.freeze()
+        gc.freeze()  # everything loaded so far stays, so garbage collections can skip it
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request."""
+        """One response per request."""
         began_ns = time.perf_counter_ns()
         batch: list[list[Answer]] = []
         responses: list[Any] = []
@@ -43,55 +42,57 @@ class PostprocessModel:
         responses = self._settle(batch, responses)
         answers = [answer for answers in batch for answer in answers]
         for answer in answers:
-            self._log.add("request", **settled_line(answer))
+            self._log.add_settled(answer)
         self._log.flush()
         self._observe(answers, began_ns)
         return responses
 
     def _answer(self, request: Any) -> tuple[list[Answer], Any]:
-        """The answers of one request and the response that holds them; no answers where it failed."""
+        """The answers of one request and its response; no answers if the request failed."""
         try:
-            answers = self._step.run(arrays_of(request))
-            return answers, respond(self._cache, self._step.pack(answers, set(request.requested_output_names())))
+            answers = self._step.run(read_inputs(request))
+            columns = self._step.pack(answers, set(request.requested_output_names()))
+            return answers, build_response(self._tensors, columns)
         except BaseException as error:
-            refusal = refusal_of(error)
-            self._give_up(request, refusal)
-            return [], refuse(refusal)
+            policy_error = as_policy_error(error)
+            self._reject_rows(request, policy_error)
+            return [], error_response(policy_error)
 
-    def _give_up(self, request: Any, refusal: PolicyError) -> None:
-        """Close the rows of a request that failed here, as far as it can be told which they are."""
+    def _reject_rows(self, request: Any, policy_error: PolicyError) -> None:
+        """Close the ledger rows of a request that failed here, if its decisions can be read."""
         try:
-            decisions = self._step.decisions(arrays_of(request))
+            decisions = self._step.decisions(read_inputs(request))
             for decision in decisions:
-                self._log.add("request", **withdrawn_line(decision, refusal))
-            self._books.refuse([open_row(decision) for decision in decisions], refusal.code.value)
+                self._log.add_withheld(decision, policy_error)
+            self._ledger.reject([open_row(decision) for decision in decisions], policy_error.code.value)
         except BaseException as error:
-            refusal_of(error)
+            as_policy_error(error)  # logs it
 
     def _settle(self, batch: list[list[Answer]], responses: list[Any]) -> list[Any]:
-        """Close the answered rows in one transaction; an answer that can't be written down is not given."""
+        """Close the answered rows in one transaction; answers that can't be recorded are withheld."""
         try:
-            found = iter(self._books.settle([_settlement(answer) for answers in batch for answer in answers]))
+            found = iter(self._ledger.settle([_settlement(answer) for answers in batch for answer in answers]))
         except BaseException as error:
-            fault = refusal_of(error)
+            policy_error = as_policy_error(error)
             return [
-                self._withdraw(batch, number, fault) if batch[number] else response
+                self._withhold(batch, number, policy_error) if batch[number] else response
                 for number, response in enumerate(responses)
             ]
         settled = [[next(found) for _ in answers] for answers in batch]
         for number, rows in enumerate(settled):
             if not all(rows):
-                responses[number] = self._withdraw(batch, number, internal_fault(LookupError("no open row")))
+                responses[number] = self._withhold(batch, number, internal_fault(LookupError("no open row")))
         return responses
 
-    def _withdraw(self, batch: list[list[Answer]], number: int, fault: PolicyError) -> Any:
+    def _withhold(self, batch: list[list[Answer]], number: int, policy_error: PolicyError) -> Any:
+        """Drop the answers of one request from the batch and respond with the error."""
         for answer in batch[number]:
-            self._log.add("request", **withdrawn_line(answer.decision, fault))
+            self._log.add_withheld(answer.decision, policy_error)
         batch[number] = []
-        return refuse(fault)
+        return error_response(policy_error)
 
     def _observe(self, answers: list[Answer], began_ns: int) -> None:
-        metrics = self._books.metrics
+        metrics = self._ledger.metrics
         if metrics is None:
             return
         overhead_us = (time.perf_counter_ns() - began_ns) // 1_000

@@ -1,4 +1,4 @@
-"""The `preprocess` model: requests in, the engine's tensors or a refusal out, each row in the ledger first."""
+"""The `preprocess` model: requests in, the engine's tensors or an error out; every row is in the ledger first."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from llm_policy import __version__
+from llm_policy import PLANNER_VERSION
 from llm_policy.errors import PolicyError
 from llm_policy.guidance.compile.compile_queue import GuideCompiler
 from llm_policy.guidance.compile.guide_cache import GuideCache
-from llm_policy.guidance.compile.guide_report import GuidePlan, GuideReport
-from llm_policy.guidance.guide import GuideResolver
-from llm_policy.ledger.ledger import Entry
+from llm_policy.guidance.compile.guide_report import GuideReport
+from llm_policy.guidance.guide import EngineGuide, GuideResolver
+from llm_policy.ledger.ledger import NewRow
 from llm_policy.release.manifest import Manifest
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
 from llm_policy.steps.preprocess import PreparedRow, Preprocess
 from llm_policy.steps.request_context import RequestContext
 from llm_policy.text.tokenizer import Tokenizer
-from llm_policy.triton.adapter import arrays_of, open_release, open_row, parameters_of, respond, state_directory
-from llm_policy.triton.refusals import internal_fault, refusal_of, refuse
-from llm_policy.triton.request_lines import refused_lines
+from llm_policy.triton.adapter import (
+    build_response,
+    open_release,
+    open_row,
+    read_inputs,
+    read_parameters,
+    state_directory,
+)
+from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
 from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache
 
@@ -33,36 +39,39 @@ CANARY_TOKEN = "LLMSTACK_CANARY_TOKEN"  # noqa: S105 - a variable's name
 
 
 @dataclass
-class _Draft:
-    """One request: admitted unless `refusal` says otherwise; `plans` has None for a guide that nobody knows yet."""
+class _PendingRequest:
+    """A request of the current batch, admitted unless it has an `error`.
+
+    `engine_guides` has one entry per row: the compiled guide, or None for an unguided row or a guide not compiled yet.
+    """
 
     request: Any
-    facts: RequestContext
+    context: RequestContext
     rows: list[PreparedRow] = field(default_factory=list)
-    plans: list[GuidePlan | None] = field(default_factory=list)
-    refusal: PolicyError | None = None
+    engine_guides: list[EngineGuide | None] = field(default_factory=list)
+    error: PolicyError | None = None
 
-    def entries(self) -> list[Entry]:
-        """Its rows for the ledger."""
-        facts, code = self.facts, self.refusal.code.value if self.refusal else ""
+    def ledger_rows(self) -> list[NewRow]:
+        """The request's rows for the ledger."""
+        context, code = self.context, self.error.code.value if self.error else ""
         return [
-            Entry(
-                *(facts.request_id, facts.tenant, row.task, row.schema_id, facts.is_canary),
+            NewRow(
+                *(context.request_id, context.tenant, row.task, row.schema_id, context.is_canary),
                 *(row.num_prompt_tokens, row.projected_nano_usd, row.prompt_nano_usd, code),
             )
-            for row in facts.rows
+            for row in context.rows
         ]
 
 
 class PreprocessModel:
     """The `preprocess` model.
 
-    Requests whose guides are known answer from `execute`; the others are answered from the desk's one thread, so a
-    new guide's compile holds up nobody else.
+    Requests whose guides are compiled are answered from `execute`. The others are answered from the guide compiler's
+    thread, so that compiling a new guide delays no other request.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the release; whatever is wrong with it keeps the model from loading and says why."""
+        """Load the release. Any exception keeps the model from loading, with its text as the reason."""
         release, state_dir = open_release(), state_directory()
         manifest = release.manifest
         resolver = GuideResolver(
@@ -70,135 +79,136 @@ class PreprocessModel:
         )
         tokenizer = Tokenizer.load(release.tokenizer_dir)
         self._step = Preprocess(manifest, tokenizer, resolver, os.environ.get(CANARY_TOKEN, ""))
-        self._cache = TensorCache()
-        self._books = LedgerWriter(state_dir, manifest, boot_id())
+        self._tensors = TensorCache()
+        self._ledger = LedgerWriter(state_dir, manifest, boot_id())
         self._log = RequestLog()
-        cache = GuideCache(state_dir / "guides.db", _verdict_context(manifest))
-        self._desk = GuideCompiler(
-            manifest.guidance, release.tokenizer_info_path, cache, internal_fault, self._observe_verdict
+        cache = GuideCache(state_dir / "guides.db", _guide_cache_context(manifest))
+        self._guide_compiler = GuideCompiler(
+            manifest.guidance, release.tokenizer_info_path, cache, internal_fault, self._observe_new_guide
         )
-        self._desk.register(list(resolver.registered.values()))
-        self._books.open()
-        gc.freeze()  # what is loaded now stays: no collection need look at it again
+        self._guide_compiler.register(list(resolver.registered.values()))
+        self._ledger.open()
+        gc.freeze()  # everything loaded so far stays, so garbage collections can skip it
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response a request, or None for those that wait at the desk."""
+        """One response per request; None for a request that waits for the guide compiler."""
         began_ns = time.perf_counter_ns()
-        closed = self._closed()
-        drafts = [self._draft(request, closed) for request in requests]
-        self._enter(drafts)
-        responses = [self._answer(draft) for draft in drafts]
+        admission_error = self._admission_error()
+        batch = [self._prepare(request, admission_error) for request in requests]
+        self._record(batch)
+        responses = [self._respond(pending) for pending in batch]
         self._log.flush()
-        self._observe(drafts, began_ns)
+        self._observe_overhead(batch, began_ns)
         return responses
 
     def finalize(self) -> None:
-        """Stop the desk and its sandbox."""
-        self._desk.close()
+        """Stop the guide compiler and its sandbox."""
+        self._guide_compiler.close()
 
-    def _closed(self) -> PolicyError | None:
+    def _admission_error(self) -> PolicyError | None:
         try:
-            return self._books.closed()
+            return self._ledger.admission_error()
         except BaseException as error:
-            return refusal_of(error)
+            return as_policy_error(error)
 
-    def _draft(self, request: Any, closed: PolicyError | None) -> _Draft:
-        draft = _Draft(request, RequestContext())
+    def _prepare(self, request: Any, admission_error: PolicyError | None) -> _PendingRequest:
+        pending = _PendingRequest(request, RequestContext())
         try:
-            draft.facts = RequestContext.of(request.request_id())
-            draft.rows = self._step.run(arrays_of(request), parameters_of(request), draft.facts, closed)
-            draft.plans = self._plans(draft.rows)
-            for known, plan in zip(draft.facts.rows, draft.plans, strict=True):
-                known.schema_id = plan.schema_id if plan else known.schema_id
+            context = pending.context = RequestContext.from_protocol_id(request.request_id())
+            pending.rows = self._step.run(read_inputs(request), read_parameters(request), context, admission_error)
+            pending.engine_guides = self._look_up_guides(pending.rows)
+            for row_context, engine_guide in zip(context.rows, pending.engine_guides, strict=True):
+                row_context.schema_id = engine_guide.schema_id if engine_guide else row_context.schema_id
         except BaseException as error:
-            draft.refusal = refusal_of(error)
-        return draft
+            pending.error = as_policy_error(error)
+        return pending
 
-    def _enter(self, drafts: list[_Draft]) -> None:
-        """Write the batch into the ledger; who can't be written down is refused."""
+    def _record(self, batch: list[_PendingRequest]) -> None:
+        """Write the batch into the ledger; requests that can't be written are rejected."""
         try:
-            entered = self._books.enter([draft.entries() for draft in drafts])
+            recorded = self._ledger.record([pending.ledger_rows() for pending in batch])
         except BaseException as error:
-            fault = refusal_of(error)
-            for draft in drafts:
-                draft.refusal = fault
+            policy_error = as_policy_error(error)
+            for pending in batch:
+                pending.error = policy_error
             return
-        for draft, (ids, is_shed) in zip(drafts, entered, strict=True):
-            for known, row_id in zip(draft.facts.rows, ids, strict=True):
-                known.ledger_id = row_id
+        for pending, (ids, is_shed) in zip(batch, recorded, strict=True):
+            for row_context, ledger_id in zip(pending.context.rows, ids, strict=True):
+                row_context.ledger_id = ledger_id
             if is_shed:
-                draft.refusal = self._books.overload()
-            elif draft.refusal is None:
-                draft.rows = [_numbered(row, row_id) for row, row_id in zip(draft.rows, ids, strict=True)]
+                pending.error = self._ledger.overload_error()
+            elif pending.error is None:
+                pending.rows = [_with_ledger_id(row, row_id) for row, row_id in zip(pending.rows, ids, strict=True)]
 
-    def _answer(self, draft: _Draft) -> Any:
-        """The response; None for a request that is the desk's from now on."""
-        if draft.refusal is not None:
-            return self._refuse(draft, draft.refusal)
+    def _respond(self, pending: _PendingRequest) -> Any:
+        """The response; None if the guide compiler answers the request later."""
+        if pending.error is not None:
+            return self._reject(pending, pending.error)
         try:
-            unknown = [row.guide for row, plan in zip(draft.rows, draft.plans, strict=True) if row.guide and not plan]
-            if not unknown:
-                return self._pack(draft.rows, draft.plans)
-            sender = draft.request.get_response_sender()
-            self._desk.prove(unknown, lambda refusal: self._answer_late(sender, draft, refusal))
+            rows_with_guides = zip(pending.rows, pending.engine_guides, strict=True)
+            missing = [row.guide for row, engine_guide in rows_with_guides if row.guide and not engine_guide]
+            if not missing:
+                return self._pack(pending.rows, pending.engine_guides)
+            sender = pending.request.get_response_sender()
+            self._guide_compiler.submit(missing, lambda error: self._respond_later(sender, pending, error))
         except BaseException as error:
-            return self._take_back(draft, refusal_of(error))
+            return self._reject_admitted(pending, as_policy_error(error))
         return None
 
-    def _answer_late(self, sender: Any, draft: _Draft, refusal: PolicyError | None) -> None:
-        """On the desk's thread: its guides are known now."""
+    def _respond_later(self, sender: Any, pending: _PendingRequest, error: PolicyError | None) -> None:
+        """Runs on the guide compiler's thread, once all guides of the request are compiled or one is rejected."""
         try:
-            if refusal is not None:
-                raise refusal
-            plans = [self._desk.verdict(row.guide) if row.guide else None for row in draft.rows]
-            response = self._pack(draft.rows, plans)
-        except BaseException as error:
-            response = self._take_back(draft, refusal_of(error))
+            if error is not None:
+                raise error
+            engine_guides = [self._guide_compiler.lookup(row.guide) if row.guide else None for row in pending.rows]
+            response = self._pack(pending.rows, engine_guides)
+        except BaseException as exception:
+            response = self._reject_admitted(pending, as_policy_error(exception))
             self._log.flush()
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _take_back(self, draft: _Draft, refusal: PolicyError) -> Any:
-        """Close rows that were admitted and can't be served after all."""
+    def _reject_admitted(self, pending: _PendingRequest, error: PolicyError) -> Any:
+        """Close the request's rows in the ledger and respond with the error."""
         try:
-            self._books.refuse([open_row(row.decision) for row in draft.rows], refusal.code.value)
-        except BaseException as error:
-            refusal = refusal_of(error)
-        return self._refuse(draft, refusal)
+            self._ledger.reject([open_row(row.decision) for row in pending.rows], error.code.value)
+        except BaseException as exception:
+            error = as_policy_error(exception)
+        return self._reject(pending, error)
 
-    def _refuse(self, draft: _Draft, refusal: PolicyError) -> Any:
-        for line in refused_lines(draft.facts, refusal):
-            self._log.add("request", **line)
-        return refuse(refusal)
+    def _reject(self, pending: _PendingRequest, error: PolicyError) -> Any:
+        self._log.add_rejected(pending.context, error)
+        return error_response(error)
 
-    def _pack(self, rows: list[PreparedRow], plans: list[GuidePlan | None]) -> Any:
-        return respond(self._cache, self._step.pack(rows, plans))
+    def _pack(self, rows: list[PreparedRow], engine_guides: list[EngineGuide | None]) -> Any:
+        return build_response(self._tensors, self._step.pack(rows, engine_guides))
 
-    def _plans(self, rows: list[PreparedRow]) -> list[GuidePlan | None]:
-        plans = [self._desk.verdict(row.guide) if row.guide else None for row in rows]
-        num_hits = len(plans) - plans.count(None)
-        if num_hits and (metrics := self._books.metrics):
+    def _look_up_guides(self, rows: list[PreparedRow]) -> list[EngineGuide | None]:
+        engine_guides = [self._guide_compiler.lookup(row.guide) if row.guide else None for row in rows]
+        num_hits = len(engine_guides) - engine_guides.count(None)
+        if num_hits and (metrics := self._ledger.metrics):
             metrics.guide_cache["hit"].inc(num_hits)
-        return plans
+        return engine_guides
 
-    def _observe_verdict(self, report: GuideReport | None) -> None:
-        if metrics := self._books.metrics:
+    def _observe_new_guide(self, report: GuideReport | None) -> None:
+        """Count a guide that was not in memory: compiled now (with its report), or read from the cache file (None)."""
+        if metrics := self._ledger.metrics:
             metrics.guide_cache["miss" if report else "file"].inc()
             if report:
                 metrics.guide_compile_ms.observe(report.compile_ms)
 
-    def _observe(self, drafts: list[_Draft], began_ns: int) -> None:
-        if metrics := self._books.metrics:
+    def _observe_overhead(self, batch: list[_PendingRequest], began_ns: int) -> None:
+        if metrics := self._ledger.metrics:
             overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
-            for draft in drafts:
-                if not draft.facts.is_canary:
+            for pending in batch:
+                if not pending.context.is_canary:
                     metrics.overhead_us["preprocess"].observe(overhead_us)
 
 
-def _verdict_context(manifest: Manifest) -> str:
-    """All that verdicts on guides depend on besides the guide."""
+def _guide_cache_context(manifest: Manifest) -> str:
+    """Everything besides the guide that a cached report depends on."""
     limits = manifest.guidance.limits.model_dump_json()
-    return "\n".join((manifest.tokenizer.info_hash, metadata.version("xgrammar"), __version__, limits))
+    return "\n".join((manifest.tokenizer.info_hash, metadata.version("xgrammar"), PLANNER_VERSION, limits))
 
 
-def _numbered(row: PreparedRow, ledger_id: int) -> PreparedRow:
+def _with_ledger_id(row: PreparedRow, ledger_id: int) -> PreparedRow:
     return row._replace(decision=row.decision._replace(ledger_id=ledger_id))

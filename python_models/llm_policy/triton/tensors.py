@@ -1,7 +1,7 @@
-"""Every tensor of the ensemble, once: name, Triton type, dims without the batch dimension.
+"""Every tensor of the ensemble: name, Triton type, dims without the batch dimension.
 
-The vendor's names (TensorRT-LLM's Triton backend, tags 25.09-26.07) stand beside ours; this module is the
-one place where both are written. `tests/contract` compares it with every `config.pbtxt`.
+This is the only module that lists both the tensor names of TensorRT-LLM's Triton backend (tags 25.09-26.07) and ours.
+`tests/contract` compares it with every `config.pbtxt`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 
 class TensorSpec(NamedTuple):
-    """One tensor: `dims` leaves out the batch dimension; -1 is any length."""
+    """One tensor. `dims` is without the batch dimension; -1 means any length."""
 
     name: str
     data_type: str
     dims: tuple[int, ...] = (1,)
 
 
-# What a client may send. Names and types are those of the stock TensorRT-LLM ensemble; `messages`, `task`
-# and `schema_id` are ours.
+# Names and types are those of the stock TensorRT-LLM ensemble, except for our own `messages`, `task` and `schema_id`.
 ENSEMBLE_INPUTS = (
     TensorSpec("text_input", "TYPE_STRING"),
     TensorSpec("messages", "TYPE_STRING"),
@@ -48,7 +47,7 @@ ENSEMBLE_INPUTS = (
     TensorSpec("return_perf_metrics", "TYPE_BOOL"),
 )
 
-# What preprocess hands to the engine. Optional there: an absent tensor keeps the engine's default.
+# All but the lengths are optional in the engine: an absent tensor keeps the engine's default.
 ENGINE_INPUTS = (
     TensorSpec("input_ids", "TYPE_INT32", (-1,)),
     TensorSpec("input_lengths", "TYPE_INT32"),
@@ -74,7 +73,7 @@ ENGINE_INPUTS = (
     TensorSpec("guided_decoding_guide", "TYPE_STRING"),
 )
 
-# What preprocess decided, for postprocess (see `steps/decision.py`).
+# From preprocess to postprocess; see `steps/decision.py`.
 DECISION = TensorSpec("policy_decision", "TYPE_UINT8", (-1,))
 
 PREPROCESS_OUTPUTS = (*ENGINE_INPUTS, DECISION)
@@ -92,7 +91,7 @@ ENGINE_OUTPUTS = (
     TensorSpec("num_output_tokens", "TYPE_INT32"),
 )
 
-# Postprocess needs neither log-probabilities nor the engine's count of what it was given.
+# Postprocess needs neither log-probabilities nor the engine's prompt token count.
 POSTPROCESS_INPUTS = (
     *(spec for spec in ENGINE_OUTPUTS if spec.name not in ("cum_log_probs", "output_log_probs", "num_input_tokens")),
     DECISION,
@@ -103,8 +102,8 @@ POSTPROCESS_OUTPUTS = (
     TensorSpec("finish_reason", "TYPE_STRING"),
     TensorSpec("cost_usd", "TYPE_FP64"),
     TensorSpec("guided", "TYPE_BOOL"),
-    # Not `schema_id`: an ensemble's output may not have the name of one of its inputs. Triton 2.51 loads such an
-    # ensemble and then answers with the input, or with nothing.
+    # Not `schema_id`: an ensemble's output must not have the name of one of its inputs. Triton 2.51 loads such an
+    # ensemble but then returns the input, or nothing.
     TensorSpec("resolved_schema_id", "TYPE_STRING"),
     TensorSpec("schema_valid", "TYPE_BOOL"),
     TensorSpec("flags", "TYPE_STRING", (-1,)),
@@ -114,7 +113,7 @@ POSTPROCESS_OUTPUTS = (
     TensorSpec("engine_hash", "TYPE_STRING"),
 )
 
-# What a client gets: postprocess's answer, and what the engine reports of itself, unchanged and uncopied.
+# Postprocess's outputs, plus the engine's own outputs, passed through without a copy.
 ENSEMBLE_OUTPUTS = (
     *POSTPROCESS_OUTPUTS,
     *(spec for spec in ENGINE_OUTPUTS if spec.name not in ("output_ids", "sequence_length")),

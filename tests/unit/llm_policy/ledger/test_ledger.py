@@ -7,11 +7,11 @@ import pytest
 
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
-from llm_policy.ledger.ledger import Entry
-from tests.books import ENTRY, admit, open_ledger, open_row, rows, settlement, sheds, states, total
+from llm_policy.ledger.ledger import NewRow
+from tests.ledgers import NEW_ROW, admit, open_ledger, open_row, rows, settlement, sheds, states, total
 
-REFUSED = ENTRY._replace(code="invalid_input")
-CANARY = ENTRY._replace(is_canary=True)
+REFUSED = NEW_ROW._replace(code="invalid_input")
+CANARY = NEW_ROW._replace(is_canary=True)
 SECOND_NS = 1_000_000_000
 
 
@@ -50,7 +50,7 @@ def test_a_settled_row_counts_its_tokens_and_cost(ledger):
 
 
 def test_a_refused_request_is_one_row_that_costs_nothing(ledger):
-    ledger.enter([[REFUSED]])
+    ledger.record([[REFUSED]])
     (row,) = rows(ledger)
     assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "invalid_input", 0)
     assert row["closed_ns"] == row["admitted_ns"]
@@ -59,18 +59,18 @@ def test_a_refused_request_is_one_row_that_costs_nothing(ledger):
 
 
 def test_a_request_without_a_task_counts_under_none(ledger):
-    ledger.enter([[Entry(code="missing_header")]])
+    ledger.record([[NewRow(code="missing_header")]])
     assert total(ledger, metric_total.REQUESTS, "none,refused") == 1
 
 
 def test_each_row_of_a_batch_is_a_row(ledger):
-    ((ids, _),) = ledger.enter([[ENTRY, ENTRY._replace(schema_id="ticket")]])
+    ((ids, _),) = ledger.record([[NEW_ROW, NEW_ROW._replace(schema_id="ticket")]])
     assert len(set(ids)) == 2
     assert [(row["row_number"], row["schema_id"]) for row in rows(ledger)] == [(0, "order"), (1, "ticket")]
 
 
 def test_a_row_can_be_refused_after_it_was_admitted(ledger):
-    ledger.refuse([open_row(admit(ledger))], "schema_too_complex")
+    ledger.reject([open_row(admit(ledger))], "schema_too_complex")
     (row,) = rows(ledger)
     assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "schema_too_complex", 0)
     assert total(ledger, metric_total.REJECTED, "schema_too_complex") == 1
@@ -89,7 +89,7 @@ def test_a_row_that_never_was_is_not_settled(ledger):
 
 def test_a_refused_row_is_not_settled(ledger):
     row_id = admit(ledger)
-    ledger.refuse([open_row(row_id)], "internal")
+    ledger.reject([open_row(row_id)], "internal")
     assert ledger.settle([settlement(row_id)]) == [False]
     assert total(ledger, metric_total.COST) == 0
 
@@ -124,7 +124,7 @@ def test_an_answer_that_comes_late_is_settled_and_counts_its_prompt_once(ledger)
 
 
 def test_more_rows_than_one_sweep_takes_are_all_closed(ledger, monkeypatch):
-    monkeypatch.setattr("llm_policy.ledger.ledger._MAX_SWEPT_AT_ONCE", 3)
+    monkeypatch.setattr("llm_policy.ledger.ledger._CLOSE_BATCH_ROWS", 3)
     for _ in range(10):
         admit(ledger)
     assert ledger.close_unanswered(time.time_ns() + 1, max_open_s=0) == 10
@@ -132,7 +132,7 @@ def test_more_rows_than_one_sweep_takes_are_all_closed(ledger, monkeypatch):
 
 def test_the_canary_is_in_the_ledger_and_in_no_total(ledger):
     ledger.settle([settlement(admit(ledger, CANARY), CANARY, flags=["queue_delay_breach"])])
-    ledger.enter([[CANARY._replace(code="internal")]])
+    ledger.record([[CANARY._replace(code="internal")]])
     admit(ledger, CANARY)
     ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
     assert [row["canary"] for row in rows(ledger)] == [1, 1, 1]
@@ -156,14 +156,14 @@ def test_a_full_queue_sheds_what_comes_next(tmp_path):
 
 def test_every_row_has_an_id_whatever_becomes_of_it(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
-    entered = ledger.enter([[REFUSED], [ENTRY, ENTRY], [ENTRY]])
+    entered = ledger.record([[REFUSED], [NEW_ROW, NEW_ROW], [NEW_ROW]])
     assert [(len(ids), is_shed) for ids, is_shed in entered] == [(1, False), (2, False), (1, True)]
     assert [row_id for ids, _ in entered for row_id in ids] == [row["id"] for row in rows(ledger)]
 
 
 def test_a_request_of_several_rows_takes_one_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
-    assert [entered.is_shed for entered in ledger.enter([[ENTRY, ENTRY, ENTRY], [ENTRY]])] == [False, False]
+    assert [entered.is_shed for entered in ledger.record([[NEW_ROW, NEW_ROW, NEW_ROW], [NEW_ROW]])] == [False, False]
 
 
 def test_an_answer_makes_room(tmp_path):
@@ -194,13 +194,13 @@ def test_the_canary_is_never_shed(tmp_path):
 
 def test_requests_that_are_known_dead_take_no_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
-    ledger.enter([[ENTRY], [ENTRY]])
-    ledger.set_unanswered(1)
+    ledger.record([[NEW_ROW], [NEW_ROW]])
+    ledger.record_dead_requests(1)
     assert sheds(ledger, 2) == [False, True]
 
 
 def test_the_dead_of_another_boot_make_no_room(tmp_path):
-    open_ledger(tmp_path, boot_id="boot-0").set_unanswered(5)
+    open_ledger(tmp_path, boot_id="boot-0").record_dead_requests(5)
     ledger = open_ledger(tmp_path, max_queue_size=1)
     admit(ledger)
     assert sheds(ledger) == [True]
@@ -226,9 +226,9 @@ def test_until_something_was_answered_every_open_request_holds_its_place(tmp_pat
 def test_deaths_that_were_noted_long_ago_make_no_room(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     now_ns = time.time_ns()
-    ledger.set_unanswered(7, now_ns)
+    ledger.record_dead_requests(7, now_ns)
     later_ns = now_ns + 2 * MAX_OPEN_S * SECOND_NS
     admit(ledger, now_ns=later_ns)
     assert sheds(ledger, now_ns=later_ns) == [True]
-    ledger.set_unanswered(8, later_ns)
+    ledger.record_dead_requests(8, later_ns)
     assert sheds(ledger, now_ns=later_ns) == [False]

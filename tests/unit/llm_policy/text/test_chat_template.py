@@ -3,7 +3,7 @@
 import pytest
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.text.chat_template import ChatTemplate, Message, Stretch
+from llm_policy.text.chat_template import ChatTemplate, Message, PromptSegment
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 EACH = "{%% for m in messages %%}%s{%% endfor %%}"
@@ -13,21 +13,21 @@ def render(source, *messages, variables=None):
     return ChatTemplate(source, TOKENS, variables or {}).render([Message(*message) for message in messages])
 
 
-def controls(stretches):
-    return [stretch.text for stretch in stretches if stretch.is_control]
+def controls(segments):
+    return [segment.text for segment in segments if segment.is_control]
 
 
-def whole(stretches):
-    return "".join(stretch.text for stretch in stretches)
+def whole(segments):
+    return "".join(segment.text for segment in segments)
 
 
 def test_the_prompt_is_cut_at_the_templates_control_tokens():
     assert render(EACH % "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>", ("user", "a<think>b")) == [
-        Stretch("", False),
-        Stretch("<|im_start|>", True),
-        Stretch("user\na<think>b", False),
-        Stretch("<|im_end|>", True),
-        Stretch("", False),
+        PromptSegment("", False),
+        PromptSegment("<|im_start|>", True),
+        PromptSegment("user\na<think>b", False),
+        PromptSegment("<|im_end|>", True),
+        PromptSegment("", False),
     ]
 
 
@@ -44,16 +44,16 @@ JOINED = {
 
 @pytest.mark.parametrize(("source", "contents", "text"), JOINED.values(), ids=JOINED.keys())
 def test_a_piece_of_a_control_token_is_not_completed(source, contents, text):
-    stretches = render(source, *(("user", content) for content in contents))
-    assert controls(stretches) == []
-    assert whole(stretches) == text
+    segments = render(source, *(("user", content) for content in contents))
+    assert controls(segments) == []
+    assert whole(segments) == text
 
 
 @pytest.mark.parametrize("filter_name", ["upper", "lower", "title", "tojson", "trim"])
 def test_a_filter_of_the_template_does_not_bring_placeholders_to_light(filter_name):
-    stretches = render(EACH % f"{{{{ m.content | {filter_name} }}}}", ("user", "x <think> <"))
-    assert controls(stretches) == []
-    assert whole(stretches).strip('"').lower() == "x <think> <"
+    segments = render(EACH % f"{{{{ m.content | {filter_name} }}}}", ("user", "x <think> <"))
+    assert controls(segments) == []
+    assert whole(segments).strip('"').lower() == "x <think> <"
 
 
 @pytest.mark.parametrize("content", ["{{ 7 * 7 }}", "{% raw %}", "{# #}", "\u27ea0\u27eb", "\u27ea1:2\u27eb"])
@@ -63,9 +63,9 @@ def test_content_is_neither_a_template_nor_a_placeholder(content):
 
 def test_templates_see_what_transformers_gives_them():
     source = "{{ bos_token }}{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}{{ enable_thinking }}"
-    stretches = render(source, ("user", ""), variables={"bos_token": "<|im_start|>"})
-    assert controls(stretches) == ["<|im_start|>"]
-    assert whole(stretches) == "<|im_start|>TrueTrueTrueFalse"
+    segments = render(source, ("user", ""), variables={"bos_token": "<|im_start|>"})
+    assert controls(segments) == ["<|im_start|>"]
+    assert whole(segments) == "<|im_start|>TrueTrueTrueFalse"
 
 
 def test_an_answer_with_its_thoughts_keeps_them_as_plain_text():
@@ -75,7 +75,7 @@ def test_an_answer_with_its_thoughts_keeps_them_as_plain_text():
 
 def test_what_the_template_refuses_is_refused_without_its_words():
     source = "{{ raise_exception('secret ' + messages[0].content) }}"
-    with pytest.raises(InvalidRequest, match=r"^invalid_input: the chat template refuses this sequence of messages$"):
+    with pytest.raises(InvalidRequest, match=r"^invalid_input: the chat template rejects this sequence of messages$"):
         render(source, ("user", "prompt"))
 
 

@@ -1,12 +1,11 @@
-"""One row of an inference request, unpacked from the ensemble's input arrays and checked for form."""
+"""One row of an inference request, unpacked from the ensemble's input arrays; checks shapes and encodings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from llm_policy.errors import Code, InvalidRequest
@@ -24,13 +23,13 @@ _TEXTS = {"task": "task", "schema_id": "schema_id", "guided_decoding_guide_type"
 _TEXTS["guided_decoding_guide"] = "guide"
 _WORDS = frozenset(("stop_words", "bad_words"))
 _INTEGERS = frozenset(("max_tokens", "end_id", "pad_id"))
-# Always on, whatever the client says: the ledger needs all three.
+# Always on, whatever the client sends: the ledger needs all three.
 _ALWAYS_ON = frozenset(("return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics"))
 
 
 @dataclass
 class RowInput:
-    """What one row asks for. None means that the client did not say."""
+    """The inputs of one row. None means that the client did not send the input."""
 
     text_input: str | None = None
     messages: bytes | None = None
@@ -48,83 +47,70 @@ class RowInput:
     sampling: dict[str, float] = field(default_factory=dict)
 
 
-def unpack(inputs: Mapping[str, Array]) -> list[RowInput]:
-    """The rows of one request; every array is [rows, 1], words are [rows, n].
+def unpack_rows(inputs: Mapping[str, Array]) -> list[RowInput]:
+    """The rows of one request. Every array is [rows, 1]; `stop_words` and `bad_words` are [rows, n].
 
     Raises:
-        InvalidRequest: `invalid_input`; for more than one row the text names the row.
+        InvalidRequest: `invalid_input`.
     """
     if "text_input" in inputs and "messages" in inputs:
-        raise _invalid("text_input and messages were both given, exactly one is required")
+        raise _invalid("both text_input and messages were given, exactly one is required")
     prompt = inputs.get("text_input", inputs.get("messages"))
     if prompt is None:
         raise _invalid("neither text_input nor messages was given, exactly one is required")
     num_rows = prompt.shape[0] if prompt.ndim else 0
     if not 1 <= num_rows <= MAX_BATCH_ROWS:
         raise _invalid(f"the batch has {num_rows} rows, allowed 1 to {MAX_BATCH_ROWS}")
-    asks = [RowInput() for _ in range(num_rows)]
+    row_inputs = [RowInput() for _ in range(num_rows)]
     for name, array in inputs.items():
         _check_shape(name, array, num_rows)
-        for ask, row in zip(asks, array.tolist(), strict=True):
-            _set(ask, name, row)
-    return asks
+        for row_input, values in zip(row_inputs, array.tolist(), strict=True):
+            _set(row_input, name, values)
+    return row_inputs
 
 
 def _check_shape(name: str, array: Array, num_rows: int) -> None:
     if array.ndim != 2 or array.shape[0] != num_rows or (name not in _WORDS and array.shape[1] != 1):
-        wanted = f"[{num_rows}, n]" if name in _WORDS else f"[{num_rows}, 1]"
-        raise _invalid(f"{name} has shape {list(array.shape)}, {wanted} is required")
+        expected = f"[{num_rows}, n]" if name in _WORDS else f"[{num_rows}, 1]"
+        raise _invalid(f"{name} has shape {list(array.shape)}, {expected} is required")
 
 
-def _set(ask: RowInput, name: str, row: list[Any]) -> None:
+def _set(row_input: RowInput, name: str, values: list[Any]) -> None:
     if name in _NUMBERS:
-        ask.sampling[name] = row[0]
+        row_input.sampling[name] = values[0]
     elif name in _TEXTS:
-        setattr(ask, _TEXTS[name], _text(name, row[0]))
+        setattr(row_input, _TEXTS[name], _text(name, values[0]))
     elif name in _WORDS:
-        setattr(ask, name, [_text(name, word) for word in row])
+        setattr(row_input, name, [_text(name, word) for word in values])
     elif name in _INTEGERS:
-        setattr(ask, name, row[0])
+        setattr(row_input, name, values[0])
     elif name == "text_input":
-        ask.text_input = _text(name, row[0])
+        row_input.text_input = _text(name, values[0])
     elif name == "messages":
-        ask.messages = row[0]
+        row_input.messages = values[0]
     elif name not in _ALWAYS_ON:
-        _set_switch(ask, name, row[0])
+        _set_switch(row_input, name, values[0])
 
 
-def _set_switch(ask: RowInput, name: str, value: Any) -> None:
+def _set_switch(row_input: RowInput, name: str, value: Any) -> None:
     if name in ("return_log_probs", "exclude_input_in_output"):
-        setattr(ask, name, bool(value))
+        setattr(row_input, name, bool(value))
     elif name == "stream":
         if value:
-            raise _invalid("stream is true, but this deployment answers in one piece: only false is allowed")
+            raise _invalid("stream is true, but this deployment does not stream: only false is allowed")
     elif name == "beam_width":
         if value != 1:
             raise _invalid(f"beam_width is {value}, only 1 is allowed")
     else:
-        raise _invalid(f"{name[:64]!a} is no input of this model")
+        raise _invalid(f"unknown input {name[:64]!a}")
 
 
 def _text(name: str, value: Any) -> str:
     try:
         return value if isinstance(value, str) else bytes(value).decode()
     except (UnicodeDecodeError, TypeError, ValueError):
-        raise _invalid(f"{name} is no valid UTF-8 text") from None
+        raise _invalid(f"{name} is not valid UTF-8") from None
 
 
 def _invalid(detail: str) -> InvalidRequest:
     return InvalidRequest(Code.INVALID_INPUT, detail)
-
-
-class Column(NamedTuple):
-    """One value a row, on its way to a tensor [rows, 1]; hashable, so that its tensor can be reused."""
-
-    values: tuple[Any, ...]
-    data_type: Any
-
-    def array(self) -> Array:
-        """The values as an array [rows, 1]."""
-        array = np.empty((len(self.values), 1), self.data_type)
-        array[:, 0] = self.values
-        return array

@@ -13,13 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_policy.errors import Code
 from llm_policy.ledger import metric_total
-from llm_policy.metrics.metrics import PolicyMetrics, exposition, exposition_parts
-from tests.books import ENTRY, admit, no_room, open_ledger, settlement
+from llm_policy.metrics.exposition import exposition, exposition_parts
+from llm_policy.metrics.policy_metrics import PolicyMetrics
+from tests.ledgers import NEW_ROW, admit, full_disk, open_ledger, settlement
 
 OBSERVE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from llm_policy.metrics.metrics import PolicyMetrics
+from llm_policy.metrics.policy_metrics import PolicyMetrics
 metrics = PolicyMetrics(Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     metrics.observe_answer(900, 5_000, 20_000, 4)
@@ -69,7 +70,7 @@ def test_money_is_exact_in_dollars(ledger, tmp_path):
 
 def test_counters_are_the_ledgers(ledger, tmp_path):
     ledger.settle([settlement(admit(ledger), flags=["schema_violation"])])
-    ledger.enter([[ENTRY._replace(code="unknown_task")]])
+    ledger.record([[NEW_ROW._replace(code="unknown_task")]])
     values = samples(tmp_path)
     assert values["llm_requests_total", "settled", "judge"] == 1
     assert values["llm_requests_rejected_total", "unknown_task"] == 1
@@ -189,7 +190,7 @@ def num_descriptors():
 
 def test_files_that_find_no_room_cost_no_slot_and_stay_closed(tmp_path):
     num_open = num_descriptors()
-    with no_room():
+    with full_disk():
         for _ in range(3):
             with pytest.raises(OSError):
                 PolicyMetrics(tmp_path)

@@ -6,8 +6,8 @@ from contextlib import closing
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm_policy.ledger.database import FILE_NAME, open_to_read
-from llm_policy.metrics.metrics import exposition
+from llm_policy.ledger.database import FILE_NAME, open_read_only
+from llm_policy.metrics.exposition import exposition
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 
 
@@ -33,7 +33,7 @@ def release_with(directory, **changes):
 
 
 def ledger_of(state_dir):
-    return closing(open_to_read(state_dir / FILE_NAME))
+    return closing(open_read_only(state_dir / FILE_NAME))
 
 
 def metrics_of(state_dir):

@@ -7,7 +7,7 @@ import pytest
 from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.alerts import MAX_REQUESTS_PER_EVENT, MAX_SAMPLES, WINDOW_NS
 from llm_policy.ledger.database import transaction
-from tests.books import ENTRY, admit, events, open_ledger, settlement, total
+from tests.ledgers import NEW_ROW, admit, events, open_ledger, settlement, total
 from tests.manifests import ENGINE_HASH
 
 NOW_NS = time.time_ns()
@@ -21,7 +21,7 @@ def ledger(tmp_path):
 
 
 def breach(ledger, flag="queue_delay_breach", at_ns=NOW_NS, request_id="r-1", **changes):
-    entry = ENTRY._replace(request_id=request_id)
+    entry = NEW_ROW._replace(request_id=request_id)
     row_id = admit(ledger, entry, at_ns)
     ledger.settle([settlement(row_id, entry, [flag], **changes)], at_ns)
     return row_id
@@ -175,12 +175,9 @@ def test_the_parent_can_report_an_engine_that_is_unhealthy(ledger):
     with transaction(ledger.connection):
         alerts.record_breach(
             ledger.connection,
-            alerts.ENGINE_UNHEALTHY,
+            alerts.AlertRule(alerts.ENGINE_UNHEALTHY, 0, ENGINE_HASH, "w4a8"),
             alerts.Breach(1),
-            threshold=0,
-            engine_hash=ENGINE_HASH,
-            quantisation="w4a8",
-            now_ns=NOW_NS,
+            NOW_NS,
         )
     (event,) = events(ledger)
     assert (event["rule"], event["count"], event["samples"]) == ("engine_unhealthy", 1, [])
@@ -192,12 +189,9 @@ def test_a_breach_of_another_engine_closes_the_window_with_its_summary(ledger):
         with transaction(ledger.connection):
             alerts.record_breach(
                 ledger.connection,
-                alerts.ENGINE_UNHEALTHY,
+                alerts.AlertRule(alerts.ENGINE_UNHEALTHY, 0, engine_hash, "w4a8"),
                 alerts.Breach(1),
-                threshold=0,
-                engine_hash=engine_hash,
-                quantisation="w4a8",
-                now_ns=NOW_NS + at_ns,
+                NOW_NS + at_ns,
             )
     close_due(ledger, NOW_NS + 2 * WINDOW_NS)
     told = [(event["phase"], event["engine_hash"], event["count"]) for event in events(ledger)]

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import unicodedata
-from pathlib import Path
 
 import pytest
 import tokenizers
@@ -13,11 +12,12 @@ from llm_policy.errors import InvalidRequest
 from llm_policy.text.tokenizer import FastokensBackend, ReferenceBackend, Tokenizer, choose_backend
 from llm_policy.text.tokenizer_file import TokenizerFile
 from llmstack.paths import DEFAULT_RELEASE_DIR
+from tests.import_graph import ROOT
 from tests.qwen import added_tokens, qwen_tokenizer_dir
 
 TOKENIZER = Tokenizer.load(qwen_tokenizer_dir())
 EMBEDDED = DEFAULT_RELEASE_DIR / "tokenizer"
-SUBPROCESS_ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python_models")}
+SUBPROCESS_ENVIRONMENT = {"PYTHONPATH": str(ROOT / "python_models")}
 
 
 def chat(content, role="user"):

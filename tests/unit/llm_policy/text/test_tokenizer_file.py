@@ -86,9 +86,9 @@ def test_what_could_not_be_tokenized_exactly_is_refused_by_name(directory, text,
 
 
 BROKEN = {
-    "tokenizer.json: no JSON": ("tokenizer.json", "{"),
-    "tokenizer.json: no JSON object": ("tokenizer.json", "[]"),
-    "eos_token is no added token": ("tokenizer_config.json", '{"eos_token": "x"}'),
+    "tokenizer.json: invalid JSON": ("tokenizer.json", "{"),
+    "tokenizer.json: not a JSON object": ("tokenizer.json", "[]"),
+    "eos_token is not an added token": ("tokenizer_config.json", '{"eos_token": "x"}'),
     "the chat template does not compile": ("chat_template.jinja", "{% for %}"),
 }
 

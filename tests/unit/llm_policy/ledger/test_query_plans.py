@@ -9,11 +9,10 @@ from pathlib import Path
 from llm_policy.ledger.alerts import WINDOW_NS
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llmstack.events import backlog
-from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue
-from llmstack.events.outbox_file import open_outbox
+from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue, open_outbox
 from llmstack.events.retention import prune_step
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
-from tests.books import admit, open_ledger, settlement, sheds
+from tests.ledgers import admit, open_ledger, settlement, sheds
 from tests.manifests import manifest
 
 GROWING = ("request", "event", "delivery")
@@ -49,11 +48,11 @@ def test_the_parents_turn_reads_no_whole_table(tmp_path: Path):
     books.record_engine_unhealthy(now_ns - WINDOW_NS, "gone again")
     admit(ledger, now_ns=old_ns)
     with efficient(books._connection):
-        books.set_unanswered("boot-1", 1)
+        books.record_dead_requests("boot-1", 1)
         books.close_unanswered(now_ns, "boot-1")
         books.close_due_windows(now_ns)
         books.window(now_ns)
-        books.forget_canaries(now_ns)
+        books.delete_old_canaries(now_ns)
 
 
 def test_a_request_reads_no_whole_table(tmp_path: Path):
@@ -75,6 +74,6 @@ def test_delivery_reads_no_whole_table(tmp_path: Path):
         line.head()
         line.is_disabled()
         line.fail_pending()
-        backlog._of(connection, "readiness", True, 1)
+        backlog._read_endpoint(connection, "readiness", True, 1)
         line.record(line.head(), DeliveryOutcome("delivered", 1, 1))
         assert prune_step(connection, 2) == 1

@@ -1,4 +1,4 @@
-"""From whatever went wrong with one request to the error that its client gets."""
+"""Turns any exception raised for one request into the error that its client receives."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from llm_policy.errors import InternalFault, InvalidRequest, PolicyError, Unavai
 from llm_policy.triton.request_log import write_lines
 
 
-def refusal_of(error: BaseException) -> PolicyError:
-    """`error` where it is declared, else a fault of ours; a panic in a native library is no Exception.
+def as_policy_error(error: BaseException) -> PolicyError:
+    """`error` itself if it is declared, else a logged `InternalFault`.
+
+    Takes BaseException because a panic in a native library is not an Exception.
 
     Raises:
-        KeyboardInterrupt, SystemExit: the process shall end.
+        KeyboardInterrupt, SystemExit: passed on; they end the process.
     """
     if isinstance(error, PolicyError):
         return error
@@ -25,13 +27,13 @@ def refusal_of(error: BaseException) -> PolicyError:
     return internal_fault(error)
 
 
-def refuse(error: PolicyError) -> Any:
-    """The response that says why a request is not answered."""
+def error_response(error: PolicyError) -> Any:
+    """The response with the error's text and Triton status."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), _status(error)))
 
 
 def internal_fault(error: BaseException) -> InternalFault:
-    """Log where an unexpected fault happened, without its text: that may quote a prompt."""
+    """Log the type and location of an unexpected exception, without its text, which may quote a prompt."""
     reference = uuid.uuid4().hex[:12]
     where = []
     trace = error.__traceback__
@@ -40,12 +42,12 @@ def internal_fault(error: BaseException) -> InternalFault:
         where.append(f"{Path(code.co_filename).stem}.{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     line = {"event": "internal_fault", "reference": reference, "error": type(error).__name__, "at": where}
-    write_lines([line])  # not by Triton's logger: faults on the desk's thread end here too
+    write_lines([line])  # not Triton's logger: the guide compiler's thread uses this too
     return InternalFault(reference)
 
 
 def _status(error: PolicyError) -> Any:
-    # pb_utils fills in TritonError only after this module is imported: no table at module level.
+    # No table at module level: pb_utils gets its TritonError only after this module is imported.
     if isinstance(error, InvalidRequest):
         return pb_utils.TritonError.INVALID_ARG
     if isinstance(error, Unavailable):

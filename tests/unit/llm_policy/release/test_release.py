@@ -44,42 +44,42 @@ def large(directory):
 
 @pytest.mark.parametrize(("is_shown", "is_read"), [(True, False), (False, True)])
 def test_an_engine_with_a_proof_is_not_read_again(large, is_shown, is_read):
-    proof = Release.open(large).verify_files().proof
+    fingerprint = Release.open(large).verify_files().fingerprint
     before = num_bytes_read()
-    assert Release.open(large).verify_files(proof if is_shown else "").proof == proof
+    assert Release.open(large).verify_files(fingerprint if is_shown else "").fingerprint == fingerprint
     assert (num_bytes_read() - before > LARGE_BYTES) == is_read
 
 
 @pytest.mark.parametrize("change", ["content", "replaced", "touched"])
 def test_an_engine_that_was_written_since_its_proof_is_read_again(large, change):
-    proof = Release.open(large).verify_files().proof
+    fingerprint = Release.open(large).verify_files().fingerprint
     file = large / "engine" / "rank1.engine"
     before = num_bytes_read()
     if change == "touched":
         file.touch()
-        Release.open(large).verify_files(proof)
+        Release.open(large).verify_files(fingerprint)
     else:
         fresh = file if change == "content" else large / "fresh"
         fresh.write_bytes(b"f" * LARGE_BYTES)
         fresh.replace(file)
         with pytest.raises(ReleaseError, match=r"engine\.hash: manifest has"):
-            Release.open(large).verify_files(proof)
+            Release.open(large).verify_files(fingerprint)
     assert num_bytes_read() - before > LARGE_BYTES
 
 
 def test_a_proof_is_one_of_its_manifests_engine_hash(large):
-    proof = Release.open(large).verify_files().proof
+    fingerprint = Release.open(large).verify_files().fingerprint
     manifest = json.loads((large / "manifest.json").read_text())
     change_manifest(large, engine={**manifest["engine"], "hash": "sha256:" + "0" * 64})
     with pytest.raises(ReleaseError, match=r"engine\.hash: manifest has"):
-        Release.open(large).verify_files(proof)
+        Release.open(large).verify_files(fingerprint)
 
 
 def test_a_proof_says_nothing_of_the_other_files(directory):
-    proof = Release.open(directory).verify_files().proof
+    fingerprint = Release.open(directory).verify_files().fingerprint
     (directory / "tokenizer_info.json").write_text("{}")
     with pytest.raises(ReleaseError, match=r"tokenizer\.info_hash: manifest has"):
-        Release.open(directory).verify_files(proof)
+        Release.open(directory).verify_files(fingerprint)
 
 
 def test_a_link_to_a_release_opens_what_it_points_to(directory, tmp_path):
@@ -135,7 +135,7 @@ def test_a_missing_tokenizer_file_is_found_and_named(directory, file):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(None, "No such file or directory"), (b"{", "is no JSON"), (b'"\xff"', "byte 1 is no UTF-8")],
+    [(None, "No such file or directory"), (b"{", "is not JSON"), (b'"\xff"', "byte 1 is not UTF-8")],
 )
 def test_a_schema_that_cant_be_read_is_found_and_named(directory, content, text):
     path = directory / "schemas" / "verdict.json"
@@ -149,9 +149,9 @@ def test_a_schema_that_a_link_leads_out_of_the_release_is_refused(directory, tmp
     (tmp_path / "secret.json").write_text("{}")
     (directory / "schemas" / "verdict.json").unlink()
     (directory / "schemas" / "verdict.json").symlink_to(tmp_path / "secret.json")
-    with pytest.raises(ReleaseError, match=r"^schemas\.verdict: schemas/verdict\.json leads out of the release$"):
+    with pytest.raises(ReleaseError, match=r"^schemas\.verdict: schemas/verdict\.json is outside the release$"):
         Release.open(directory).schema_text("verdict")
-    assert findings(directory) == ["schemas.verdict: schemas/verdict.json leads out of the release"]
+    assert findings(directory) == ["schemas.verdict: schemas/verdict.json is outside the release"]
 
 
 def test_a_manifest_whose_schema_path_leaves_the_release_is_refused(directory):
@@ -161,7 +161,7 @@ def test_a_manifest_whose_schema_path_leaves_the_release_is_refused(directory):
 
 
 def test_an_unknown_schema_is_refused_with_those_there_are(directory):
-    with pytest.raises(ReleaseError, match=r"^schemas\.nope: not in the manifest \(there: label, verdict\)$"):
+    with pytest.raises(ReleaseError, match=r"^schemas\.nope: not in the manifest \(known: label, verdict\)$"):
         Release.open(directory).schema_text("nope")
 
 

@@ -17,7 +17,7 @@ from llm_policy.ledger.database import (
     NewerLedger,
     checkpoint,
     open_database,
-    open_to_read,
+    open_read_only,
     transaction,
 )
 from llmstack.cli.app import app
@@ -38,7 +38,7 @@ def lengthen_log(connection: sqlite3.Connection, num_bytes: int) -> None:
 
 def start_reading(path: Path) -> sqlite3.Connection:
     """A connection in the midst of a long transaction, as `llmstack ledger verify` has one."""
-    reader = open_to_read(path)
+    reader = open_read_only(path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM request").fetchone()
     return reader
@@ -74,11 +74,11 @@ def test_a_log_that_a_reader_let_grow_shrinks_again(path):
     assert log.stat().st_size <= MAX_IDLE_LOG_BYTES
 
 
-@pytest.mark.parametrize("opened", [open_database, open_to_read])
+@pytest.mark.parametrize("opened", [open_database, open_read_only])
 def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_is(path, opened: Callable[[Path], sqlite3.Connection]):
     with closing(open_database(path)) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(NewerLedger, match=f"version {VERSION + 1}, made by a newer llmstack"):
+    with pytest.raises(NewerLedger, match=f"version {VERSION + 1}, written by a newer llmstack"):
         opened(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION + 1,)
@@ -89,7 +89,7 @@ def test_commands_say_that_a_ledger_is_newer(path, command):
     with closing(open_database(path)) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     done = CliRunner().invoke(app, [*command, "--state-dir", str(path.parent)])
-    assert (done.exit_code, "made by a newer llmstack" in done.stderr, "next:" in done.stderr) == (2, True, True)
+    assert (done.exit_code, "written by a newer llmstack" in done.stderr, "next:" in done.stderr) == (2, True, True)
 
 
 def test_a_ledger_that_must_exist_is_not_made(path):

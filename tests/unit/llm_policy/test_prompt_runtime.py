@@ -106,7 +106,7 @@ def test_another_manifest_that_is_wrong_is_refused_not_compared(runtime):
 
 
 def test_another_manifest_that_is_no_json_value_is_refused(runtime):
-    with pytest.raises(ManifestError, match="no JSON value"):
+    with pytest.raises(ManifestError, match="not a JSON value"):
         runtime.verify(manifest_tree(tokens={1, 2}))
 
 

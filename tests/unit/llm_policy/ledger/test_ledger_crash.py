@@ -8,15 +8,15 @@ import sys
 import time
 from contextlib import closing
 
-from llm_policy.ledger.database import FILE_NAME, open_to_read
+from llm_policy.ledger.database import FILE_NAME, open_read_only
 from llmstack.ledger.verification import verify
-from llmstack.ledger.write_bench import measure
-from tests.books import admit, events, open_ledger, rows, settlement, states
+from llmstack.ledger.write_bench import measure_writes
+from tests.ledgers import admit, events, open_ledger, rows, settlement, states
 
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
-from tests.books import admit, open_ledger, settlement
+from tests.ledgers import admit, open_ledger, settlement
 ledger = open_ledger(Path(sys.argv[1]), max_queue_size=1000000)
 print("ready", flush=True)
 while True:
@@ -25,12 +25,12 @@ while True:
 
 
 def findings(state_dir):
-    with closing(open_to_read(state_dir / FILE_NAME)) as connection:
-        return verify(connection, time.time_ns(), max_open_s=600).findings
+    with closing(open_read_only(state_dir / FILE_NAME)) as connection:
+        return verify(connection, time.time_ns(), max_open_s=600).discrepancies
 
 
 def test_two_processes_that_write_at_the_same_time_leave_books_that_agree(tmp_path):
-    measure(tmp_path, 500, num_writers=2)
+    measure_writes(tmp_path, 500, num_writers=2)
     ledger = open_ledger(tmp_path)
     assert states(ledger) == {"settled": 1_000}
     assert findings(tmp_path) == []

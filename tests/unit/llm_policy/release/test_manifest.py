@@ -141,7 +141,7 @@ def test_all_three_tasks_are_required():
 def test_a_task_may_only_name_a_registered_schema():
     tree = manifest_tree(schemas={"order": "schemas/order.json", "verdict": "schemas/verdict.json"})
     tree["tasks"]["judge"]["schema_id"] = "verdikt"
-    assert refusal(tree) == "tasks.judge.schema_id: 'verdikt' is not in schemas (there: order, verdict)"
+    assert refusal(tree) == "tasks.judge.schema_id: 'verdikt' is not in schemas (known: order, verdict)"
 
 
 @pytest.mark.parametrize("max_prompt_tokens", [6_000, 6_001])
@@ -162,12 +162,12 @@ def test_everything_that_is_wrong_is_said_at_once():
 
 def test_a_key_that_stands_twice_is_refused():
     text = json.dumps(manifest_tree())[:-1] + ',"prices":{"input_usd_per_million":0,"output_usd_per_million":0}}'
-    assert refusal(text) == "prices: stands twice in one object, allowed once"
+    assert refusal(text) == "prices: appears twice in one object, allowed once"
 
 
 @pytest.mark.parametrize("text", ["", "{", b"\xff", '{"a":' + "[" * 100_000])
 def test_what_is_no_json_is_refused(text):
-    assert refusal(text).startswith("manifest: no JSON: ")
+    assert refusal(text).startswith("manifest: invalid JSON: ")
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '"manifest"'])

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from llm_policy.ledger.database import FILE_NAME, open_database
-from llm_policy.ledger.ledger import Entry, Ledger, OpenRow, Settlement
+from llm_policy.ledger.ledger import Ledger, NewRow, OpenRow, Settlement
 from llm_policy.ledger.metric_total import read_totals
 from tests.manifests import ENGINE_HASH, manifest
 
-ENTRY = Entry("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
+NEW_ROW = NewRow("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
 
 
 @contextmanager
-def no_room() -> Iterator[None]:
+def full_disk() -> Iterator[None]:
     """The kernel refuses this process every byte of a file beyond the first 4,096."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
@@ -33,19 +33,19 @@ def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, *
     return Ledger(open_database(path / FILE_NAME), manifest(engine=engine, **changes), boot_id)
 
 
-def admit(ledger: Ledger, entry: Entry = ENTRY, now_ns: int | None = None) -> int:
+def admit(ledger: Ledger, entry: NewRow = NEW_ROW, now_ns: int | None = None) -> int:
     """Admit one request of one row; its row's id."""
-    ((ids, is_shed),) = ledger.enter([[entry]], now_ns)
+    ((ids, is_shed),) = ledger.record([[entry]], now_ns)
     assert not is_shed
     return ids[0]
 
 
 def sheds(ledger: Ledger, num_requests: int = 1, now_ns: int | None = None) -> list[bool]:
     """Whether each of so many requests that come together is shed."""
-    return [entered.is_shed for entered in ledger.enter([[ENTRY]] * num_requests, now_ns)]
+    return [entered.is_shed for entered in ledger.record([[NEW_ROW]] * num_requests, now_ns)]
 
 
-def settlement(ledger_id: int, entry: Entry = ENTRY, flags: Any = (), **changes: Any) -> Settlement:
+def settlement(ledger_id: int, entry: NewRow = NEW_ROW, flags: Any = (), **changes: Any) -> Settlement:
     answered = Settlement(
         *(ledger_id, entry.request_id, entry.tenant, entry.task, entry.schema_id, entry.is_canary),
         *(entry.num_prompt_tokens, 40, entry.prompt_nano_usd + 12_000, 900, list(flags)),
@@ -53,7 +53,7 @@ def settlement(ledger_id: int, entry: Entry = ENTRY, flags: Any = (), **changes:
     return answered._replace(**changes)
 
 
-def open_row(ledger_id: int, entry: Entry = ENTRY) -> OpenRow:
+def open_row(ledger_id: int, entry: NewRow = NEW_ROW) -> OpenRow:
     return OpenRow(ledger_id, entry.task, entry.is_canary)
 
 

@@ -11,10 +11,10 @@ import pytest
 from llm_policy.errors import Code, PolicyError
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.database import open_database
-from llm_policy.ledger.ledger import Entry
+from llm_policy.ledger.ledger import NewRow
 from llm_policy.ledger.metric_total import read_totals
 from llm_policy.steps.ledger_writer import RETRY_S, LedgerUnavailable, LedgerWriter
-from tests.books import ENTRY, no_room, open_row, settlement
+from tests.ledgers import NEW_ROW, full_disk, open_row, settlement
 from tests.manifests import manifest
 
 # Unmounted with the namespace of the child that mounts it, whatever becomes of the test.
@@ -33,7 +33,7 @@ def books(tmp_path):
 
 def connection(books):
     """The connection that the books write with."""
-    return books._open().connection
+    return books._open_ledger().connection
 
 
 def fill(books):
@@ -51,11 +51,11 @@ def states(tmp_path):
 
 def enter_until_full(books):
     """Enter requests until one does not fit; how many did."""
-    entry = Entry("r" * 128, "t" * 128, code=Code.INVALID_INPUT.value)
+    entry = NewRow("r" * 128, "t" * 128, code=Code.INVALID_INPUT.value)
     number = 0
     with pytest.raises(LedgerUnavailable) as refused:
         while number < 10_000:
-            books.enter([[entry]])
+            books.record([[entry]])
             number += 1
     return number, refused.value
 
@@ -73,7 +73,7 @@ def test_service_returns_by_itself_when_there_is_room_again(books, tmp_path):
     fill(books)
     num_entered, _ = enter_until_full(books)
     make_room(books)
-    assert not books.enter([[ENTRY]])[0].is_shed
+    assert not books.record([[NEW_ROW]])[0].is_shed
     assert len(states(tmp_path)) == num_entered + 1
 
 
@@ -88,10 +88,10 @@ def test_nothing_is_corrupt_and_totals_agree_after_a_full_disk(books, tmp_path):
 def test_measurements_that_find_no_room_are_not_tried_again_with_each_request(tmp_path, monkeypatch):
     monkeypatch.setattr("llm_policy.steps.ledger_writer.RETRY_S", 3_600.0)
     books = LedgerWriter(tmp_path, manifest(), "boot-1")
-    with no_room():
+    with full_disk():
         assert books.metrics is None
     assert books.metrics is None
-    books._metrics_due_s = 0.0
+    books._metrics_retry_s = 0.0
     assert books.metrics is not None
 
 
@@ -107,21 +107,21 @@ def mend(tmp_path):
 
 
 def test_an_answer_that_cannot_be_written_is_withdrawn_and_its_row_refused_later(books, tmp_path):
-    (((row_id,), _),) = books.enter([[ENTRY]])
+    (((row_id,), _),) = books.record([[NEW_ROW]])
     break_settling(tmp_path)
     with pytest.raises(LedgerUnavailable):
         books.settle([settlement(row_id)])
     mend(tmp_path)
-    books.enter([[ENTRY]])
+    books.record([[NEW_ROW]])
     assert states(tmp_path) == ["refused", "admitted"]
 
 
 def test_owed_refusals_are_written_though_nobody_asks_any_more(books, tmp_path):
-    ids = [books.enter([[ENTRY]])[0].ids[0] for _ in range(3)]
+    ids = [books.record([[NEW_ROW]])[0].ids[0] for _ in range(3)]
     break_settling(tmp_path)
     for row_id in ids:
         with pytest.raises(LedgerUnavailable):
-            books.refuse([open_row(row_id)], "guidance_unavailable")
+            books.reject([open_row(row_id)], "guidance_unavailable")
     time.sleep(1.5 * RETRY_S)  # one attempt in vain
     assert states(tmp_path) == ["admitted"] * 3
     mend(tmp_path)
@@ -137,25 +137,25 @@ def test_a_lock_that_is_not_free_in_time_refuses_and_keeps_the_connection(books,
     other.execute("BEGIN IMMEDIATE")
     before = connection(books)
     with pytest.raises(LedgerUnavailable, match="locked"):
-        books.enter([[ENTRY]])
+        books.record([[NEW_ROW]])
     other.execute("ROLLBACK")
-    assert not books.enter([[ENTRY]])[0].is_shed
+    assert not books.record([[NEW_ROW]])[0].is_shed
     assert connection(books) is before
 
 
 def test_while_the_mark_is_there_every_request_is_refused_as_draining(books, tmp_path):
-    assert books.closed() is None
+    assert books.admission_error() is None
     (tmp_path / "draining").touch()
-    assert books.closed().code is Code.DRAINING
+    assert books.admission_error().code is Code.DRAINING
 
 
 def test_a_full_queue_closes_the_gateway_before_any_work_is_done(tmp_path):
     engine = {"hash": "sha256:" + "a" * 64, "quantisation": "w4a8", "model": "m", "max_queue_size": 1}
     books = LedgerWriter(tmp_path, manifest(engine=engine), "boot-1")
-    (((row_id,), _),) = books.enter([[ENTRY]])
-    assert str(books.closed()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
+    (((row_id,), _),) = books.record([[NEW_ROW]])
+    assert str(books.admission_error()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
     books.settle([settlement(row_id)])
-    assert books.closed() is None
+    assert books.admission_error() is None
 
 
 # Run in a mount namespace of its own: a tmpfs of 1 MiB that fills up, is emptied, and becomes read-only.
@@ -163,31 +163,31 @@ DISK_STORY = """
 import json, subprocess, sys
 from pathlib import Path
 from llm_policy.steps.ledger_writer import LedgerWriter, LedgerUnavailable
-from tests.books import ENTRY, settlement
+from tests.ledgers import NEW_ROW, settlement
 from tests.manifests import manifest
-from tests.unit.test_bookkeeper import enter_until_full
+from tests.unit.llm_policy.steps.test_ledger_writer import enter_until_full
 
 disk = Path("/mnt")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
 books = LedgerWriter(disk, manifest(), "boot-1")
 told = {}
-(((row_id,), _),) = books.enter([[ENTRY]])
+(((row_id,), _),) = books.record([[NEW_ROW]])
 (disk / "ballast").write_bytes(b"x" * (200 << 10))
 told["num_entered"], full = enter_until_full(books)
 told["full"] = str(full)
 (disk / "ballast").unlink()
 told["settled_with_room"] = books.settle([settlement(row_id)])
-(((row_id,), _),) = books.enter([[ENTRY]])
-books._close()  # as a stub that starts anew; an open file keeps a mount from becoming read-only
+(((row_id,), _),) = books.record([[NEW_ROW]])
+books._close_ledger()  # as a stub that starts anew; an open file keeps a mount from becoming read-only
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 try:
     books.settle([settlement(row_id)])
 except LedgerUnavailable as refusal:
     told["read_only"] = str(refusal)
 subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-(((new_id,), _),) = books.enter([[ENTRY]])
+(((new_id,), _),) = books.record([[NEW_ROW]])
 told["settled_at_last"] = books.settle([settlement(new_id)])
-connection = books._open().connection
+connection = books._open_ledger().connection
 told["integrity"] = connection.execute("PRAGMA integrity_check").fetchone()[0]
 told["states"] = dict(connection.execute("SELECT state || ':' || code, count(*) FROM request GROUP BY 1"))
 print(json.dumps(told))
