@@ -16,7 +16,7 @@
 #   TRITON_BIND_ADDRESS  address of the published ports       127.0.0.1
 #   TRITON_GPUS          value of Docker's --gpus, or none    all if this machine has an NVIDIA GPU, else none
 #
-# Triton's own ports give access to `tensorrt_llm` without the policy and to the administrative APIs, and Docker bypasses
+# Triton's own ports give access to `tensorrt_llm` without the policy and to the administrative APIs; Docker bypasses
 # a host firewall such as ufw. So they are published on this machine only. Remote clients use the gateway
 # (`llmstack gateway render`). TRITON_BIND_ADDRESS=0.0.0.0 opens the ports to the network.
 set -euo pipefail
@@ -138,5 +138,6 @@ fi
 title=$(docker image inspect --format '{{index .Config.Labels "org.opencontainers.image.title"}}' "$image" 2>/dev/null) ||
     fail "there is no image $image here" "run llmstack image build --tag $image, or set TRITON_IMAGE"
 [[ $title == llm-serving-stack ]] ||
-    fail "the image $image does not contain llmstack" "run llmstack image build --triton-image $image, then unset TRITON_IMAGE"
+    fail "the image $image does not contain llmstack" \
+        "run llmstack image build --triton-image $image, then unset TRITON_IMAGE"
 exec "${command[@]}"

@@ -1,5 +1,5 @@
--- Feeds calls from standard input to the gateway's guard. A line is one call, `method max_bytes hex[,hex…]`, with one hex
--- text for each piece that arrives. Prints `allowed`, or `rejected <status> <bytes forwarded> <reason>`.
+-- Feeds calls from standard input to the gateway's guard. A line is one call, `method max_bytes hex[,hex…]`, with one
+-- hex text for each piece that arrives. Prints `allowed`, or `rejected <status> <bytes forwarded> <reason>`.
 
 local Reader = dofile(arg[1])
 
