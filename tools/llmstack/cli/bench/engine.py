@@ -24,7 +24,9 @@ def engine(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens per prompt.")] = 128,
     completion_tokens: Annotated[int, typer.Option(min=2, help="Number of tokens per completion.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the table shows medians.")] = 5,
-    profile: Annotated[bool, typer.Option(help="Profile a step at the first concurrency instead.")] = False,
+    profile: Annotated[
+        bool, typer.Option(help="Instead print a profile of torch operators, at the first concurrency.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
     """Measure the portable engine alone, in this process: tokens per second and time to first token.

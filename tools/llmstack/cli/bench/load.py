@@ -32,7 +32,7 @@ def load(
     prompt_tokens: PromptTokens = 512,
     completion_tokens: CompletionTokens = 64,
     num_requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests per row.")] = 32,
-    schema_id: Annotated[str | None, typer.Option(help="The guided requests' schema [the release's first].")] = None,
+    schema_id: Annotated[str | None, typer.Option(help="Schema of the guided requests; by default the release's first.")] = None,
     guided_only: Annotated[bool, typer.Option("--guided-only", help="Send only guided requests.")] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for rows, machine and sizes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,

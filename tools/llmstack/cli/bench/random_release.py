@@ -20,7 +20,8 @@ _DEFAULT_SHAPE = Shape("Qwen3-32B")
 def random_release(
     output: Annotated[Path, typer.Argument(help="Directory to write the release to.")],
     max_counted_length: Annotated[
-        int | None, typer.Option(min=1, help="guidance.limits.max_counted_length [the embedded release's].")
+        int | None,
+        typer.Option(min=1, help="guidance.limits.max_counted_length; by default that of the embedded release."),
     ] = None,
     shape: Annotated[Shape, typer.Option(help="The model whose shape the release has.")] = _DEFAULT_SHAPE,
 ) -> None:
