@@ -17,11 +17,10 @@ from llm_policy.ledger.alerts import EVENT_TYPE
 from llm_policy.ledger.outbox import new_event
 from llmstack.board.accounts import READER, REVIEWER, add_account
 from llmstack.board.app import make_app
-from llmstack.board.board_database import make_board, open_board
+from llmstack.board.board_database import create_board, open_board
+from llmstack.board.public_url import http_url
 from llmstack.board.settings import BoardSettings
-from llmstack.board.site import url_of
-from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR
-from llmstack.release.store import ReleaseStore
+from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
 from llmstack.server.ports import listen
 from tests.webhook_receiver import new_secret, write_secrets
 
@@ -57,11 +56,11 @@ def live_board(
     """A board over the releases in `artifacts`; `settings` replace those of `BoardSettings`."""
     secret = new_secret()
     socket = listen(host, "board", 0)
-    url = url_of(host, socket.getsockname()[1])
+    url = http_url(host, socket.getsockname()[1])
     secrets = write_secrets(directory / "secret", secret)
     settings = {"ready_url": "http://127.0.0.1:9/readyz", "public_url": url, **settings}
     made = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **settings)
-    make_board(made.database)
+    create_board(made.database)
     server = uvicorn.Server(uvicorn.Config(make_app(made), log_level="warning"))
     thread = Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()

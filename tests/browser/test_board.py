@@ -60,7 +60,7 @@ def test_two_reviewers_sign_and_promote_can_read_it(browser: Browser, board: Liv
         page.get_by_label("Comment").fill(f"{name} looked at the evidence")
         shoot(page, f"release-{scheme}")
         page.get_by_role("button", name="Sign off").click()
-        expect(page.get_by_role("button", name="Withdraw my signature")).to_be_visible()
+        expect(page.get_by_role("button", name="Withdraw my sign-off")).to_be_visible()
         page.context.close()
     release = Release.open(DEFAULT_RELEASE_DIR)
     hashes = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
@@ -136,7 +136,7 @@ def test_the_keyboard_alone_is_enough_to_sign_off(browser: Browser, board: LiveB
     page.keyboard.press("Tab")
     assert page.get_by_role("button", name="Sign off").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Withdraw my signature")).to_be_visible()
+    expect(page.get_by_role("button", name="Withdraw my sign-off")).to_be_visible()
     expect(page.get_by_role("cell", name="by keys alone")).to_be_visible()
 
 

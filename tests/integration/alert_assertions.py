@@ -11,7 +11,7 @@ from typing import Any
 from llm_policy.ledger.outbox import FINANCE, READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from tests.integration.live_service import LiveService
-from tests.integration.load import Asked, Load
+from tests.integration.load import SentRequest, Load
 from tests.webhook_receiver import WebhookReceiver, write_secrets
 
 Receivers = Mapping[str, WebhookReceiver]
@@ -26,7 +26,7 @@ def webhook_environment(directory: Path, receivers: Receivers) -> dict[str, str]
     return environment
 
 
-def is_all_told(live: LiveService) -> bool:
+def are_all_events_delivered(live: LiveService) -> bool:
     """No window is open and nothing waits for its webhook."""
     open_windows = "SELECT count(*) FROM alert_window"
     pending = "SELECT count(*) FROM delivery WHERE state <> 'delivered'"
@@ -35,22 +35,22 @@ def is_all_told(live: LiveService) -> bool:
 
 def check_cost_breaches(live: LiveService, load: Load, receivers: Receivers) -> None:
     """Finance got each request once that clients saw flagged or the ledger has as such, and no other; counts agree."""
-    readiness, finance = (once_by_id(receivers[name]) for name in (READINESS, FINANCE))
+    readiness, finance = (unique_event_data(receivers[name]) for name in (READINESS, FINANCE))
     flagged = {asked.request_id for asked in load.answered if "cost_breach" in asked.reply.outputs["flags"]}
     listed = Counter(request["request_id"] for event in finance for request in event.get("requests", []))
     in_ledger = {
         request_id for (request_id,) in live.rows("SELECT request_id FROM request WHERE flags LIKE '%cost_breach%'")
     }
     assert flagged
-    assert flagged == {asked.request_id for asked in load.answered if asked.is_dear}
+    assert flagged == {asked.request_id for asked in load.answered if asked.is_costly}
     assert set(listed.values()) == {1}
     assert flagged <= set(listed)
     assert set(listed) == in_ledger
-    assert set(listed) <= {asked.request_id for asked in load.asked if asked.is_dear}
-    assert sum_of(readiness, "cost") == sum_of(finance, "cost") == len(listed)
+    assert set(listed) <= {asked.request_id for asked in load.sent if asked.is_costly}
+    assert sum_breaches(readiness, "cost") == sum_breaches(finance, "cost") == len(listed)
 
 
-def once_by_id(receiver: WebhookReceiver) -> list[dict[str, Any]]:
+def unique_event_data(receiver: WebhookReceiver) -> list[dict[str, Any]]:
     """The data of each event that was received; a repeated one must be the same to the byte."""
     assert receiver.forgeries == []
     bodies = {each.id: each.body for each in receiver.received}
@@ -58,11 +58,11 @@ def once_by_id(receiver: WebhookReceiver) -> list[dict[str, Any]]:
     return [json.loads(body)["data"] for body in bodies.values()]
 
 
-def sum_of(events: list[dict[str, Any]], rule: str) -> int:
+def sum_breaches(events: list[dict[str, Any]], rule: str) -> int:
     return sum(event["count"] for event in events if event["rule"] == rule)
 
 
-def check_books(live: LiveService, load: Load) -> None:
+def check_ledger(live: LiveService, load: Load) -> None:
     """The ledger of a service that was stopped agrees with itself and with every answer."""
     verified = live.llmstack("ledger", "verify", "--json")
     assert verified.returncode == 0, verified.stdout
@@ -75,5 +75,5 @@ def check_books(live: LiveService, load: Load) -> None:
     assert all(rows[asked.request_id] == ("settled", nano_usd(asked)) for asked in load.answered)
 
 
-def nano_usd(asked: Asked) -> int:
+def nano_usd(asked: SentRequest) -> int:
     return round(asked.reply.outputs["cost_usd"][0] * 1e9)

@@ -21,5 +21,5 @@ def test_the_board_shows_what_the_service_says_of_itself_and_that_it_is_gone(tmp
         assert "✔ ready" in page
         for value in (service.headers["X-Engine-Hash"], str(service.release_dir), "canary.latency_ms"):
             assert value in page
-        service.end()
+        service.kill_all()
         wait_until(lambda: f"no answer from {service.ready_url}" in html.unescape(client.get("/").text))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import pytest
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
-from tests.integration.alert_assertions import check_books, check_cost_breaches, webhook_environment
+from tests.integration.alert_assertions import check_ledger, check_cost_breaches, webhook_environment
 from tests.integration.live_service import LiveService, wait_until
-from tests.integration.load import DEAR_FROM, Load
+from tests.integration.load import COSTLY_THRESHOLDS, Load
 from tests.webhook_receiver import Behaviour, WebhookReceiver, _Handler, answer, hang, new_secret, reset
 
 NUM_REQUESTS = 250
@@ -41,14 +41,14 @@ class Durations(NamedTuple):
 
 
 def test_no_request_is_slower_and_no_event_is_lost_whatever_a_webhook_does(tmp_path, elsewhere):
-    with LiveService(tmp_path / "without", thresholds=DEAR_FROM) as live:
+    with LiveService(tmp_path / "without", thresholds=COSTLY_THRESHOLDS) as live:
         without = durations(ask_breaching(live, lambda: True))
     with WebhookReceiver(new_secret()) as readiness, WebhookReceiver(new_secret()) as finance:
         receivers = {READINESS: readiness, FINANCE: finance}
         for receiver in receivers.values():
             receiver.plan = troubles(elsewhere)
         environment = webhook_environment(tmp_path, receivers)
-        with LiveService(tmp_path / "with", environment=environment, thresholds=DEAR_FROM) as live:
+        with LiveService(tmp_path / "with", environment=environment, thresholds=COSTLY_THRESHOLDS) as live:
             load = ask_breaching(live, lambda: all(len(each.plan) < 2 for each in receivers.values()))
             compare(without, durations(load))
             wait_until(lambda: is_told_after_replays(live), 200, live.output)
@@ -57,7 +57,7 @@ def test_no_request_is_slower_and_no_event_is_lost_whatever_a_webhook_does(tmp_p
             check_cost_breaches(live, load, receivers)
             live.process.terminate()
             assert live.process.wait(60) == 0
-            check_books(live, load)
+            check_ledger(live, load)
     assert elsewhere.received == []
 
 
@@ -68,14 +68,14 @@ def troubles(elsewhere: WebhookReceiver) -> list[Behaviour]:
 
 def ask_breaching(live: LiveService, is_over: Callable[[], bool]) -> Load:
     """At least `NUM_REQUESTS` requests, each of which is served and breaches; they go on until `is_over`."""
-    with Load(live, num_clients=4, pause_s=0.2, dear_every=1) as load:
-        wait_until(lambda: len(load.asked) >= NUM_REQUESTS and is_over(), 300, live.output)
-    assert all("cost_breach" in asked.reply.outputs["flags"] for asked in load.asked)
+    with Load(live, num_clients=4, pause_s=0.2, costly_every=1) as load:
+        wait_until(lambda: len(load.sent) >= NUM_REQUESTS and is_over(), 300, live.output)
+    assert all("cost_breach" in asked.reply.outputs["flags"] for asked in load.sent)
     return load
 
 
 def durations(load: Load) -> Durations:
-    seconds = sorted(asked.duration_s for asked in load.asked)
+    seconds = sorted(asked.duration_s for asked in load.sent)
     return Durations(seconds[len(seconds) // 2], seconds[len(seconds) * 99 // 100], seconds[-1])
 
 

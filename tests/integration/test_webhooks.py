@@ -20,7 +20,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
-from llmstack.events.attempt_log import json_log
+from llmstack.events.json_log import json_log
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint, secret_variable, url_variable
@@ -29,7 +29,7 @@ from llmstack.events.replay import replay_endpoint, replay_events
 from llmstack.events.retry_schedule import RetrySchedule
 from llmstack.events.secret_file import SecretFile
 from llmstack.events.webhook_dispatcher import WebhookDispatcher
-from llmstack.events.webhook_sender import TimeOuts
+from llmstack.events.webhook_sender import Timeouts
 from tests.outbox import Outbox
 from tests.webhook_receiver import (
     WebhookReceiver,
@@ -44,10 +44,10 @@ from tests.webhook_receiver import (
 
 FAST = DeliverySettings(
     schedule=RetrySchedule(base_s=0.01, max_backoff_s=0.05),
-    time_outs=TimeOuts(connect_s=30.0, read_s=30.0, total_s=30.0),
+    timeouts=Timeouts(connect_s=30.0, read_s=30.0, total_s=30.0),
     poll_s=0.02,
 )
-IMPATIENT = replace(FAST, time_outs=TimeOuts(connect_s=30.0, read_s=1.0, total_s=1.5))
+IMPATIENT = replace(FAST, timeouts=Timeouts(connect_s=30.0, read_s=1.0, total_s=1.5))
 NS_PER_S = 10**9
 
 
@@ -290,7 +290,7 @@ def test_the_service_forgets_what_was_delivered_long_ago(outbox, receiver, tmp_p
         wait_until(lambda: outbox.states() == ["failed"] * 3)
         replay_events(outbox.connection, ids[1:], None)
         wait_until(lambda: outbox.states() == ["failed", "delivered", "delivered"])
-    DeliveryService(outbox.state_dir, [], replace(FAST, retention_days=0)).forget_old()
+    DeliveryService(outbox.state_dir, [], replace(FAST, retention_days=0)).prune_old_events()
     assert [row["id"] for row in outbox.rows()] == ids[:1]
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from llm_policy.ledger.outbox import new_event
-from llmstack.board.page_security import CONTENT_SECURITY_POLICY
+from llmstack.board.security_headers import CONTENT_SECURITY_POLICY
 from tests.board_client import alert, live_board
 
 HUGE = 10**400

@@ -9,7 +9,7 @@ import pytest
 
 from llm_policy.ledger.outbox import new_event
 from llm_policy.release.release import Release
-from llmstack.board.page_security import CONTENT_SECURITY_POLICY
+from llmstack.board.security_headers import CONTENT_SECURITY_POLICY
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.board_client import alert, live_board
 
@@ -185,14 +185,15 @@ def test_alerts_and_changes_say_which_server_they_are_about(tmp_path, monkeypatc
 
 def test_ten_thousand_alerts_are_shown_page_by_page_within_a_second(tmp_path):
     from llmstack.board.board_database import open_board
-    from llmstack.board.inbox import CloudEvent, keep
+    from llmstack.board.event_store import store_event
+    from llmstack.board.webhook_verifier import CloudEvent
 
     with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
         now_ns = time.time_ns()
         with open_board(board.settings.database) as connection:
             for number in range(10_000):
                 body = alert("queue_delay", 2, now_ns - number * 5_000_000_000)
-                keep(connection, CloudEvent.model_validate_json(body), body, now_ns)
+                store_event(connection, CloudEvent.model_validate_json(body), body, now_ns)
         client.get("/login")
         began = time.perf_counter()
         page = client.get("/alerts")

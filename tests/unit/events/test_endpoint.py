@@ -4,7 +4,7 @@ import pytest
 
 from llm_policy.ledger.outbox import ENDPOINTS
 from llmstack.events.endpoint import configured_names, read_endpoints, secret_variable, url_variable
-from llmstack.events.webhook_error import WebhookConfigurationError
+from llmstack.events.secret_file import WebhookConfigurationError
 from tests.webhook_receiver import new_secret, write_secrets
 
 

@@ -6,8 +6,7 @@ from datetime import datetime, timezone
 import pytest
 from standardwebhooks import Webhook
 
-from llmstack.events.secret_file import MAX_SECRETS, SecretFile
-from llmstack.events.webhook_error import WebhookConfigurationError
+from llmstack.events.secret_file import MAX_SECRETS, SecretFile, WebhookConfigurationError
 from tests.webhook_receiver import new_secret, write_secrets
 
 NOW_S = 1_700_000_000

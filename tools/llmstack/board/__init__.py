@@ -1,1 +1,1 @@
-"""The readiness board: what was released, what was measured and told, and who signed it."""
+"""The readiness board: releases with their evidence, alerts and changes, and the sign-offs of reviewers."""

@@ -1,4 +1,4 @@
-"""Who may sign and who may only read, by tokens of which the board keeps hashes alone."""
+"""Accounts of reviewers and readers. The board stores only hashes of their tokens."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sqlite3
 from typing import NamedTuple
 
 REVIEWER, READER = "reviewer", "reader"
-# 256 random bits: nobody guesses one, so that a plain hash is enough to keep.
+# 256 random bits can't be guessed, so a plain hash is enough to store.
 _TOKEN_BYTES = 32
 _NAME = re.compile(r"[\w][\w .@+-]{0,63}")
 
 
 class AccountError(ValueError):
-    """The account can't be made or isn't there; the text says why."""
+    """The account can't be created or does not exist; the text says why."""
 
 
 class Account(NamedTuple):
@@ -28,13 +28,13 @@ class Account(NamedTuple):
 
 
 def add_account(connection: sqlite3.Connection, name: str, kind: str, now_ns: int) -> str:
-    """Make an account; its token, which is shown this once.
+    """Create an account and return its token, which is not stored.
 
     Raises:
-        AccountError: the name is taken or none.
+        AccountError: the name is taken or not valid.
     """
     if not _NAME.fullmatch(name):
-        raise AccountError("a name has 1 to 64 letters, digits, blanks and . _ @ + -, and begins with one of the first")
+        raise AccountError("a name has 1 to 64 letters, digits, spaces or . _ @ + - and starts with a letter or digit")
     token = f"llmstack_{kind}_{secrets.token_urlsafe(_TOKEN_BYTES)}"
     try:
         connection.execute(
@@ -42,15 +42,15 @@ def add_account(connection: sqlite3.Connection, name: str, kind: str, now_ns: in
             (name, kind, token_hash(token), now_ns),
         )
     except sqlite3.IntegrityError:
-        raise AccountError(f"{name!r} was given to somebody before") from None
+        raise AccountError(f"{name!r} is taken; names are never reused") from None
     return token
 
 
 def remove_account(connection: sqlite3.Connection, name: str, now_ns: int) -> None:
-    """End an account with its sessions; what it signed stays on record, and is withdrawn.
+    """Remove an account, end its sessions and withdraw its sign-offs, which stay on record.
 
     Raises:
-        AccountError: there is none of this name.
+        AccountError: no account has this name.
     """
     cursor = connection.execute(
         "UPDATE account SET removed_ns = ? WHERE name = ? AND removed_ns IS NULL", (now_ns, name)
@@ -64,13 +64,13 @@ def remove_account(connection: sqlite3.Connection, name: str, now_ns: int) -> No
 
 
 def list_accounts(connection: sqlite3.Connection) -> list[Account]:
-    """All that ever were, by name."""
+    """All accounts by name, including removed ones."""
     rows = connection.execute("SELECT name, kind, created_ns, removed_ns FROM account ORDER BY name")
     return [Account(*row) for row in rows]
 
 
 def find_account(connection: sqlite3.Connection, token: str) -> Account | None:
-    """Whose token this is. Looked up by its hash, so that no time tells how much of a guess was right."""
+    """The account with this token. The look-up by hash keeps its duration independent of the token's content."""
     row = connection.execute(
         "SELECT name, kind, created_ns, removed_ns FROM account WHERE token_sha256 = ? AND removed_ns IS NULL",
         (token_hash(token),),
@@ -79,5 +79,5 @@ def find_account(connection: sqlite3.Connection, token: str) -> Account | None:
 
 
 def token_hash(token: str) -> str:
-    """What is kept of a token."""
+    """The hash under which a token is stored."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()

@@ -1,4 +1,4 @@
-"""Alerts by rule and window, and how many there were hour by hour."""
+"""Alerts by rule and window, and a chart of the breaches per hour."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from typing import Any, NamedTuple
 
 from llm_policy.ledger.alerts import RULES
-from llmstack.release.error_alerts import ERROR_RULES, OPEN_S
+from llmstack.release.error_alerts import ALERT_WINDOW_S, ERROR_RULES
 
 HOUR_NS = 3_600_000_000_000
 NUM_HOURS = 24
@@ -17,7 +17,7 @@ _MAX_SAMPLES = 10
 
 
 class WindowSummary(NamedTuple):
-    """All that one service told of one rule in one window."""
+    """All breaches of one rule that one service reported in one window."""
 
     rule: str
     window_start: str
@@ -31,7 +31,7 @@ class WindowSummary(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One rule in one hour of the chart: breaches, and its place in per cent of the chart's size."""
+    """One rule in one hour of the chart; position and size are per cent of the chart's."""
 
     rule: str
     hour: str
@@ -43,29 +43,31 @@ class Bar(NamedTuple):
 
 
 def count_windows(connection: sqlite3.Connection) -> int:
-    """How many summaries there are, counted up to `MAX_COUNTED`."""
+    """The number of window summaries, counted up to `MAX_COUNTED`."""
     return int(connection.execute(COUNT_QUERY, (MAX_COUNTED,)).fetchone()[0])
 
 
 def window_summaries(connection: sqlite3.Connection, offset: int = 0) -> list[WindowSummary]:
-    """A page of summaries, the newest window first. A window's first event and its summary add up."""
+    """A page of summaries, newest window first. The first event and the summary event of a window are added up."""
     rows = connection.execute(PAGE_QUERY, (PAGE_SIZE, offset)).fetchall()
     return [WindowSummary._make([*row, _samples(connection, *row[:3])]) for row in rows]
 
 
-def alerts_of(connection: sqlite3.Connection, engine_hash: str, since_ns: int) -> list[dict[str, Any]]:
-    """What was told of one engine since then, the newest first, `MAX_ALERTS` at most."""
+def list_alerts(connection: sqlite3.Connection, engine_hash: str, since_ns: int) -> list[dict[str, Any]]:
+    """The alerts of one engine since `since_ns` (Unix time), newest first, `MAX_ALERTS` at most."""
     rows = connection.execute(ENGINE_QUERY, (engine_hash, since_ns, MAX_ALERTS))
     return [dict(row) for row in rows]
 
 
 def open_error_rules(connection: sqlite3.Connection, engine_hash: str, now_ns: int) -> list[str]:
-    """Rules at error level with an open alert, as promotions count them."""
-    told = {alert["rule"] for alert in alerts_of(connection, engine_hash, now_ns - OPEN_S * 1_000_000_000)}
-    return [rule for rule in ERROR_RULES if rule in told]
+    """The error-level rules with an open alert, by the same period as in promotions."""
+    reported = {
+        alert["rule"] for alert in list_alerts(connection, engine_hash, now_ns - ALERT_WINDOW_S * 1_000_000_000)
+    }
+    return [rule for rule in ERROR_RULES if rule in reported]
 
 
-# Each goes along one index, in its order, and so reads no more than it answers.
+# Each query follows one index in its order, so it reads only the rows that it returns.
 COUNT_QUERY = "SELECT count(*) FROM (SELECT 1 FROM alert GROUP BY window_start, rule, source LIMIT ?)"
 PAGE_QUERY = (
     "SELECT rule, window_start, source, max(window_end), sum(count), max(observed_max), max(threshold), "
@@ -80,13 +82,13 @@ ENGINE_QUERY = (
 BARS_QUERY = "SELECT time_ns / ?, rule, sum(count) FROM alert WHERE time_ns >= ? AND time_ns < ? GROUP BY 1, 2"
 
 
-def bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:
-    """The chart of the last day: a column an hour, a bar a rule, as high as its breaches."""
+def chart_bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:
+    """The chart of the last 24 hours: one column per hour with a stacked bar per rule."""
     first_hour = now_ns // HOUR_NS - NUM_HOURS + 1
     day = (HOUR_NS, first_hour * HOUR_NS, (first_hour + NUM_HOURS) * HOUR_NS)
     rows = connection.execute(BARS_QUERY, day).fetchall()
     counts = {(int(hour) - first_hour, rule): int(number) for hour, rule, number in rows if rule in RULES}
-    highest = max((_column(counts, hour) for hour in range(NUM_HOURS)), default=0)
+    highest = max((_num_breaches(counts, hour) for hour in range(NUM_HOURS)), default=0)
     return [bar for hour in range(NUM_HOURS) for bar in _stack(counts, hour, first_hour, highest)] if highest else []
 
 
@@ -95,7 +97,7 @@ def _samples(connection: sqlite3.Connection, rule: str, window_start: str, sourc
     return [str(sample) for (samples,) in rows for sample in json.loads(samples)][:_MAX_SAMPLES]
 
 
-def _column(counts: dict[tuple[int, str], int], hour: int) -> int:
+def _num_breaches(counts: dict[tuple[int, str], int], hour: int) -> int:
     return sum(counts.get((hour, rule), 0) for rule in RULES)
 
 
@@ -105,6 +107,6 @@ def _stack(counts: dict[tuple[int, str], int], hour: int, first_hour: int, highe
         if number := counts.get((hour, rule), 0):
             height = 100 * number / highest
             y -= height
-            clock = f"{(first_hour + hour) % 24:02d}:00"
-            stack.append(Bar(rule, clock, number, hour * width + 0.3, round(y, 3), width - 0.6, round(height, 3)))
+            hour_label = f"{(first_hour + hour) % 24:02d}:00"
+            stack.append(Bar(rule, hour_label, number, hour * width + 0.3, round(y, 3), width - 0.6, round(height, 3)))
     return stack

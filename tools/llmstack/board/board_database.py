@@ -1,4 +1,4 @@
-"""board.db: what the board was told and who signed what."""
+"""board.db: accounts, sessions, sign-offs, events and alerts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS account (
     kind TEXT NOT NULL CHECK (kind IN ('reviewer', 'reader')),
     token_sha256 TEXT NOT NULL UNIQUE,
     created_ns INTEGER NOT NULL,             -- Unix time
-    removed_ns INTEGER                       -- Unix time; a name is never given to somebody else
+    removed_ns INTEGER                       -- Unix time; names are never reused
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS session (
     id_sha256 TEXT PRIMARY KEY,
@@ -32,12 +32,12 @@ CREATE TABLE IF NOT EXISTS sign_off (
     comment TEXT NOT NULL,
     signed_ns INTEGER NOT NULL,              -- Unix time
     withdrawn_ns INTEGER,                    -- Unix time
-    evidence_hash TEXT NOT NULL DEFAULT ''   -- of the runs' records at that time
+    evidence_hash TEXT NOT NULL DEFAULT ''   -- of the run records at that time
 );
 CREATE UNIQUE INDEX IF NOT EXISTS sign_off_in_force
     ON sign_off (engine_hash, manifest_hash, reviewer) WHERE withdrawn_ns IS NULL;
 CREATE TABLE IF NOT EXISTS event (
-    id TEXT PRIMARY KEY,                     -- the webhook-id: a second delivery changes nothing
+    id TEXT PRIMARY KEY,                     -- the webhook-id: a repeated delivery changes nothing
     type TEXT NOT NULL,
     time_ns INTEGER NOT NULL,                -- when it happened, Unix time
     received_ns INTEGER NOT NULL,            -- Unix time
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS event (
 CREATE INDEX IF NOT EXISTS event_of_history ON event (time_ns) WHERE type != 'llm_observability_alert';
 CREATE TABLE IF NOT EXISTS alert (
     event_id TEXT PRIMARY KEY REFERENCES event (id),
-    source TEXT NOT NULL,                    -- the service's instance, as CloudEvents name it
+    source TEXT NOT NULL,                    -- the CloudEvents source: the service's instance
     rule TEXT NOT NULL,
     phase TEXT NOT NULL,
     window_start TEXT NOT NULL,
@@ -74,10 +74,10 @@ DROP INDEX alert_by_window;
 
 @contextmanager
 def open_board(path: Path, *, writes: bool = True) -> Iterator[sqlite3.Connection]:
-    """A connection to the board's database at `path`; what is done within is one transaction.
+    """A connection to the board's database at `path`, within one transaction.
 
     Raises:
-        sqlite3.Error: it can't be opened or written; nothing has changed then.
+        sqlite3.Error: it can't be opened or written; nothing is changed.
     """
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -93,8 +93,8 @@ def open_board(path: Path, *, writes: bool = True) -> Iterator[sqlite3.Connectio
             raise
 
 
-def make_board(path: Path) -> None:
-    """Make the database and its tables when missing, and bring those of an earlier version up to date.
+def create_board(path: Path) -> None:
+    """Create the database if it is missing, and migrate one of an earlier version.
 
     Raises:
         OSError, sqlite3.Error: the directory can't be written.
@@ -112,6 +112,6 @@ def make_board(path: Path) -> None:
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:
-    """Like `executescript`, which would commit first."""
+    """Run the statements of a script in the open transaction; `executescript` would commit it first."""
     for statement in script.split(";\n"):
         connection.execute(statement)

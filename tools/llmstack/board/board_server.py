@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 
 import uvicorn
-from rich.console import Console
 
 from llmstack.board.app import make_app
-from llmstack.board.board_database import make_board
+from llmstack.board.board_database import create_board
+from llmstack.board.public_url import PublicUrlError, http_url, is_loopback
 from llmstack.board.settings import BoardSettings
-from llmstack.board.site import SiteError, is_loopback, url_of
-from llmstack.cli.terminal import fail
-from llmstack.events.webhook_error import WebhookConfigurationError
 from llmstack.server.error import ServerStartError
 from llmstack.server.ports import listen
 
 MAX_CONNECTIONS = 200
 
 
-def serve_board(settings: BoardSettings, host: str, port: int) -> None:
-    """Serve until a signal; say where. Without a public URL it is the address's own."""
-    if not settings.public_url and not is_loopback(host):
-        fail(
-            f"--host {host} is reached by others, but by which name? Pages are shown and forms taken under the board's "
-            "own name alone",
-            "give --public-url http://NAME:PORT as browsers reach it, or leave --host out",
-        )
-    try:
-        make_board(settings.database)
-        socket = listen(host, "board", port)
-        url = (settings.public_url or url_of(host, socket.getsockname()[1])).rstrip("/")
-        app = make_app(settings._replace(public_url=url))
-    except (WebhookConfigurationError, ServerStartError) as error:
-        fail(error, error.next_step)
-    except SiteError as error:
-        fail(error, "give --public-url scheme, host and port, nothing more")
-    except (OSError, sqlite3.Error) as error:
-        fail(f"the board can't be made: {error}", "name another --board-dir or --port")
-    Console(soft_wrap=True).print(f"board at {url}, webhooks to {url}/webhooks, state in {settings.database}")
-    server = uvicorn.Server(
-        uvicorn.Config(
+class BoardServer:
+    """A board that listens on `host` and `port`. Without a public URL, it is the URL of this address.
+
+    Raises:
+        ServerStartError: the board can't be started; the error states the next step.
+    """
+
+    def __init__(self, settings: BoardSettings, host: str, port: int) -> None:
+        if not settings.public_url and not is_loopback(host):
+            raise ServerStartError(
+                f"other machines can reach --host {host}, but the board shows pages and accepts forms only under the "
+                "host name of its public URL",
+                "give --public-url http://NAME:PORT as browsers use it, or omit --host",
+            )
+        try:
+            create_board(settings.database)
+            self._socket: socket.socket = listen(host, "board", port)
+            self.url = (settings.public_url or http_url(host, self._socket.getsockname()[1])).rstrip("/")
+            app = make_app(settings._replace(public_url=self.url))
+        except PublicUrlError as error:
+            raise ServerStartError(str(error), "give --public-url a scheme, host and port only") from None
+        except (OSError, sqlite3.Error) as error:
+            raise ServerStartError(f"the board can't start: {error}", "choose another --board-dir or --port") from None
+        config = uvicorn.Config(
             app,
             log_level="warning",
             server_header=False,
@@ -48,5 +48,8 @@ def serve_board(settings: BoardSettings, host: str, port: int) -> None:
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=10,
         )
-    )
-    server.run(sockets=[socket])
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM."""
+        self._server.run(sockets=[self._socket])

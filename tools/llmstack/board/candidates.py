@@ -1,4 +1,4 @@
-"""Releases as the board shows them: what they promise, and the evidence that lies beside them."""
+"""Releases as the board shows them, with their evidence."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release.manifest import ManifestError
 from llm_policy.release.release import Release, ReleaseError
 from llmstack.board.run_record import RunRecord, evidence_hash, read_run
-from llmstack.release.alignment import Alignment, read_alignments
+from llmstack.board.sign_offs import ReleaseHashes
 from llmstack.release.build_manifest import BuildManifest, BuildManifestError, read_build_manifest
 from llmstack.release.evidence import KINDS
+from llmstack.release.manifest_file import Alignment, read_alignments
 from llmstack.release.store import ReleaseStore
 
 
 class Candidate(NamedTuple):
-    """One release. `problem` says why it can't be read; all else is empty then."""
+    """One release. `problem` says why it can't be read; the fields after it are empty then."""
 
     name: str
     is_current: bool
@@ -30,13 +31,13 @@ class Candidate(NamedTuple):
     alignments: tuple[Alignment, ...] = ()
 
     @property
-    def hashes(self) -> tuple[str, str]:
-        """What a reviewer signs: the engine's hash and the manifest's."""
-        return str(self.summary.get("engine_hash", "")), str(self.summary.get("manifest_hash", ""))
+    def hashes(self) -> ReleaseHashes:
+        """The hashes that a reviewer signs off; empty when the release can't be read."""
+        return ReleaseHashes(str(self.summary.get("engine_hash", "")), str(self.summary.get("manifest_hash", "")))
 
     @property
     def evidence_hash(self) -> str:
-        """What a reviewer looked at before."""
+        """The hash of all run records."""
         return evidence_hash(self.runs)
 
 
@@ -47,12 +48,12 @@ def list_candidates(store: ReleaseStore) -> list[Candidate]:
 
 
 def find_candidate(store: ReleaseStore, name: str) -> Candidate | None:
-    """The release of exactly this name."""
+    """The release named exactly `name`."""
     return _read(store, name) if name in store.names() else None
 
 
 def _read(store: ReleaseStore, name: str) -> Candidate:
-    """One release; its files are not hashed again, `release promote` does that."""
+    """One release. Its files are not hashed; `llmstack release promote` does that."""
     directory = store.releases_dir / name
     is_current = store.in_service() == directory.resolve()
     try:
@@ -60,15 +61,16 @@ def _read(store: ReleaseStore, name: str) -> Candidate:
         summary = PromptRuntimeManager(release).summary()
     except (ReleaseError, ManifestError, OSError) as error:
         return Candidate(name, is_current, problem=str(error))
+    build, build_problem = _read_build(directory)
     return Candidate(
         name,
         is_current,
-        "",
-        summary,
-        release.manifest.model_dump(exclude_none=True),
-        *_read_build(directory),
-        tuple(read_run(release, kind) for kind in KINDS),
-        tuple(read_alignments(release)),
+        summary=summary,
+        manifest=release.manifest.model_dump(exclude_none=True),
+        build=build,
+        build_problem=build_problem,
+        runs=tuple(read_run(release, kind) for kind in KINDS),
+        alignments=tuple(read_alignments(release)),
     )
 
 

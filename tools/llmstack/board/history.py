@@ -1,4 +1,4 @@
-"""What became of the release in service, as events told it; and events of kinds that this board does not know."""
+"""Changes of the release in service, from their events, and events of other types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_TEXT_CHARS = 2_000
 
 
 class ChangeData(BaseModel):
-    """`data` of an event that tells of a change; a side is a release's name, or an object that has one."""
+    """`data` of a change event. `from` and `to` are release names, or objects with a name."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -29,19 +29,20 @@ class ChangeData(BaseModel):
     override: str | None = None
     overridden: list[str] = []
     automatic: bool = False
-    duration_s: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None  # below 0 when a clock was set back
+    duration_s: Annotated[float, Field(ge=-1e9, le=1e9)] | None = None  # negative when the clock was set back
 
 
 class Change(NamedTuple):
-    """One change of the release in service; `note` is a cause, or an override's reason with what was missing.
+    """One change of the release in service.
 
-    `verdict`: a promotion is good, a failure bad, a rollback neither.
+    `is_good` is True for a promotion, False for a failed change and None for a rollback. `note` is the cause, or the
+    reason of an override with what the release lacked.
     """
 
     time_ns: int
     server: str
     kind: str
-    verdict: bool | None
+    is_good: bool | None
     source: str
     target: str
     note: str
@@ -49,7 +50,7 @@ class Change(NamedTuple):
 
 
 class OtherEvent(NamedTuple):
-    """An event of a kind that this board does not know, or not as its kind says; `text` is the JSON of its data."""
+    """An event of another type, or a change with invalid data. `text` is the JSON of its data."""
 
     time_ns: int
     type: str
@@ -57,7 +58,7 @@ class OtherEvent(NamedTuple):
 
 
 def read_history(connection: sqlite3.Connection, limit: int = MAX_ROWS) -> tuple[list[Change], list[OtherEvent]]:
-    """The latest events but alerts, the newest first."""
+    """The latest changes and other events without alerts, newest first."""
     rows = connection.execute(HISTORY_QUERY, (limit,)).fetchall()
     found = [_read(row["time_ns"], row["type"], row["body"]) for row in rows]
     return [each for each in found if isinstance(each, Change)], [
@@ -65,7 +66,7 @@ def read_history(connection: sqlite3.Connection, limit: int = MAX_ROWS) -> tuple
     ]
 
 
-# The condition is the index's own, word for word: SQLite uses it for nothing else.
+# SQLite uses the partial index only for exactly its own condition.
 HISTORY_QUERY = f"SELECT time_ns, type, body FROM event WHERE type != '{ALERT}' ORDER BY time_ns DESC LIMIT ?"  # noqa: S608
 
 
@@ -105,15 +106,15 @@ def _note(data: ChangeData) -> str:
     return f"override: {data.override}{missing}"
 
 
-def _release_name(side: str | Mapping[str, Any] | None) -> str:
-    if isinstance(side, Mapping):
-        return str(side.get("release") or side.get("name") or side.get("engine_hash") or "")
-    return side or ""
+def _release_name(release: str | Mapping[str, Any] | None) -> str:
+    if isinstance(release, Mapping):
+        return str(release.get("release") or release.get("name") or release.get("engine_hash") or "")
+    return release or ""
 
 
 def _data_text(body: bytes) -> str:
     try:
         text = json.dumps(json.loads(body)["data"], ensure_ascii=False)
-    except (ValueError, RecursionError):  # a number of thousands of digits
+    except (ValueError, RecursionError):  # such as a number of thousands of digits
         text = body.decode(errors="replace")
     return text if len(text) <= _MAX_TEXT_CHARS else text[:_MAX_TEXT_CHARS] + " …"

@@ -1,4 +1,4 @@
-"""One run's record as a reviewer reads it: the verdict, the figures, every row, and the rows that failed."""
+"""The record of one run: its status, results, rows and failed rows."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any, NamedTuple
 import orjson
 
 from llm_policy.release.release import Release
-from llmstack.release.coverage import not_covered
+from llmstack.release.coverage import find_uncovered
 from llmstack.release.evidence import MISSING, PASSED, STALE, read_evidence
 
 MAX_ROWS = 500
-INCOMPLETE = "incomplete"  # passed, but of a part of the release only
+INCOMPLETE = "incomplete"  # passed, but does not cover the whole release
 _MAX_BYTES = 64 << 20
-# What `llmstack warmup` and `llmstack smoke` call their rows, and a row its faults.
+# The keys of the rows, and of a row's faults, in the records of `llmstack warmup` and `llmstack smoke`.
 _ROWS, _FAULTS = ("rows", "results"), ("fault", "faults")
 
 
 class RunRecord(NamedTuple):
-    """A record. `sha256` is of the file's bytes, empty where there is none; `lacking` is what it should cover too."""
+    """A record. `sha256` hashes the file, empty without one; `lacking` lists the parts that the run does not cover."""
 
     kind: str
-    verdict: str
-    figures: dict[str, Any]
+    status: str
+    results: dict[str, Any]
     rows: list[dict[str, Any]] = []  # noqa: RUF012 - a NamedTuple's default, never changed
     sha256: str = ""
     lacking: list[str] = []  # noqa: RUF012 - the same
 
     @property
     def is_passed(self) -> bool:
-        """Whether it passed on exactly this engine and manifest."""
-        return self.verdict == PASSED
+        """Whether the run passed on exactly this engine and manifest and covers the release."""
+        return self.status == PASSED
 
     @property
     def is_stale(self) -> bool:
-        """Whether it is of another engine or manifest."""
-        return self.verdict == STALE
+        """Whether the record belongs to another engine or manifest."""
+        return self.status == STALE
 
     @property
     def faulty_rows(self) -> list[dict[str, Any]]:
@@ -46,22 +46,22 @@ class RunRecord(NamedTuple):
 
 
 def read_run(release: Release, kind: str) -> RunRecord:
-    """The record of one kind that lies beside a release."""
+    """The record of one kind of run in the release's directory."""
     evidence = read_evidence(release, kind)
-    if evidence.verdict == MISSING:
+    if evidence.status == MISSING:
         return RunRecord(kind, MISSING, {})
     try:
-        with (release.directory / f"{kind}.json").open("rb") as opened:
-            text = opened.read(_MAX_BYTES)
+        with (release.directory / f"{kind}.json").open("rb") as file:
+            text = file.read(_MAX_BYTES)
         rows = _rows(orjson.loads(text))
-    except (OSError, orjson.JSONDecodeError):  # gone a moment ago
+    except (OSError, orjson.JSONDecodeError):  # deleted or replaced meanwhile
         return RunRecord(kind, MISSING, {})
-    lacking = not_covered(release, kind, evidence.record) if evidence.verdict == PASSED else []
-    return RunRecord(kind, INCOMPLETE if lacking else evidence.verdict, evidence.figures, rows, _sha256(text), lacking)
+    lacking = find_uncovered(release, kind, evidence.record) if evidence.status == PASSED else []
+    return RunRecord(kind, INCOMPLETE if lacking else evidence.status, evidence.results, rows, _sha256(text), lacking)
 
 
 def evidence_hash(runs: Iterable[RunRecord]) -> str:
-    """What tells the evidence that somebody looked at from that of a later run."""
+    """A hash over all records. It shows whether the evidence changed after a sign-off."""
     return "sha256:" + _sha256("".join(f"{run.kind} {run.sha256}\n" for run in runs).encode())
 
 

@@ -1,4 +1,4 @@
-"""Who is logged in."""
+"""Login sessions of reviewers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import NamedTuple
 from llmstack.board.accounts import token_hash
 
 LIFE_S = 8 * 3_600
-MAX_SESSIONS_OF_A_REVIEWER = 10
+MAX_SESSIONS_PER_REVIEWER = 10
 
 
 class Session(NamedTuple):
-    """One reviewer in one browser; `csrf_token` must come back with each form."""
+    """One reviewer in one browser. Each form must return `csrf_token`."""
 
     reviewer: str
     csrf_token: str
 
 
 def open_session(connection: sqlite3.Connection, reviewer: str, now_ns: int) -> str:
-    """Log `reviewer` in; the session's id for the cookie. The oldest of too many sessions ends."""
+    """Log `reviewer` in and return the session id for the cookie. The oldest session ends when there are too many."""
     session_id = secrets.token_urlsafe(32)
     connection.execute("DELETE FROM session WHERE expires_ns <= ?", (now_ns,))
     connection.execute(
         "DELETE FROM session WHERE id_sha256 IN "
         "(SELECT id_sha256 FROM session WHERE reviewer = ? ORDER BY expires_ns DESC LIMIT -1 OFFSET ?)",
-        (reviewer, MAX_SESSIONS_OF_A_REVIEWER - 1),
+        (reviewer, MAX_SESSIONS_PER_REVIEWER - 1),
     )
     connection.execute(
         "INSERT INTO session (id_sha256, reviewer, csrf_token, expires_ns) VALUES (?, ?, ?, ?)",
@@ -36,7 +36,7 @@ def open_session(connection: sqlite3.Connection, reviewer: str, now_ns: int) -> 
 
 
 def find_session(connection: sqlite3.Connection, session_id: str, now_ns: int) -> Session | None:
-    """The session of a cookie; None when it ended."""
+    """The session of a cookie; None when it is unknown or has expired."""
     row = connection.execute(
         "SELECT reviewer, csrf_token FROM session WHERE id_sha256 = ? AND expires_ns > ?",
         (token_hash(session_id), now_ns),

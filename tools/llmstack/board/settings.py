@@ -1,18 +1,18 @@
-"""What an operator decides about a board."""
+"""The settings of a board."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-from llmstack.cli.release.options import NUM_SIGN_OFFS
+from llmstack.release.promotion_gates import NUM_SIGN_OFFS
 from llmstack.release.store import ReleaseStore
 
 KEEP_ALERTS_DAYS = 90
 
 
 class BoardSettings(NamedTuple):
-    """Where the board's things are. `public_url` is how browsers reach it."""
+    """Paths, URLs and limits. `public_url` is the URL that browsers use; `webhook_secrets` is a file."""
 
     database: Path
     store: ReleaseStore

@@ -1,4 +1,4 @@
-"""Signatures: a reviewer vouches for one engine and one manifest, and may take it back."""
+"""Sign-offs: a reviewer approves one engine and one manifest, and can withdraw the approval."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class SignOffError(ValueError):
-    """The signature can't be given or taken back; the text says why."""
+    """The sign-off can't be given or withdrawn; the text says why."""
+
+
+class ReleaseHashes(NamedTuple):
+    """What a sign-off is for."""
+
+    engine_hash: str
+    manifest_hash: str
 
 
 class SignOff(NamedTuple):
-    """One signature, in force or withdrawn; times are Unix time in nanoseconds."""
+    """One sign-off, in force or withdrawn. Times are Unix time in nanoseconds."""
 
     reviewer: str
     engine_hash: str
@@ -23,71 +30,70 @@ class SignOff(NamedTuple):
     comment: str
     signed_ns: int
     withdrawn_ns: int | None
-    evidence_hash: str  # of what was measured by then
+    evidence_hash: str  # of the evidence at that time
 
 
 def sign(
     connection: sqlite3.Connection,
     reviewer: str,
-    engine_hash: str,
-    manifest_hash: str,
+    hashes: ReleaseHashes,
     evidence_hash: str,
     comment: str,
     now_ns: int,
 ) -> None:
-    """Sign for exactly these two hashes, having seen this evidence.
+    """Sign off exactly these hashes, based on this evidence.
 
     Raises:
-        SignOffError: it is signed already, the comment is too long, or these are no hashes.
+        SignOffError: the reviewer has signed off already, the comment is too long, or a hash is malformed.
     """
-    check_hashes(engine_hash, manifest_hash)
+    check_hashes(*hashes)
     if len(comment) > MAX_COMMENT_CHARS:
         raise SignOffError(f"the comment has {len(comment)} characters, {MAX_COMMENT_CHARS} are allowed")
     try:
         connection.execute(
             "INSERT INTO sign_off (reviewer, engine_hash, manifest_hash, evidence_hash, comment, signed_ns) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (reviewer, engine_hash, manifest_hash, evidence_hash, comment.strip(), now_ns),
+            (reviewer, *hashes, evidence_hash, comment.strip(), now_ns),
         )
     except sqlite3.IntegrityError:
-        raise SignOffError("you have signed for this engine and manifest already") from None
+        raise SignOffError("you have already signed off this engine and manifest") from None
 
 
-def withdraw(connection: sqlite3.Connection, reviewer: str, engine_hash: str, manifest_hash: str, now_ns: int) -> None:
-    """Take a signature back; it stays on record.
+def withdraw(connection: sqlite3.Connection, reviewer: str, hashes: ReleaseHashes, now_ns: int) -> None:
+    """Withdraw a sign-off. It stays on record.
 
     Raises:
-        SignOffError: there is none in force.
+        SignOffError: the reviewer has no sign-off in force.
     """
     cursor = connection.execute(
         "UPDATE sign_off SET withdrawn_ns = ? "
         "WHERE reviewer = ? AND engine_hash = ? AND manifest_hash = ? AND withdrawn_ns IS NULL",
-        (now_ns, reviewer, engine_hash, manifest_hash),
+        (now_ns, reviewer, *hashes),
     )
     if not cursor.rowcount:
-        raise SignOffError("you have no signature in force for this engine and manifest")
+        raise SignOffError("you have no sign-off in force for this engine and manifest")
 
 
-def sign_offs(connection: sqlite3.Connection, engine_hash: str, manifest_hash: str) -> list[SignOff]:
-    """Every signature for exactly these hashes, withdrawn ones too, oldest first.
+def list_sign_offs(connection: sqlite3.Connection, hashes: ReleaseHashes) -> list[SignOff]:
+    """Every sign-off for exactly these hashes, including withdrawn ones, oldest first.
 
     Raises:
-        SignOffError: these are no hashes.
+        SignOffError: a hash is malformed.
     """
-    check_hashes(engine_hash, manifest_hash)
+    check_hashes(*hashes)
     rows = connection.execute(
         "SELECT reviewer, engine_hash, manifest_hash, comment, signed_ns, withdrawn_ns, evidence_hash FROM sign_off "
         "WHERE engine_hash = ? AND manifest_hash = ? ORDER BY id",
-        (engine_hash, manifest_hash),
+        hashes,
     )
     return [SignOff(*row) for row in rows]
 
 
 def check_hashes(*hashes: str) -> None:
-    """Let hashes pass.
+    """Check the form of hashes.
 
     Raises:
-        SignOffError: one is none.
+        SignOffError: a hash is malformed.
     """
     for text in hashes:
         if not _HASH.fullmatch(text):

@@ -1,4 +1,4 @@
-"""`llmstack board`: serve the readiness board, and say who may sign."""
+"""`llmstack board`: serve the readiness board and manage its accounts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from rich.console import Console
 from rich.table import Table
 
 from llmstack.board.accounts import READER, REVIEWER, AccountError, add_account, list_accounts, remove_account
-from llmstack.board.board_database import FILE_NAME, make_board, open_board
+from llmstack.board.board_database import FILE_NAME, create_board, open_board
 from llmstack.board.settings import KEEP_ALERTS_DAYS, BoardSettings
-from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, NUM_SIGN_OFFS, ArtifactsDir, NumSignOffs
+from llmstack.cli.release.options import ArtifactsDir, NumSignOffs
 from llmstack.cli.terminal import fail, print_json
 from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release.store import ReleaseStore
+from llmstack.release.promotion_gates import NUM_SIGN_OFFS
+from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
+from llmstack.server.error import ServerStartError
 
-app = typer.Typer(no_args_is_help=True, help="The readiness board, where reviewers sign releases off.")
-reviewers = typer.Typer(no_args_is_help=True, help="Who may sign.")
-readers = typer.Typer(no_args_is_help=True, help="Who may read signatures: `llmstack release promote`.")
+app = typer.Typer(no_args_is_help=True, help="Serve the readiness board and manage its accounts.")
+reviewers = typer.Typer(no_args_is_help=True, help="Accounts that sign releases off.")
+readers = typer.Typer(
+    no_args_is_help=True, help="Accounts that read sign-offs and alerts, such as `llmstack release promote`."
+)
 app.add_typer(reviewers, name="reviewer")
 app.add_typer(readers, name="reader")
 
 BoardDir = Annotated[
-    Path, typer.Option("--board-dir", envvar="LLMSTACK_BOARD_DIR", help="Where board.db lives; made when missing.")
+    Path, typer.Option("--board-dir", envvar="LLMSTACK_BOARD_DIR", help="Directory of board.db, created if missing.")
 ]
 DEFAULT_BOARD_DIR = DEFAULT_STATE_DIR.parent / "llmstack-board"
 
@@ -39,24 +43,24 @@ def serve(
         Path,
         typer.Option(
             envvar="LLMSTACK_BOARD_WEBHOOK_SECRET_FILE",
-            help="The secrets that sign the readiness webhook, one a line; the service has the same file.",
+            help="File with the secrets of the readiness webhook, one per line, as the service has them.",
             show_default=False,
         ),
     ],
     board_dir: BoardDir = DEFAULT_BOARD_DIR,
     artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
     ready_url: Annotated[
-        str, typer.Option(envvar="LLMSTACK_READY_URL", help="Where the service explains whether it is ready.")
+        str, typer.Option(envvar="LLMSTACK_READY_URL", help="The service's readiness URL.")
     ] = "http://127.0.0.1:8003/readyz",
     host: Annotated[
-        str, typer.Option(help="The address to listen on; one that others reach needs --public-url.")
+        str, typer.Option(help="Address to listen on. Any but a loopback address needs --public-url.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8004,
     public_url: Annotated[
         str | None,
         typer.Option(
             envvar="LLMSTACK_BOARD_PUBLIC_URL",
-            help="How browsers reach the board, such as https://board.example behind a TLS proxy.",
+            help="URL that browsers use, such as https://board.example behind a TLS proxy.",
             show_default="http://HOST:PORT, for a loopback address",
         ),
     ] = None,
@@ -64,7 +68,10 @@ def serve(
     keep_alerts_days: Annotated[
         int,
         typer.Option(
-            envvar="LLMSTACK_BOARD_KEEP_ALERTS_DAYS", min=1, max=36_500, help="Older alerts are deleted; changes stay."
+            envvar="LLMSTACK_BOARD_KEEP_ALERTS_DAYS",
+            min=1,
+            max=36_500,
+            help="Days to keep alerts; changes are kept forever.",
         ),
     ] = KEEP_ALERTS_DAYS,
 ) -> None:
@@ -74,7 +81,7 @@ def serve(
 
     Example: llmstack board serve --webhook-secret-file readiness.secret
     """
-    from llmstack.board.board_server import serve_board  # Starlette comes with the extra `board`
+    from llmstack.board.board_server import BoardServer  # Starlette comes with the extra `board`
 
     settings = BoardSettings(
         board_dir / FILE_NAME,
@@ -85,15 +92,21 @@ def serve(
         required_sign_offs,
         keep_alerts_days,
     )
-    serve_board(settings, host, port)
+    try:
+        server = BoardServer(settings, host, port)
+    except ServerStartError as error:
+        fail(error, error.next_step)
+    message = f"board at {server.url}, webhooks to {server.url}/webhooks, state in {settings.database}"
+    Console(soft_wrap=True).print(message)
+    server.run()
 
 
 @reviewers.command("add")
 def add_reviewer(
-    name: Annotated[str, typer.Argument(help="As it shall stand beside the signature.")],
+    name: Annotated[str, typer.Argument(help="Name shown with the sign-off.")],
     board_dir: BoardDir = DEFAULT_BOARD_DIR,
 ) -> None:
-    """Make a reviewer and print the token to log in with, this once.
+    """Create a reviewer and print the token for the login. It is not shown again.
 
     Example: llmstack board reviewer add "Ada Lovelace"
     """
@@ -102,9 +115,10 @@ def add_reviewer(
 
 @readers.command("add")
 def add_reader(
-    name: Annotated[str, typer.Argument(help="What reads, such as deploy.")], board_dir: BoardDir = DEFAULT_BOARD_DIR
+    name: Annotated[str, typer.Argument(help="Name of the reader, such as deploy.")],
+    board_dir: BoardDir = DEFAULT_BOARD_DIR,
 ) -> None:
-    """Make a reader and print its token, this once: for LLMSTACK_BOARD_TOKEN_FILE.
+    """Create a reader and print its token, for LLMSTACK_BOARD_TOKEN_FILE. It is not shown again.
 
     Example: llmstack board reader add deploy > board.token
     """
@@ -114,10 +128,10 @@ def add_reader(
 @reviewers.command("remove")
 @readers.command("remove")
 def remove(
-    name: Annotated[str, typer.Argument(help="Whose token shall not work any more.")],
+    name: Annotated[str, typer.Argument(help="Name of the account.")],
     board_dir: BoardDir = DEFAULT_BOARD_DIR,
 ) -> None:
-    """End an account and its sessions; its signatures are withdrawn, and stay on record.
+    """Remove an account: its token and sessions end, its sign-offs are withdrawn and stay on record.
 
     Example: llmstack board reviewer remove "Ada Lovelace"
     """
@@ -127,11 +141,11 @@ def remove(
 
 @reviewers.command("list")
 @readers.command("list")
-def list_all(
+def list_all_accounts(
     board_dir: BoardDir = DEFAULT_BOARD_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List every account there ever was.
+    """List all accounts, including removed ones.
 
     Example: llmstack board reviewer list
     """
@@ -154,10 +168,10 @@ def _add(board_dir: Path, name: str, kind: str) -> None:
 @contextmanager
 def _board(board_dir: Path) -> Iterator[sqlite3.Connection]:
     try:
-        make_board(board_dir / FILE_NAME)
+        create_board(board_dir / FILE_NAME)
         with open_board(board_dir / FILE_NAME) as connection:
             yield connection
     except AccountError as error:
-        fail(error, "llmstack board reviewer list shows all names")
+        fail(error, "`llmstack board reviewer list` shows all names")
     except (OSError, sqlite3.Error) as error:
-        fail(f"the board in {board_dir} can't be written: {error}", "name another --board-dir")
+        fail(f"the board in {board_dir} can't be written: {error}", "choose another --board-dir")

@@ -1,1 +1,1 @@
-"""Events on their way from the outbox to their webhooks, in the parent process."""
+"""Delivery of events from the outbox to their webhooks, in the parent process."""

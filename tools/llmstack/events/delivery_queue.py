@@ -1,15 +1,16 @@
-"""The deliveries of one endpoint, oldest event first, as they stand in the outbox.
+"""The deliveries of one endpoint in the outbox, oldest event first.
 
-Every change is one statement or one transaction, says what the row shall be and not how it differs, and can be
-repeated: a change whose commit failed is simply made again.
+Every change is one statement or one transaction and writes absolute values, so a change whose commit failed can be
+repeated.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy.ledger.database import transaction
+from llm_policy.ledger.database import FILE_NAME, open_database, transaction
 from llm_policy.ledger.outbox import Event
 
 _HEAD = """
@@ -28,7 +29,7 @@ WHERE delivery.endpoint = :endpoint AND disabled_endpoint.endpoint = :endpoint A
 
 
 class PendingDelivery(NamedTuple):
-    """The delivery whose turn it is. Times are Unix times; `num_attempts` are those that failed."""
+    """A delivery to attempt. Times are Unix times; `num_attempts` counts the failed attempts so far."""
 
     sequence: int
     event: Event
@@ -38,7 +39,7 @@ class PendingDelivery(NamedTuple):
 
 
 class DeliveryOutcome(NamedTuple):
-    """What an attempt makes of its delivery. Times are Unix times."""
+    """The delivery's state after an attempt. Times are Unix times."""
 
     state: str
     started_ns: int
@@ -56,36 +57,45 @@ class DeliveryQueue:
         self._endpoint = endpoint
 
     def head(self) -> PendingDelivery | None:
-        """The oldest pending delivery; None when nothing waits."""
+        """The oldest pending delivery, if any."""
         row = self._connection.execute(_HEAD, (self._endpoint,)).fetchone()
         return PendingDelivery(row[0], Event(*row[1:5]), *row[5:]) if row else None
 
-    def record(self, head: PendingDelivery, outcome: DeliveryOutcome) -> None:
-        """Write down what became of an attempt to deliver `head`. No row is ever deleted."""
+    def record(self, delivery: PendingDelivery, outcome: DeliveryOutcome) -> None:
+        """Store the outcome of an attempt. No row is ever deleted."""
         values = (
-            head.num_attempts + 1,
-            head.first_attempt_ns or outcome.started_ns,
+            delivery.num_attempts + 1,
+            delivery.first_attempt_ns or outcome.started_ns,
             outcome.state,
             outcome.next_attempt_ns,
             outcome.error,
             outcome.ended_ns if outcome.state == "delivered" else None,
             self._endpoint,
-            head.sequence,
+            delivery.sequence,
         )
         if not outcome.disables_endpoint:
             self._connection.execute(_RECORD, values)
             return
-        with transaction(self._connection):  # nothing more is sent until somebody replays
+        with transaction(self._connection):  # nothing more is sent until a replay
             self._connection.execute(_RECORD, values)
             disabled = (self._endpoint, outcome.ended_ns, outcome.error)
             self._connection.execute("INSERT OR REPLACE INTO disabled_endpoint VALUES (?, ?, ?)", disabled)
             self._connection.execute(_FAIL_ALL, {"endpoint": self._endpoint})
 
     def is_disabled(self) -> bool:
-        """Whether its receiver wants no more events."""
+        """Whether the receiver answered 410 Gone and nothing was replayed since."""
         query = "SELECT 1 FROM disabled_endpoint WHERE endpoint = ?"
         return self._connection.execute(query, (self._endpoint,)).fetchone() is not None
 
     def fail_pending(self) -> int:
-        """Fail what waits, unless the endpoint was enabled again meanwhile; returns how many."""
+        """Mark all pending deliveries failed unless a replay enabled the endpoint again; returns their number."""
         return self._connection.execute(_FAIL_ALL, {"endpoint": self._endpoint}).rowcount
+
+
+def open_outbox(state_dir: Path) -> sqlite3.Connection:
+    """A new connection, in autocommit mode, to the ledger in `state_dir`. The stubs and the parent create the file.
+
+    Raises:
+        sqlite3.Error: the file is missing or can't be opened.
+    """
+    return open_database(state_dir / FILE_NAME, must_exist=True)

@@ -8,12 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from llmstack.events.attempt_log import json_log
 from llmstack.events.backlog import Backlog, read_backlog
+from llmstack.events.delivery_queue import open_outbox
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.delivery_worker import DeliveryWorker
 from llmstack.events.endpoint import Endpoint
-from llmstack.events.outbox_file import open_outbox
+from llmstack.events.json_log import json_log
 from llmstack.events.retention import prune_step
 
 _INTERRUPT_WAIT_S = 2.0
@@ -23,7 +23,7 @@ _NS_PER_DAY = 86_400 * 10**9
 class DeliveryService:
     """Delivers the events in `state_dir` to `endpoints` from `start` to `stop`.
 
-    Neither raises when the ledger can't be opened or written: the threads say so in the log and try again.
+    Neither method raises when the ledger can't be opened or written: the threads log the error and retry.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class DeliveryService:
         self._workers = [DeliveryWorker(state_dir, endpoint, self._settings, log) for endpoint in endpoints]
 
     def start(self) -> None:
-        """Begin to deliver. A service is started once."""
+        """Start the threads. Call it once."""
         for worker in self._workers:
             worker.start()
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Start no further attempt, wait up to `grace_s` for those under way, then break them off."""
+        """Start no further attempt, wait up to `grace_s` for those in progress, then cancel them."""
         for worker in self._workers:
-            worker.ask_to_stop()
+            worker.request_stop()
         deadline = time.monotonic() + grace_s
         late = [worker for worker in self._workers if not worker.join(max(0.0, deadline - time.monotonic()))]
         for worker in late:
@@ -51,8 +51,8 @@ class DeliveryService:
         for worker in late:
             worker.join(_INTERRUPT_WAIT_S)
 
-    def forget_old(self) -> None:
-        """Delete some of the events that every receiver took long ago; whether anything can be sent now or not.
+    def prune_old_events(self) -> None:
+        """Delete some of the events that every receiver took longer than the retention ago.
 
         Raises:
             sqlite3.Error: the ledger can't be written.
@@ -62,7 +62,7 @@ class DeliveryService:
             prune_step(connection, before_ns)
 
     def backlog(self) -> list[Backlog]:
-        """What waits for each endpoint there is, also for those without a webhook. Any thread may ask.
+        """The backlog of every endpoint, configured or not. Safe to call from any thread.
 
         Raises:
             sqlite3.Error: the ledger can't be read.

@@ -1,4 +1,4 @@
-"""What decides when things happen; tests have their own clock."""
+"""Timing of deliveries. Tests replace the clock and the random numbers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llmstack.events.retry_schedule import RetrySchedule
-from llmstack.events.webhook_sender import TimeOuts
-
-RETENTION_DAYS = 30
+from llmstack.events.webhook_sender import Timeouts
 
 
 @dataclass(frozen=True)
 class DeliverySettings:
     """How the events of one installation are delivered.
 
-    `poll_s` is how often a worker looks for new events; `now_ns` is Unix time, `uniform` draws the jitter.
+    A worker looks for new events every `poll_s` seconds. `now_ns` returns Unix time, `uniform` draws the jitter.
     """
 
     schedule: RetrySchedule = field(default_factory=RetrySchedule)
-    time_outs: TimeOuts = field(default_factory=TimeOuts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     poll_s: float = 1.0
-    retention_days: float = RETENTION_DAYS
+    retention_days: float = 30.0
     now_ns: Callable[[], int] = time.time_ns
     uniform: Callable[[float, float], float] = random.SystemRandom().uniform

@@ -1,4 +1,4 @@
-"""Delivers what is due now, in the foreground."""
+"""Delivers everything that is due, in the foreground."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llmstack.events.delivery_queue import open_outbox
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.endpoint_lock import EndpointLock
-from llmstack.events.outbox_file import open_outbox
 from llmstack.events.webhook_dispatcher import WebhookDispatcher
 
 _COUNT = "SELECT COUNT(*) FROM delivery WHERE endpoint = ? AND state = ?"
 
 
-class DueReport(NamedTuple):
-    """What became of one endpoint's deliveries in one run."""
+class DeliveryReport(NamedTuple):
+    """The result of one run for one endpoint."""
 
     endpoint: str
     num_delivered: int
-    num_failed: int
-    num_pending: int  # still waiting
+    num_failed: int  # given up in this run
+    num_pending: int  # still pending
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing waits and nothing was given up."""
+        """Whether nothing is pending and nothing was given up."""
         return not self.num_failed and not self.num_pending
 
 
@@ -37,17 +37,19 @@ def deliver_due(
     settings: DeliverySettings,
     log: Any,
     on_attempt: Callable[[str], None] = lambda endpoint: None,
-) -> list[DueReport]:
-    """Deliver to each of `endpoints` until nothing is due; a head that fails waits for its retry, and all behind it.
+) -> list[DeliveryReport]:
+    """Deliver to each of `endpoints` until nothing is due. A failed delivery blocks those behind it until its retry.
+
+    `on_attempt` is called with the endpoint's name after each attempt.
 
     Raises:
-        EndpointBusy: another process delivers to one of them; nothing was sent then.
+        EndpointBusy: another process delivers to one of them; nothing was sent.
         OSError, sqlite3.Error: the state directory can't be written.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         for endpoint in endpoints:
-            held.enter_context(EndpointLock(state_dir, endpoint.name))
-        connection = held.enter_context(closing(open_outbox(state_dir)))
+            stack.enter_context(EndpointLock(state_dir, endpoint.name))
+        connection = stack.enter_context(closing(open_outbox(state_dir)))
         return [_deliver(connection, endpoint, settings, log, on_attempt) for endpoint in endpoints]
 
 
@@ -57,13 +59,13 @@ def _deliver(
     settings: DeliverySettings,
     log: Any,
     on_attempt: Callable[[str], None],
-) -> DueReport:
+) -> DeliveryReport:
     before = _counts(connection, endpoint.name)
     with closing(WebhookDispatcher(endpoint, settings, log)) as dispatcher:
         while dispatcher.deliver_next(connection) is None:
             on_attempt(endpoint.name)
     after = _counts(connection, endpoint.name)
-    return DueReport(
+    return DeliveryReport(
         endpoint.name, after["delivered"] - before["delivered"], after["failed"] - before["failed"], after["pending"]
     )
 

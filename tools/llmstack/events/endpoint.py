@@ -1,4 +1,4 @@
-"""Where events go: a fixed list from the configuration. No event and no answer can add a URL to it."""
+"""The webhooks that receive events: a fixed list from the configuration. No event or response can add a URL."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 import httpx
 
 from llm_policy.ledger.outbox import ENDPOINTS
-from llmstack.events.secret_file import SecretFile
-from llmstack.events.webhook_error import WebhookConfigurationError
+from llmstack.events.secret_file import SecretFile, WebhookConfigurationError
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One webhook. The path of its URL may be a secret too: only `origin` is fit for a log."""
+    """One webhook. The path of its URL may be secret, so logs show `origin` only."""
 
     name: str
     url: str = field(repr=False)
@@ -38,12 +37,12 @@ def secret_variable(endpoint: str) -> str:
 
 
 def configured_names(environment: Mapping[str, str]) -> list[str]:
-    """The endpoints that have a URL."""
+    """The names of the endpoints that have a URL."""
     return [name for name in ENDPOINTS if environment.get(url_variable(name), "").strip()]
 
 
 def read_endpoints(environment: Mapping[str, str]) -> list[Endpoint]:
-    """The endpoints that have a URL, checked, with their secrets.
+    """The endpoints that have a URL, validated, with their secrets.
 
     Raises:
         WebhookConfigurationError: a URL or a secret can't be used.
@@ -56,36 +55,36 @@ def _read_endpoint(name: str, environment: Mapping[str, str]) -> Endpoint:
     path = environment.get(secret_variable(name), "").strip()
     if not path:
         raise WebhookConfigurationError(
-            f"{url_variable(name)} is set, but {secret_variable(name)} is not: nothing is sent unsigned",
+            f"{url_variable(name)} is set, but {secret_variable(name)} is not: unsigned events are never sent",
             f"set {secret_variable(name)} to a file with a secret, or unset the URL",
         )
     return Endpoint(name, url, SecretFile(Path(path)))
 
 
 def check_url(url: str, variable: str) -> str:
-    """`url`, if events may be sent there.
+    """Return `url` if events may be sent there; `variable` names its source in errors.
 
     Raises:
-        WebhookConfigurationError: says what is wrong, without the URL: it may hold a secret.
+        WebhookConfigurationError: states the problem without quoting the URL, which may hold a secret.
     """
     try:
-        wrong = _fault(httpx.URL(url)) if url.isprintable() and " " not in url else "is no URL"
+        problem = _url_problem(httpx.URL(url)) if url.isprintable() and " " not in url else "is not a valid URL"
     except (httpx.InvalidURL, ValueError):
-        wrong = "is no URL"
-    if wrong:
-        raise WebhookConfigurationError(f"{variable} {wrong}", f"set {variable} to a URL such as https://host/path")
+        problem = "is not a valid URL"
+    if problem:
+        raise WebhookConfigurationError(f"{variable} {problem}", f"set {variable} to a URL such as https://host/path")
     return url
 
 
-def _fault(url: httpx.URL) -> str:
+def _url_problem(url: httpx.URL) -> str:
     if url.scheme not in ("http", "https"):
         return "must begin with https:// or http://"
     if not url.host:
-        return "names no host"
+        return "has no host"
     if url.port is not None and not 0 < url.port < 65536:
-        return "has a port that is none"
+        return "has an invalid port"
     if url.userinfo:
-        return "must not hold a user or a password: the signature says who sends"
+        return "must not contain a user or a password: the signature identifies the sender"
     if url.fragment:
         return "must not have a part after #"
     return ""

@@ -1,4 +1,4 @@
-"""One process at a time delivers to an endpoint: a file lock, which the kernel frees whatever becomes of its holder."""
+"""A file lock that lets one process at a time deliver to an endpoint. The kernel releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class EndpointBusy(Exception):
 
 
 class EndpointLock:
-    """The right to deliver to `endpoint`, held while the context is open.
+    """Holds the lock of `endpoint` while the context is open.
 
     Raises:
-        EndpointBusy: another process has it.
-        OSError: the lock file can't be made.
+        EndpointBusy: another process holds it.
+        OSError: the lock file can't be created.
     """
 
     def __init__(self, state_dir: Path, endpoint: str) -> None:

@@ -1,4 +1,4 @@
-"""Deliveries as an operator looks at them."""
+"""Deliveries as operators list them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DeliveryRow(NamedTuple):
     disabled_reason: str | None
 
     def note(self, configured: Collection[str]) -> str:
-        """What an operator should know about it in one phrase; empty when there is nothing."""
+        """The reason for its state in one phrase, or an empty text."""
         if self.state == "pending" and self.endpoint not in configured:
             return "no webhook configured"
         if self.state == "pending" and self.disabled_reason:
@@ -45,8 +45,8 @@ class DeliveryRow(NamedTuple):
         return self.last_error
 
     def as_json(self, configured: Collection[str]) -> dict[str, Any]:
-        """All of it but the raw body, which is parsed."""
-        waits = self.state == "pending" and self.num_attempts > 0
+        """All fields, with the body parsed."""
+        has_retry = self.state == "pending" and self.num_attempts > 0
         return {
             "id": self.id,
             "type": self.type,
@@ -54,7 +54,7 @@ class DeliveryRow(NamedTuple):
             "endpoint": self.endpoint,
             "state": self.state,
             "attempts": self.num_attempts,
-            "next_attempt": iso_time(self.next_attempt_ns) if waits else None,
+            "next_attempt": iso_time(self.next_attempt_ns) if has_retry else None,
             "delivered": iso_time(self.delivered_ns) if self.delivered_ns is not None else None,
             "note": self.note(configured),
             "event": json.loads(self.body),

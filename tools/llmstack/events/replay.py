@@ -1,4 +1,4 @@
-"""Queues deliveries again, under the same ids."""
+"""Queues deliveries again under the same event ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OF_EVENT = """
 SELECT endpoint, event_sequence FROM delivery JOIN event ON event.sequence = event_sequence
 WHERE event.id = :id AND (:endpoint IS NULL OR endpoint = :endpoint)
 """
-# What failed starts anew, and what waits for its retry waits no longer.
+# Failed deliveries, and pending ones that wait for a retry.
 _OF_ENDPOINT = """
 SELECT endpoint, event_sequence FROM delivery
 WHERE endpoint = ? AND (state = 'failed' OR (state = 'pending' AND attempts > 0))
@@ -26,7 +26,7 @@ WHERE endpoint = ? AND event_sequence = ?
 _Key = tuple[str, int]
 
 
-class Replayed(NamedTuple):
+class ReplayResult(NamedTuple):
     """How many deliveries were queued again, and which endpoints were disabled until now."""
 
     num_queued: int
@@ -34,14 +34,14 @@ class Replayed(NamedTuple):
 
 
 class UnknownEvent(Exception):
-    """No such event was meant for the endpoint."""
+    """The endpoint has no delivery of this event."""
 
 
-def replay_events(connection: sqlite3.Connection, ids: Sequence[str], endpoint: str | None) -> Replayed:
-    """Queue these events again, whatever their state, for `endpoint` or for every endpoint they were meant for.
+def replay_events(connection: sqlite3.Connection, ids: Sequence[str], endpoint: str | None) -> ReplayResult:
+    """Queue these events again, whatever their state, for `endpoint` or for every endpoint that they address.
 
     Raises:
-        UnknownEvent: names an id that isn't there; nothing is changed then.
+        UnknownEvent: names an id that does not exist; nothing is changed.
         sqlite3.Error: the ledger can't be written.
     """
     with transaction(connection):
@@ -54,8 +54,8 @@ def replay_events(connection: sqlite3.Connection, ids: Sequence[str], endpoint: 
         return _queue(connection, keys, {name for name, _ in keys})
 
 
-def replay_endpoint(connection: sqlite3.Connection, endpoint: str) -> Replayed:
-    """Queue again all that failed at `endpoint`, make due what waits for its retry, and enable it if it was disabled.
+def replay_endpoint(connection: sqlite3.Connection, endpoint: str) -> ReplayResult:
+    """Queue all failed deliveries of `endpoint` again, make its retries due, and enable it if it was disabled.
 
     Raises:
         sqlite3.Error: the ledger can't be written.
@@ -64,10 +64,10 @@ def replay_endpoint(connection: sqlite3.Connection, endpoint: str) -> Replayed:
         return _queue(connection, connection.execute(_OF_ENDPOINT, (endpoint,)).fetchall(), [endpoint])
 
 
-def _queue(connection: sqlite3.Connection, keys: Iterable[_Key], endpoints: Iterable[str]) -> Replayed:
+def _queue(connection: sqlite3.Connection, keys: Iterable[_Key], endpoints: Iterable[str]) -> ReplayResult:
     num_queued = connection.executemany(_QUEUE, keys).rowcount
     enabled = [name for name in sorted(endpoints) if _enable(connection, name)]
-    return Replayed(max(num_queued, 0), enabled)
+    return ReplayResult(max(num_queued, 0), enabled)
 
 
 def _enable(connection: sqlite3.Connection, endpoint: str) -> bool:

@@ -1,4 +1,4 @@
-"""Forgets events that every receiver took long ago. What is pending or failed stays for ever."""
+"""Deletes events that every receiver took long ago. Pending and failed events are kept forever."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from llm_policy.ledger import alerts
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.outbox import PRUNED_EVENTS
 
-STEP_EVENTS = 100  # a step holds the ledger's write lock: requests wait for it, so it is short
-_OLD = """
-SELECT DISTINCT event_sequence FROM delivery AS taken INDEXED BY delivery_delivered
+STEP_EVENTS = 100  # per step, because a step holds the ledger's write lock and requests wait for it
+_EXPIRED = """
+SELECT DISTINCT event_sequence FROM delivery AS delivered INDEXED BY delivery_delivered
 WHERE state = 'delivered' AND delivered_ns < :before_ns
     AND (:among IS NULL OR event_sequence IN (SELECT value FROM json_each(:among)))
     AND NOT EXISTS (
         SELECT 1 FROM delivery
-        WHERE event_sequence = taken.event_sequence AND (state <> 'delivered' OR delivered_ns >= :before_ns)
+        WHERE event_sequence = delivered.event_sequence AND (state <> 'delivered' OR delivered_ns >= :before_ns)
     )
 LIMIT :limit
 """
@@ -28,20 +28,23 @@ INSERT INTO pruned_total VALUES (?, ?, ?) ON CONFLICT (endpoint, rule) DO UPDATE
 def prune_step(connection: sqlite3.Connection, before_ns: int) -> int:
     """Delete up to STEP_EVENTS events that all their receivers took before `before_ns` (Unix time).
 
-    What they told is added to `pruned_total`. Returns the number found. May raise sqlite3.Error.
+    Adds the breaches that they reported to `pruned_total`. Returns the number of events found.
+
+    Raises:
+        sqlite3.Error: the ledger can't be written.
     """
     values = {"before_ns": before_ns, "among": None, "limit": STEP_EVENTS}
-    found = [sequence for (sequence,) in connection.execute(_OLD, values)]
+    found = [sequence for (sequence,) in connection.execute(_EXPIRED, values)]
     if found:
-        with transaction(connection):  # looked for again: somebody may have replayed one in between
-            again = connection.execute(_OLD, {**values, "among": json.dumps(found)})
-            _delete(connection, [sequence for (sequence,) in again])
+        with transaction(connection):  # queried again, because a replay may have queued one in between
+            rows = connection.execute(_EXPIRED, {**values, "among": json.dumps(found)})
+            _delete(connection, [sequence for (sequence,) in rows])
     return len(found)
 
 
 def _delete(connection: sqlite3.Connection, sequences: list[int]) -> None:
-    gone = {PRUNED_EVENTS: len(sequences), **alerts.told(connection, sequences)}
-    connection.executemany(_COUNT, [(*key, number) for key, number in gone.items()])
+    pruned = {PRUNED_EVENTS: len(sequences), **alerts.count_reported_breaches(connection, sequences)}
+    connection.executemany(_COUNT, [(*key, number) for key, number in pruned.items()])
     rows = [(sequence,) for sequence in sequences]
     connection.executemany("DELETE FROM delivery WHERE event_sequence = ?", rows)
     connection.executemany("DELETE FROM event WHERE sequence = ?", rows)

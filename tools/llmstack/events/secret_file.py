@@ -1,7 +1,7 @@
-"""The secrets that sign what goes to one webhook.
+"""The secrets that sign the events for one webhook.
 
-The file holds one secret a line, the newest first. While a receiver changes over, both the new and the old one are in
-it and every attempt is signed with each. The file is read again when it changes, so a rotation needs no restart.
+The file holds one secret per line, the newest first. During a rotation it holds the new and the old secret, and every
+attempt is signed with each. The file is read again when it changes, so a rotation needs no restart.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from standardwebhooks import Webhook
 
-from llmstack.events.webhook_error import WebhookConfigurationError
+from llmstack.server.error import ServerStartError
 
 PREFIX = "whsec_"
-MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # what Standard Webhooks asks for
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # as Standard Webhooks requires
 MAX_SECRETS = 8
 _MAX_FILE_BYTES = 65_536
 _UNPADDED_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
@@ -26,11 +26,15 @@ _NEXT_STEP = 'write one, and give it to the receiver: echo "whsec_$(openssl rand
 _Fingerprint = tuple[int, int, int]
 
 
+class WebhookConfigurationError(ServerStartError):
+    """A webhook's URL or secret can't be used. The text states which one and why, and never quotes a secret."""
+
+
 class SecretFile:
     """The secrets in the file at `path`; neither its repr nor its errors show one.
 
     Raises:
-        WebhookConfigurationError: the file can't be read or holds something that is no secret.
+        WebhookConfigurationError: the file can't be read or a line is not a valid secret.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +50,7 @@ class SecretFile:
         """Read the file again if it changed.
 
         Raises:
-            WebhookConfigurationError: it can't be used; once for each change. What was read before stays in use.
+            WebhookConfigurationError: the file can't be used; raised once per change. The previous secrets stay in use.
         """
         fingerprint = _fingerprint(self.path)
         if fingerprint == self._fingerprint and self._webhooks:
@@ -55,10 +59,10 @@ class SecretFile:
         self._webhooks = read_secrets(self.path)
 
     def signature(self, event_id: str, timestamp_s: int, body: bytes) -> str:
-        """The value of `webhook-signature`: one signature by each secret, with a space between."""
-        moment = datetime.fromtimestamp(timestamp_s, timezone.utc)
+        """The value of `webhook-signature`: one signature per secret, separated by spaces."""
+        timestamp = datetime.fromtimestamp(timestamp_s, timezone.utc)
         text = body.decode()
-        return " ".join(webhook.sign(event_id, moment, text) for webhook in self._webhooks)
+        return " ".join(webhook.sign(event_id, timestamp, text) for webhook in self._webhooks)
 
 
 def read_secrets(path: Path) -> list[Webhook]:
@@ -71,7 +75,7 @@ def read_secrets(path: Path) -> list[Webhook]:
         with path.open("rb") as file:
             lines = file.read(_MAX_FILE_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise WebhookConfigurationError(f"the webhook secret file {path} can't be read: {reason}", _NEXT_STEP) from None
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not 1 <= len(numbered) <= MAX_SECRETS:
@@ -92,10 +96,10 @@ def _signer(text: str, place: str) -> Webhook:
 
 
 def _decoded(text: str) -> bytes | None:
-    """The bytes behind base64, with or without its padding; None when it isn't that.
+    """Decode base64 with or without padding; None when it is invalid.
 
-    The library drops characters that are no base64 and signs with what is left, so a typing error would only show
-    at the receiver.
+    The library ignores characters outside base64 and signs with the rest, so a typing error would only show at the
+    receiver.
     """
     if not _UNPADDED_BASE64.fullmatch(text):
         return None

@@ -1,1 +1,1 @@
-"""`llmstack ledger`: what was asked, what it cost, and the proof that the books agree."""
+"""Reports, exports and verification of the request ledger."""

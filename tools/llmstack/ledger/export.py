@@ -1,13 +1,18 @@
-"""The ledger's rows as a file, read in pages: neither memory nor the write-ahead log grows with the ledger."""
+"""Exports the ledger's rows page by page, so neither memory nor the write-ahead log grows with the ledger."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmstack.ledger.money import dollar_text, dollars
@@ -29,7 +34,7 @@ OnPage = Callable[[int], None]
 
 
 def count_rows(connection: sqlite3.Connection, period: Period, *, with_canary: bool) -> int:
-    """How many rows an export has now."""
+    """The number of rows that an export contains at this moment."""
     row = connection.execute(
         "SELECT count(*) FROM request WHERE admitted_ns >= ? AND admitted_ns < ? AND canary <= ?",
         (*period, with_canary),
@@ -37,8 +42,8 @@ def count_rows(connection: sqlite3.Connection, period: Period, *, with_canary: b
     return int(row[0])
 
 
-def pages(connection: sqlite3.Connection, period: Period, *, with_canary: bool) -> Iterator[list[Row]]:
-    """The rows in the order of their ids; each page is a query of its own, so nothing is locked in between."""
+def read_pages(connection: sqlite3.Connection, period: Period, *, with_canary: bool) -> Iterator[list[Row]]:
+    """The rows ordered by id. Each page is a query of its own, so no read lock is held between pages."""
     last_id = 0
     while True:
         found = connection.execute(
@@ -52,12 +57,12 @@ def pages(connection: sqlite3.Connection, period: Period, *, with_canary: bool) 
         last_id = found[-1][0]
 
 
-def write_csv(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
-    """RFC 4180 with a header; flags are separated by commas."""
+def write_csv(pages: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
+    """RFC 4180 with a header. Commas separate flags."""
     text = io.TextIOWrapper(output, "utf-8", newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for page in rows:
+    for page in pages:
         for row in page:
             plain = _plain(row)
             writer.writerow([*({**plain, "flags": row["flags"], "canary": int(plain["canary"])}.values())])
@@ -66,16 +71,16 @@ def write_csv(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> N
     text.detach()
 
 
-def write_jsonl(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
-    """One object a line."""
-    for page in rows:
+def write_jsonl(pages: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
+    """One JSON object per line."""
+    for page in pages:
         output.writelines(json.dumps(_plain(row), separators=(",", ":")).encode() + b"\n" for row in page)
         on_page(len(page))
     output.flush()
 
 
-def write_parquet(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
-    """Money as decimal128(38, 9), times as UTC timestamps of microseconds (Python's datetimes), flags as lists.
+def write_parquet(pages: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
+    """Money as decimal128(38, 9), times as UTC timestamps in microseconds (as Python's datetime), flags as lists.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -85,7 +90,7 @@ def write_parquet(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) 
 
     schema = _parquet_schema(pa)
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
-        for page in rows:
+        for page in pages:
             writer.write_table(pa.Table.from_pylist([_for_parquet(row) for row in page], schema=schema))
             on_page(len(page))
 
@@ -93,8 +98,27 @@ def write_parquet(rows: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) 
 WRITERS = {"csv": write_csv, "parquet": write_parquet, "jsonl": write_jsonl}
 
 
+@contextmanager
+def replace_when_complete(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file that replaces `path` when the context ends without an error, and is deleted otherwise.
+
+    Raises:
+        OSError: the directory can't be written.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file  # type: ignore[misc]
+            file.flush()
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)  # noqa: PTH108 - it may be gone
+            raise
+
+
 def _plain(row: Row) -> Row:
-    """For text formats: money as exact decimals, times as RFC 3339 with nanoseconds."""
+    """A row for text formats: money as exact decimals, times as RFC 3339 with nanoseconds."""
     typed = _typed(row)
     money = {name: dollar_text(row[name]) for name in _MONEY}
     times = {name: None if row[name] is None else _rfc3339(row[name]) for name in _TIMES}

@@ -1,4 +1,4 @@
-"""Nano-dollars as exact decimals; a float would round sums that the ledger keeps exactly."""
+"""Nano-dollars as exact decimals. The ledger's sums are exact, which floats would not be."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def dollars(nano_usd: int) -> Decimal:
 
 
 def dollar_text(nano_usd: int) -> str:
-    """The same as text: 62,000 are `0.000062000`."""
+    """US dollars as text with nine decimal places: 62,000 becomes `0.000062000`."""
     whole, rest = divmod(abs(nano_usd), NANO_USD_PER_USD)
     return f"{'-' if nano_usd < 0 else ''}{whole}.{rest:0{_PLACES}d}"

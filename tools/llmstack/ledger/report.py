@@ -1,4 +1,4 @@
-"""Sums over the ledger's rows, grouped as an operator asks."""
+"""Sums over the ledger's rows by day, tenant, task, engine, schema or error code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from llmstack.ledger.money import dollar_text
 
-# What rows can be grouped by, and the SQL that says it. Days are UTC.
+# The SQL expression of each group. Days are UTC.
 GROUPS = {
     "day": "date(admitted_ns / 1000000000, 'unixepoch')",
     "tenant": "tenant",
@@ -29,7 +29,7 @@ _SUMS = """
 
 
 class Sums(NamedTuple):
-    """What the rows of one group come to. Each row of a batch counts; prompts are those that the engine got."""
+    """The sums of one group. Each row of a batch counts; prompt tokens are those sent to the engine."""
 
     num_rows: int
     settled: int
@@ -45,50 +45,49 @@ class Sums(NamedTuple):
     schema_violations: int
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, and the cost as an exact decimal."""
+        """All sums, with the cost also as an exact decimal."""
         return {**self._asdict(), "cost_usd": dollar_text(self.cost_nano_usd)}
 
 
 class Period(NamedTuple):
-    """Unix times in nanoseconds: from the first, up to but without the second."""
+    """Unix times in nanoseconds; `until_ns` is exclusive."""
 
     from_ns: int = 0
     until_ns: int = (1 << 63) - 1
 
 
 class Report(NamedTuple):
-    """The sums of each group, in the order of the groups' names, and of all together."""
+    """The sums of each group, sorted by the group's key, and of all rows."""
 
     group_names: Sequence[str]
     groups: list[tuple[tuple[str, ...], Sums]]
     total: Sums
 
     def as_json(self) -> dict[str, Any]:
-        """Groups as objects that name what they are grouped by."""
-        named = [{**dict(zip(self.group_names, key, strict=True)), **sums.as_json()} for key, sums in self.groups]
-        return {"groups": named, "total": self.total.as_json()}
+        """Groups as objects with the group's key and sums."""
+        groups = [{**dict(zip(self.group_names, key, strict=True)), **sums.as_json()} for key, sums in self.groups]
+        return {"groups": groups, "total": self.total.as_json()}
 
 
 def make_report(
     connection: sqlite3.Connection, group_names: Sequence[str], period: Period, *, with_canary: bool
 ) -> Report:
-    """The report by any of GROUPS.
+    """Sums by `group_names`, which are keys of GROUPS.
 
     Raises:
         sqlite3.Error: the ledger can't be read.
     """
     where = "FROM request WHERE admitted_ns >= ? AND admitted_ns < ? AND canary <= ?"
-    values = (*period, with_canary)
     keys = ", ".join(GROUPS[name] for name in group_names)
-    places = ", ".join(str(place + 1) for place in range(len(group_names)))
-    cut = len(group_names)
-    found = connection.execute(
-        f"SELECT {keys}, {_SUMS} {where} GROUP BY {places} ORDER BY {places}",
-        values,
+    num_keys = len(group_names)
+    columns = ", ".join(str(column + 1) for column in range(num_keys))
+    rows = connection.execute(
+        f"SELECT {keys}, {_SUMS} {where} GROUP BY {columns} ORDER BY {columns}",
+        (*period, with_canary),
     )
-    groups = [(tuple(row[:cut]), Sums(*row[cut:])) for row in found]
-    total = Sums(*(sum(column) for column in zip(*(sums for _, sums in groups), strict=True))) if groups else _NOTHING
+    groups = [(tuple(row[:num_keys]), Sums(*row[num_keys:])) for row in rows]
+    total = Sums(*(sum(column) for column in zip(*(sums for _, sums in groups), strict=True))) if groups else _ZERO
     return Report(group_names, groups, total)
 
 
-_NOTHING = Sums(*(0 for _ in Sums._fields))
+_ZERO = Sums(*(0 for _ in Sums._fields))

@@ -1,6 +1,6 @@
-"""Whether the books agree with themselves: rows with totals, breaches with alerts, events with deliveries.
+"""Checks the ledger's consistency: rows against totals, breaches against alerts, events against deliveries.
 
-All is read in one snapshot, so a server may be writing meanwhile.
+One snapshot is read, so a server may write at the same time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _COUNTED = "canary = 0 AND state <> 'admitted'"
 
 
 class Discrepancy(NamedTuple):
-    """Two figures that ought to be the same, or the number of rows that ought not to be there."""
+    """Two values that should be equal, or a number of rows that should be 0."""
 
     check: str
     in_rows: Any
@@ -26,17 +26,27 @@ class Discrepancy(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """How much was looked at, and what differs."""
+    """The amount of data checked, and the discrepancies."""
 
     num_rows: int
     num_events: int
     cost_nano_usd: int
-    findings: list[Discrepancy]
-    not_compared: list[str]
+    discrepancies: list[Discrepancy]
+    not_compared: list[str]  # checks that this ledger's data do not allow
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, with the discrepancies under `findings`."""
+        return {
+            "num_rows": self.num_rows,
+            "num_events": self.num_events,
+            "cost_nano_usd": self.cost_nano_usd,
+            "findings": [each._asdict() for each in self.discrepancies],
+            "not_compared": self.not_compared,
+        }
 
 
 def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Verification:
-    """Compare everything; `max_open_s` is how long a row may be open.
+    """Run all checks. A row may be open for `max_open_s`; `now_ns` is Unix time.
 
     Raises:
         sqlite3.Error: the ledger can't be read.
@@ -44,31 +54,31 @@ def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Ve
     connection.execute("BEGIN")
     try:
         pruned = _pruned(connection)
-        not_compared = _not_compared(pruned)
-        findings = [
-            *_damage(connection),
-            *_differences(_sums(connection), metric_total.read_totals(connection)),
-            *_bad_rows(connection, now_ns, max_open_s),
+        not_compared = _skipped_checks(pruned)
+        discrepancies = [
+            *_check_file(connection),
+            *_compare_totals(_sum_rows(connection), metric_total.read_totals(connection)),
+            *_invalid_rows(connection, now_ns, max_open_s),
             *_orphans(connection),
             *_missing_events(connection, pruned),
-            *([] if not_compared else _untold(connection, pruned)),
+            *([] if not_compared else _compare_alerts(connection, pruned)),
         ]
         (num_rows,) = connection.execute("SELECT count(*) FROM request").fetchone()
         (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
         cost = metric_total.read_totals(connection)[metric_total.COST, ""]
     finally:
         connection.execute("COMMIT")
-    return Verification(num_rows, num_events, cost, findings, not_compared)
+    return Verification(num_rows, num_events, cost, discrepancies, not_compared)
 
 
-def _damage(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
-    told = [line for (line,) in connection.execute("PRAGMA quick_check(10)")]
-    if told != ["ok"]:
-        yield Discrepancy("the file is whole (PRAGMA quick_check)", "; ".join(told), "ok")
+def _check_file(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
+    report = [line for (line,) in connection.execute("PRAGMA quick_check(10)")]
+    if report != ["ok"]:
+        yield Discrepancy("file integrity (PRAGMA quick_check)", "; ".join(report), "ok")
 
 
-def _sums(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """What the rows say that the totals are."""
+def _sum_rows(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """The totals by name and labels, computed from the rows."""
     sums: Counter[tuple[str, str]] = Counter()
     for task, state, swept_as, num_rows, tokens_in, tokens_out, nano_usd in connection.execute(
         "SELECT task, state, swept_as, count(*), sum(num_prompt_tokens), sum(num_completion_tokens), "  # noqa: S608
@@ -94,7 +104,7 @@ def _sums(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
 
 
 def _breaches(connection: sqlite3.Connection) -> Counter[str]:
-    """By rule, what the rows' flags say."""
+    """The number of breaches by rule, from the rows' flags."""
     breaches: Counter[str] = Counter()
     for flags, num_rows in connection.execute(
         f"SELECT flags, count(*) FROM request WHERE {_COUNTED} AND flags <> '' GROUP BY flags"  # noqa: S608
@@ -103,20 +113,22 @@ def _breaches(connection: sqlite3.Connection) -> Counter[str]:
     return breaches
 
 
-def _differences(sums: Mapping[tuple[str, str], int], totals: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
+def _compare_totals(
+    sums: Mapping[tuple[str, str], int], totals: Mapping[tuple[str, str], int]
+) -> Iterator[Discrepancy]:
     for name, labels in sorted({*sums, *totals}):
         in_rows, in_totals = sums.get((name, labels), 0), totals.get((name, labels), 0)
-        # The engine's health is no row's.
+        # No row records the engine's health.
         if in_rows != in_totals and (name, labels) != (metric_total.ALERTS, alerts.ENGINE_UNHEALTHY):
             yield Discrepancy(f"{name} {labels}".rstrip(), in_rows, in_totals)
 
 
-def _bad_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Iterator[Discrepancy]:
+def _invalid_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Iterator[Discrepancy]:
     oldest_ns = now_ns - int(max_open_s * 1e9)
     conditions = {
         f"rows open for more than {max_open_s:g} s": f"state = 'admitted' AND admitted_ns < {oldest_ns}",
-        "closed rows without a time": "state <> 'admitted' AND closed_ns IS NULL",
-        "refused rows that cost something": "state = 'refused' AND actual_nano_usd <> 0",
+        "closed rows without a closing time": "state <> 'admitted' AND closed_ns IS NULL",
+        "refused rows with a cost": "state = 'refused' AND actual_nano_usd <> 0",
         "refused rows without a code": "state = 'refused' AND code = ''",
     }
     for check, condition in conditions.items():
@@ -137,45 +149,45 @@ def _orphans(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
 
 
 def _pruned(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """What is known of events that were deleted; empty in a ledger that this version has not opened yet."""
+    """The counts of deleted events and of the breaches that they reported, by endpoint and rule."""
     try:
         rows = connection.execute("SELECT endpoint, rule, value FROM pruned_total")
-    except sqlite3.OperationalError:
-        return {UNCOUNTED_EVENTS: _num_events_gone(connection)}
+    except sqlite3.OperationalError:  # an earlier version wrote the ledger, which has no such table yet
+        return {UNCOUNTED_EVENTS: _num_deleted_events(connection)}
     return {(endpoint, rule): value for endpoint, rule, value in rows}
 
 
-def _not_compared(pruned: Mapping[tuple[str, str], int]) -> list[str]:
+def _skipped_checks(pruned: Mapping[tuple[str, str], int]) -> list[str]:
     number = pruned.get(UNCOUNTED_EVENTS, 0)
     if not number:
         return []
-    return [f"breaches with what was told of them: {number} events were deleted by a version that did not count them"]
+    return [f"breaches with their alerts: an earlier version deleted {number} events without counting their breaches"]
 
 
 def _missing_events(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
-    num_gone = _num_events_gone(connection)
-    num_deleted = pruned.get(PRUNED_EVENTS, 0) + pruned.get(UNCOUNTED_EVENTS, 0)
-    if num_gone != num_deleted:
-        yield Discrepancy("events that are gone", num_gone, num_deleted)
+    num_missing = _num_deleted_events(connection)
+    num_counted = pruned.get(PRUNED_EVENTS, 0) + pruned.get(UNCOUNTED_EVENTS, 0)
+    if num_missing != num_counted:
+        yield Discrepancy("deleted events", num_missing, num_counted)
 
 
-def _num_events_gone(connection: sqlite3.Connection) -> int:
+def _num_deleted_events(connection: sqlite3.Connection) -> int:
     (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return (int(row[0]) if row else 0) - int(num_events)
 
 
-def _untold(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
-    """Breaches that were told, or wait in their window, are those that were counted."""
+def _compare_alerts(connection: sqlite3.Connection, pruned: Mapping[tuple[str, str], int]) -> Iterator[Discrepancy]:
+    """Breaches that were counted but are neither reported nor pending in an open window, or the reverse."""
     counted = {
         rule: number
         for (name, rule), number in metric_total.read_totals(connection).items()
         if name == metric_total.ALERTS
     }
-    waiting = dict(connection.execute("SELECT rule, num_breaches FROM alert_window"))
-    told = alerts.told(connection)
+    pending = dict(connection.execute("SELECT rule, num_breaches FROM alert_window"))
+    reported = alerts.count_reported_breaches(connection)
     for endpoint, rules in ((READINESS, alerts.RULES), (FINANCE, (alerts.COST,))):
         for rule in rules:
-            number = told.get((endpoint, rule), 0) + pruned.get((endpoint, rule), 0) + waiting.get(rule, 0)
+            number = reported.get((endpoint, rule), 0) + pruned.get((endpoint, rule), 0) + pending.get(rule, 0)
             if number != counted[rule]:
-                yield Discrepancy(f"breaches of {rule} told to {endpoint} or waiting to be", number, counted[rule])
+                yield Discrepancy(f"breaches of {rule} reported to {endpoint} or pending", number, counted[rule])

@@ -1,10 +1,11 @@
-"""What the ledger costs a request: rows written by two processes at once, as preprocess and postprocess stubs do."""
+"""Measures ledger writes of one and of two concurrent processes, as the preprocess and postprocess stubs write."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import statistics
+import tempfile
 import time
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_policy.ledger.database import FILE_NAME, checkpoint, open_database, transaction
-from llm_policy.ledger.ledger import Entry, Ledger, Settlement
+from llm_policy.ledger.ledger import Ledger, NewRow, Settlement
 from llm_policy.release.manifest import TASKS, parse_manifest
 
-_ENTRY = Entry("request-0123456789", "acme", "judge", "verdict", False, 512, 128_000, 51_200)
+_NEW_ROW = NewRow("request-0123456789", "acme", "judge", "verdict", False, 512, 128_000, 51_200)
 _HASH = "sha256:" + "0" * 64
 _MANIFEST = {
     "engine": {"hash": _HASH, "quantisation": "w4a8", "model": "bench", "max_queue_size": 1_000_000},
@@ -37,7 +38,7 @@ CALLS = ("enter", *_FLAGS)
 
 
 class WriteCost(NamedTuple):
-    """Microseconds of one transaction of one row."""
+    """The duration of one transaction of one row, in microseconds."""
 
     num_writers: int
     call: str
@@ -45,26 +46,39 @@ class WriteCost(NamedTuple):
     p99_us: float
 
 
-def fill(directory: Path, num_rows: int) -> None:
-    """Make a ledger with so many settled rows there.
+def run_write_bench(parent: Path, num_rows: int, num_writes: int) -> list[WriteCost]:
+    """Measure on a temporary ledger of `num_rows` rows under `parent`, with one writer and with two.
+
+    Raises:
+        OSError, sqlite3.Error: the directory can't be written.
+        EOFError: a writer failed; its error is on standard error.
+    """
+    with tempfile.TemporaryDirectory(dir=parent, prefix="ledger-bench-") as name:
+        directory = Path(name)
+        fill_ledger(directory, num_rows)
+        return [cost for num_writers in (1, 2) for cost in measure_writes(directory, num_writes, num_writers)]
+
+
+def fill_ledger(directory: Path, num_rows: int) -> None:
+    """Create a ledger with `num_rows` settled rows in `directory`.
 
     Raises:
         OSError, sqlite3.Error: the directory can't be written.
     """
     with closing(open_database(directory / FILE_NAME)) as connection:
         with transaction(connection):
-            connection.execute(_FILL, {**_ENTRY._asdict(), "hash": _HASH, "now_ns": time.time_ns(), "num": num_rows})
+            connection.execute(_FILL, {**_NEW_ROW._asdict(), "hash": _HASH, "now_ns": time.time_ns(), "num": num_rows})
         checkpoint(connection)
 
 
-def measure(directory: Path, num_writes: int, num_writers: int) -> list[WriteCost]:
-    """Write so many rows in each of `num_writers` processes at once into the ledger there; one cost for each of CALLS.
+def measure_writes(directory: Path, num_writes: int, num_writers: int) -> list[WriteCost]:
+    """Write `num_writes` rows from each of `num_writers` concurrent processes; one cost for each of CALLS.
 
     Raises:
         OSError, sqlite3.Error: the directory can't be written.
-        EOFError: a process failed; it has said why on standard error.
+        EOFError: a writer failed; its error is on standard error.
     """
-    with closing(open_database(directory / FILE_NAME)):  # stays open, so that no writer closes the last connection
+    with closing(open_database(directory / FILE_NAME)):  # stays open: the last close would checkpoint
         context = multiprocessing.get_context("spawn")
         receivers = []
         for _ in range(num_writers):
@@ -72,11 +86,11 @@ def measure(directory: Path, num_writes: int, num_writers: int) -> list[WriteCos
             context.Process(target=_write, args=(directory, num_writes, sender), daemon=True).start()
             sender.close()
             receivers.append(receiver)
-        taken: list[dict[str, list[int]]] = [receiver.recv() for receiver in receivers]
-    together = {call: sorted(ns for times in taken for ns in times[call]) for call in CALLS}
+        durations: list[dict[str, list[int]]] = [receiver.recv() for receiver in receivers]
+    all_ns = {call: sorted(ns for times in durations for ns in times[call]) for call in CALLS}
     return [
         WriteCost(num_writers, call, statistics.median(ns) / 1_000, ns[len(ns) * 99 // 100] / 1_000)
-        for call, ns in together.items()
+        for call, ns in all_ns.items()
     ]
 
 
@@ -87,9 +101,9 @@ def _write(directory: Path, num_writes: int, sender: Connection) -> None:
     for number in range(num_writes):
         call = "settle" if number % 10 else "settle with a breach"
         began_ns = time.perf_counter_ns()
-        (((row_id,), _),) = ledger.enter([[_ENTRY]])
+        (((row_id,), _),) = ledger.record([[_NEW_ROW]])
         entered_ns = time.perf_counter_ns()
-        row = Settlement(row_id, *_ENTRY[:5], 512, 64, 70_400, 900, _FLAGS[call])
+        row = Settlement(row_id, *_NEW_ROW[:5], 512, 64, 70_400, 900, _FLAGS[call])
         settling_ns = time.perf_counter_ns()
         ledger.settle([row])
         times[call].append(time.perf_counter_ns() - settling_ns)

@@ -10,7 +10,7 @@ from contextlib import closing
 import httpx
 import pytest
 
-from llmstack.board.site import Site, SiteError, is_loopback
+from llmstack.board.public_url import PublicUrl, PublicUrlError, is_loopback
 from tests.board_client import alert, live_board, signed
 from tests.unit.board.test_pages import NAME, form
 
@@ -39,7 +39,7 @@ def test_a_form_is_taken_by_each_of_the_boards_names_and_through_a_tunnels_port(
     "host", ["evil.example", "board.example.evil.example", "localhost@evil.example", "[::2]", "[", ""]
 )
 def test_pages_are_shown_under_no_other_name(board, host):
-    assert not Site("http://board.example").answers_to(host)
+    assert not PublicUrl("http://board.example").allows_host(host)
     if host:
         assert httpx.get(f"{board.url}/login", headers={"host": host}).status_code == 400
 
@@ -82,8 +82,8 @@ def test_a_board_on_ipv6_is_one(tmp_path):
     "url", ["board.example", "ftp://board.example", "https://", "https://b.example/board", "http://["]
 )
 def test_a_public_url_that_is_none_is_refused(url):
-    with pytest.raises(SiteError, match="is no URL such as"):
-        Site(url)
+    with pytest.raises(PublicUrlError, match="is not a URL such as"):
+        PublicUrl(url)
 
 
 def test_https_binds_the_cookie_to_this_host_and_to_encryption(tmp_path):

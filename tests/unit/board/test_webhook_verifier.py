@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from llm_policy.ledger.outbox import new_event
-from llmstack.board.inbox import MAX_BODY_BYTES
+from llmstack.board.webhook_verifier import MAX_BODY_BYTES
 from tests.board_client import alert, live_board, signed
 from tests.webhook_receiver import new_secret, write_secrets
 

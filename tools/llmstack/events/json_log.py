@@ -1,4 +1,7 @@
-"""One JSON line for each attempt, and for what keeps a worker from working. No secret, no URL path, no body."""
+"""A structured log of JSON lines: one for each delivery attempt and for each problem that stops a worker.
+
+Callers never log secrets, URL paths or bodies.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers that every answer has: nothing foreign is loaded, framed, sniffed or kept."""
+"""Security headers of every response: no third-party content, framing, MIME sniffing or caching."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "same-origin",  # with no-referrer a browser sends our own forms as of origin null
+    "referrer-policy": "same-origin",  # with no-referrer, browsers send the board's own forms with origin null
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
@@ -20,15 +20,15 @@ _HEADERS = {
 }
 
 
-class PageSecurity:
-    """ASGI middleware that adds them; `is_https` adds HSTS."""
+class SecurityHeadersMiddleware:
+    """ASGI middleware that adds the headers; `is_https` adds HSTS."""
 
     def __init__(self, app: ASGIApp, is_https: bool) -> None:
         self._app = app
         self._headers = _HEADERS | ({"strict-transport-security": "max-age=31536000"} if is_https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on and add the headers to its answer."""
+        """Pass the request on and add the headers to its response."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

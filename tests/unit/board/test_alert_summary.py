@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from llm_policy.ledger.outbox import new_event
-from llmstack.board import alert_summary, history, inbox
-from llmstack.board.board_database import make_board, open_board
-from llmstack.board.inbox import CloudEvent, forget_alerts, keep
+from llmstack.board import alert_summary, event_store, history
+from llmstack.board.board_database import create_board, open_board
+from llmstack.board.event_store import delete_old_alerts, store_event
+from llmstack.board.webhook_verifier import CloudEvent
 from tests.board_client import alert, live_board
 
 DAY_NS = 86_400 * 10**9
@@ -33,7 +34,7 @@ def ask(board, **parameters) -> httpx.Response:
 def put(path, *bodies: bytes, now_ns: int | None = None) -> None:
     with open_board(path) as connection:
         for body in bodies:
-            keep(connection, CloudEvent.model_validate_json(body), body, now_ns or time.time_ns())
+            store_event(connection, CloudEvent.model_validate_json(body), body, now_ns or time.time_ns())
 
 
 def test_promote_reads_what_was_told_of_one_engine_since_a_moment(board):
@@ -81,11 +82,11 @@ def test_the_instance_stands_beside_its_alerts_and_windows_of_two_are_two(board)
 
 def test_old_alerts_are_forgotten_and_changes_never(tmp_path):
     path, now_ns = tmp_path / "board.db", time.time_ns()
-    make_board(path)
+    create_board(path)
     put(path, *(alert("cost", 1, now_ns - days * DAY_NS) for days in (1, 89, 91, 400)))
     put(path, new_event("llm_release_promoted", {"to": "r1"}, now_ns - 4_000 * DAY_NS).body)
     with open_board(path) as connection:
-        forget_alerts(connection, now_ns - 90 * DAY_NS)
+        delete_old_alerts(connection, now_ns - 90 * DAY_NS)
         assert connection.execute("SELECT count(*) FROM alert").fetchone()[0] == 2
         assert connection.execute("SELECT count(*) FROM event").fetchone()[0] == 3
 
@@ -107,12 +108,12 @@ def test_a_webhook_forgets_what_is_older_than_the_board_keeps(tmp_path):
         (alert_summary.ENGINE_QUERY, 3, "alert_by_engine"),
         (alert_summary.BARS_QUERY, 3, "alert_by_time"),
         (history.HISTORY_QUERY, 1, "event_of_history"),
-        (inbox.FORGETTABLE_QUERY, 2, "alert_by_time"),
+        (event_store.OLD_ALERTS_QUERY, 2, "alert_by_time"),
     ],
     ids=lambda value: value if isinstance(value, str) and "_by_" in value else "",
 )
 def test_every_question_goes_along_its_index(tmp_path, query, num_parameters, index):
-    make_board(tmp_path / "board.db")
+    create_board(tmp_path / "board.db")
     with open_board(tmp_path / "board.db") as connection:
         plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", (1,) * num_parameters)]
     assert any(index in step for step in plan), plan
@@ -133,7 +134,7 @@ def test_windows_are_counted_as_far_as_anybody_pages(tmp_path, monkeypatch):
 
 def test_a_board_of_an_earlier_version_keeps_what_it_holds(tmp_path):
     path = tmp_path / "board.db"
-    make_board(path)
+    create_board(path)
     put(path, alert("cost", 5))
     with sqlite3.connect(path) as connection:  # as that version had it
         connection.execute("DROP INDEX alert_by_window")
@@ -143,7 +144,7 @@ def test_a_board_of_an_earlier_version_keeps_what_it_holds(tmp_path):
         connection.execute("CREATE INDEX alert_by_window ON alert (window_start, rule)")
         connection.execute("CREATE INDEX event_by_type ON event (type, time_ns)")
         connection.execute("PRAGMA user_version = 0")
-    make_board(path)
+    create_board(path)
     put(path, alert("cost", 5))
     with open_board(path, writes=False) as connection:
         assert sum(window.num_breaches for window in alert_summary.window_summaries(connection)) == 10

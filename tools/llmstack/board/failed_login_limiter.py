@@ -1,4 +1,4 @@
-"""How often somebody may be told that a token is wrong. A right one always passes: nobody guesses 256 bits."""
+"""Rate limit for failed logins. A right token always passes, because 256 random bits can't be guessed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ MAX_FAILURES, MAX_FAILURES_IN_ALL = 5, 60
 _MAX_ADDRESSES = 10_000
 
 
-class LoginLimit:
-    """Counts wrong tokens of the last minute, by address and in all; safe for several threads."""
+class FailedLoginLimiter:
+    """Counts the wrong tokens of the last minute, per address and in total. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -21,20 +21,20 @@ class LoginLimit:
         self._failures: dict[str, deque[float]] = {}
         self._all: deque[float] = deque(maxlen=MAX_FAILURES_IN_ALL)
 
-    def count_failure(self, address: str) -> float:
-        """A token of `address` was wrong: 0, or the seconds until it may be told so again."""
+    def record_failure(self, address: str) -> float:
+        """Count a wrong token from `address`; returns 0, or the seconds to wait when the limit is reached."""
         with self._lock:
             now = self._clock()
             if address not in self._failures and len(self._failures) >= _MAX_ADDRESSES:
                 self._failures.pop(next(iter(self._failures)))
             own = self._failures.setdefault(address, deque(maxlen=MAX_FAILURES))
-            if (wait_s := max(_wait(own, now), _wait(self._all, now))) > 0:
+            if (wait_s := max(_wait_s(own, now), _wait_s(self._all, now))) > 0:
                 return wait_s
             own.append(now)
             self._all.append(now)
             return 0.0
 
 
-def _wait(failures: deque[float], now: float) -> float:
-    """Until the oldest of as many failures as may be has left the window."""
+def _wait_s(failures: deque[float], now: float) -> float:
+    """Seconds until the oldest failure of a full queue leaves the window."""
     return failures[0] + WINDOW_S - now if len(failures) == failures.maxlen else 0.0

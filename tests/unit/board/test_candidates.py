@@ -10,8 +10,8 @@ import pytest
 
 from llm_policy.release.release import Release
 from llmstack.board.candidates import find_candidate
-from llmstack.board.pages import figure, flat
 from llmstack.board.promotion_check import find_missing
+from llmstack.board.template_filters import flatten, format_value
 from llmstack.release.evidence import SMOKE
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
@@ -39,9 +39,9 @@ def fields(board, name: str) -> dict[str, str]:
 def test_every_value_of_the_manifest_is_shown(board, name):
     page = text_of(board, f"/releases/{name}")
     tree = json.loads((board.settings.store.directory(name) / "manifest.json").read_text())
-    for key, value in flat(tree):
+    for key, value in flatten(tree):
         assert re.search(
-            rf"<dt>{re.escape(key.rpartition('.')[2])}</dt><dd[^>]*>{re.escape(figure(value))}</dd>", page
+            rf"<dt>{re.escape(key.rpartition('.')[2])}</dt><dd[^>]*>{re.escape(format_value(value))}</dd>", page
         ), key
 
 
@@ -86,7 +86,7 @@ def test_a_run_that_passed_of_a_part_alone_is_incomplete(board, tmp_path):
 
 def test_a_bench_of_a_smaller_batch_is_not_enough(board):
     candidate = find_candidate(board.settings.store, "bad")
-    smaller = [run._replace(figures={"max_batch_size": 6}) for run in candidate.runs]
+    smaller = [run._replace(results={"max_batch_size": 6}) for run in candidate.runs]
     found = find_missing(candidate._replace(runs=tuple(smaller)), [], 0, [])
     assert "llmstack bench gate" in found[-1]
 
@@ -97,7 +97,7 @@ def test_a_run_after_a_signature_is_shown_beside_it(board):
     assert "evidence changed since" not in text_of(board, path)
     release = Release.open(board.settings.store.directory("good"))
     write_run(release, SMOKE, SLICE, num_slices=1, num_passed=1)
-    assert "evidence changed since this signature" in text_of(board, path)
+    assert "evidence changed since this sign-off" in text_of(board, path)
     assert "(evidence changed since)" in text_of(board, "/")
     board.client.post(f"{path}/withdraw", data=fields(board, "good"))
 

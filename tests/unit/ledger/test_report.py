@@ -1,0 +1,60 @@
+"""`llmstack ledger report`."""
+
+from datetime import datetime, timezone
+
+from tests.ledgers import open_ledger
+from tests.unit.ledger.ledger_command import run, run_json
+
+
+def test_a_report_sums_rows_by_day(ledger, tmp_path):
+    report = run_json(tmp_path, "report")
+    days = {group["day"]: group for group in report["groups"]}
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    assert list(days) == ["2024-10-04", "2024-10-05", today]
+    first = days["2024-10-04"]
+    assert (first["settled"], first["refused"], first["cancelled"], first["open"]) == (2, 2, 1, 0)
+    assert first["cost_usd"] == "0.000174000"  # two answers and a prompt
+    assert first["num_prompt_tokens"] == 1_500
+    assert report["total"]["cost_nano_usd"] == sum(day["cost_nano_usd"] for day in days.values())
+
+
+def test_each_by_adds_a_subgroup(ledger, tmp_path):
+    report = run_json(tmp_path, "report", "--by", "tenant", "--by", "task")
+    assert [(group["tenant"], group["task"], group["num_rows"]) for group in report["groups"]] == [
+        ("acme", "judge", 5),
+        ("globex", "", 3),
+    ]
+
+
+def test_a_report_excludes_the_canary_by_default(ledger, tmp_path):
+    assert run_json(tmp_path, "report", "--canary")["total"]["num_rows"] == 9
+    assert run_json(tmp_path, "report")["total"]["num_rows"] == 8
+
+
+def test_a_report_is_limited_to_a_period(ledger, tmp_path):
+    report = run_json(tmp_path, "report", "--since", "2024-10-05", "--until", "2024-10-05")
+    assert [group["day"] for group in report["groups"]] == ["2024-10-05"]
+    assert report["total"]["num_rows"] == 2
+
+
+def test_a_report_of_an_empty_ledger_is_zero(tmp_path):
+    open_ledger(tmp_path)
+    assert run_json(tmp_path, "report") == {"groups": [], "total": run_json(tmp_path, "report")["total"]}
+    assert run_json(tmp_path, "report")["total"]["cost_usd"] == "0.000000000"
+
+
+def test_the_table_shows_exact_money(ledger, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    output = run(tmp_path, "report", "--by", "engine").stdout
+    assert "0.000298000" in output
+    assert "sha256:aaaaaaaaaaaa" in output
+
+
+def test_a_period_that_ends_before_it_begins_is_rejected(ledger, tmp_path):
+    done = run(tmp_path, "report", "--since", "2024-10-05", "--until", "2024-10-04", exit_code=2)
+    assert "next:" in done.stderr
+
+
+def test_a_directory_without_a_ledger_is_reported_with_the_next_step(tmp_path):
+    assert "--state-dir" in run(tmp_path, "report", exit_code=2).stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,87 @@
+"""`llmstack ledger verify`."""
+
+import pytest
+
+from llmstack.events.retention import prune_step
+from tests.ledgers import admit, open_ledger, settlement
+from tests.unit.ledger.ledger_command import run, run_json
+
+TAMPERED = {
+    "a cost": "UPDATE request SET actual_nano_usd = actual_nano_usd + 1 WHERE state = 'settled' AND canary = 0",
+    "a row": "DELETE FROM request WHERE id = 1",
+    "a state": "UPDATE request SET state = 'refused', code = 'internal', actual_nano_usd = 0 WHERE id = 1",
+    "tokens": "UPDATE request SET num_completion_tokens = 0 WHERE id = 1",
+    "a flag": "UPDATE request SET flags = '' WHERE id = 1",
+    "a code": "UPDATE request SET code = 'internal' WHERE code = 'unknown_task'",
+    "a total": "UPDATE metric_total SET value = value + 1 WHERE name = 'llm_tokens_in_total'",
+    "an event": "DELETE FROM event WHERE sequence = 1",
+    "a delivery": "DELETE FROM delivery WHERE event_sequence = 1",
+    "a window": "UPDATE alert_window SET num_breaches = num_breaches + 1",
+    "an open row": "UPDATE request SET admitted_ns = admitted_ns - 700000000000 WHERE state = 'admitted'",
+}
+
+
+def test_a_consistent_ledger_has_no_discrepancies(ledger, tmp_path):
+    result = run_json(tmp_path, "verify")
+    assert list(result) == ["num_rows", "num_events", "cost_nano_usd", "findings", "not_compared"]
+    assert result["findings"] == []
+    assert result["num_rows"] == 9
+    assert "the ledger agrees with its totals" in run(tmp_path, "verify").stdout
+
+
+@pytest.mark.parametrize("change", TAMPERED.values(), ids=TAMPERED)
+def test_any_tampering_is_found(change, ledger, tmp_path):
+    assert ledger.connection.execute(change).rowcount
+    result = run_json(tmp_path, "verify", exit_code=1)
+    assert result["findings"]
+    assert "next:" in run(tmp_path, "verify", exit_code=1).stdout
+
+
+def test_an_event_deleted_with_its_delivery_is_found(ledger, tmp_path):
+    ledger.connection.execute("DELETE FROM delivery WHERE event_sequence = 1")
+    ledger.connection.execute("DELETE FROM event WHERE sequence = 1")
+    assert "deleted events" in [finding["check"] for finding in run_json(tmp_path, "verify", exit_code=1)["findings"]]
+
+
+def deliver_all(ledger):
+    ledger.connection.execute("UPDATE delivery SET state = 'delivered', delivered_ns = 1")
+
+
+def test_breaches_are_compared_with_alerts_that_the_retention_deleted(ledger, tmp_path):
+    deliver_all(ledger)
+    assert prune_step(ledger.connection, 2) > 1
+    assert ledger.connection.execute("SELECT count(*) FROM event").fetchone() == (0,)
+    assert run_json(tmp_path, "verify")["not_compared"] == []
+    ledger.connection.execute("UPDATE pruned_total SET value = value + 1 WHERE endpoint = 'finance'")
+    (finding,) = run_json(tmp_path, "verify", exit_code=1)["findings"]
+    assert finding["check"] == "breaches of cost reported to finance or pending"
+
+
+def test_a_check_that_is_not_possible_is_reported(ledger, tmp_path):
+    """Version 1 deleted events without counting the breaches that they reported."""
+    execute = ledger.connection.execute
+    for statement in (
+        "DELETE FROM delivery",
+        "DELETE FROM event",
+        "DROP TABLE pruned_total",
+        "PRAGMA user_version = 1",
+    ):
+        execute(statement)
+    (before,) = run_json(tmp_path, "verify")["not_compared"]
+    open_ledger(tmp_path).connection.close()
+    result = run_json(tmp_path, "verify")
+    assert (result["findings"], result["not_compared"]) == ([], [before])
+    assert "not compared: breaches" in run(tmp_path, "verify").stdout.replace("\n", " ")
+
+
+def test_a_damaged_file_is_rejected(tmp_path):
+    (tmp_path / "ledger.db").write_bytes(b"not a database" * 1_000)
+    assert "next:" in run(tmp_path, "verify", exit_code=2).stderr
+
+
+def test_a_ledger_can_be_read_after_its_server_stopped(tmp_path):
+    ledger = open_ledger(tmp_path)
+    ledger.settle([settlement(admit(ledger))])
+    ledger.connection.close()
+    assert not list(tmp_path.glob("*-wal"))
+    assert run_json(tmp_path, "verify", "--max-open-s", "0")["num_rows"] == 1

@@ -1,0 +1,82 @@
+"""Jinja filters that format values for the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+
+def format_time_ns(time_ns: int) -> str:
+    """Unix time in nanoseconds as UTC to the second."""
+    try:
+        return datetime.fromtimestamp(time_ns / 1e9, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError):
+        return f"{time_ns} ns"
+
+
+def format_iso_time(text: str) -> str:
+    """A time in ISO 8601 as UTC to the second; any other text unchanged."""
+    try:
+        time_s = int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())
+    except (ValueError, OverflowError):
+        return text
+    return format_time_ns(time_s * 1_000_000_000)
+
+
+def format_value(value: Any) -> str:
+    """A number with thousands separators, a bool as yes or no, a missing value as a dash, anything else as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value == "":
+        return "—"
+    if isinstance(value, int | float) and value == value and abs(value) < 1e15:
+        return f"{int(value):,}" if value == int(value) else f"{value:,.9f}".rstrip("0")
+    if isinstance(value, list):
+        return "; ".join(format_value(each) for each in value) or "—"
+    return str(value)
+
+
+def short_hash(text: str) -> str:
+    """The first 12 digits of a hash."""
+    return text.removeprefix("sha256:")[:12]
+
+
+def instance_name(source: str) -> str:
+    """The instance in the CloudEvents source of an event."""
+    return source.removeprefix("/llmstack/")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a tree with its dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def group_by_table(manifest: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]]:
+    """A manifest's leaves by the dotted key of their table; those of the top level under `general`."""
+    tables: dict[str, list[tuple[str, Any]]] = {}
+    for key, value in flatten(manifest):
+        table, _, name = key.rpartition(".")
+        tables.setdefault(table or "general", []).append((name, value))
+    return tables
+
+
+def omit(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """`mapping` without `keys`."""
+    return {key: value for key, value in mapping.items() if key not in keys}
+
+
+FILTERS = (
+    format_time_ns,
+    format_iso_time,
+    format_value,
+    short_hash,
+    instance_name,
+    flatten,
+    group_by_table,
+    omit,
+)
