@@ -1,7 +1,7 @@
-"""The no-op engine with a mood, which the file `engine/mood` of its release tells.
+"""The no-op engine with a fault, which the file `engine/fault` of its release names.
 
-`hangs`: it never finishes loading. `silent`: it answers without a token. `tires N`: the first N requests get their
-answers, the later ones errors.
+`hangs`: it never finishes loading. `silent`: it answers without a token. `fails_after N`: the first N requests are
+answered, later ones get an error.
 """
 
 import os
@@ -15,26 +15,26 @@ from portable_engine.echo import EchoModel
 
 class TritonPythonModel(EchoModel):
     def initialize(self, args):
-        mood = Path(os.environ["LLMSTACK_RELEASE_DIR"], "engine", "mood")
-        self._mood, _, number = mood.read_text().partition(" ") if mood.exists() else ("", "", "")
+        path = Path(os.environ["LLMSTACK_RELEASE_DIR"], "engine", "fault")
+        self._fault, _, number = path.read_text().partition(" ") if path.exists() else ("", "", "")
         self._num_left = int(number or 0)
         super().initialize(args)
-        while self._mood == "hangs":
+        while self._fault == "hangs":
             time.sleep(1)
 
     def execute(self, requests):
         responses = super().execute(requests)
-        if self._mood == "silent":
+        if self._fault == "silent":
             return [self._without_tokens(response) for response in responses]
-        if self._mood == "tires":
-            return [self._tired(response) for response in responses]
+        if self._fault == "fails_after":
+            return [self._limited(response) for response in responses]
         return responses
 
-    def _tired(self, response):
+    def _limited(self, response):
         self._num_left -= 1
         if self._num_left >= 0:
             return response
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError("tired"))
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError("the engine failed"))
 
     def _without_tokens(self, response):
         tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}

@@ -1,4 +1,4 @@
-"""`python -m tests.integration.killed_at STEP serve …`: llmstack, killed -9 right after the journal has the step."""
+"""`python -m tests.integration.killed_at STEP serve …`: llmstack, killed by SIGKILL once the journal has the step."""
 
 import os
 import signal

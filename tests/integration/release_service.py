@@ -11,18 +11,18 @@ from pathlib import Path
 
 import psutil
 
-from embedded_model.release import build_release
+from embedded_model.release.builder import build_release
 from llm_policy.release.release import Release
 from llmstack.paths import MODEL_REPOSITORY
 from llmstack.release.store import ReleaseStore, point_link
 from tests.integration.live_service import LiveService
-from tests.releases import change_manifest, hash_anew
+from tests.releases import change_manifest, update_manifest_hashes
 
 FIRST, SECOND = "one", "two"
 
 
-def moody_models(directory: Path) -> Path:
-    """A model repository whose no-op engine has the mood that its release tells."""
+def faulty_models(directory: Path) -> Path:
+    """A model repository whose no-op engine has the fault that its release names."""
     shutil.copytree(MODEL_REPOSITORY, directory)
     shutil.copy(Path(__file__).parent / "faulty_engine.py", directory / "tensorrt_llm" / "1" / "model.py")
     return directory
@@ -61,11 +61,11 @@ class ReleaseService(LiveService):
         """The options that lead a proof to the live server."""
         return "--http-url", self.http_url, "--metrics-url", self.metrics_url, "--ready-url", self.ready_url
 
-    def add_release(self, name: str, mood: str) -> None:
-        """Publish a release whose engine has this mood: see `moody_models`."""
+    def add_release(self, name: str, fault: str) -> None:
+        """Publish a release whose engine has this fault: see `faulty_engine`."""
         directory = shutil.copytree(self.store.directory(FIRST), self.store.releases_dir.parents[1] / "built" / name)
-        (directory / "engine" / "mood").write_text(mood)
-        hash_anew(directory)
+        (directory / "engine" / "fault").write_text(fault)
+        update_manifest_hashes(directory)
         self.llmstack("release", "publish", str(directory)).check_returncode()
 
     def headers_of(self, name: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ class ReleaseService(LiveService):
     def die(self) -> None:
         """Wait until the parent was killed, and all that it started with it."""
         assert self.process is not None
-        family = self.family()
+        family = self.child_processes()
         self.process.wait(timeout=120)
         psutil.wait_procs(family, timeout=20)
 

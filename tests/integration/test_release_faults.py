@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedded_model.schemas import SCHEMAS
+from embedded_model.release.schemas import SCHEMAS
 from llm_policy.release.manifest import TASKS
 from tests.integration.live_service import wait_until
-from tests.integration.release_service import FIRST, ReleaseService, moody_models
+from tests.integration.release_service import FIRST, ReleaseService, faulty_models
 from tests.soak import ONLY_IN_SOAK
 
 pytestmark = pytest.mark.server
@@ -20,8 +20,8 @@ NUM_WARM_UPS = 1 + len(TASKS) + len(SCHEMAS)  # for the engine's hash, tasks and
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReleaseService]:
-    directory = tmp_path_factory.mktemp("moods")
-    models = moody_models(directory / "models")
+    directory = tmp_path_factory.mktemp("faults")
+    models = faulty_models(directory / "models")
     with ReleaseService(directory / "service", "echo", {"LLMSTACK_MODEL_REPOSITORY": str(models)}) as live:
         yield live
 
@@ -48,18 +48,18 @@ def test_a_rollback_does_not_wait_for_a_promotion_whose_engine_hangs_at_its_star
 
 
 @pytest.mark.parametrize(
-    ("name", "mood", "reason"),
+    ("name", "fault", "reason"),
     [
         pytest.param(
             "silent", "silent", "warming up the engine's hash failed: the engine returned no token", marks=ONLY_IN_SOAK
         ),
-        ("tired", f"tires {NUM_WARM_UPS}", "the canary failed: "),
+        ("exhausted", f"fails_after {NUM_WARM_UPS}", "the canary failed: "),
     ],
 )
 def test_a_release_that_starts_and_fails_its_proof_is_taken_back_by_itself(
-    service: ReleaseService, name: str, mood: str, reason: str
+    service: ReleaseService, name: str, fault: str, reason: str
 ) -> None:
-    service.add_release(name, mood)
+    service.add_release(name, fault)
     failed = service.llmstack("release", "promote", name, *OVERRIDE)
     assert failed.returncode == 1
     assert f"{FIRST} is in service as before" in failed.stdout

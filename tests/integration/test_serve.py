@@ -1,6 +1,6 @@
-"""`llmstack serve` as a command, and what its server hands on to the models, with one that only says what reached it.
+"""`llmstack serve` as a command, and what its server passes on to the models, shown by one that echoes its input.
 
-How the service behaves once it runs is in `test_supervision.py`.
+`test_supervision.py` tests the running service.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from llmstack.server.command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import LOG_NAME, TritonServer
 
-PARROT = Path(__file__).parent / "echo_ensemble"
+ECHO_ENSEMBLE = Path(__file__).parent / "echo_ensemble"
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
 
 pytestmark = pytest.mark.server
@@ -36,13 +36,13 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def echo_ensemble() -> Iterator[TritonServer]:
-    with TritonServer(model_repository=PARROT) as live:
+    with TritonServer(model_repository=ECHO_ENSEMBLE) as live:
         yield live
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start `llmstack serve` with these arguments; whatever still runs at the end is killed."""
+    """Start `llmstack serve` with these arguments; processes that still run at the end are killed."""
     with contextlib.ExitStack() as started:
 
         def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -62,7 +62,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
-    """What is printed up to "ready", by name."""
+    """The rows that are printed before "ready", by name."""
     rows = {}
     for line in process.stdout:
         if line.startswith("ready"):
@@ -72,8 +72,8 @@ def read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
     raise AssertionError(process.stderr.read())
 
 
-def family_of(state_dir: Path) -> list[int]:
-    """The processes that were started with this state directory, zombies not counted."""
+def processes_of(state_dir: Path) -> list[int]:
+    """The processes that were started with this state directory, without zombies."""
     pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -89,14 +89,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return condition()
 
 
-def ask_http(server: TritonServer, headers: dict[str, str]) -> dict:
+def send_http(server: TritonServer, headers: dict[str, str]) -> dict:
     tensor = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["hello"]}
     url = f"{server.http_url}/v2/models/ensemble/infer"
     reply = httpx.post(url, json={"inputs": [tensor]}, headers=headers, timeout=60)
     return json.loads(reply.json()["outputs"][0]["data"][0])
 
 
-def ask_grpc(server: TritonServer, headers: dict[str, str]) -> dict:
+def send_grpc(server: TritonServer, headers: dict[str, str]) -> dict:
     tensor = triton_grpc.InferInput("text_input", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[b"hello"]], np.object_))
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
@@ -104,24 +104,24 @@ def ask_grpc(server: TritonServer, headers: dict[str, str]) -> dict:
     return json.loads(result.as_numpy("text_output").item())
 
 
-@pytest.mark.parametrize("ask", [ask_http, ask_grpc])
-def test_our_headers_reach_the_models_and_no_others_do(echo_ensemble, ask):
-    ours = {"X-ENGINE-hash": "a", "x-quantisation": "b", "X-Tenant": "c", "X-Request-ID": "d"}
+@pytest.mark.parametrize("send", [send_http, send_grpc])
+def test_known_headers_reach_the_models_and_no_others(echo_ensemble, send):
+    known = {"X-ENGINE-hash": "a", "x-quantisation": "b", "X-Tenant": "c", "X-Request-ID": "d"}
     others = {"X-Engine-Hash-2": "e", "My-X-Tenant": "f", "Authorization": "g", "Triton-Enable": "h"}
-    seen = ask(echo_ensemble, {**ours, **others})["parameters"]
-    assert {name.lower(): value for name, value in seen.items()} == {n.lower(): v for n, v in ours.items()}
+    seen = send(echo_ensemble, {**known, **others})["parameters"]
+    assert {name.lower(): value for name, value in seen.items()} == {n.lower(): v for n, v in known.items()}
 
 
 def test_the_stubs_run_in_this_environment_and_find_the_release(echo_ensemble):
-    seen = ask_http(echo_ensemble, {})
+    seen = send_http(echo_ensemble, {})
     assert seen["prefix"] == sys.prefix
     assert seen["environment"]["LLMSTACK_PYTHON"] == sys.executable
     assert seen["environment"]["LLMSTACK_RELEASE_DIR"] == str(DEFAULT_RELEASE_DIR.resolve())
     assert seen["environment"]["LLMSTACK_STATE_DIR"] == str(echo_ensemble.state_dir)
 
 
-def test_nothing_makes_a_stub_import_torch(echo_ensemble):
-    assert ask_http(echo_ensemble, {})["torch"] is False
+def test_a_stub_does_not_import_torch(echo_ensemble):
+    assert send_http(echo_ensemble, {})["torch"] is False
 
 
 HTTP_ADMIN = [
@@ -176,14 +176,14 @@ def test_health_metadata_and_statistics_need_no_key(echo_ensemble):
         assert httpx.get(f"{echo_ensemble.http_url}/v2/{path}".rstrip("/")).status_code == 200
 
 
-def test_metrics_are_where_the_server_says(echo_ensemble):
+def test_the_server_publishes_metrics_at_its_url(echo_ensemble):
     assert "nv_inference_request_success" in httpx.get(echo_ensemble.metrics_url).text
 
 
-def test_proxies_of_the_environment_are_used_for_nothing(serve, monkeypatch):
+def test_proxies_of_the_environment_are_not_used(serve, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nobody is there
-    urls = read_urls(serve(*FREE))  # it is ready
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nothing listens there
+    urls = read_urls(serve(*FREE))
     server = ServerUrls(urls["HTTP"].removesuffix("/v2/models/ensemble/infer"), urls["gRPC"])
     headers = {name: urls[name] for name in (ENGINE_HASH, QUANTISATION)}
     for send in PROTOCOLS.values():
@@ -195,25 +195,25 @@ def test_a_signal_ends_the_server_and_all_its_children(serve, tmp_path, number):
     process = serve(*FREE)
     urls = read_urls(process)
     assert httpx.get(urls["Metrics"]).status_code == 200
-    assert len(family_of(tmp_path)) >= 3  # the command, the server, a stub
+    assert len(processes_of(tmp_path)) >= 3  # the command, the server, a stub
     process.send_signal(number)
     assert process.wait(60) == 0
     assert "stopped" in process.stdout.read()
-    assert family_of(tmp_path) == []
+    assert processes_of(tmp_path) == []
     assert (tmp_path / "state" / LOG_NAME).stat().st_size > 0
 
 
-def test_a_signal_while_models_load_ends_it_too(serve, tmp_path):
+def test_a_signal_while_models_load_ends_the_server_and_all_its_children(serve, tmp_path):
     process = serve(*FREE)
-    assert wait_until(lambda: len(family_of(tmp_path)) >= 2)
+    assert wait_until(lambda: len(processes_of(tmp_path)) >= 2)
     process.terminate()
     assert process.wait(60) == 0
-    assert family_of(tmp_path) == []
+    assert processes_of(tmp_path) == []
 
 
-def test_a_taken_port_is_named(serve):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_a_port_in_use_is_named(serve):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
         process = serve(*FREE[2:], LLMSTACK_HTTP_PORT=port)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -228,7 +228,7 @@ def test_a_missing_release_is_named(serve):
     assert "no release at /nowhere/at/all" in errors
 
 
-def test_a_changed_file_of_the_release_is_refused_before_anything_starts(serve, tmp_path):
+def test_a_changed_file_of_the_release_is_an_error_before_the_server_starts(serve, tmp_path):
     release = shutil.copytree(DEFAULT_RELEASE_DIR, tmp_path / "release")
     (release / "engine" / "config.json").write_text("{}")
     (release / "tokenizer_info.json").write_text("{}")
@@ -240,12 +240,14 @@ def test_a_changed_file_of_the_release_is_refused_before_anything_starts(serve, 
     assert not (tmp_path / "state" / LOG_NAME).exists()
 
 
-def test_a_model_that_refuses_to_load_says_why_on_the_console(serve):
-    process = serve(*FREE, "--model-repository", str(PARROT), PARROT_REFUSAL="engine.hash: on disk is another")
+def test_the_console_shows_why_a_model_fails_to_load(serve):
+    process = serve(
+        *FREE, "--model-repository", str(ECHO_ENSEMBLE), ECHO_ENSEMBLE_LOAD_ERROR="engine.hash: on disk is another"
+    )
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "failed to load 'ensemble'" in errors
-    assert errors.count("engine.hash: on disk is another") == 1
+    assert errors.count(reason) == 1
     assert LOG_NAME in errors
     assert not re.search(r"Traceback|model\.py|CUDA|DCGM|NVML", errors)
 
@@ -262,7 +264,7 @@ def test_an_admin_key_from_a_file_opens_the_apis_and_is_not_printed(serve, tmp_p
     assert key not in (tmp_path / "state" / LOG_NAME).read_text()
 
 
-def test_the_log_is_shown_when_asked_for_without_the_complaints_of_a_missing_gpu(serve):
+def test_verbose_shows_the_log_without_messages_about_a_missing_gpu(serve):
     process = serve(*FREE, "--verbose")
     read_urls(process)
     process.terminate()
@@ -271,6 +273,6 @@ def test_the_log_is_shown_when_asked_for_without_the_complaints_of_a_missing_gpu
     assert "DCGM" not in output
 
 
-def test_an_engine_without_its_backend_is_refused():
+def test_an_engine_without_its_backend_is_an_error():
     with pytest.raises(ServerStartError, match="no tensorrtllm backend"), TritonServer(engine="tensorrtllm"):
         pass

@@ -1,4 +1,4 @@
-"""Triton's own spans reach an OpenTelemetry collector, under the trace that the client began."""
+"""Triton's spans reach an OpenTelemetry collector, within the client's trace."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 
 
 class Collector:
-    """Takes what is posted as OTLP over HTTP."""
+    """An OpenTelemetry collector that keeps what is posted as OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -40,7 +40,7 @@ class Collector:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def spans(self) -> list[dict[str, Any]]:
-        """All that came so far."""
+        """All spans received so far."""
         return [
             span
             for body in self.bodies
@@ -62,7 +62,7 @@ def collector() -> Iterator[Collector]:
 
 
 def send_http(live: LiveService, headers: dict[str, str]) -> None:
-    assert live.ask(headers=headers).status == 200
+    assert live.send_request(headers=headers).status == 200
 
 
 def send_grpc(live: LiveService, headers: dict[str, str]) -> None:
@@ -71,7 +71,7 @@ def send_grpc(live: LiveService, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("send", [pytest.param(send_http, marks=ONLY_IN_SOAK), send_grpc])
-def test_a_requests_spans_go_to_the_collector_under_its_own_trace(
+def test_a_requests_spans_reach_the_collector_within_its_trace(
     tmp_path: Path, collector: Collector, send: Callable[[LiveService, dict[str, str]], None]
 ) -> None:
     with LiveService(tmp_path, environment={"LLMSTACK_TRACE_URL": collector.url}) as live:

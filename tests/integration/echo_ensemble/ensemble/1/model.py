@@ -1,4 +1,4 @@
-"""Answers with the request's parameters and what the stub sees of its environment."""
+"""Answers with the request's parameters and the environment of the stub."""
 
 import json
 import os
@@ -9,13 +9,13 @@ import triton_python_backend_utils as pb_utils
 
 import llm_policy
 
-REFUSAL = "PARROT_REFUSAL"
+LOAD_ERROR = "ECHO_ENSEMBLE_LOAD_ERROR"
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        if refusal := os.environ.get(REFUSAL):
-            raise ValueError(refusal)
+        if message := os.environ.get(LOAD_ERROR):
+            raise ValueError(message)
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
