@@ -241,9 +241,8 @@ def test_a_changed_file_of_the_release_is_an_error_before_the_server_starts(serv
 
 
 def test_the_console_shows_why_a_model_fails_to_load(serve):
-    process = serve(
-        *FREE, "--model-repository", str(ECHO_ENSEMBLE), ECHO_ENSEMBLE_LOAD_ERROR="engine.hash: on disk is another"
-    )
+    reason = "engine.hash: on disk is another"
+    process = serve(*FREE, "--model-repository", str(ECHO_ENSEMBLE), ECHO_ENSEMBLE_LOAD_ERROR=reason)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "failed to load 'ensemble'" in errors
