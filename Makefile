@@ -26,7 +26,7 @@ help:  ## List the targets
 
 install: $(INSTALLED)  ## Make .venv with the locked packages; a second time nothing happens
 
-# torch goes first: its build is chosen by TORCH_INDEX, and the lock has everything else.
+# torch goes first: TORCH_INDEX chooses its build. Asked for again, it brings a CUDA build's libraries, which are not locked.
 $(INSTALLED): pyproject.toml requirements/lock.txt requirements/torch.txt
 	@PYTHONPATH=tools $(PYTHON) -m llmstack.diagnostics.check_python
 	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
@@ -35,6 +35,7 @@ $(INSTALLED): pyproject.toml requirements/lock.txt requirements/torch.txt
 	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
 	@echo "==> installing everything else from requirements/lock.txt"
 	@$(PIP) --no-deps --require-hashes -r requirements/lock.txt
+	@$(PIP) -r requirements/torch.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
