@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.server.admin_key import random_admin_key, read_admin_key
 from llmstack.server.binary import ServerBinary
-from llmstack.server.command import admin_flags, header_pattern, model_flags, server_environment
+from llmstack.server.command import (
+    admin_flags,
+    header_pattern,
+    model_flags,
+    parse_tracing,
+    server_environment,
+    trace_flags,
+)
 from llmstack.server.error import ServerStartError
 
 BINARY = ServerBinary(Path("/t/tritonserver"), Path("/t/backends"), library_dirs=(Path("/t/libs"),))
@@ -48,21 +54,14 @@ def test_the_environment_leads_to_this_python_and_keeps_the_given_values():
     assert (environment["LLMSTACK_RELEASE_DIR"], environment["LLMSTACK_STATE_DIR"]) == ("/r", "/s")
 
 
-def test_an_admin_key_is_read_without_its_line_end(tmp_path):
-    key = random_admin_key()
-    (tmp_path / "key").write_text(key + "\n")
-    assert read_admin_key(tmp_path / "key") == key
+@pytest.mark.parametrize("url", ["localhost:4318", "ftp://collector/v1", "http:///v1/traces", ""])
+def test_a_trace_url_that_is_not_whole_is_an_error(url):
+    with pytest.raises(ServerStartError, match="is not an http"):
+        parse_tracing(url, 1)
 
 
-@pytest.mark.parametrize("text", ["", "short", "k" * 300, "sixteen letters and blanks", "ключ" * 8])
-def test_an_unusable_admin_key_is_refused_and_not_quoted(tmp_path, text):
-    (tmp_path / "key").write_text(text, encoding="utf-8")
-    with pytest.raises(ServerStartError) as refusal:
-        read_admin_key(tmp_path / "key")
-    assert not text or text not in str(refusal.value)
-    assert "openssl rand" in refusal.value.next_step
-
-
-def test_a_missing_admin_key_file_is_named(tmp_path):
-    with pytest.raises(ServerStartError, match="nowhere"):
-        read_admin_key(tmp_path / "nowhere")
+def test_tracing_sends_spans_to_its_collector_at_its_rate():
+    flags = trace_flags(parse_tracing("http://collector:4318/v1/traces", 100))
+    assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in flags
+    assert "--trace-config=rate=100" in flags
+    assert trace_flags(None) == []

@@ -79,11 +79,11 @@ def test_a_short_log_is_not_rotated(tmp_path):
 def test_a_long_log_is_copied_and_truncated(tmp_path):
     log = tmp_path / "log"
     for number in range(6):
-        log.write_text(f"log {number}")
+        log.write_text(f"text {number}")
         assert rotate_log(log, 5)
         assert log.read_text() == ""
     kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {"log": "", "log.1": "log 5", "log.2": "log 4", "log.3": "log 3"}
+    assert kept == {"log": "", "log.1": "text 5", "log.2": "text 4", "log.3": "text 3"}
 
 
 def test_a_deleted_log_is_not_rotated(tmp_path):

@@ -88,6 +88,20 @@ def test_a_malformed_request_is_an_error(server, text):
     assert get(server, "/a").status_code == 200
 
 
+def test_a_client_of_http_1_0_gets_a_page(server):
+    answer = send(server, b"GET /a HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"a": 1}')
+
+
+def test_a_request_in_pieces_is_read_to_its_end(server):
+    with closing(socket.create_connection((HOST, server.port), timeout=30)) as connection:
+        for piece in (b"GET /a HT", b"TP/1.1\r\nHost: h\r", b"\n\r\n"):
+            connection.sendall(piece)
+            time.sleep(0.05)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_a_head_that_is_too_long_is_an_error(server):
     answer = send(server, b"GET /a HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD_BYTES + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 431 ")

@@ -56,7 +56,7 @@ class Readiness:
         with self._lock:
             self._identity = _identity(release, engine)
             self._canary = self._healthy_at_s = None
-            self._update()
+            self._evaluate()
 
     def set_problem(self, part: str, reason: str) -> None:
         """Report a problem of `part`, which makes the service unready; an empty reason clears it."""
@@ -65,7 +65,7 @@ class Readiness:
                 self._problems[part] = reason
             else:
                 self._problems.pop(part, None)
-            self._update()
+            self._evaluate()
 
     def set_canary(self, result: CanaryResult, *, is_serving: bool) -> None:
         """Report the last canary, and whether the server served it or clients' requests."""
@@ -73,7 +73,7 @@ class Readiness:
             self._canary = result
             if is_serving:
                 self._healthy_at_s = result.at_s
-            self._update()
+            self._evaluate()
 
     def set_statistics(self, window: WindowStatistics, backlogs: Sequence[Backlog]) -> None:
         """Report the ledger's statistics and the backlogs; those of webhooks that are not configured are left out."""
@@ -94,7 +94,7 @@ class Readiness:
     def is_ready(self) -> bool:
         """Whether the service is ready."""
         with self._lock:
-            return self._update()
+            return self._evaluate()
 
     @property
     def backlogs(self) -> list[Backlog]:
@@ -105,7 +105,7 @@ class Readiness:
     def document(self) -> dict[str, Any]:
         """The document of `/readyz`."""
         with self._lock:
-            is_ready, canary = self._update(), self._canary
+            is_ready, canary = self._evaluate(), self._canary
             return {
                 "ready": is_ready,
                 "reasons": self._reasons(),
@@ -157,7 +157,7 @@ class Readiness:
             if now - at > MAX_PULSE_AGE_S
         ]
 
-    def _update(self) -> bool:
+    def _evaluate(self) -> bool:
         """Whether the service is ready now; records when that last changed."""
         is_ready = not self._reasons()
         if is_ready != self._was_ready:
