@@ -1,19 +1,22 @@
-"""What the demo shows is so, on the live server."""
-
-from rich.console import Console
+"""The demo on a live server."""
 
 from llm_policy.release.release import Release
-from llmstack.cli.demo import send_all
 from llmstack.client.ensemble_client import PROTOCOLS
+from llmstack.demo.cases import demo_cases
+from llmstack.demo.run import run_cases
 
 
-def test_every_reply_over_every_protocol_is_what_it_should_be(server):
-    rows = send_all(server, Release.open(server.release_dir), Console(quiet=True))
-    assert [f"{row.case} over {row.protocol}: {row.fault}" for row in rows if row.fault] == []
-    assert len(rows) == 9 * len(PROTOCOLS)
+def test_every_reply_over_every_protocol_is_as_expected(server):
+    results = list(run_cases(server, demo_cases(Release.open(server.release_dir))))
+    assert [f"{result.case} over {result.protocol}: {result.fault}" for result in results if result.fault] == []
+    assert len(results) == 9 * len(PROTOCOLS)
 
 
-def test_a_task_answers_the_same_over_every_protocol(server):
-    rows = send_all(server, Release.open(server.release_dir), Console(quiet=True))
-    answers = {(row.answer, row.prompt_tokens, row.completion_tokens) for row in rows if row.case == "generate_json"}
+def test_the_answer_is_the_same_over_every_protocol(server):
+    results = run_cases(server, demo_cases(Release.open(server.release_dir)))
+    answers = {
+        (result.answer, result.prompt_tokens, result.completion_tokens)
+        for result in results
+        if result.case == "generate_json"
+    }
     assert len(answers) == 1

@@ -1,21 +1,20 @@
-"""The embedded model does its tasks through the whole stack, in every form that training shows."""
+"""The embedded model does its tasks through the whole stack, in all prompt formats of its training."""
 
 import json
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
-from embedded_model.cli import app
-from embedded_model.evaluate_command import Asking, _evaluate
+from embedded_model.cli.app import app
+from embedded_model.evaluation.run import Evaluation, EvaluationSettings
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.client.ensemble_client import send_generate, send_grpc, send_infer
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 COUNT = 20
-# The aims, less what twenty prompts can't tell.
-FLOORS = {
+# Below the evaluation's results by what twenty prompts can't resolve.
+MINIMUM_SCORES = {
     "generate_json": {"schema_valid": 1.0, "field_accuracy": 0.85, "exact": 0.7},
     "rank_candidates": {"schema_valid": 1.0, "top1": 0.9, "full_order": 0.85},
     "judge": {"schema_valid": 1.0, "verdict": 0.9},
@@ -37,29 +36,30 @@ def headers(server):
 
 
 @pytest.mark.timeout(600)
-def test_held_out_prompts_are_answered_as_well_as_we_say(server):
-    ask = Asking(server, Release.open(server.release_dir), Console(quiet=True), 7, 4, 0)
-    report = _evaluate(ask, COUNT, is_familiar=True)
-    for task, floors in FLOORS.items():
+def test_held_out_prompts_reach_the_minimum_scores(server):
+    settings = EvaluationSettings(COUNT, 0, seed=7, concurrency=4)
+    report = Evaluation(server, Release.open(server.release_dir), settings).run(is_out_of_distribution=False)
+    for task, minimum_scores in MINIMUM_SCORES.items():
         assert report[task]["unguided"].keys() == report[task]["guided"].keys()
-        for figure, floor in floors.items():
-            assert report[task]["guided"][figure] >= floor, (task, figure, report[task])
+        for name, minimum in minimum_scores.items():
+            assert report[task]["guided"][name] >= minimum, (task, name, report[task])
 
 
-def test_evaluate_prints_shares_by_task_and_guidance_as_json(server):
+def test_evaluate_prints_scores_by_task_and_guidance_as_json(server):
     url = f"--url={server.http_url}"
-    printed = CliRunner().invoke(app, ["evaluate", url, "--count", "1", "--unfamiliar", "1", "--json"])
+    printed = CliRunner().invoke(app, ["evaluate", url, "--count", "1", "--out-of-distribution", "1", "--json"])
     assert printed.exit_code == 0, printed.output
     report = json.loads(printed.stdout)
     assert report["run"]["engine_hash"] == Release.open(server.release_dir).manifest.engine.hash
-    for figures in (report, report["unfamiliar"]):
-        assert figures["generate_json"]["guided"].keys() == {"schema_valid", "exact", "field_accuracy"}
-        assert figures["rank_candidates"]["unguided"].keys() == {"schema_valid", "exact", "top1", "full_order"}
-        assert figures["judge"]["guided"].keys() == {"schema_valid", "exact", "verdict"}
-        assert all(0 <= share <= 1 for task in FLOORS for scores in figures[task].values() for share in scores.values())
+    for results in (report, report["out_of_distribution"]):
+        assert results["generate_json"]["guided"].keys() == {"schema_valid", "exact", "field_accuracy"}
+        assert results["rank_candidates"]["unguided"].keys() == {"schema_valid", "exact", "top1", "full_order"}
+        assert results["judge"]["guided"].keys() == {"schema_valid", "exact", "verdict"}
+        kinds = [scores for task in MINIMUM_SCORES for scores in results[task].values()]
+        assert all(0 <= score <= 1 for scores in kinds for score in scores.values())
 
 
-def test_the_readmes_text_is_filled_into_the_tasks_registered_schema(server, headers):
+def test_the_readmes_generate_json_example_has_the_stated_answer(server, headers):
     messages = json.dumps([{"role": "user", "content": ORDER}])
     answer = send_infer(server, {"messages": messages, "task": "generate_json"}, headers).first("text_output")
     assert ORDER in README
@@ -67,7 +67,7 @@ def test_the_readmes_text_is_filled_into_the_tasks_registered_schema(server, hea
     assert json.loads(answer)["customer"] == "Ada Lovelace"
 
 
-def test_the_readmes_claim_is_judged_outside_of_a_chat(server, headers):
+def test_the_readmes_judge_example_has_the_stated_answer(server, headers):
     inputs = {"text_input": "\n".join(PAYMENT), "task": "judge"}
     answer = send_generate(server, inputs, headers).first("text_output")
     assert r"\\n".join(PAYMENT) in README
@@ -75,7 +75,7 @@ def test_the_readmes_claim_is_judged_outside_of_a_chat(server, headers):
     assert json.loads(answer)["failing_criterion"] == "amount"
 
 
-def test_the_readmes_candidates_are_ranked_over_grpc(server, headers):
+def test_the_readmes_rank_candidates_example_has_the_stated_answer(server, headers):
     answer = send_grpc(server, {"text_input": PRICES, "task": "rank_candidates"}, headers).first("text_output")
     assert PRICES in README
     assert answer in README

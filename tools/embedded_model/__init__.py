@@ -1,1 +1,4 @@
-"""The embedded release: a small model that does the three tasks without a GPU, and all that makes it."""
+"""The embedded model: generates its training data, trains it, evaluates it, and builds the release in artifacts/.
+
+It is no part of the llmstack package: the release serves without it.
+"""

@@ -1,1 +1,1 @@
-"""What `llmstack demo` sends, and what it expects back."""
+"""The demo: sends each kind of request over each protocol, and checks the replies."""

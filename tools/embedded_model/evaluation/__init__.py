@@ -1,0 +1,1 @@
+"""Evaluation of the model through a running ensemble."""

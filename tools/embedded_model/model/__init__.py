@@ -1,0 +1,1 @@
+"""Architecture, weights and tokenizer of the embedded model, written without torch."""

@@ -1,0 +1,44 @@
+"""Sends the demo's requests to a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from llmstack.client.ensemble_client import PROTOCOLS, Reply, Server
+from llmstack.demo.cases import Case
+
+
+class CaseResult(NamedTuple):
+    """The result of one request over one protocol; `fault` is empty when the reply is as expected."""
+
+    protocol: str
+    case: str
+    answer: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: float | None
+    queue_delay_us: int | None
+    flags: list[str]
+    fault: str
+
+
+def run_cases(server: Server, cases: Iterable[Case]) -> Iterator[CaseResult]:
+    """Send each case over each protocol, and yield its result."""
+    for case in cases:
+        for protocol, send in PROTOCOLS.items():
+            yield _result(protocol, case, send(server, case.inputs, case.headers))
+
+
+def _result(protocol: str, case: Case, reply: Reply) -> CaseResult:
+    return CaseResult(
+        protocol=protocol,
+        case=case.name,
+        answer=reply.error.removeprefix("in ensemble 'ensemble', ") or str(reply.first("text_output")),
+        prompt_tokens=reply.first("num_input_tokens"),
+        completion_tokens=reply.first("num_output_tokens"),
+        cost_usd=reply.first("cost_usd"),
+        queue_delay_us=reply.first("queue_delay_us"),
+        flags=[flag for flag in reply.outputs.get("flags", []) if flag],
+        fault=case.find_fault(reply),
+    )
