@@ -18,7 +18,7 @@ from llm_policy.release.digest import engine_hash
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH
 from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
-from llmstack.demo.case import demo_cases
+from llmstack.demo.cases import demo_cases
 from llmstack.gateway.backend import Backend
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.conftest import require_programs
@@ -74,7 +74,7 @@ def test_the_demos_requests_are_answered_through_the_gateway(gateway: RunningGat
     server = ServerUrls(gateway.http_url, gateway.grpc_url, str(certificate))
     for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
         reply = PROTOCOLS[protocol](server, case.inputs, case.headers)
-        assert not case.fault_of(reply), (case.name, reply)
+        assert not case.find_fault(reply), (case.name, reply)
 
 
 def test_it_drains_and_exits_with_0_when_it_is_stopped(image: str) -> None:
