@@ -152,7 +152,7 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _option(command: str, parameter: Any) -> Option:
     is_argument = parameter.param_type_name == "argument"
-    name = parameter.human_readable_name if is_argument else ", ".join([*parameter.opts, *parameter.secondary_opts])
+    name = parameter.name.upper() if is_argument else ", ".join([*parameter.opts, *parameter.secondary_opts])
     variable = parameter.envvar or ""
     return Option(
         command,
