@@ -1,4 +1,4 @@
-"""Only URLs from the configuration, http or https, and none that hides something."""
+"""Endpoints come from the environment, with http or https URLs that hold no user, password or fragment."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def environment(tmp_path):
     }
 
 
-def test_both_endpoints_come_from_their_variables(environment):
+def test_both_endpoints_are_read_from_their_variables(environment):
     assert set(environment) == {
         "LLMSTACK_READINESS_WEBHOOK_URL",
         "LLMSTACK_READINESS_WEBHOOK_SECRET_FILE",
@@ -37,7 +37,7 @@ def test_an_endpoint_without_a_url_is_not_configured(environment):
     assert read_endpoints({}) == []
 
 
-def test_nothing_is_sent_unsigned(environment):
+def test_an_endpoint_needs_a_secret(environment):
     del environment[secret_variable("finance")]
     with pytest.raises(WebhookConfigurationError, match="LLMSTACK_FINANCE_WEBHOOK_SECRET_FILE is not"):
         read_endpoints(environment)
@@ -49,26 +49,26 @@ def test_nothing_is_sent_unsigned(environment):
         ("ftp://host/t0ken", "must begin with"),
         ("file:///etc/t0ken", "must begin with"),
         ("host/t0ken", "must begin with"),
-        ("https:///t0ken", "names no host"),
+        ("https:///t0ken", "has no host"),
         ("https://user:t0ken@host/", "user or a password"),
         ("https://t0ken@host/", "user or a password"),
         ("https://host/#t0ken", "after #"),
-        ("https://host:t0ken/", "is no URL"),
+        ("https://host:t0ken/", "is not a valid URL"),
         ("https://host:70000/t0ken", "port"),
-        ("https://ho st/t0ken", "is no URL"),
-        ("https://host/\nt0ken", "is no URL"),
-        ("https://[::1/t0ken", "is no URL"),
+        ("https://ho st/t0ken", "is not a valid URL"),
+        ("https://host/\nt0ken", "is not a valid URL"),
+        ("https://[::1/t0ken", "is not a valid URL"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_and_not_quoted(environment, url, reason):
+def test_an_invalid_url_is_rejected_without_quoting_it(environment, url, reason):
     environment[url_variable("readiness")] = url
-    with pytest.raises(WebhookConfigurationError, match=f"LLMSTACK_READINESS_WEBHOOK_URL .*{reason}") as refusal:
+    with pytest.raises(WebhookConfigurationError, match=f"LLMSTACK_READINESS_WEBHOOK_URL .*{reason}") as error:
         read_endpoints(environment)
-    assert "t0ken" not in str(refusal.value) + refusal.value.next_step
+    assert "t0ken" not in str(error.value) + error.value.next_step
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/x", "https://[::1]:8443/x", "HTTPS://Host.Example/x?y=1"])
-def test_other_urls_are_used_as_they_are(environment, url):
+def test_valid_urls_are_used_unchanged(environment, url):
     environment[url_variable("readiness")] = url
     assert read_endpoints(environment)[0].url == url
 

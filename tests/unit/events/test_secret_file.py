@@ -1,4 +1,4 @@
-"""Secrets are read strictly, signed with all at once, and never shown."""
+"""Secret files are validated strictly, each secret signs, and no error shows a secret."""
 
 import base64
 from datetime import datetime, timezone
@@ -14,19 +14,19 @@ NOW = datetime.fromtimestamp(NOW_S, timezone.utc)
 
 
 def secret_of(num_bytes: int) -> str:
-    """The same on every call: test names carry it, and workers that run in parallel must agree on names."""
+    """Deterministic, because it is part of test names, which parallel workers must agree on."""
     return "whsec_" + base64.b64encode(bytes(range(num_bytes))).decode()
 
 
 @pytest.mark.parametrize("num_bytes", [24, 25, 26, 32, 64])
-def test_the_signature_is_the_librarys_with_or_without_padding(tmp_path, num_bytes):
+def test_the_signature_equals_the_librarys_with_and_without_padding(tmp_path, num_bytes):
     secret = secret_of(num_bytes)
     for text in (secret, secret.rstrip("=")):
         file = SecretFile(write_secrets(tmp_path / "secret", text))
         assert file.signature("msg_1", NOW_S, b"{}") == Webhook(secret).sign("msg_1", NOW, "{}")
 
 
-def test_blank_lines_and_the_newest_first_order_are_kept(tmp_path):
+def test_blank_lines_are_ignored_and_the_order_is_kept(tmp_path):
     newest, oldest = new_secret(), new_secret()
     (tmp_path / "secret").write_text(f"\n  {newest}  \r\n\n{oldest}\n\n")
     both = SecretFile(tmp_path / "secret").signature("msg_1", NOW_S, b"{}").split(" ")
@@ -51,31 +51,31 @@ def test_blank_lines_and_the_newest_first_order_are_kept(tmp_path):
         "whsec_" + "A" * 44 + " XYZ",
     ],
 )
-def test_a_malformed_secret_is_refused_by_line_and_not_quoted(tmp_path, text):
+def test_a_malformed_secret_is_rejected_by_line_without_quoting_it(tmp_path, text):
     path = write_secrets(tmp_path / "secret", new_secret(), text)
-    with pytest.raises(WebhookConfigurationError, match="line 2: a webhook secret is whsec_") as refusal:
+    with pytest.raises(WebhookConfigurationError, match="line 2: a webhook secret is whsec_") as error:
         SecretFile(path)
-    assert text.removeprefix("whsec_") not in str(refusal.value) or text == "whsec_"
-    assert "XYZ" not in str(refusal.value)
-    assert "openssl rand" in refusal.value.next_step
+    assert text.removeprefix("whsec_") not in str(error.value) or text == "whsec_"
+    assert "XYZ" not in str(error.value)
+    assert "openssl rand" in error.value.next_step
 
 
 @pytest.mark.parametrize("count", [0, MAX_SECRETS + 1])
-def test_there_is_at_least_one_secret_and_not_too_many(tmp_path, count):
+def test_a_file_with_no_secret_or_too_many_is_rejected(tmp_path, count):
     secrets = [new_secret()] * count
     with pytest.raises(WebhookConfigurationError, match=f"holds {count} secrets"):
         SecretFile(write_secrets(tmp_path / "secret", *secrets))
 
 
-def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
+def test_the_error_names_a_file_that_is_missing_or_binary(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for name in ("missing", "binary", "."):
-        with pytest.raises(WebhookConfigurationError, match="can't be read") as refusal:
+        with pytest.raises(WebhookConfigurationError, match="can't be read") as error:
             SecretFile(tmp_path / name)
-        assert str(tmp_path / name) in str(refusal.value)
+        assert str(tmp_path / name) in str(error.value)
 
 
-def test_a_bad_change_is_reported_once_and_the_old_secrets_stay(tmp_path):
+def test_an_invalid_change_is_reported_once_and_the_old_secrets_stay_in_use(tmp_path):
     path = write_secrets(tmp_path / "secret", new_secret())
     file = SecretFile(path)
     before = file.signature("msg_1", NOW_S, b"{}")
