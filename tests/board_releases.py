@@ -1,4 +1,4 @@
-"""A store with a release that lacks nothing but signatures, and one that fails in every way the board shows."""
+"""A store with a release that lacks only signatures, and one with every failure that the board shows."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.build_manifest import Build
-from llmstack.release.coverage import lengths, subjects
+from llmstack.release.coverage import coverage_items, prompt_lengths
 from llmstack.release.evidence import BENCH_GATE, SMOKE, WARMUP, write_evidence
 from llmstack.release.publish import publish
 from llmstack.release.store import ReleaseStore, point_link
@@ -36,20 +36,20 @@ SLICE = {
 BUILD = Build(command="make engine", source_commit="0f" * 20, tensorrt_llm_version="1.1.0")
 
 
-def write_run(release: Release, kind: str, *rows: dict[str, Any], **figures: Any) -> None:
-    """A run's record as its command writes it; it has passed when no row has a fault."""
+def write_run(release: Release, kind: str, *rows: dict[str, Any], **results: Any) -> None:
+    """Write a run's record as its command does; the run passed when no row has a fault."""
     name = {WARMUP: "rows", SMOKE: "results"}.get(kind)
-    record = {**figures, **({name: list(rows)} if name else {})}
+    record = {**results, **({name: list(rows)} if name else {})}
     passed = not any(row.get("fault") or row.get("faults") for row in rows)
     write_evidence(release, kind, passed=passed, began_s=time.time(), record=record)
 
 
 def write_store(artifacts: Path) -> ReleaseStore:
-    """`good`, in service, and `bad`: a larger batch, a slice and a warm-up row that failed, another price."""
+    """`good` is in service; `bad` has a larger batch, a failed slice, a failed warm-up row and another cost policy."""
     store = ReleaseStore(artifacts)
     for name in ("good", "bad"):
         built = shutil.copytree(DEFAULT_RELEASE_DIR.resolve(), artifacts / "built" / name)
-        (built / "build_manifest.json").unlink()  # so that it is BUILD's
+        (built / "build_manifest.json").unlink()  # publish writes one with BUILD
         if name == "bad":
             tree = json.loads((built / "manifest.json").read_text())
             change_manifest(built, engine={**tree["engine"], "max_batch_size": 8}, on_cost_breach="reject")
@@ -58,9 +58,9 @@ def write_store(artifacts: Path) -> ReleaseStore:
         shutil.copy(store.directory("good") / "manifest.json", release.directory / "module6" / "blueprint.json")
     good, bad = (Release.open(store.directory(name)) for name in ("good", "bad"))
     warm = [
-        {**WARM, "what": subject.what, "prompt_tokens": length}
-        for subject in subjects(good)
-        for length in lengths(good)
+        {**WARM, "what": item.what, "prompt_tokens": length}
+        for item in coverage_items(good)
+        for length in prompt_lengths(good)
     ]
     write_run(good, WARMUP, *warm, num_guides_compiled=5, cold_ms_max=8.1)
     slices = [{**SLICE, "id": f"{task}-1", "task": task} for task in TASKS]

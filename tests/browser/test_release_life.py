@@ -1,4 +1,4 @@
-"""A release's whole life: published, measured, signed by two people in a browser, promoted under load, rolled back."""
+"""The life of a release: published, checked, signed off in a browser, promoted under load, rolled back."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from tests.board_client import LiveBoard, live_board
 from tests.browser.test_board import CHROMIUM, log_in, shoot
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
-from tests.releases import hash_anew
+from tests.releases import update_manifest_hashes
 from tests.soak import ONLY_IN_SOAK
 
 pytest.importorskip("playwright")
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium"),
 ]
 MAX_ROLLBACK_S = 30
-MAX_PROMPT_TOKENS = 64  # what a warm-up of random weights can do in seconds; it ends at the release's limit
+MAX_PROMPT_TOKENS = 64  # keeps the warm-up of random weights short: it is capped at the release's limit
 EXPECT = {"schema_valid": True, "finish_reason": "stop", "max_cost_usd": 0.01}
 SLICE = {"text_input": "Is it so?", "quantisation": "w4a8", "max_tokens": 256, "expect": EXPECT}
 SLICES = [{**SLICE, "id": f"{task}-1", "task": task} for task in TASKS]
@@ -72,10 +72,10 @@ def board(service: ReleaseService) -> LiveBoard:
 
 
 class Traffic:
-    """Clients of both releases that ask without a pause; `answers` counts what each got.
+    """Clients of both releases that send requests without a pause; `answers` counts the error codes per client.
 
-    A request that waits in the listening socket when the server closes it has a connection and gets no answer. Those
-    are in `unanswered`, by id: none of them may be one that the server took.
+    A request waiting in the listening socket when the server closes it gets no answer. `unanswered` has the ids of such
+    requests; the server must not have processed any of them.
     """
 
     def __init__(self, service: ReleaseService) -> None:
@@ -100,7 +100,7 @@ class Traffic:
         headers = self._service.headers_of(name)
         while not self._is_over.is_set():
             request_id = uuid.uuid4().hex
-            reply = self._service.ask(headers={**headers, "X-Request-Id": request_id})
+            reply = self._service.send_request(headers={**headers, "X-Request-Id": request_id})
             if not reply.status and reply.error != "ConnectError":
                 self.unanswered.append(request_id)
             if reply.status == 200 and reply.outputs["engine_hash"] != [headers["X-Engine-Hash"]]:
@@ -121,17 +121,17 @@ def gates(service: ReleaseService, name: str) -> dict[str, list[str]]:
     return {gate: missing for gate, missing in found.items() if missing}
 
 
-def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
+def test_a_release_is_published_checked_signed_off_promoted_and_rolled_back(
     service: ReleaseService, board: LiveBoard, browser: Browser, tmp_path: Path
 ) -> None:
     directory = service.store.directory(SECOND)
-    with ThreadPoolExecutor(16) as clients:  # a batch holds four: the others wait too long
-        list(clients.map(lambda _: service.ask(max_tokens=32), range(16)))
+    with ThreadPoolExecutor(16) as clients:  # a batch holds four, so the others breach the queue delay
+        list(clients.map(lambda _: service.send_request(max_tokens=32), range(16)))
 
-    refused = service.llmstack("release", "promote", SECOND)
-    assert refused.returncode == 1
+    rejected = service.llmstack("release", "promote", SECOND)
+    assert rejected.returncode == 1
     for gate in ("alignment", "warm-up", "smoke", "sign-offs"):
-        assert f"✘ {gate}" in refused.stderr
+        assert f"✘ {gate}" in rejected.stderr
 
     slices = write_slices(tmp_path, SLICES)
     for name, where in ((FIRST, service.urls()), (SECOND, ("--serve",))):
@@ -155,7 +155,7 @@ def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
             page.get_by_label("Comment").fill("Both runs passed")
             shoot(page, f"life-sign-{release}-{scheme}")
             page.get_by_role("button", name="Sign off").click()
-            expect(page.get_by_role("button", name="Withdraw my signature")).to_be_visible()
+            expect(page.get_by_role("button", name="Withdraw my sign-off")).to_be_visible()
         page.context.close()
     assert gates(service, FIRST) == gates(service, SECOND) == {}
 
@@ -173,9 +173,9 @@ def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
     marks = ",".join("?" * len(traffic.unanswered))
     assert service.rows(f"SELECT * FROM request WHERE request_id IN ({marks})", *traffic.unanswered) == []
     assert service.served() == SECOND
-    told = json.loads(promoted.stdout)
-    assert (told["required_sign_offs"], told["reviewers"]) == (2, ["Ada", "Grace"])
-    assert "@" in told["operator"]
+    change = json.loads(promoted.stdout)
+    assert (change["required_sign_offs"], change["reviewers"]) == (2, ["Ada", "Grace"])
+    assert "@" in change["operator"]
 
     wrong = write_slices(tmp_path, [*SLICES, WRONG])
     smoked = service.llmstack("smoke", "--release", str(directory), "--slices", str(wrong), *service.urls(), "--json")
@@ -184,11 +184,11 @@ def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
 
     rolled_back = service.llmstack("release", "rollback", "--root-cause", "it answers nonsense", "--json")
     assert rolled_back.returncode == 0, rolled_back.stderr
-    told = json.loads(rolled_back.stdout)
-    assert (told["from"], told["to"]) == (SECOND, FIRST)
-    assert told["duration_s"] < MAX_ROLLBACK_S
+    change = json.loads(rolled_back.stdout)
+    assert (change["from"], change["to"]) == (SECOND, FIRST)
+    assert change["duration_s"] < MAX_ROLLBACK_S
     assert service.served() == FIRST
-    print(f"promotion {json.loads(promoted.stdout)['duration_s']} s, rollback {told['duration_s']} s")
+    print(f"promotion {json.loads(promoted.stdout)['duration_s']} s, rollback {change['duration_s']} s")
     print(traffic.answers)
     blocked = service.llmstack("release", "promote", SECOND, "--json")
     assert blocked.returncode == 1
@@ -208,10 +208,12 @@ def test_a_release_is_published_measured_signed_promoted_and_rolled_back(
     shoot(page, "life-history")
     again = service.llmstack("release", "rollback", "--root-cause", "once more")
     assert again.returncode == 1
-    assert "nothing to go back to" in again.stderr
+    assert "no release to return to" in again.stderr
 
 
-def test_a_slice_for_another_engine_is_refused_and_nothing_is_proven(service: ReleaseService, tmp_path: Path) -> None:
+def test_a_slice_for_another_engine_is_refused_and_the_run_does_not_pass(
+    service: ReleaseService, tmp_path: Path
+) -> None:
     other = {**SLICES[0], "engine_hash": service.headers_of(SECOND)["X-Engine-Hash"]}
     slices = write_slices(tmp_path, [other])
     arguments = ("smoke", "--release", str(service.store.link), "--slices", str(slices), *service.urls())
@@ -225,7 +227,7 @@ def test_a_slice_for_another_engine_is_refused_and_nothing_is_proven(service: Re
 
 
 @ONLY_IN_SOAK
-def test_a_bad_release_is_refused_or_taken_back_by_itself(
+def test_a_bad_release_is_rejected_or_taken_back_automatically(
     service: ReleaseService, board: LiveBoard, tmp_path: Path
 ) -> None:
     override = ("--override", "to see what happens")
@@ -234,17 +236,17 @@ def test_a_bad_release_is_refused_or_taken_back_by_itself(
     assert (slow.returncode, service.served(), service.in_service()) == (1, FIRST, FIRST)
     assert "not ready after 1 s" in slow.stdout
 
-    sick = make_sick(service, tmp_path / "sick")
-    service.llmstack("release", "publish", str(sick)).check_returncode()
-    failed = service.llmstack("release", "promote", "sick", *override)
+    broken = make_broken(service, tmp_path / "broken")
+    service.llmstack("release", "publish", str(broken)).check_returncode()
+    failed = service.llmstack("release", "promote", "broken", *override)
     assert (failed.returncode, service.served(), service.in_service()) == (1, FIRST, FIRST)
     assert service.is_ready()
 
-    changed = service.store.directory("sick") / "engine" / "config.json"
+    changed = service.store.directory("broken") / "engine" / "config.json"
     changed.write_text(changed.read_text() + " ")
-    refused = service.llmstack("release", "promote", "sick", *override)
-    assert refused.returncode == 1
-    assert "✘ files" in refused.stderr and "engine.hash" in refused.stderr
+    rejected = service.llmstack("release", "promote", "broken", *override)
+    assert rejected.returncode == 1
+    assert "✘ files" in rejected.stderr and "engine.hash" in rejected.stderr
 
     def causes() -> list[str]:
         client = board.log_in(board.add(f"reader {time.monotonic()}"))
@@ -254,13 +256,13 @@ def test_a_bad_release_is_refused_or_taken_back_by_itself(
     wait_until(lambda: len(causes()) == 2)
 
 
-def make_sick(service: ReleaseService, directory: Path) -> Path:
-    """A release that starts and can't answer: its weights are not numbers. Its files are those of its manifest."""
+def make_broken(service: ReleaseService, directory: Path) -> Path:
+    """A release that starts and can't answer, because its weights are NaN; its files match its manifest."""
     shutil.copytree(service.store.directory(FIRST), directory)
     weights = directory / "engine" / "model.safetensors"
     tensors = load_file(weights)
     save_file(
         {name: torch.full_like(tensor, float("nan")) for name, tensor in tensors.items()}, weights, {"format": "pt"}
     )
-    hash_anew(directory)
+    update_manifest_hashes(directory)
     return directory

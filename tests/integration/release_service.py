@@ -1,4 +1,4 @@
-"""A live service behind `artifacts/current`, with two releases in the store, and the commands an operator types."""
+"""A live service behind `artifacts/current`, with two releases in the store, and the commands of an operator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def faulty_models(directory: Path) -> Path:
 
 
 class ReleaseService(LiveService):
-    """Release `one` is in service; `two` is published. Both are random, of different seeds, with these thresholds."""
+    """Release `one` is in service, `two` is published. Both have random weights of different seeds and `thresholds`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ReleaseService(LiveService):
         return [command[0], "-m", "tests.integration.killed_at", self.killed_at, *command[3:]]
 
     def urls(self) -> tuple[str, ...]:
-        """The options that lead a proof to the live server."""
+        """The options that direct a release check to the live server."""
         return "--http-url", self.http_url, "--metrics-url", self.metrics_url, "--ready-url", self.ready_url
 
     def add_release(self, name: str, fault: str) -> None:
@@ -84,7 +84,7 @@ class ReleaseService(LiveService):
     def llmstack(
         self, *arguments: str, killed_at: str = "", environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on this store and state directory; with `killed_at` it is killed -9 at that step."""
+        """Run a command on this store and state directory; with `killed_at` it gets SIGKILL at that step."""
         module = ["tests.integration.killed_at", killed_at] if killed_at else ["llmstack"]
         command = [sys.executable, "-m", *module, *arguments]
         return subprocess.run(
@@ -97,13 +97,13 @@ class ReleaseService(LiveService):
         )
 
     def llmstack_in_background(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """The same, without waiting."""
+        """`llmstack` without waiting for its end."""
         command = [sys.executable, "-m", "llmstack", *arguments]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, env=self._variables(), **silent)
 
-    def die(self) -> None:
-        """Wait until the parent was killed, and all that it started with it."""
+    def wait_killed(self) -> None:
+        """Wait until the parent and every process that it started are dead."""
         assert self.process is not None
         family = self.child_processes()
         self.process.wait(timeout=120)

@@ -1,4 +1,4 @@
-"""Releases that go wrong in their own ways, on the real server: each is left by itself, or at once when asked."""
+"""Faulty releases on the real server: each is taken back automatically, or immediately on request."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.server
 
 OVERRIDE = ("--override", "test", "--required-sign-offs", "0")
 MAX_ROLLBACK_S = 60
-NUM_WARM_UPS = 1 + len(TASKS) + len(SCHEMAS)  # for the engine's hash, tasks and schemas: the canary comes next
+NUM_WARM_UPS = 1 + len(TASKS) + len(SCHEMAS)  # the engine's hash, tasks and schemas; the canary comes next
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,15 @@ def newest(service: ReleaseService, number: int = 0) -> dict:
 
 def test_a_rollback_does_not_wait_for_a_promotion_whose_engine_hangs_at_its_start(service: ReleaseService) -> None:
     service.add_release("hanging", "hangs")
-    asking = service.llmstack_in_background("release", "promote", "hanging", *OVERRIDE)
+    promotion_command = service.llmstack_in_background("release", "promote", "hanging", *OVERRIDE)
     wait_until(lambda: newest(service).get("step") == "start")
-    back = service.llmstack("release", "rollback", "--root-cause", "it hangs", "--json")
-    assert back.returncode == 0, back.stderr
-    told = json.loads(back.stdout)
-    assert (told["from"], told["to"], told["outcome"], told["is_served"]) == ("hanging", FIRST, "completed", True)
-    assert told["duration_s"] < MAX_ROLLBACK_S
-    assert asking.wait(timeout=60) == 1
+    rollback = service.llmstack("release", "rollback", "--root-cause", "it hangs", "--json")
+    assert rollback.returncode == 0, rollback.stderr
+    change = json.loads(rollback.stdout)
+    assert (change["from"], change["to"]) == ("hanging", FIRST)
+    assert (change["outcome"], change["is_served"]) == ("completed", True)
+    assert change["duration_s"] < MAX_ROLLBACK_S
+    assert promotion_command.wait(timeout=60) == 1
     promotion = newest(service, 1)
     assert (promotion["outcome"], promotion["detail"]) == ("undone", "taken back by a rollback: it hangs")
     assert (service.in_service(), service.served(), service.is_ready()) == (FIRST, FIRST, True)
@@ -56,7 +57,7 @@ def test_a_rollback_does_not_wait_for_a_promotion_whose_engine_hangs_at_its_star
         ("exhausted", f"fails_after {NUM_WARM_UPS}", "the canary failed: "),
     ],
 )
-def test_a_release_that_starts_and_fails_its_proof_is_taken_back_by_itself(
+def test_a_release_that_starts_and_fails_its_health_check_is_taken_back_automatically(
     service: ReleaseService, name: str, fault: str, reason: str
 ) -> None:
     service.add_release(name, fault)

@@ -1,4 +1,4 @@
-"""A build manifest names every file of a release, and finds every one that is another."""
+"""A build manifest lists every file of a release, and finds every one that differs."""
 
 import pytest
 
@@ -33,13 +33,13 @@ def build_manifest(release) -> BuildManifest:
     )
 
 
-def test_it_comes_back_from_its_file_as_it_was(release):
+def test_a_build_manifest_read_from_its_file_is_unchanged(release):
     manifest = build_manifest(release)
     (release.directory / "build_manifest.json").write_bytes(manifest.to_bytes())
     assert read_build_manifest(release.directory) == manifest
 
 
-def test_every_file_is_in_it_but_evidence_and_other_peoples_manifests(release):
+def test_it_lists_every_file_but_the_evidence_and_the_evaluation_sides_manifests(release):
     for name in ("warmup.json", "smoke.json", "bench_gate.json", "build_manifest.json"):
         (release.directory / name).write_text("{}")
     (release.directory / "module6").mkdir()
@@ -49,7 +49,7 @@ def test_every_file_is_in_it_but_evidence_and_other_peoples_manifests(release):
     assert not any("module6" in path or "warmup" in path or "build_manifest" in path for path in paths)
 
 
-def test_what_changed_came_and_went_is_named(release):
+def test_changed_added_and_missing_files_are_found(release):
     manifest = build_manifest(release)
     assert check_build(release.directory, manifest) == []
     (release.directory / "engine" / "rank0.engine").write_bytes(b"engine!")
@@ -58,20 +58,20 @@ def test_what_changed_came_and_went_is_named(release):
     assert check_build(release.directory, manifest) == [
         "schemas/label.json: missing",
         "engine/rank1.engine: not in the build manifest",
-        "engine/rank0.engine: not as it was built",
+        "engine/rank0.engine: differs from the build manifest",
     ]
 
 
-def test_the_embedded_release_is_as_its_build_manifest_says():
+def test_the_embedded_release_agrees_with_its_build_manifest():
     release = Release.open(DEFAULT_RELEASE_DIR)
     manifest = read_build_manifest(release.directory)
-    assert check_build(release.directory, manifest) == [], "publish it anew: docs/embedded_model.md"
+    assert check_build(release.directory, manifest) == [], "publish it again: docs/embedded_model.md"
     assert (manifest.engine_hash, manifest.manifest_hash) == (release.manifest.engine.hash, release.manifest_hash)
 
 
-def test_a_link_is_no_file_of_a_release(release):
+def test_a_link_in_a_release_is_an_error(release):
     (release.directory / "engine" / "secret").symlink_to("/etc/passwd")
-    with pytest.raises(BuildManifestError, match="engine/secret is no plain file"):
+    with pytest.raises(BuildManifestError, match="engine/secret is not a regular file"):
         list_files(release.directory)
 
 
@@ -79,7 +79,7 @@ def test_a_link_is_no_file_of_a_release(release):
     ("text", "fault"),
     [("", "file: "), ("{}", "release: Field required"), ('{"release": 1}', "release: Input should be a valid string")],
 )
-def test_what_is_wrong_with_it_is_said(release, text, fault):
+def test_an_invalid_build_manifest_is_an_error_with_the_key(release, text, fault):
     (release.directory / "build_manifest.json").write_text(text)
     with pytest.raises(BuildManifestError, match=fault):
         read_build_manifest(release.directory)

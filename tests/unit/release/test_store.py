@@ -1,4 +1,4 @@
-"""The store finds releases by name and switches its link from one moment to the next."""
+"""The store finds releases by name and switches its link atomically."""
 
 import threading
 
@@ -22,18 +22,18 @@ def test_a_release_is_found_by_name_and_by_directory(store):
 
 
 @pytest.mark.parametrize("name", ["r3", "..", "../releases/r9", "/etc", ""])
-def test_what_is_not_there_is_not_found_and_the_others_are_named(store, name):
-    with pytest.raises(StoreError, match="there: r1, r2"):
+def test_an_unknown_name_is_an_error_that_lists_the_existing_releases(store, name):
+    with pytest.raises(StoreError, match="known: r1, r2"):
         store.directory(name)
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "x" * 65, "a b"])
-def test_a_name_that_is_no_directorys_is_refused(store, name):
+def test_a_name_that_is_not_allowed_is_an_error(store, name):
     with pytest.raises(StoreError):
         store.new_directory(name)
 
 
-def test_the_link_leads_somewhere_at_every_moment(store):
+def test_the_link_always_leads_to_a_release(store):
     point_link(store.link, store.releases_dir / "r1")
     seen, over = set(), threading.Event()
 
@@ -51,14 +51,14 @@ def test_the_link_leads_somewhere_at_every_moment(store):
     assert seen == {store.releases_dir / "r1", store.releases_dir / "r2"}
 
 
-def test_a_directory_in_the_links_place_is_left_alone(store):
+def test_a_directory_in_place_of_the_link_is_not_replaced(store):
     store.link.mkdir()
-    with pytest.raises(OSError, match="no link"):
+    with pytest.raises(OSError, match="not a link"):
         point_link(store.link, store.releases_dir / "r1")
     assert store.link.is_dir()
 
 
-def test_a_link_that_a_killed_switch_left_half_done_is_no_obstacle(store):
+def test_the_temporary_link_of_a_killed_switch_does_not_block_the_next_one(store):
     store.link.with_name(".current.new").symlink_to("nowhere")
     point_link(store.link, store.releases_dir / "r1")
     assert store.in_service() == store.releases_dir / "r1"

@@ -1,4 +1,4 @@
-"""Asks the readiness board: who signed for a release, and what else it knows of one."""
+"""Client of the readiness board: who signed a release off, and which alerts the board has received."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ TIMEOUT_S = 10.0
 
 
 class BoardError(RuntimeError):
-    """The board can't be asked; the text says why."""
+    """The board does not answer, or not as expected; the text says why."""
 
 
 class BoardAccess(NamedTuple):
-    """The board's URL and the file with the token of one who may read."""
+    """The board's URL and the file with a reader's token."""
 
     url: str
     token_file: Path
 
 
-def reviewers(access: BoardAccess, release: Release) -> list[str]:
-    """Who signed for exactly this engine hash and manifest hash, each once.
+def fetch_reviewers(access: BoardAccess, release: Release) -> list[str]:
+    """The names of those who signed exactly this engine hash and manifest hash, without duplicates.
 
     Raises:
-        BoardError: no answer, or none that makes sense.
+        BoardError: the board does not answer, or not as expected.
     """
     hashes = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
-    return sorted({str(each["reviewer"]) for each in ask(access, "signoffs", hashes, ("reviewer",))})
+    return sorted({str(sign_off["reviewer"]) for sign_off in fetch_list(access, "signoffs", hashes, ("reviewer",))})
 
 
-def ask(access: BoardAccess, what: str, params: Mapping[str, str], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The list that `GET /api/<what>` answers with; each of its members has `keys`.
+def fetch_list(
+    access: BoardAccess, name: str, params: Mapping[str, str], keys: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The list `name` in the answer of `GET /api/<name>`, reduced to `keys`.
 
     Raises:
-        BoardError: no answer, or none that makes sense.
+        BoardError: the board does not answer, or not as expected.
     """
     try:
         token = access.token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BoardError(f"the board's token can't be read: {error}") from None
-    url, headers = f"{access.url.rstrip('/')}/api/{what}", {"authorization": f"Bearer {token}"}
+    url, headers = f"{access.url.rstrip('/')}/api/{name}", {"authorization": f"Bearer {token}"}
     try:
         answer = httpx.get(url, params=dict(params), headers=headers, timeout=TIMEOUT_S)
         if answer.status_code != httpx.codes.OK:
-            raise BoardError(f"the board at {access.url} answers with status {answer.status_code} for {what}")
-        return [{key: each[key] for key in keys} for each in answer.json()[what]]
+            raise BoardError(f"the board at {access.url} answers with status {answer.status_code} for {name}")
+        return [{key: item[key] for key in keys} for item in answer.json()[name]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise BoardError(f"the board at {access.url} can't be asked: {type(error).__name__}: {error}") from None
+        raise BoardError(f"the board at {access.url} can't be read: {type(error).__name__}: {error}") from None

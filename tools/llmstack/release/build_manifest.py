@@ -1,7 +1,7 @@
 """build_manifest.json: every file of a release with its size and SHA-256, and how the release was built.
 
-What is found out about a release later lies beside it and is none of its files: `EVIDENCE`, and the evaluation side's
-manifests in `MODULE6`.
+It leaves out what is added to a release later: the records of its runs (`EVIDENCE_FILES`) and the evaluation side's
+manifests (`MODULE6`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from llmstack.release.evidence import EVIDENCE_FILES
 
 FILE_NAME = "build_manifest.json"
 MODULE6 = "module6"
-# What a killed command leaves of a record that it was about to replace is no file of the release either.
 _RECORDS = (FILE_NAME, *EVIDENCE_FILES)
-_BESIDE = {MODULE6, *_RECORDS, *(f"{name}.new" for name in _RECORDS)}
+# A killed command may leave the temporary file of a record.
+_EXCLUDED = {MODULE6, *_RECORDS, *(f"{name}.new" for name in _RECORDS)}
 
 
 class BuildManifestError(ValueError):
-    """There is no build manifest, or it can't be read; the text says which key is wrong."""
+    """The build manifest is missing or invalid; the text names every wrong key."""
 
 
 class _Strict(BaseModel):
@@ -39,7 +39,7 @@ class BuiltFile(_Strict):
 
 
 class Build(_Strict):
-    """How it was built, as far as its builder told."""
+    """How a release was built; what is not known is empty."""
 
     command: str = ""
     source_commit: str = ""
@@ -47,7 +47,7 @@ class Build(_Strict):
 
 
 class BuildManifest(_Strict):
-    """What a release consists of; `built_at` is UTC in ISO 8601."""
+    """A release's files and origin; `built_at` is UTC in ISO 8601."""
 
     release: str
     model: str
@@ -67,7 +67,7 @@ def read_build_manifest(release_dir: Path) -> BuildManifest:
     """The build manifest of the release at `release_dir`.
 
     Raises:
-        BuildManifestError: it is missing or wrong.
+        BuildManifestError: it is missing or invalid.
     """
     path = release_dir / FILE_NAME
     try:
@@ -75,43 +75,44 @@ def read_build_manifest(release_dir: Path) -> BuildManifest:
     except OSError as error:
         raise BuildManifestError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False))
-        raise BuildManifestError(f"{path}: {'; '.join(faults)}") from None
+        errors = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False))
+        raise BuildManifestError(f"{path}: {'; '.join(errors)}") from None
 
 
 def list_files(release_dir: Path, on_file: Callable[[str], None] = lambda path: None) -> list[BuiltFile]:
-    """Every file of the release, hashed, by path.
+    """Every file of the release with its hash, sorted by path; `on_file` receives each path before it is hashed.
 
     Raises:
-        BuildManifestError: one is a link, which may lead out of the release, or no file at all.
-        OSError: one can't be read.
+        BuildManifestError: an entry is a link, which may lead out of the release, or not a regular file.
+        OSError: a file can't be read.
     """
-    found = []
+    files = []
     for path in _walk(release_dir):
         name = path.relative_to(release_dir).as_posix()
         if path.is_symlink() or not path.is_file():
-            raise BuildManifestError(f"{name} is no plain file: a release holds its own files only")
+            raise BuildManifestError(f"{name} is not a regular file: a release holds only regular files")
         on_file(name)
-        found.append(BuiltFile(path=name, size_bytes=path.stat().st_size, sha256=file_digest(path)))
-    return found
+        files.append(BuiltFile(path=name, size_bytes=path.stat().st_size, sha256=file_digest(path)))
+    return files
 
 
 def check_build(release_dir: Path, manifest: BuildManifest) -> list[str]:
-    """Every difference between the files on disk and the build manifest; empty when all is as it was built."""
+    """Every difference between the files on disk and the build manifest; empty when there is none."""
     try:
         on_disk = {file.path: file for file in list_files(release_dir)}
     except (BuildManifestError, OSError) as error:
         return [str(error)]
     built = {file.path: file for file in manifest.files}
+    changed = (path for path in sorted(built) if path in on_disk and on_disk[path] != built[path])
     return [
         *(f"{path}: missing" for path in sorted(built.keys() - on_disk.keys())),
         *(f"{path}: not in the build manifest" for path in sorted(on_disk.keys() - built.keys())),
-        *(f"{path}: not as it was built" for path in sorted(built) if path in on_disk and on_disk[path] != built[path]),
+        *(f"{path}: differs from the build manifest" for path in changed),
     ]
 
 
 def check_published(release_dir: Path) -> list[str]:
-    """What `check_build` says by the release's own build manifest; empty, too, where there is none."""
+    """`check_build` with the release's own build manifest; empty, too, for a release without one."""
     if not (release_dir / FILE_NAME).exists():
         return []
     try:
@@ -123,6 +124,6 @@ def check_published(release_dir: Path) -> list[str]:
 def _walk(release_dir: Path) -> Iterator[Path]:
     for path in sorted(release_dir.rglob("*")):
         top = path.relative_to(release_dir).parts[0]
-        if top in _BESIDE or (path.is_dir() and not path.is_symlink()):
+        if top in _EXCLUDED or (path.is_dir() and not path.is_symlink()):
             continue
         yield path

@@ -1,4 +1,4 @@
-"""Writes down how the changes go, also where the journal can't be written for a while."""
+"""Records the progress of a process's changes in the journal, and catches up when the journal can't be written."""
 
 from __future__ import annotations
 
@@ -7,112 +7,117 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from llmstack.release import change_events as events
-from llmstack.release import journal as steps
-from llmstack.release.journal import Change, ChangeResult, ReleaseJournal
-from llmstack.supervision.preemption import Preempted
+from llmstack.release.change import COMPLETED, FAILED, PROMOTION, ROLLBACK, UNDONE, Change, ChangeResult
+from llmstack.release.change_events import automatic_rollback_event, failure_event, promotion_event, rollback_event
+from llmstack.release.journal import ReleaseJournal
+from llmstack.supervision.interruption import Preempted
 
 
 class ChangeRecord:
-    """The record in `journal` of what one process does; `log` gets a line with every end.
+    """The changes that one process performs; `log` gets a line when one ends.
 
-    `in_hand` is the change that the process is at.
+    `current_id` is the id of the change that the process performs now.
     """
 
     def __init__(self, journal: ReleaseJournal, log: Any, now_ns: Callable[[], int] = time.time_ns) -> None:
-        self.in_hand: int | None = None
+        self.current_id: int | None = None
         self._journal, self._log, self._now_ns = journal, log, now_ns
         self._unwritten: ChangeResult | None = None
-        self._told_fault = ""
+        self._last_logged_error = ""
 
     def next_change(self) -> Change | None:
-        """The open change, unless it is in hand already. One that can't be journalled is none yet."""
+        """The open change, unless it is the current one; None, too, while the journal can't be written."""
         try:
             self.flush()
             change = self._journal.open_change()
-            if change is None or change.id == self.in_hand:
+            if change is None or change.id == self.current_id:
                 return None
             return change if self._journal.advance(change, change.step, self._now_ns()) else None
         except sqlite3.Error as error:
-            self.tell_fault(error)
+            self.log_error(error)
             return None
 
     def advance(self, change: Change, step: str, detail: str | None = None) -> None:
-        """From now on `step` may have been done.
+        """Record that `step` is about to be performed.
 
         Raises:
-            sqlite3.Error: it can't be written, so it must not be done.
-            Preempted: another change has taken this one's place.
+            sqlite3.Error: the journal can't be written, so the step must not be performed.
+            Preempted: another change has superseded this one.
         """
         if not self._journal.advance(change, step, self._now_ns(), detail):
             raise Preempted
 
-    def note(self, change: Change, step: str, detail: str | None = None) -> None:
-        """The same of a step that may be missing in the journal: what is there settles the change alike."""
+    def try_advance(self, change: Change, step: str, detail: str | None = None) -> None:
+        """`advance` for a step that the journal may lack: after a crash the step before it leads to the same end.
+
+        Raises:
+            Preempted: another change has superseded this one.
+        """
         try:
             self.advance(change, step, detail)
         except sqlite3.Error as error:
-            self.tell_fault(error)
+            self.log_error(error)
 
     def complete(self, change: Change) -> None:
-        """The change's target is in service."""
-        make = events.promoted if change.kind == steps.PROMOTION else events.rolled_back
-        self._end(ChangeResult(change, steps.COMPLETED, event=make(change, self._now_ns())))
+        """End a change whose target is in service."""
+        make_event = promotion_event if change.kind == PROMOTION else rollback_event
+        self._end(ChangeResult(change, COMPLETED, event=make_event(change, self._now_ns())))
 
-    def undone(self, change: Change, cause: str) -> None:
-        """A promotion was taken back, and its source is in service."""
-        self._end(ChangeResult(change, steps.UNDONE, cause, events.undone(change, cause, self._now_ns())))
+    def undo(self, change: Change, cause: str) -> None:
+        """End a promotion that failed; its source is in service again."""
+        event = automatic_rollback_event(change, cause, self._now_ns())
+        self._end(ChangeResult(change, UNDONE, cause, event))
 
-    def failed(self, change: Change, cause: str) -> None:
-        """Nothing that the change could end with is proven."""
-        self._end(ChangeResult(change, steps.FAILED, cause, events.failed(change, cause, self._now_ns())))
+    def fail(self, change: Change, cause: str) -> None:
+        """End a change that left neither of its releases healthy."""
+        self._end(ChangeResult(change, FAILED, cause, failure_event(change, cause, self._now_ns())))
 
-    def refused(self, change: Change, outcome: str, why: str) -> None:
-        """The change ends before anything was stopped."""
-        self._end(ChangeResult(change, outcome, why))
+    def reject(self, change: Change, outcome: str, reason: str) -> None:
+        """End a change before anything was stopped; no event reports it."""
+        self._end(ChangeResult(change, outcome, reason))
 
     def flush(self) -> None:
-        """Write the end that could not be written before.
+        """Write the result that could not be written before.
 
         Raises:
-            sqlite3.Error: it still can't be.
+            sqlite3.Error: it still can't be written.
         """
         if self._unwritten is None:
             return
         now_ns = self._now_ns()
         if self._journal.end(self._unwritten, now_ns):
-            self._tell_end(self._unwritten, now_ns)
-        self._unwritten = self.in_hand = None
-        self._told_fault = ""
+            self._log_end(self._unwritten, now_ns)
+        self._unwritten = self.current_id = None
+        self._last_logged_error = ""
 
-    def tell_fault(self, error: Exception) -> None:
-        """What keeps a change from going on is said once, however often it is tried."""
-        if str(error) != self._told_fault:
-            self._told_fault = str(error)
-            self._log.error("release_change_waits", error=self._told_fault, next_step="make room; it is tried again")
+    def log_error(self, error: Exception) -> None:
+        """Log what keeps a change waiting, once however often it is retried."""
+        if str(error) != self._last_logged_error:
+            self._last_logged_error = str(error)
+            self._log.error("release_change_waits", error=str(error), next_step="make room; it is tried again")
 
-    def _end(self, ending: ChangeResult) -> None:
-        """Close a change: now, or as soon as the journal can be written."""
-        self._unwritten = ending
+    def _end(self, result: ChangeResult) -> None:
+        """Close a change now, or as soon as the journal can be written."""
+        self._unwritten = result
         try:
             self.flush()
         except sqlite3.Error as error:
-            self.tell_fault(error)
+            self.log_error(error)
 
-    def _tell_end(self, ending: ChangeResult, now_ns: int) -> None:
-        change = ending.change
-        goes_back = change.kind == steps.ROLLBACK or ending.outcome == steps.UNDONE
-        root_cause = change.reason if change.kind == steps.ROLLBACK else ending.detail
+    def _log_end(self, result: ChangeResult, now_ns: int) -> None:
+        change = result.change
+        is_return = change.kind == ROLLBACK or result.outcome == UNDONE
+        root_cause = change.reason if change.kind == ROLLBACK else result.detail
         self._log.info(
-            ending.event.type if ending.event else "release_change",
+            result.event.type if result.event else "release_change",
             change_id=change.id,
             kind=change.kind,
-            outcome=ending.outcome,
+            outcome=result.outcome,
             source=change.source.name,
             target=change.target.name,
             reason=change.reason,
-            detail=ending.detail,
+            detail=result.detail,
             operator=change.approval.operator,
             duration_s=round((now_ns - change.requested_ns) / 1e9, 3),
-            **({"root_cause": root_cause} if goes_back else {}),
+            **({"root_cause": root_cause} if is_return else {}),
         )

@@ -1,4 +1,4 @@
-"""What warm-up and smoke have to cover of a release before their records prove anything."""
+"""What a release's warm-up and smoke run have to cover before their records count."""
 
 from __future__ import annotations
 
@@ -8,51 +8,50 @@ from llm_policy.release.release import Release
 from llmstack.release.evidence import SMOKE, WARMUP
 
 PROMPT_TOKENS = (16, 256, 1_024, 4_096)
-MAX_TOKENS = 8  # of each answer of the warm-up
+MAX_TOKENS = 8  # completion tokens of each warm-up request
 
 
 class CoverageItem(NamedTuple):
-    """What is warmed up, and the request that does so but for its prompt."""
+    """A task or schema to warm up; `inputs` is its request without the prompt."""
 
     what: str
     inputs: dict[str, Any]
     schema_id: str | None
 
 
-def subjects(release: Release) -> list[CoverageItem]:
+def coverage_items(release: Release) -> list[CoverageItem]:
     """Every task and every registered schema."""
     manifest = release.manifest
     tasks = [CoverageItem(f"task {name}", {"task": name}, task.schema_id) for name, task in manifest.tasks.items()]
     return tasks + [CoverageItem(f"schema {name}", {"schema_id": name}, name) for name in sorted(manifest.schemas)]
 
 
-def lengths(release: Release, wanted: tuple[int, ...] = PROMPT_TOKENS) -> list[int]:
-    """The prompt lengths that the release admits: those of `wanted`, cut at its limit."""
+def prompt_lengths(release: Release, wanted: tuple[int, ...] = PROMPT_TOKENS) -> list[int]:
+    """The `wanted` prompt lengths in tokens, capped at the longest prompt that the release admits."""
     thresholds = release.manifest.thresholds
     limit = min(thresholds.max_prompt_tokens, thresholds.max_tokens - MAX_TOKENS)
     return sorted({min(length, limit) for length in wanted})
 
 
-def not_covered(release: Release, kind: str, record: dict[str, Any]) -> list[str]:
-    """What of the release the record of one kind of run lacks."""
-    find = {WARMUP: _not_warmed_up, SMOKE: _not_smoked}.get(kind)
+def find_uncovered(release: Release, kind: str, record: dict[str, Any]) -> list[str]:
+    """The parts of the release that the record of one kind of run does not cover."""
+    find = {WARMUP: _not_warmed_up, SMOKE: _tasks_without_slice}.get(kind)
     return find(release, record) if find else []
 
 
 def _not_warmed_up(release: Release, record: dict[str, Any]) -> list[str]:
-    """Each task and schema, with the prompt lengths."""
-    done = {(row.get("what"), row.get("prompt_tokens")) for row in _rows(record, "rows")}
-    lacking = {
-        subject.what: [length for length in lengths(release) if (subject.what, length) not in done]
-        for subject in subjects(release)
+    """Each task and schema with its missing prompt lengths."""
+    covered = {(row.get("what"), row.get("prompt_tokens")) for row in _rows(record, "rows")}
+    uncovered = {
+        item.what: [length for length in prompt_lengths(release) if (item.what, length) not in covered]
+        for item in coverage_items(release)
     }
-    return [f"{what} at {', '.join(map(str, missed))} prompt tokens" for what, missed in lacking.items() if missed]
+    return [f"{what} at {', '.join(map(str, missed))} prompt tokens" for what, missed in uncovered.items() if missed]
 
 
-def _not_smoked(release: Release, record: dict[str, Any]) -> list[str]:
-    """Each task that no slice names."""
-    done = {row.get("task") for row in _rows(record, "results")}
-    return [f"task {name}" for name in release.manifest.tasks if name not in done]
+def _tasks_without_slice(release: Release, record: dict[str, Any]) -> list[str]:
+    covered = {row.get("task") for row in _rows(record, "results")}
+    return [f"task {name}" for name in release.manifest.tasks if name not in covered]
 
 
 def _rows(record: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""The alerts at error level that were told of a release's engine, from the ledger here and from the board.
+"""The open alerts at error level for a release's engine, from the local ledger and from the board.
 
-An alert at error level is one of `ERROR_RULES`. It is open for `OPEN_S` after it was told: long enough for somebody to
-have looked, short enough not to have to say why each time.
+Alerts of `ERROR_RULES` are at error level. One is open for `ALERT_WINDOW_S` after it was raised: long enough for
+somebody to look into it, short enough that later promotions need no override.
 """
 
 from __future__ import annotations
@@ -10,22 +10,30 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
 from llm_policy.ledger import alerts
-from llm_policy.ledger.database import FILE_NAME, open_to_read
+from llm_policy.ledger.database import FILE_NAME, open_read_only
 from llm_policy.release.release import Release
-from llmstack.release.board_client import BoardAccess, ask
+from llmstack.release.board_client import BoardAccess, fetch_list
 
-# These rules say that a release does not work; the others say that it is busy or dear.
+# These rules mean that a release does not work; the others, that it is busy or expensive.
 ERROR_RULES = (alerts.ENGINE_UNHEALTHY, alerts.SCHEMA_VIOLATION)
-OPEN_S = 3_600
+ALERT_WINDOW_S = 3_600
 _EVENTS = "SELECT time_ns, body FROM event WHERE time_ns >= ? AND type = ? ORDER BY sequence"
 
 
-def told_here(state_dir: Path, release: Release) -> list[str]:
-    """Rule and age of each open one in the ledger of `state_dir`.
+class OpenAlert(NamedTuple):
+    """One open alert; `text` has its rule, its count and when it was raised."""
+
+    rule: str
+    text: str
+
+
+def open_ledger_alerts(state_dir: Path, release: Release) -> list[OpenAlert]:
+    """The open alerts in the ledger of `state_dir`.
 
     Raises:
         sqlite3.Error: the ledger can't be read.
@@ -33,30 +41,33 @@ def told_here(state_dir: Path, release: Release) -> list[str]:
     if not (state_dir / FILE_NAME).exists():
         return []
     now_ns = time.time_ns()
-    with closing(open_to_read(state_dir / FILE_NAME)) as connection:
+    with closing(open_read_only(state_dir / FILE_NAME)) as connection:
         if not _has_events(connection):
             return []
-        rows = connection.execute(_EVENTS, (now_ns - OPEN_S * 10**9, alerts.EVENT_TYPE)).fetchall()
-    told = [(time_ns, orjson.loads(body)["data"]) for time_ns, body in rows]
+        rows = connection.execute(_EVENTS, (now_ns - ALERT_WINDOW_S * 10**9, alerts.EVENT_TYPE)).fetchall()
+    events = [(time_ns, orjson.loads(body)["data"]) for time_ns, body in rows]
     return [
-        f"{data['rule']} ({data['count']}) {(now_ns - time_ns) / 60e9:.0f} min ago"
-        for time_ns, data in told
+        OpenAlert(data["rule"], f"{data['rule']} ({data['count']}) {(now_ns - time_ns) / 60e9:.0f} min ago")
+        for time_ns, data in events
         if data["engine_hash"] == release.manifest.engine.hash and data["rule"] in ERROR_RULES
     ]
 
 
-def told_to_board(access: BoardAccess, release: Release) -> list[str]:
-    """Rule and window of each open one that the board has received, from whatever service.
+def open_board_alerts(access: BoardAccess, release: Release) -> list[OpenAlert]:
+    """The open alerts that any service has sent to the board.
 
     Raises:
-        BoardError: no answer, or none that makes sense.
+        BoardError: the board does not answer, or not as expected.
     """
-    params = {"engine_hash": release.manifest.engine.hash, "since": str(int(time.time()) - OPEN_S)}
-    told = ask(access, "alerts", params, ("rule", "count", "window_start"))
+    params = {"engine_hash": release.manifest.engine.hash, "since": str(int(time.time()) - ALERT_WINDOW_S)}
+    received = fetch_list(access, "alerts", params, ("rule", "count", "window_start"))
     return [
-        f"{each['rule']} ({each['count']}) in the window of {each['window_start']}, says the board"
-        for each in told
-        if each["rule"] in ERROR_RULES
+        OpenAlert(
+            alert["rule"],
+            f"{alert['rule']} ({alert['count']}) in the window of {alert['window_start']}, from the board",
+        )
+        for alert in received
+        if alert["rule"] in ERROR_RULES
     ]
 
 

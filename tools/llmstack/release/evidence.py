@@ -1,4 +1,4 @@
-"""What was measured of a release: a record for each kind of run, beside the release, bound to its two hashes."""
+"""The records of a release's check runs: one file per kind of run, in the release, bound to its two hashes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _MAX_BYTES = 64 << 20
 
 
 class Evidence(NamedTuple):
-    """One record: its verdict for the release that it lies in, its plain figures, and all of it."""
+    """One record: its status for the release that holds it, its scalar values, and the whole record."""
 
-    name: str
-    verdict: str
-    figures: dict[str, Any]
+    kind: str
+    status: str
+    results: dict[str, Any]
     record: dict[str, Any]
 
 
 def write_evidence(release: Release, kind: str, *, passed: bool, began_s: float, record: Mapping[str, Any]) -> Path:
-    """Write the record of one run, which replaces the last one whole; `began_s` is Unix time. Returns its path.
+    """Write the record of one run, replacing the last one atomically; `began_s` is Unix time. Returns its path.
 
     Raises:
         OSError: the release can't be written.
@@ -45,21 +45,21 @@ def write_evidence(release: Release, kind: str, *, passed: bool, began_s: float,
         **record,
     }
     path = release.directory / f"{kind}.json"
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_bytes((json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
-    return fresh.replace(path)
+    new_path = path.with_name(path.name + ".new")
+    new_path.write_bytes((json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    return new_path.replace(path)
 
 
 def read_evidence(release: Release, kind: str) -> Evidence:
-    """The record of one kind, judged by the release's own hashes."""
+    """The record of one kind of run; one with other hashes than the release's is STALE."""
     record = _read_record(release.directory / f"{kind}.json")
     if record is None:
         return Evidence(kind, MISSING, {}, {})
-    figures = {key: value for key, value in record.items() if isinstance(value, str | int | float | bool)}
+    results = {key: value for key, value in record.items() if isinstance(value, str | int | float | bool)}
     hashes = (record.get("engine_hash"), record.get("manifest_hash"))
     if hashes != (release.manifest.engine.hash, release.manifest_hash):
-        return Evidence(kind, STALE, figures, record)
-    return Evidence(kind, PASSED if record.get("passed") is True else FAILED, figures, record)
+        return Evidence(kind, STALE, results, record)
+    return Evidence(kind, PASSED if record.get("passed") is True else FAILED, results, record)
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:

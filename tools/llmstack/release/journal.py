@@ -1,7 +1,7 @@
-"""The journal of releases: every change of the release in service, step by step, in ledger.db.
+"""The journal of releases in ledger.db: every change of the release in service, step by step.
 
-A step is committed before it is done. So whoever finds an open change knows how far it can have come, and the end of a
-change and the event that tells of it are one transaction.
+A step is committed before it is performed, so after a crash the journal tells how far an open change can have got. The
+end of a change and the event that reports it are one transaction.
 """
 
 from __future__ import annotations
@@ -10,41 +10,30 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from llm_policy.ledger import outbox
-from llm_policy.ledger.database import FILE_NAME, open_database, open_to_read, transaction
-from llm_policy.release.digest import file_digest
-from llm_policy.release.release import Release
-from llmstack.release.build_manifest import FILE_NAME as BUILD_MANIFEST
-from llmstack.supervision.phases import PHASES
-
-PROMOTION, ROLLBACK = "promotion", "rollback"
-REQUESTED, READINESS_OFF, DRAIN, STOP, SWITCH = BEFORE = ("requested", "readiness_off", "drain", "stop", "switch")
-# A promotion is taken back; what a change falls back on does not start, and is tried again and again.
-UNDOING, RECOVERING = "undoing", "recovering"
-STEPS = (*BEFORE, *PHASES, UNDOING, RECOVERING)
-OPEN, COMPLETED, UNDONE, REFUSED, FAILED = ("open", "completed", "undone", "refused", "failed")
+from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only, transaction
+from llmstack.release.change import REQUESTED, Approval, Change, ChangeRequest, ChangeResult, ReleaseRef
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS release_change (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL CHECK (kind IN ('promotion', 'rollback')),
-    link TEXT NOT NULL,                -- what is switched
-    source TEXT NOT NULL,              -- the release's directory before; empty when there was none
+    link TEXT NOT NULL,                -- the link that is switched
+    source TEXT NOT NULL,              -- directory of the release before; empty when there was none
     source_engine_hash TEXT NOT NULL,
     source_manifest_hash TEXT NOT NULL,
-    source_build_hash TEXT NOT NULL,   -- SHA-256 of build_manifest.json; empty where there is none
+    source_build_hash TEXT NOT NULL,   -- SHA-256 of build_manifest.json; empty without one
     target TEXT NOT NULL,
     target_engine_hash TEXT NOT NULL,
     target_manifest_hash TEXT NOT NULL,
     target_build_hash TEXT NOT NULL,
-    reason TEXT NOT NULL,              -- a rollback's root cause; why a promotion's missing evidence was overridden
-    overridden TEXT NOT NULL,          -- what was missing then, a line each
-    operator TEXT NOT NULL,            -- who asked, user@host
-    required_sign_offs INTEGER,        -- a promotion's; a rollback needs none
-    reviewers TEXT NOT NULL,           -- who had signed then, a line each
-    start_timeout_s REAL,              -- the service's own without one
+    reason TEXT NOT NULL,              -- a rollback's root cause; why a promotion overrides its gates
+    overridden TEXT NOT NULL,          -- what the release lacked then, one line each
+    operator TEXT NOT NULL,            -- who requested the change, user@host
+    required_sign_offs INTEGER,        -- of a promotion; null for a rollback
+    reviewers TEXT NOT NULL,           -- who had signed then, one line each
+    start_timeout_s REAL,              -- null: the service's own
     step TEXT NOT NULL,
     outcome TEXT NOT NULL DEFAULT 'open' CHECK (outcome IN ('open', 'completed', 'undone', 'refused', 'failed')),
     detail TEXT NOT NULL DEFAULT '',
@@ -63,87 +52,12 @@ _INSERT = f"INSERT INTO release_change ({_REQUEST_COLUMNS}) VALUES ({', '.join('
 _SELECT = f"SELECT id, {_REQUEST_COLUMNS}, outcome, detail, ended_ns FROM release_change"  # noqa: S608
 
 
-class ChangeUnderWay(RuntimeError):
-    """Another change is open; one at a time."""
-
-
-class ReleaseRef(NamedTuple):
-    """A release as a change names it; all empty where there was none."""
-
-    directory: str = ""
-    engine_hash: str = ""
-    manifest_hash: str = ""
-    build_hash: str = ""  # of its build manifest, where it has one
-
-    @classmethod
-    def of(cls, release: Release) -> ReleaseRef:
-        """The release at its place and with its hashes.
-
-        Raises:
-            OSError: its build manifest can't be read.
-        """
-        build_manifest = release.directory / BUILD_MANIFEST
-        build_hash = "sha256:" + file_digest(build_manifest) if build_manifest.exists() else ""
-        return cls(str(release.directory), release.manifest.engine.hash, release.manifest_hash, build_hash)
-
-    @property
-    def name(self) -> str:
-        """The release's name."""
-        return Path(self.directory).name
-
-
-class Approval(NamedTuple):
-    """Who asked for a change, and who had signed for it."""
-
-    operator: str = ""
-    required_sign_offs: int | None = None
-    reviewers: tuple[str, ...] = ()
-
-
-NOBODY = Approval()
-
-
-class Change(NamedTuple):
-    """One row of the journal; times are Unix time in nanoseconds."""
-
-    id: int
-    kind: str
-    link: str
-    source: ReleaseRef
-    target: ReleaseRef
-    reason: str
-    overridden: tuple[str, ...]
-    approval: Approval
-    start_timeout_s: float | None
-    step: str
-    requested_ns: int
-    step_ns: int
-    outcome: str
-    detail: str
-    ended_ns: int | None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is still under way."""
-        return self.outcome == OPEN
-
-    @property
-    def duration_s(self) -> float | None:
-        """From the request to the end."""
-        return None if self.ended_ns is None else round((self.ended_ns - self.requested_ns) / 1e9, 3)
-
-
-class ChangeResult(NamedTuple):
-    """How a change ends; `event` is told to the readiness webhook in the same transaction."""
-
-    change: Change
-    outcome: str
-    detail: str = ""
-    event: outbox.Event | None = None
+class ChangeInProgress(RuntimeError):
+    """Another change is open; only one may be."""
 
 
 class ReleaseJournal:
-    """The journal in one state directory. Several processes may use it; each call is a connection of its own.
+    """The journal in one state directory. Several processes may use it; each call opens its own connection.
 
     Every method raises sqlite3.Error when the ledger can't be read or written.
     """
@@ -151,42 +65,27 @@ class ReleaseJournal:
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / FILE_NAME
 
-    def request(
-        self,
-        kind: str,
-        link: Path,
-        source: ReleaseRef,
-        target: ReleaseRef,
-        now_ns: int,
-        *,
-        reason: str = "",
-        overridden: tuple[str, ...] = (),
-        approval: Approval = NOBODY,
-        start_timeout_s: float | None = None,
-        superseded: ChangeResult | None = None,
-    ) -> Change:
-        """Open a change; in the same transaction the one that it supersedes ends, if it is still open.
+    def request(self, request: ChangeRequest, now_ns: int, *, superseded: ChangeResult | None = None) -> Change:
+        """Open a change, and in the same transaction end the one that it supersedes, if that is still open.
 
         Raises:
-            ChangeUnderWay: one is open already.
+            ChangeInProgress: another change is open.
         """
-        signed = (approval.operator, approval.required_sign_offs, "\n".join(approval.reviewers))
-        row = (kind, str(link), *source, *target, reason, "\n".join(overridden), *signed, start_timeout_s)
         with self._writable() as connection:
             if superseded is not None:
                 _end(connection, superseded, now_ns)
             try:
-                cursor = connection.execute(_INSERT, (*row, REQUESTED, now_ns, now_ns))
+                cursor = connection.execute(_INSERT, _request_row(request, now_ns))
             except sqlite3.IntegrityError:
-                raise ChangeUnderWay from None
+                raise ChangeInProgress from None
             return _change(_select(connection, "WHERE id = ?", cursor.lastrowid).fetchone())
 
     def open_change(self) -> Change | None:
-        """The change that is under way."""
+        """The change in progress."""
         return next(iter(self._read("WHERE outcome = 'open'")), None)
 
     def change(self, change_id: int) -> Change:
-        """The change with this id, as it is now."""
+        """The change with this id, in its current state."""
         return self._read("WHERE id = ?", change_id)[0]
 
     def changes(self) -> list[Change]:
@@ -194,7 +93,7 @@ class ReleaseJournal:
         return self._read("ORDER BY id")
 
     def advance(self, change: Change, step: str, now_ns: int, detail: str | None = None) -> bool:
-        """From now on `step` may have been done; False when the change is not open any more."""
+        """Record that `step` is about to be performed; False when the change is no longer open."""
         with self._writable() as connection:
             cursor = connection.execute(
                 "UPDATE release_change SET step = ?, step_ns = ?, detail = coalesce(?, detail) "
@@ -203,10 +102,10 @@ class ReleaseJournal:
             )
             return cursor.rowcount == 1
 
-    def end(self, ending: ChangeResult, now_ns: int) -> bool:
-        """Close the change and tell; False, and nothing is told, when it is not open any more."""
+    def end(self, result: ChangeResult, now_ns: int) -> bool:
+        """Close the change and queue its event; False, with no event, when the change is no longer open."""
         with self._writable() as connection:
-            return _end(connection, ending, now_ns)
+            return _end(connection, result, now_ns)
 
     @contextmanager
     def _writable(self) -> Iterator[sqlite3.Connection]:
@@ -220,34 +119,8 @@ class ReleaseJournal:
     def _read(self, where: str, *values: object) -> list[Change]:
         if not self._path.exists():
             return []
-        with closing(open_to_read(self._path)) as connection:
+        with closing(open_read_only(self._path)) as connection:
             return [_change(row) for row in _select(connection, where, *values)] if _has_table(connection) else []
-
-
-def previous_release(changes: list[Change], link: Path, current: str) -> ReleaseRef | None:
-    """Where a rollback from `current` leads: the release that was promoted before it, or None.
-
-    A promotion that held puts a release on top of the one before, a rollback takes the top away.
-    """
-    held: list[ReleaseRef] = []
-    for change in changes:
-        if change.link != str(link):
-            continue
-        if change.kind == PROMOTION and change.outcome == COMPLETED:
-            if change.source.directory and (not held or held[-1].directory != change.source.directory):
-                held.append(change.source)
-            held.append(change.target)
-        elif change.kind == ROLLBACK and change.outcome in (COMPLETED, FAILED, OPEN):
-            held = _without_top(held, change.target.directory)
-    while held and held[-1].directory == current:
-        held.pop()
-    return held[-1] if held else None
-
-
-def _without_top(held: list[ReleaseRef], directory: str) -> list[ReleaseRef]:
-    """What is left of `held` up to `directory`; all of it where that is a release which nobody promoted."""
-    places = [number for number, side in enumerate(held) if side.directory == directory]
-    return held[: places[-1] + 1] if places else held
 
 
 def _has_table(connection: sqlite3.Connection) -> bool:
@@ -255,32 +128,52 @@ def _has_table(connection: sqlite3.Connection) -> bool:
 
 
 def _select(connection: sqlite3.Connection, where: str, *values: object) -> sqlite3.Cursor:
-    # Only clauses of this module's own come here.
+    # `where` is always a constant of this module.
     return connection.execute(f"{_SELECT} {where}", values)
 
 
-def _end(connection: sqlite3.Connection, ending: ChangeResult, now_ns: int) -> bool:
+def _end(connection: sqlite3.Connection, result: ChangeResult, now_ns: int) -> bool:
     cursor = connection.execute(
         "UPDATE release_change SET outcome = ?, ended_ns = ?, detail = CASE ? WHEN '' THEN detail ELSE ? END "
         "WHERE id = ? AND outcome = 'open'",
-        (ending.outcome, now_ns, ending.detail, ending.detail, ending.change.id),
+        (result.outcome, now_ns, result.detail, result.detail, result.change.id),
     )
     if not cursor.rowcount:
         return False
-    if ending.event is not None:
-        outbox.append(connection, ending.event, [outbox.READINESS])
+    if result.event is not None:
+        outbox.append(connection, result.event, [outbox.READINESS])
     return True
 
 
+def _request_row(request: ChangeRequest, now_ns: int) -> tuple[object, ...]:
+    """The values of `_REQUEST_COLUMNS`."""
+    operator, required_sign_offs, reviewers = request.approval
+    return (
+        request.kind,
+        str(request.link),
+        *request.source,
+        *request.target,
+        request.reason,
+        "\n".join(request.overridden),
+        operator,
+        required_sign_offs,
+        "\n".join(reviewers),
+        request.start_timeout_s,
+        REQUESTED,
+        now_ns,
+        now_ns,
+    )
+
+
 def _change(row: tuple) -> Change:  # type: ignore[type-arg]
-    change_id, kind, link, *sides = row[:11]
+    change_id, kind, link, *releases = row[:11]
     reason, overridden, operator, required_sign_offs, reviewers, start_timeout_s = row[11:17]
     return Change(
         change_id,
         kind,
         link,
-        ReleaseRef(*sides[:4]),
-        ReleaseRef(*sides[4:]),
+        ReleaseRef(*releases[:4]),
+        ReleaseRef(*releases[4:]),
         reason,
         tuple(overridden.splitlines()),
         Approval(operator, required_sign_offs, tuple(reviewers.splitlines())),

@@ -1,35 +1,31 @@
-"""`llmstack manifest`: write a release's runtime manifest, prove it, and show what it promises."""
+"""The runtime manifest of a release: described from its files, written, and compared with other manifests."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
-from rich.console import Console
-from rich.table import Column, Table
+from typing import Any, NamedTuple
 
 from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
 from llm_policy.release.digest import engine_hash, file_digest
-from llm_policy.release.manifest import TASKS, Manifest, ManifestError, parse_manifest
-from llm_policy.release.release import ReleaseError
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
-from llmstack.paths import DEFAULT_RELEASE_DIR
+from llm_policy.release.manifest import Manifest, ManifestError, parse_manifest
+from llm_policy.release.release import Release, ReleaseError
+from llmstack.release.build_manifest import MODULE6
 from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, check_info
 
-TASK_SAMPLING: dict[str, dict[str, Any]] = {
-    "generate_json": {"temperature": 0.0},
-    "rank_candidates": {"temperature": 0.0},
-    "judge": {"temperature": 0.1, "top_p": 0.9},
-}
+
+class Alignment(NamedTuple):
+    """How one manifest of the evaluation side ("Module 6") differs from the release's; aligned without differences."""
+
+    file: str
+    differences: list[str]
 
 
 def describe_release(directory: Path, settings: Mapping[str, Any]) -> Manifest:
-    """The manifest of the files in `directory`: hashes and schemas from disk, all else from `settings`.
+    """The manifest of the files in `directory`: hashes and schemas from disk, everything else from `settings`.
 
-    `settings` has the manifest's own keys; its `engine` lacks the hash, `tokenizer` and `schemas` are not in it.
+    `settings` has the manifest's keys, without `tokenizer`, `schemas` and `engine.hash`.
 
     Raises:
         ReleaseError: the engine or the tokenizer info can't be read.
@@ -38,8 +34,8 @@ def describe_release(directory: Path, settings: Mapping[str, Any]) -> Manifest:
     plan = directory / "engine.plan"
     tree = {
         **settings,
-        "engine": {"hash": _hashed(engine_hash, plan if plan.exists() else directory / "engine"), **settings["engine"]},
-        "tokenizer": {"info_hash": "sha256:" + _hashed(file_digest, directory / "tokenizer_info.json")},
+        "engine": {"hash": _digest(engine_hash, plan if plan.exists() else directory / "engine"), **settings["engine"]},
+        "tokenizer": {"info_hash": "sha256:" + _digest(file_digest, directory / "tokenizer_info.json")},
         "schemas": {path.stem: f"schemas/{path.name}" for path in sorted(directory.glob("schemas/*.json"))},
     }
     return parse_manifest(json.dumps(tree))
@@ -51,154 +47,45 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _hashed(digest: Any, path: Path) -> str:
-    try:
-        return str(digest(path))
-    except OSError as error:
-        raise ReleaseError(f"{error.filename or path}: {error.strerror}") from None
+def write_manifest(directory: Path, settings: Mapping[str, Any]) -> tuple[Manifest, list[Difference]]:
+    """Write manifest.json of the files in `directory`; `settings` as in `describe_release`.
 
+    Returns the manifest and its differences to the one it replaces; none when there was none that can be read.
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Write, prove and show a release's runtime manifest: its engine, what requests may cost, its tasks.",
-)
-
-ReleaseDir = Annotated[
-    Path,
-    typer.Argument(
-        envvar="LLMSTACK_RELEASE_DIR",
-        help="The release: manifest.json, engine/ or engine.plan, tokenizer/, tokenizer_info.json, schemas/.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
-
-_SUMMARY_WIDTH = 116
-
-_NEXT_BUILD_INFO = (
-    "put the engine in RELEASE_DIR/engine (or engine.plan) and write tokenizer_info.json with "
-    "`llmstack tokenizer-info build --tokenizer-dir RELEASE_DIR/tokenizer`"
-)
-_NEXT_RELEASE = "name a release directory, set LLMSTACK_RELEASE_DIR, or build one with `llmstack embedded-model build`"
-
-
-@app.command()
-def build(
-    quantisation: Annotated[
-        str, typer.Option(help="Quantisation label that every client must send, e.g. w4a8.", show_default=False)
-    ],
-    model: Annotated[str, typer.Option(help="Name of the model, e.g. Qwen3-32B.", show_default=False)],
-    input_usd_per_million: Annotated[
-        float, typer.Option(help="Price of a million prompt tokens, in steps of 0.001 USD.", show_default=False)
-    ],
-    output_usd_per_million: Annotated[
-        float, typer.Option(help="Price of a million completion tokens, in steps of 0.001 USD.", show_default=False)
-    ],
-    release_dir: ReleaseDir = DEFAULT_RELEASE_DIR,
-    max_batch_size: Annotated[int, typer.Option(help="Requests the engine runs at once.")] = 4,
-    max_queue_size: Annotated[int, typer.Option(help="Requests that may wait for answers; more are shed.")] = 64,
-    max_queue_delay_us: Annotated[int, typer.Option(help="Longer waits raise an alert.")] = 2_500,
-    max_prompt_tokens: Annotated[int, typer.Option(help="Longer prompts are refused.")] = 4_096,
-    max_tokens: Annotated[int, typer.Option(help="Limit on prompt and completion together.")] = 6_000,
-    max_cost_usd: Annotated[float, typer.Option(help="Limit on one request's cost.")] = 0.10,
-    on_cost_breach: Annotated[
-        Literal["notify", "reject"], typer.Option(help="Serve costly requests and tell finance, or refuse them.")
-    ] = "notify",
-    unenforced_keywords: Annotated[
-        Literal["report", "reject"],
-        typer.Option(help="What to do with schema keywords that the grammar can't enforce."),
-    ] = "report",
-    allow_adhoc: Annotated[bool, typer.Option(help="Whether clients may send guides of their own.")] = True,
-    task_schema: Annotated[
-        list[str] | None,
-        typer.Option(help="TASK=SCHEMA: the registered schema (schemas/SCHEMA.json) of a task. Repeatable."),
-    ] = None,
-    task_max_tokens: Annotated[
-        list[str] | None, typer.Option(help="TASK=N: how long a task's completion is by default. Repeatable.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing manifest.json; shows what changes.")
-    ] = False,
-) -> None:
-    """Hash the engine and the tokenizer info of a release and write its manifest.json.
-
-    Every schemas/NAME.json is registered under its name. The file is checked by the same rules as at serving time.
-
-    Example:
-
-        llmstack manifest build releases/qwen3-32b --quantisation w4a8 --model Qwen3-32B \\
-            --input-usd-per-million 0.10 --output-usd-per-million 0.30 \\
-            --task-schema judge=verdict --task-max-tokens judge=256
+    Raises:
+        ReleaseError: a file is missing, or tokenizer_info.json does not describe the tokenizer.
+        ManifestError: a setting is not allowed.
+        OSError: manifest.json can't be written.
     """
-    settings = {
-        "engine": {
-            "quantisation": quantisation,
-            "model": model,
-            "max_batch_size": max_batch_size,
-            "max_queue_size": max_queue_size,
-        },
-        "thresholds": {
-            "max_queue_delay_us": max_queue_delay_us,
-            "max_prompt_tokens": max_prompt_tokens,
-            "max_tokens": max_tokens,
-            "max_cost_usd": max_cost_usd,
-        },
-        "prices": {
-            "input_usd_per_million": input_usd_per_million,
-            "output_usd_per_million": output_usd_per_million,
-        },
-        "on_cost_breach": on_cost_breach,
-        "tasks": _tasks(task_schema or [], task_max_tokens or []),
-        "guidance": {"unenforced_keywords": unenforced_keywords, "allow_adhoc": allow_adhoc},
-    }
-    _write_manifest(release_dir, settings, force)
+    _check_tokenizer_info(directory)
+    manifest = describe_release(directory, settings)
+    differences = _differences_to_current(directory, manifest)
+    (directory / "manifest.json").write_bytes(manifest_bytes(manifest))
+    return manifest, differences
 
 
-def _tasks(schemas: list[str], max_tokens: list[str]) -> dict[str, dict[str, Any]]:
-    tasks = {name: dict(sampling) for name, sampling in TASK_SAMPLING.items()}
-    for text in schemas:
-        task, schema = _assignment("--task-schema", text)
-        tasks[task]["schema_id"] = schema
-    for text in max_tokens:
-        task, number = _assignment("--task-max-tokens", text)
-        if not number.isdecimal():
-            raise typer.BadParameter(f"{text!r}: {number!r} is no whole number", param_hint="--task-max-tokens")
-        tasks[task]["max_tokens"] = int(number)
-    return tasks
+def read_alignments(release: Release, against: Sequence[Path] = ()) -> list[Alignment]:
+    """Compare with every manifest in the release's `MODULE6` directory, then with those of `against`.
+
+    A manifest that can't be read counts as different.
+    """
+    runtime = PromptRuntimeManager(release)
+    files = [*sorted((release.directory / MODULE6).glob("*.json")), *against]
+    return [_alignment(runtime, file) for file in files]
 
 
-def _assignment(option: str, text: str) -> tuple[str, str]:
-    task, separator, value = text.partition("=")
-    if task not in TASKS or not separator or not value:
-        raise typer.BadParameter(f"{text!r}: TASK=VALUE is needed, TASK one of {', '.join(TASKS)}", param_hint=option)
-    return task, value
-
-
-def _write_manifest(directory: Path, settings: Mapping[str, Any], force: bool) -> None:
-    path = directory / "manifest.json"
-    if path.exists() and not force:
-        fail(f"{path} exists", "add --force to replace it: clients that send the old engine hash are refused then")
+def _alignment(runtime: PromptRuntimeManager, file: Path) -> Alignment:
     try:
-        _check_tokenizer_info(directory)
-        with Console(stderr=True).status("hashing the engine"):
-            manifest = describe_release(directory, settings)
-        changes = _changes(directory, manifest)
-        path.write_bytes(manifest_bytes(manifest))
-    except ManifestError as error:
-        fail(f"the manifest would be wrong:\n{error}", "correct the options above; `--help` says what each one is")
-    except ReleaseError as error:
-        fail(error, _NEXT_BUILD_INFO)
-    except OSError as error:
-        fail(f"{path}: {error.strerror}", "make the release directory writable")
-    if changes:
-        Console().print(_differences_table("What changes", ("before", "now"), changes))
-    typer.echo(f"{path}: engine {manifest.engine.hash}, {len(manifest.schemas)} schemas")
+        return Alignment(file.name, [str(difference) for difference in runtime.verify(file)])
+    except (ManifestError, OSError) as error:
+        return Alignment(file.name, [str(error)])
 
 
 def _check_tokenizer_info(directory: Path) -> None:
-    """The info file is the tokenizer's: a manifest must not vouch for one that shifts or misses tokens.
+    """The manifest must not name the hash of an info file that shifts or misses tokens.
 
     Raises:
-        ReleaseError: it isn't, or one of them can't be read.
+        ReleaseError: tokenizer_info.json does not describe the tokenizer, or one of them can't be read.
     """
     path = directory / "tokenizer_info.json"
     try:
@@ -206,126 +93,18 @@ def _check_tokenizer_info(directory: Path) -> None:
     except TokenizerInfoError as error:
         raise ReleaseError(str(error)) from None
     if differences:
-        raise ReleaseError(f"{path} is not that of the tokenizer: {differences[0]} (1 of {len(differences)})")
+        raise ReleaseError(f"{path} does not match the tokenizer: {differences[0]} (1 of {len(differences)})")
 
 
-def _changes(directory: Path, manifest: Manifest) -> list[Difference]:
-    """How `manifest` differs from the one there; nothing where there is none that can be read."""
+def _differences_to_current(directory: Path, manifest: Manifest) -> list[Difference]:
     try:
         return PromptRuntimeManager(directory).verify(manifest)
     except ReleaseError:
         return []
 
 
-@app.command()
-def verify(
-    release_dir: ReleaseDir = DEFAULT_RELEASE_DIR,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(help="Another manifest.json, or a release directory, to compare with. Repeatable."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a release's files against its manifest, and its manifest against others.
-
-    Exits with 0 when all agree, 1 on any difference, 2 when something can't be read.
-
-    Example: llmstack manifest verify artifacts/current --against ../evaluation/manifest.json
-    """
-    runtime = _runtime(release_dir)
-    compared = {str(path): _compare(runtime, path) for path in against or []}
-    with Console(stderr=True).status("hashing the engine"):
-        findings = runtime.release.check_files()
-    if as_json:
-        print_json(_verdict(runtime, findings, compared))
-    else:
-        _print_verdict(runtime, findings, compared)
-    if findings or any(compared.values()):
-        raise typer.Exit(DIFFERENT)
-
-
-def _runtime(release_dir: Path) -> PromptRuntimeManager:
+def _digest(digest: Callable[[Path], str], path: Path) -> str:
     try:
-        return PromptRuntimeManager(release_dir)
-    except ReleaseError as error:
-        fail(error, _NEXT_RELEASE)
-
-
-def _compare(runtime: PromptRuntimeManager, path: Path) -> list[Difference]:
-    try:
-        return runtime.verify(path / "manifest.json" if path.is_dir() else path)
-    except ManifestError as error:
-        fail(error, "give --against a valid manifest.json or a release directory")
-
-
-def _verdict(
-    runtime: PromptRuntimeManager, findings: list[str], compared: Mapping[str, list[Difference]]
-) -> dict[str, Any]:
-    return {
-        "release": str(runtime.release.directory),
-        "manifest_hash": runtime.release.manifest_hash,
-        "files": findings,
-        "against": [
-            {"manifest": path, "differences": [difference._asdict() for difference in differences]}
-            for path, differences in compared.items()
-        ],
-        "agrees": not findings and not any(compared.values()),
-    }
-
-
-def _print_verdict(
-    runtime: PromptRuntimeManager, findings: list[str], compared: Mapping[str, list[Difference]]
-) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{runtime.release.directory}", markup=False)
-    for finding in findings:
-        console.print(f"  differs: {finding}", style="red", markup=False)
-    if not findings:
-        console.print("  files agree with the manifest", style="green")
-    for path, differences in compared.items():
-        if differences:
-            console.print(_differences_table(path, ("this release", "other"), differences))
-        else:
-            console.print(f"  agrees with {path}", style="green", markup=False)
-
-
-def _differences_table(title: str, sides: tuple[str, str], differences: list[Difference]) -> Table:
-    columns = [Column("key", no_wrap=True), *(Column(side, overflow="fold") for side in sides)]
-    table = Table(*columns, title=title, title_justify="left")
-    for key, ours, theirs in differences:
-        table.add_row(key, _cell(ours), _cell(theirs))
-    return table
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-@app.command()
-def summary(release_dir: ReleaseDir = DEFAULT_RELEASE_DIR, as_json: AsJson = False) -> None:
-    """Show what a release promises: hashes, thresholds, tasks and schemas. The evaluation side reads the JSON form.
-
-    Example: llmstack manifest summary artifacts/current --json
-    """
-    try:
-        facts = _runtime(release_dir).summary()
-    except ReleaseError as error:
-        fail(error, "restore the schema file, or build the manifest again")
-    if as_json:
-        print_json(facts)
-    else:
-        console = Console()
-        # A hash stays in one piece, to be copied: where the terminal is narrower, the terminal wraps it.
-        console.width = max(console.width, _SUMMARY_WIDTH)
-        console.print(_summary_table(facts))
-
-
-def _summary_table(facts: Mapping[str, Any]) -> Table:
-    table = Table("key", Column("value", overflow="fold"), show_header=False, box=None)
-    for key, value in facts.items():
-        if not isinstance(value, Mapping):
-            table.add_row(key, str(value))
-            continue
-        for name, fact in value.items():
-            table.add_row(f"{key}.{name}", fact if isinstance(fact, str) else json.dumps(fact))
-    return table
+        return str(digest(path))
+    except OSError as error:
+        raise ReleaseError(f"{error.filename or path}: {error.strerror}") from None

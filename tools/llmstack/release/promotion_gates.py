@@ -1,147 +1,138 @@
-"""What a release must have shown before it may be promoted. Every gate says all that is missing."""
+"""The gates that a release passes before its promotion. The command line and the board apply the same rules.
+
+Each gate reports all that is missing, in two forms: `missing` with every detail, for the command line, and `summary`
+with one line per run, rule or manifest set, for the board, whose pages show the details.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 from llm_policy.release.release import Release
-from llmstack.release import error_alerts
-from llmstack.release.alignment import read_alignments
-from llmstack.release.board_client import BoardAccess, BoardError, reviewers
-from llmstack.release.build_manifest import MODULE6, BuildManifestError, check_build, read_build_manifest
-from llmstack.release.coverage import not_covered
-from llmstack.release.evidence import BENCH_GATE, PASSED, SMOKE, WARMUP, read_evidence
+from llmstack.release.build_manifest import MODULE6
+from llmstack.release.error_alerts import ALERT_WINDOW_S
+from llmstack.release.evidence import BENCH_GATE, PASSED, SMOKE, WARMUP
+from llmstack.release.gate_facts import GateFacts, GateSources, RunFacts, gather_facts
 
-MAX_UNPROVEN_BATCH_SIZE = 4
+NUM_SIGN_OFFS = 2  # unless LLMSTACK_REQUIRED_SIGN_OFFS configures another number
+# A larger batch delays requests by its longer iterations, so it needs a bench gate.
+MAX_BATCH_SIZE_WITHOUT_BENCH = 4
+_COMMANDS = {WARMUP: "llmstack warmup", SMOKE: "llmstack smoke", BENCH_GATE: "llmstack bench gate"}
+_INCOMPLETE = "incomplete"
 
 
 class GateResult(NamedTuple):
-    """One gate and what is missing; `is_absolute` when no reason can override it; `reviewers` of the sign-offs."""
+    """One gate; it has passed when nothing is missing. `is_absolute`: no override passes it."""
 
     gate: str
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
     is_absolute: bool = False
-    reviewers: tuple[str, ...] = ()
-
-
-class GateInputs(NamedTuple):
-    """Where the gates look besides the release itself."""
-
-    against: Sequence[Path]  # the evaluation side's manifests, besides those in the release's `MODULE6`
-    board: BoardAccess | None
-    num_sign_offs: int
-    state_dir: Path
-    min_sign_offs: int = 0  # what is configured here
+    reviewers: tuple[str, ...] = ()  # of the sign-offs
 
 
 def check_gates(
-    release: Release, evidence: GateInputs, on_gate: Callable[[str], None] = lambda gate: None
+    release: Release, sources: GateSources, on_step: Callable[[str], None] = lambda step: None
 ) -> list[GateResult]:
-    """Every gate, the passed ones with nothing missing."""
-    gates: dict[str, Callable[[], list[str]]] = {
-        "files": lambda: _files(release),
-        "build manifest": lambda: _build_manifest(release),
-        "alignment": lambda: _alignment(release, evidence.against),
-        "warm-up": lambda: _run(release, WARMUP, "llmstack warmup"),
-        "smoke": lambda: _run(release, SMOKE, "llmstack smoke"),
-        "batch size": lambda: _batch_size(release),
-        "alerts": lambda: _alerts(release, evidence),
-    }
-    findings = []
-    for name, gate in gates.items():
-        on_gate(name)
-        findings.append(GateResult(name, tuple(gate()), is_absolute=name == "files"))
-    on_gate("sign-offs")
-    return [*findings, _sign_offs(release, evidence)]
+    """Gather the facts of a release and apply every gate; `on_step` receives what is read next."""
+    return apply_gates(gather_facts(release, sources, on_step))
 
 
-def _files(release: Release) -> list[str]:
-    """What the manifests say of files that are there: no reason makes a changed file the one that was proven."""
-    findings = release.check_files()
-    try:
-        manifest = read_build_manifest(release.directory)
-    except BuildManifestError:
-        return findings
-    if (manifest.engine_hash, manifest.manifest_hash) != (release.manifest.engine.hash, release.manifest_hash):
-        findings.append("the build manifest is of another engine or manifest")
-    return findings + check_build(release.directory, manifest)
-
-
-def _build_manifest(release: Release) -> list[str]:
-    try:
-        read_build_manifest(release.directory)
-    except BuildManifestError as error:
-        return [f"{error}: llmstack release publish {release.directory}"]
-    return []
-
-
-def _alignment(release: Release, against: Sequence[Path]) -> list[str]:
-    alignments = read_alignments(release, against)
-    if not alignments:
-        return [f"no manifest of Module 6: put it into {release.directory / MODULE6}, or name it with --against"]
-    return [f"{each.file}: {difference}" for each in alignments for difference in each.differences]
-
-
-def _run(release: Release, kind: str, command: str) -> list[str]:
-    evidence = read_evidence(release, kind)
-    again = f"{command} --release {release.directory}"
-    if evidence.verdict != PASSED:
-        return [f"{kind}.json: {evidence.verdict}: {again}"]
-    return [f"{kind}.json: nothing of {what}: {again}" for what in not_covered(release, kind, evidence.record)]
-
-
-def _batch_size(release: Release) -> list[str]:
-    size = release.manifest.engine.max_batch_size
-    if size <= MAX_UNPROVEN_BATCH_SIZE:
-        return []
-    evidence = read_evidence(release, BENCH_GATE)
-    proven = evidence.record.get("max_batch_size")
-    verdict = evidence.verdict
-    if verdict == PASSED:
-        if isinstance(proven, int) and proven >= size:
-            return []
-        verdict = f"of batch size {proven}"
+def apply_gates(facts: GateFacts) -> list[GateResult]:
+    """The result of every gate."""
+    runs = {run.kind: run for run in facts.runs}
+    differences = tuple(facts.file_differences)
     return [
-        f"engine.max_batch_size is {size}, above {MAX_UNPROVEN_BATCH_SIZE}, and bench_gate.json is {verdict}: "
-        f"llmstack bench gate --max-batch-size {size} --release {release.directory}"
+        GateResult("files", differences, differences, is_absolute=True),
+        _build_manifest(facts),
+        _alignment(facts),
+        _run("warm-up", facts, runs[WARMUP]),
+        _run("smoke", facts, runs[SMOKE]),
+        _batch_size(facts, runs[BENCH_GATE]),
+        _alerts(facts),
+        _sign_offs(facts),
     ]
 
 
-def _sign_offs(release: Release, evidence: GateInputs) -> GateResult:
-    signed, missing = _signed(release, evidence)
-    if evidence.num_sign_offs < evidence.min_sign_offs:
-        missing.append(f"{evidence.num_sign_offs} signatures asked for, {evidence.min_sign_offs} are configured here")
-    return GateResult("sign-offs", tuple(missing), reviewers=tuple(signed))
+def needs_run(kind: str, max_batch_size: int) -> bool:
+    """Whether a release with this batch size needs this kind of run."""
+    return kind != BENCH_GATE or max_batch_size > MAX_BATCH_SIZE_WITHOUT_BENCH
 
 
-def _signed(release: Release, evidence: GateInputs) -> tuple[list[str], list[str]]:
-    """Who signed, and what is missing."""
-    num_required = evidence.num_sign_offs
-    if evidence.board is None:
-        options = "--board-url (LLMSTACK_BOARD_URL) and --board-token-file (LLMSTACK_BOARD_TOKEN_FILE)"
-        return [], [f"{num_required} signatures needed and no board to ask: {options}"] if num_required else []
-    try:
-        signed = reviewers(evidence.board, release)
-    except BoardError as error:
-        return [], [str(error)]
-    if len(signed) >= num_required:
-        return signed, []
-    names = f" ({', '.join(signed)})" if signed else ""
-    hashes = f"engine {release.manifest.engine.hash} and manifest {release.manifest_hash}"
-    return signed, [f"{len(signed)} of {num_required} signatures for {hashes}{names}"]
+def _build_manifest(facts: GateFacts) -> GateResult:
+    if not facts.build_manifest_error:
+        return GateResult("build manifest")
+    missing = f"{facts.build_manifest_error}: llmstack release publish {facts.release}"
+    return GateResult("build manifest", (missing,), ("the build manifest: llmstack release publish",))
 
 
-def _alerts(release: Release, evidence: GateInputs) -> list[str]:
-    """Alerts at error level for this engine that are open, here and at every service that tells the board."""
-    try:
-        told = error_alerts.told_here(evidence.state_dir, release)
-        if evidence.board is not None:
-            told += error_alerts.told_to_board(evidence.board, release)
-    except sqlite3.Error as error:
-        return [f"the ledger in {evidence.state_dir} can't be read: {error}"]
-    except BoardError as error:
-        return [str(error)]
-    return [f"{text}: find the cause; it counts for {error_alerts.OPEN_S // 60} min" for text in told]
+def _alignment(facts: GateFacts) -> GateResult:
+    if not facts.alignments:
+        missing = f"no manifest of Module 6: put it into {facts.release}/{MODULE6}, or name it with --against"
+        return GateResult("alignment", (missing,), ("a manifest of the evaluation side to compare with",))
+    different = [alignment for alignment in facts.alignments if alignment.differences]
+    if not different:
+        return GateResult("alignment")
+    missing_lines = (f"{each.file}: {difference}" for each in different for difference in each.differences)
+    return GateResult(
+        "alignment",
+        tuple(missing_lines),
+        (f"alignment with {len(different)} of {len(facts.alignments)} manifests",),
+    )
+
+
+def _run(gate: str, facts: GateFacts, run: RunFacts) -> GateResult:
+    command = f"{_COMMANDS[run.kind]} --release {facts.release}"
+    if run.status != PASSED:
+        missing = [f"{run.kind}.json: {run.status}: {command}"]
+    else:
+        missing = [f"{run.kind}.json: nothing of {part}: {command}" for part in run.uncovered]
+    return GateResult(gate, tuple(missing), _run_summary(run) if missing else ())
+
+
+def _batch_size(facts: GateFacts, bench: RunFacts) -> GateResult:
+    size, benched = facts.max_batch_size, bench.max_batch_size
+    if not needs_run(BENCH_GATE, size):
+        return GateResult("batch size")
+    status = bench.status
+    if status == PASSED:
+        if isinstance(benched, int) and benched >= size:
+            return GateResult("batch size")
+        status = f"of batch size {benched}"
+    missing = (
+        f"engine.max_batch_size is {size}, above {MAX_BATCH_SIZE_WITHOUT_BENCH}, and bench_gate.json is {status}: "
+        f"llmstack bench gate --max-batch-size {size} --release {facts.release}"
+    )
+    return GateResult("batch size", (missing,), _run_summary(bench))
+
+
+def _run_summary(run: RunFacts) -> tuple[str]:
+    status = _INCOMPLETE if run.uncovered else run.status
+    rows = f", {run.num_failed_rows} of {run.num_rows} rows" if run.num_failed_rows else ""
+    uncovered = f": nothing of {'; '.join(run.uncovered)}" if run.uncovered else ""
+    return (f"{run.kind} ({status}{rows}{uncovered}): {_COMMANDS[run.kind]}",)
+
+
+def _alerts(facts: GateFacts) -> GateResult:
+    if facts.alerts_error:
+        return GateResult("alerts", (facts.alerts_error,), (facts.alerts_error,))
+    missing = (f"{alert.text}: find the cause; it counts for {ALERT_WINDOW_S // 60} min" for alert in facts.alerts)
+    rules = dict.fromkeys(alert.rule for alert in facts.alerts)
+    return GateResult("alerts", tuple(missing), tuple(f"an end to the open alert {rule}" for rule in rules))
+
+
+def _sign_offs(facts: GateFacts) -> GateResult:
+    reviewers, required, min_required, error = facts.sign_offs
+    missing, summary = [], []
+    if error:
+        missing, summary = [error], [error]
+    elif len(reviewers) < required:
+        names = f" ({', '.join(reviewers)})" if reviewers else ""
+        hashes = f"engine {facts.engine_hash} and manifest {facts.manifest_hash}"
+        missing = [f"{len(reviewers)} of {required} signatures for {hashes}{names}"]
+        summary = [f"{required - len(reviewers)} more of {required} signatures"]
+    if required < min_required:
+        too_few = f"{required} signatures asked for, {min_required} are configured here"
+        missing, summary = [*missing, too_few], [*summary, too_few]
+    return GateResult("sign-offs", tuple(missing), tuple(summary), reviewers=tuple(reviewers))

@@ -1,4 +1,4 @@
-"""Takes a release into the store as a candidate: checked, described file by file, whole or not at all."""
+"""Publishes a release: checks it, lists its files in a build manifest, and copies it into the store atomically."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def publish(
     build: Build,
     report: Callable[[str], None] = lambda text: None,
 ) -> Release:
-    """Check the release at `directory` and register it in the store under `name`; what lies elsewhere is copied.
+    """Check the release at `directory` and register it in the store under `name`; one from elsewhere is copied.
 
-    Its own build manifest is kept and must hold; without one `build` goes into a new one. `report` is told each step.
+    An existing build manifest is kept, and every file must match it; otherwise a new one records `build`. `report`
+    receives a description of each step.
 
     Raises:
-        ReleaseError: it is no release, or its files are not those of its manifests; lists every difference.
-        StoreError: the name is taken or no name.
-        OSError: something can't be read or written.
+        ReleaseError: `directory` is not a release, or its files differ from its manifests; lists every difference.
+        StoreError: the name is taken or not allowed.
+        OSError: a file can't be read or written.
     """
     report("checking the release")
     release = Release.open(directory).verify_files()
@@ -47,22 +48,22 @@ def publish(
         _write(release.directory, manifest)
         return release
     target = store.new_directory(name)
-    fresh = target.with_name(f".{name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    temporary = target.with_name(f".{name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
     report(f"copying to {target}")
     try:
-        _copy(release.directory, fresh, manifest)
+        _copy(release.directory, temporary, manifest)
         report("checking the copy")
-        _check(fresh, manifest)
-        fresh.rename(target)
+        _check(temporary, manifest)
+        temporary.rename(target)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     return Release.open(target)
 
 
 def source_commit(directory: Path) -> str:
-    """The commit of the checkout that `directory` lies in; empty where there is none."""
+    """The commit of the Git checkout that contains `directory`; empty when none does."""
     command = ["git", "-C", str(directory), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -102,21 +103,20 @@ def _read(directory: Path) -> BuildManifest:
 
 
 def _check(directory: Path, manifest: BuildManifest) -> None:
-    if findings := check_build(directory, manifest):
-        raise ReleaseError("\n".join(findings))
+    if differences := check_build(directory, manifest):
+        raise ReleaseError("\n".join(differences))
 
 
-def _copy(directory: Path, fresh: Path, manifest: BuildManifest) -> None:
-    """Raise one OSError for all that could not be copied: shutil's own has a list, and neither file nor reason."""
+def _copy(directory: Path, target: Path, manifest: BuildManifest) -> None:
     try:
-        shutil.copytree(directory, fresh, symlinks=True)
-    except shutil.Error as error:
-        _, target, reason = error.args[0][0]
-        raise OSError(None, str(reason), str(target)) from None
-    _write(fresh, manifest)
+        shutil.copytree(directory, target, symlinks=True)
+    except shutil.Error as error:  # a list of errors, with neither `filename` nor `strerror`: raise the first one
+        _, path, reason = error.args[0][0]
+        raise OSError(None, str(reason), str(path)) from None
+    _write(target, manifest)
 
 
 def _write(directory: Path, manifest: BuildManifest) -> None:
-    fresh = directory / f"{FILE_NAME}.new"
-    fresh.write_bytes(manifest.to_bytes())
-    fresh.replace(directory / FILE_NAME)
+    new_path = directory / f"{FILE_NAME}.new"
+    new_path.write_bytes(manifest.to_bytes())
+    new_path.replace(directory / FILE_NAME)

@@ -1,4 +1,4 @@
-"""Where releases lie: `<artifacts>/releases/<name>/`, and `<artifacts>/current`, a link to the one in service."""
+"""The release store: `<artifacts>/releases/<name>/`, and `<artifacts>/current`, a link to the release in service."""
 
 from __future__ import annotations
 
@@ -6,90 +6,92 @@ import os
 import re
 from pathlib import Path
 
+from llmstack.paths import PROJECT_ROOT
 from llmstack.release.build_manifest import FILE_NAME
 
+DEFAULT_ARTIFACTS_DIR = PROJECT_ROOT / "artifacts"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class StoreError(ValueError):
-    """No such release, or no fit name for one."""
+    """There is no such release, or the name is not allowed for one."""
 
 
 class ReleaseStore:
-    """The releases under `artifacts`; the directory itself need not be there yet."""
+    """The releases under `artifacts`, which need not exist yet."""
 
     def __init__(self, artifacts: Path) -> None:
         self.releases_dir = artifacts.resolve() / "releases"
         self.link = artifacts.resolve() / "current"
 
     def names(self) -> list[str]:
-        """Every directory under `releases/` that is fit to be a release's, by name."""
+        """The names of the directories under `releases/` that are allowed for a release, sorted."""
         if not self.releases_dir.is_dir():
             return []
         return sorted(path.name for path in self.releases_dir.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
 
     def directory(self, name: str) -> Path:
-        """The directory of the release `name`; a path that ends in it will do.
+        """The directory of the release `name`, which may also be given as that directory's path.
 
         Raises:
-            StoreError: there is none; the text lists those there are.
+            StoreError: there is no such release; the text lists the existing ones.
         """
         if name in self.names():
             return self.releases_dir / name
         path = Path(name)
         if path.is_dir() and path.resolve().parent == self.releases_dir.resolve():
             return path.resolve()
-        raise StoreError(f"no release {name!r} in {self.releases_dir} (there: {', '.join(self.names()) or 'none'})")
+        raise StoreError(f"no release {name!r} in {self.releases_dir} (known: {', '.join(self.names()) or 'none'})")
 
     def new_directory(self, name: str) -> Path:
-        """Where a release of this name would lie.
+        """The path for a new release of this name.
 
         Raises:
-            StoreError: the name is not fit for a directory, or taken.
+            StoreError: the name is not allowed, or taken.
         """
         if not _NAME.fullmatch(name):
-            raise StoreError(f"{name!r} is no name for a release: letters, digits and ._- (64 at most)")
+            raise StoreError(f"{name!r} is not allowed as a release's name: letters, digits and ._- (64 at most)")
         if (self.releases_dir / name).exists():
-            raise StoreError(f"there is a release {name!r} in {self.releases_dir} already")
+            raise StoreError(f"{self.releases_dir} already has a release {name!r}")
         return self.releases_dir / name
 
     def is_published(self, name: str) -> bool:
-        """Whether `llmstack release publish` has registered it."""
+        """Whether `llmstack release publish` has registered the release."""
         return (self.releases_dir / name / FILE_NAME).is_file()
 
     def in_service(self) -> Path | None:
-        """The directory that `current` leads to; None where it leads nowhere."""
+        """The directory that `current` leads to; None when it leads nowhere."""
         return self.link.resolve() if self.link.is_dir() else None
 
 
 def link_path(link: Path) -> Path:
-    """The one spelling of a link's own path, whatever it leads to."""
+    """The link's own absolute path, not its target's, so that one link always has the same spelling."""
     return link.parent.resolve() / link.name
 
 
 def check_switchable(link: Path) -> None:
-    """Try whether `link` could be pointed elsewhere; nothing changes.
+    """Check that `link` can be pointed elsewhere, without changing it.
 
     Raises:
-        OSError: its directory can't be written, or it is no link.
+        OSError: its directory can't be written, or it is not a link.
     """
-    _check_link(link)
-    _fresh_link(link, link).unlink()
+    _check_is_link(link)
+    _new_link(link, link).unlink()
 
 
 def point_link(link: Path, target: Path | None) -> None:
-    """Let `link` lead to `target` from one moment to the next, or be gone; killed half-way, it is as it was.
+    """Point `link` to `target`, or delete it, atomically: a killed call leaves it as it was.
 
     Raises:
-        OSError: the directory of `link` can't be written, or `link` is no link.
+        OSError: the directory of `link` can't be written, or `link` is not a link.
     """
-    _check_link(link)
+    _check_is_link(link)
     if target is None:
         link.unlink(missing_ok=True)
     elif link.is_symlink() and link.readlink() == _relative(link, target):
         return
     else:
-        _fresh_link(link, target).replace(link)
+        _new_link(link, target).replace(link)
     directory = os.open(link.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -97,16 +99,17 @@ def point_link(link: Path, target: Path | None) -> None:
         os.close(directory)
 
 
-def _check_link(link: Path) -> None:
+def _check_is_link(link: Path) -> None:
     if link.exists() and not link.is_symlink():
-        raise FileExistsError(17, "is a directory, no link that can be switched", str(link))
+        raise FileExistsError(17, "is a directory, not a link that can be switched", str(link))
 
 
-def _fresh_link(link: Path, target: Path) -> Path:
-    fresh = link.with_name(f".{link.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(_relative(link, target))
-    return fresh
+def _new_link(link: Path, target: Path) -> Path:
+    """A temporary link to `target` beside `link`, to be renamed over it."""
+    new_link = link.with_name(f".{link.name}.new")
+    new_link.unlink(missing_ok=True)
+    new_link.symlink_to(_relative(link, target))
+    return new_link
 
 
 def _relative(link: Path, target: Path) -> Path:

@@ -1,12 +1,12 @@
-"""Performs the journal's changes on a service: the one that runs, or one that is started for the proof.
+"""Performs the journal's changes on a service: the running one, or one started only to check the release.
 
-Whoever performs holds the lock of the state directory, so there is never a second one. Until the step `stop` is in
-the journal nothing has been changed: when it can't be written, the service goes on as it is, and the change waits.
-Later the journal says enough to settle the change by, whatever becomes of it: a step that can't be written stops
-nothing, and an end is written as soon as it can be.
+The process that performs a change holds the lock of the state directory, so there is never a second one. Before the
+journal has the step `stop`, nothing has been changed: if the step can't be written, the service continues as it is and
+the change waits. After it, a step that can't be written stops nothing, because what the journal has is enough to
+resolve the change after a crash; the change's end is written as soon as possible.
 
-What a crash left open is settled before a service starts: a promotion that was not proven is taken back, a rollback is
-gone on with. What can't be proven then ends as failed, so that the next command finds nothing in its way.
+A change interrupted by a crash is resolved before a service starts: a promotion that was not yet healthy is undone, a
+rollback is continued. A change that can't be resolved ends as failed, so that it does not block the next command.
 """
 
 from __future__ import annotations
@@ -19,57 +19,72 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.release import journal as steps
 from llmstack.release.build_manifest import check_published
+from llmstack.release.change import (
+    DRAIN,
+    PROMOTION,
+    READINESS_OFF,
+    RECOVERING,
+    REFUSED,
+    REQUESTED,
+    ROLLBACK,
+    STOP,
+    SWITCH,
+    UNDOING,
+    UNDONE,
+    Change,
+    ReleaseRef,
+)
 from llmstack.release.change_record import ChangeRecord
-from llmstack.release.journal import Change, ReleaseJournal, ReleaseRef
+from llmstack.release.journal import ReleaseJournal
 from llmstack.release.store import check_switchable, link_path, point_link
 from llmstack.server.error import ServerStartError
-from llmstack.supervision.phases import READINESS_ON
-from llmstack.supervision.preemption import Preempted
+from llmstack.supervision.interruption import Preempted
+from llmstack.supervision.startup import READINESS_ON
 
 T = TypeVar("T")
 
 
 class SwitchableService(Protocol):
-    """What a switch needs of a service; all calls come from the thread that owns its server."""
+    """What a switch needs of a service. Every call comes from the thread that owns the server."""
 
     def mark_unready(self, why: str) -> None:
-        """Say on /readyz that requests had better go elsewhere."""
+        """Report on /readyz that requests should go elsewhere."""
 
     def drain_requests(self) -> None:
-        """Refuse new requests and answer those under way."""
+        """Reject new requests and wait until those in flight are answered."""
 
     def resume(self) -> None:
-        """Take requests again: the server is not stopped after all."""
+        """Accept requests again: the server is not stopped after all."""
 
     def stop_server(self) -> None:
         """Stop the server."""
 
     def set_release(self, release: Release) -> None:
-        """From now on serve this release."""
+        """Serve this release from the next start on."""
 
     def run_interruptibly(self, work: Callable[[], T]) -> T:
-        """Do long work that needs no server; Preempted when somebody wants the turn meanwhile."""
+        """Run long `work` that needs no server; raises Preempted when another change needs the thread."""
 
     def bring_up(self, on_phase: Callable[[str], None], start_timeout_s: float | None) -> None:
-        """Start the server and prove it; ServerStartError when it fails, Preempted when somebody wants the turn."""
+        """Start the server and check its health; raises ServerStartError, or Preempted as above."""
 
     def recover(self, outage: str) -> bool:
-        """Go on trying to bring the server up; False when somebody wants the turn, or a stop."""
+        """Keep trying to bring the server up; False when another change needs the thread, or on a stop."""
 
 
 class Switch:
-    """The changes of `journal` to what `link` leads to; `log` gets a line with every end."""
+    """Performs the changes of `journal` to the release behind `link`; `log` gets a line when a change ends."""
 
     def __init__(self, journal: ReleaseJournal, link: Path, log: Any, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.journal, self.link = journal, link_path(link)
         self.record = ChangeRecord(journal, log, now_ns)
 
-    def settle(self) -> Change | None:
-        """Point the link to where an interrupted change shall end; the change, for `conclude` once that is proven.
+    def resolve_interrupted(self) -> Change | None:
+        """Decide how an interrupted change continues, and point the link accordingly.
 
-        None when there is nothing to prove: no change was open, or it has ended here.
+        Returns the change if its release has to be started and checked: call `complete_interrupted` when it is healthy,
+        else `fail_interrupted`. Returns None if no change was open, or if it has ended here.
 
         Raises:
             sqlite3.Error: the journal can't be read.
@@ -77,167 +92,180 @@ class Switch:
         change = self.journal.open_change()
         if change is None:
             return None
-        if change.kind == steps.PROMOTION and change.step == steps.REQUESTED:
-            self.record.refused(change, steps.UNDONE, "nobody was there to do it")
+        if change.kind == PROMOTION and change.step == REQUESTED:
+            self.record.reject(change, UNDONE, "no service performed it")
             return None
-        place = f"interrupted at the step {change.step}"
-        if _goes_back(change):
-            detail = change.detail if change.step in (steps.UNDOING, steps.RECOVERING) else place
-            self.record.note(change, steps.UNDOING, detail)
-            change = change._replace(step=steps.UNDOING, detail=detail)
-        return self._lead_back(change, place)
+        interruption = f"interrupted at the step {change.step}"
+        if _must_undo(change):
+            detail = change.detail if change.step in (UNDOING, RECOVERING) else interruption
+            self.record.try_advance(change, UNDOING, detail)
+            change = change._replace(step=UNDOING, detail=detail)
+        return self._point_link_of_interrupted(change, interruption)
 
-    def conclude(self, change: Change) -> None:
-        """What `settle` found is proven: close it and tell."""
-        if change.step == steps.UNDOING:
-            self.record.undone(change, change.detail)
+    def complete_interrupted(self, change: Change) -> None:
+        """Close the change that `resolve_interrupted` returned: its release is healthy."""
+        if change.step == UNDOING:
+            self.record.undo(change, change.detail)
         else:
             self.record.complete(change)
 
-    def give_up(self, change: Change, cause: str) -> None:
-        """What `settle` found could not be proven: an end, but for a promotion that can still be taken back."""
-        if change.kind == steps.PROMOTION and change.step != steps.UNDOING:
-            self.record.note(change, steps.UNDOING, cause)
-            self.record.in_hand = None
-        else:
-            self.record.failed(change, f"{change.detail}; {cause}" if change.detail else cause)
+    def fail_interrupted(self, change: Change, cause: str) -> None:
+        """Close the change that `resolve_interrupted` returned: its release can't be brought up.
 
-    def is_wanted(self) -> bool:
-        """Whether a change waits to be performed; one that can't be journalled does not, yet."""
+        A promotion that can still be undone stays open; the next `resolve_interrupted` returns to its source.
+        """
+        if change.kind == PROMOTION and change.step != UNDOING:
+            self.record.try_advance(change, UNDOING, cause)
+            self.record.current_id = None
+        else:
+            self.record.fail(change, f"{change.detail}; {cause}" if change.detail else cause)
+
+    def has_pending_change(self) -> bool:
+        """Whether a change waits to be performed; False, too, while the journal can't be written."""
         return self.record.next_change() is not None
 
-    def take_up(self, service: SwitchableService) -> None:
+    def perform_pending(self, service: SwitchableService) -> None:
         """Perform the open change, if there is one, on a running service.
 
         Raises:
-            StopRequested: somebody asked to stop meanwhile; `settle` goes on from there.
+            StopRequested: the process was asked to stop; the next `resolve_interrupted` resolves the change.
         """
         try:
             change = self.journal.open_change()
             if change is not None:
-                self.record.in_hand = change.id
-                self._take_up(service, change)
-        except Preempted:  # another change has taken this one's place: it comes next
-            self.record.in_hand = None
-        except (sqlite3.Error, OSError) as error:  # nothing was stopped: it is tried again
-            self.record.in_hand = None
-            self.record.tell_fault(error)
+                self.record.current_id = change.id
+                self._perform(service, change)
+        except Preempted:  # another change has superseded this one, and is performed next
+            self.record.current_id = None
+        except (sqlite3.Error, OSError) as error:  # the server was not stopped; the change is tried again
+            self.record.current_id = None
+            self.record.log_error(error)
 
-    def perform_alone(self, service: SwitchableService, change: Change) -> None:
-        """Perform `change` on a service that doesn't run yet and shall not stay.
+    def perform_offline(self, service: SwitchableService, change: Change) -> None:
+        """Perform `change` on a service that has not started yet and runs only to check the release.
 
         Raises:
             sqlite3.Error: the journal can't be written; nothing has changed.
-            StopRequested: somebody asked to stop meanwhile.
+            StopRequested: the process was asked to stop.
         """
-        self.record.in_hand = change.id
-        with contextlib.suppress(Preempted):  # another change has taken this one's place: its asker performs it
-            for step in (steps.READINESS_OFF, steps.DRAIN, steps.STOP, steps.SWITCH):  # nothing runs
+        self.record.current_id = change.id
+        with contextlib.suppress(Preempted):  # another change has superseded this one; its command performs it
+            for step in (READINESS_OFF, DRAIN, STOP, SWITCH):  # no server runs, so only the journal has them
                 self.record.advance(change, step)
             try:
                 target = Release.open(change.target.directory)
                 point_link(self.link, target.directory)
-                self._prove(service, change, target)
+                self._bring_up_target(service, change, target)
             except (ServerStartError, ReleaseError, OSError) as error:
-                self._fail_alone(service, change, str(error))
+                self._fail_offline(service, change, str(error))
 
-    def _take_up(self, service: SwitchableService, change: Change) -> None:
+    def _perform(self, service: SwitchableService, change: Change) -> None:
         try:
             target = service.run_interruptibly(lambda: self._open_target(change))
         except (ReleaseError, OSError) as error:
-            self.record.refused(change, steps.REFUSED, str(error))
+            self.record.reject(change, REFUSED, str(error))
             return
-        self._clear(service, change)
+        self._drain(service, change)
         service.stop_server()
-        self.record.note(change, steps.SWITCH)
+        self.record.try_advance(change, SWITCH)
         try:
             point_link(self.link, target.directory)
         except OSError as error:
-            self.record.failed(change, f"{self.link} can't be switched: {error}")
-            service.recover(f"the {change.kind} failed, and all is as before: {self.link} can't be switched: {error}")
+            self.record.fail(change, f"{self.link} can't be switched: {error}")
+            service.recover(
+                f"the {change.kind} failed and the release before it stays: {self.link} can't be switched: {error}"
+            )
             return
         try:
-            self._prove(service, change, target)
+            self._bring_up_target(service, change, target)
         except ServerStartError as error:
-            self._fail(service, change, str(error))
+            self._handle_failed_start(service, change, str(error))
 
-    def _clear(self, service: SwitchableService, change: Change) -> None:
-        """All that comes before the server is stopped; what goes wrong leaves the service as it was."""
+    def _drain(self, service: SwitchableService, change: Change) -> None:
+        """The steps before the server is stopped; after an error the service continues as it was."""
         try:
-            self.record.advance(change, steps.READINESS_OFF)
+            self.record.advance(change, READINESS_OFF)
             service.mark_unready(f"{change.kind} of {change.target.name}")
-            self.record.advance(change, steps.DRAIN)
+            self.record.advance(change, DRAIN)
             service.drain_requests()
-            self.record.advance(change, steps.STOP)
+            self.record.advance(change, STOP)
         except (sqlite3.Error, OSError):
             service.resume()
             raise
 
-    def _prove(self, service: SwitchableService, change: Change, target: Release) -> None:
+    def _bring_up_target(self, service: SwitchableService, change: Change, target: Release) -> None:
         service.set_release(target)
-        service.bring_up(lambda phase: self.record.note(change, phase), change.start_timeout_s)
+        service.bring_up(lambda phase: self.record.try_advance(change, phase), change.start_timeout_s)
         self.record.complete(change)
 
-    def _fail(self, service: SwitchableService, change: Change, cause: str) -> None:
-        if change.kind == steps.PROMOTION:
+    def _handle_failed_start(self, service: SwitchableService, change: Change, cause: str) -> None:
+        if change.kind == PROMOTION:
             self._undo(service, change, cause)
             return
-        self.record.note(change, steps.RECOVERING, cause)
+        self.record.try_advance(change, RECOVERING, cause)
         if service.recover(f"the rollback's target does not start: {cause}"):
             self.record.complete(change)
 
     def _undo(self, service: SwitchableService, change: Change, cause: str) -> None:
-        self.record.note(change, steps.UNDOING, cause)
+        """Return from a failed promotion to its source."""
+        self.record.try_advance(change, UNDOING, cause)
         name = change.source.name
         try:
             source = Release.open(change.source.directory)
             service.stop_server()
             point_link(self.link, source.directory)
-        except (ReleaseError, OSError) as error:  # there is nothing to go back to
-            self.record.failed(change, f"{cause}; and back to {name}: {error}")
+        except (ReleaseError, OSError) as error:  # no usable source
+            self.record.fail(change, f"{cause}; and back to {name}: {error}")
             service.recover(f"{change.target.name} does not start, and {name} can't be served: {error}")
             return
         service.set_release(source)
         try:
             service.bring_up(lambda phase: None, None)
         except ServerStartError as error:
-            self.record.note(change, steps.RECOVERING, f"{cause}; and back in {name}: {error}")
+            self.record.try_advance(change, RECOVERING, f"{cause}; and back in {name}: {error}")
             if not service.recover(f"{name} does not start again: {error}"):
                 return
-        self.record.undone(change, cause)
+        self.record.undo(change, cause)
 
-    def _fail_alone(self, service: SwitchableService, change: Change, cause: str) -> None:
+    def _fail_offline(self, service: SwitchableService, change: Change, cause: str) -> None:
         service.stop_server()
-        if change.kind == steps.ROLLBACK:
-            self.record.failed(change, cause)
+        if change.kind == ROLLBACK:
+            self.record.fail(change, cause)
             return
-        self.record.note(change, steps.UNDOING, cause)
+        self.record.try_advance(change, UNDOING, cause)
         try:
-            point_link(self.link, _path(change.source))
+            point_link(self.link, change.source.path)
         except OSError as error:
-            self.record.failed(change, f"{cause}; and back to {change.source.name}: {error}")
+            self.record.fail(change, f"{cause}; and back to {change.source.name}: {error}")
         else:
-            self.record.undone(change, cause)
+            self.record.undo(change, cause)
 
-    def _lead_back(self, change: Change, place: str) -> Change | None:
-        """Point the link of an interrupted change, and say what is left to prove."""
-        wanted = change.source if change.step == steps.UNDOING else change.target
+    def _point_link_of_interrupted(self, change: Change, interruption: str) -> Change | None:
+        """Point the link of an interrupted change to where the change shall end; the change unless it ends here."""
+        wanted = change.source if change.step == UNDOING else change.target
         try:
-            point_link(Path(change.link), _path(wanted))
+            point_link(Path(change.link), wanted.path)
         except OSError as error:
-            self.record.failed(change, f"{place}; {change.link} can't lead to {wanted.name or 'nothing'}: {error}")
+            reason = f"{change.link} can't lead to {wanted.name or 'nothing'}: {error}"
+            self.record.fail(change, f"{interruption}; {reason}")
         else:
             if change.link != str(self.link):
-                self.record.failed(change, f"{place}; {change.link} leads to {wanted.name}, which was not proven again")
-            elif not wanted.directory:  # a first promotion: nothing was in service before
-                self.record.undone(change, change.detail)
+                reason = f"{change.link} leads to {wanted.name}, whose health was not checked again"
+                self.record.fail(change, f"{interruption}; {reason}")
+            elif not wanted.directory:  # a first promotion: no release was in service before
+                self.record.undo(change, change.detail)
             else:
-                self.record.in_hand = change.id
+                self.record.current_id = change.id
                 return change
         return None
 
     def _open_target(self, change: Change) -> Release:
-        """The target, its files proven, if this service can be switched to it at all."""
+        """The target, every file checked, if this service can be switched to it.
+
+        Raises:
+            ReleaseError: the service does not serve through the change's link, or the target has changed.
+            OSError: the link can't be switched.
+        """
         if change.link != str(self.link) or not self.link.is_symlink():
             raise ReleaseError(
                 f"the service serves {self.link}, not through the link {change.link}: start it with --release "
@@ -246,16 +274,15 @@ class Switch:
         check_switchable(self.link)
         target = Release.open(change.target.directory).verify_files()
         if ReleaseRef.of(target) != change.target:
-            raise ReleaseError(f"{change.target.name} has changed since: ask again")
-        if findings := check_published(target.directory):
-            raise ReleaseError("\n".join(findings))
+            raise ReleaseError(f"{change.target.name} has changed since the request: request the change again")
+        if differences := check_published(target.directory):
+            raise ReleaseError("\n".join(differences))
         return target
 
 
-def _goes_back(change: Change) -> bool:
-    """A promotion was proven when it came to its last step; a rollback is wanted whatever happens."""
-    return change.kind == steps.PROMOTION and change.step != READINESS_ON
+def _must_undo(change: Change) -> bool:
+    """Whether an interrupted change returns to its source.
 
-
-def _path(side: ReleaseRef) -> Path | None:
-    return Path(side.directory) if side.directory else None
+    A promotion at its last step was healthy and continues, and so does a rollback at any step.
+    """
+    return change.kind == PROMOTION and change.step != READINESS_ON

@@ -1,1 +1,1 @@
-"""`llmstack release`, `warmup` and `smoke`."""
+"""`llmstack release`, `llmstack warmup` and `llmstack smoke`."""

@@ -1,4 +1,4 @@
-"""`llmstack release`: candidates, the way into service, and the way back."""
+"""`llmstack release`: publish, check, promote and roll back releases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmstack.cli.release.store import diff, list_releases, publish
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Releases: publish candidates, see what they lack, promote one, roll back.",
+    help="Releases: publish candidates, check their promotion gates, promote one, roll back.",
 )
 app.command()(publish)
 app.command("list")(list_releases)

@@ -1,4 +1,4 @@
-"""A release and what it lacks, as commands ask for it and show it."""
+"""Checks the promotion gates for a command, and prints their results."""
 
 from __future__ import annotations
 
@@ -11,48 +11,44 @@ from llm_policy.release.release import Release, ReleaseError
 from llmstack.cli.release.options import min_sign_offs
 from llmstack.cli.terminal import fail
 from llmstack.release.board_client import BoardAccess
-from llmstack.release.promotion_gates import GateInputs, GateResult, check_gates
+from llmstack.release.gate_facts import GateSources
+from llmstack.release.promotion_gates import GateResult, check_gates
 from llmstack.release.store import ReleaseStore, StoreError
 
 
 def find_release(store: ReleaseStore, name: str) -> Release:
-    """The release of this name in the store; ends the command where there is none."""
+    """The release of this name in the store; exits if there is none."""
     try:
         return Release.open(store.directory(name))
     except (StoreError, ReleaseError) as error:
-        fail(error, "llmstack release list shows what there is; llmstack release publish DIR adds one")
+        fail(error, "llmstack release list shows the releases; llmstack release publish DIR adds one")
 
 
-def board_access(url: str | None, token_file: Path | None) -> BoardAccess | None:
-    """The board that the options name; ends the command where they name half of one."""
-    if url is None:
-        return None
-    if token_file is None:
-        fail("--board-url without --board-token-file", "llmstack board reader add NAME makes a token")
-    return BoardAccess(url, token_file)
-
-
-def evidence_of(
+def gate_sources(
     against: Sequence[Path] | None,
     board_url: str | None,
     board_token_file: Path | None,
-    num_sign_offs: int,
+    required_sign_offs: int,
     state_dir: Path,
-) -> GateInputs:
-    """Where the options say that the gates shall look; ends the command where they name half of a board."""
-    board = board_access(board_url, board_token_file)
-    return GateInputs(against or (), board, num_sign_offs, state_dir, min_sign_offs())
+) -> GateSources:
+    """The gates' sources from the command line; exits if the board is only half configured."""
+    board = None
+    if board_url is not None:
+        if board_token_file is None:
+            fail("--board-url without --board-token-file", "llmstack board reader add NAME makes a token")
+        board = BoardAccess(board_url, board_token_file)
+    return GateSources(against or (), board, required_sign_offs, state_dir, min_sign_offs())
 
 
-def check_visibly(release: Release, evidence: GateInputs) -> list[GateResult]:
-    """Every gate, while the terminal shows which one."""
+def check_gates_with_progress(release: Release, sources: GateSources) -> list[GateResult]:
+    """The result of every gate; the terminal shows what is being checked."""
     with Console(stderr=True).status("checking") as status:
-        return check_gates(release, evidence, lambda gate: status.update(f"checking {gate}"))
+        return check_gates(release, sources, lambda step: status.update(f"checking {step}"))
 
 
-def print_findings(console: Console, findings: Sequence[GateResult]) -> None:
-    """A line for each gate, and one for all that it lacks."""
-    for finding in findings:
-        console.print(f"  {'✘' if finding.missing else '✔'} {finding.gate}", markup=False)
-        for text in finding.missing:
+def print_gates(console: Console, results: Sequence[GateResult]) -> None:
+    """Print a line for each gate, and one for everything that it misses."""
+    for result in results:
+        console.print(f"  {'✘' if result.missing else '✔'} {result.gate}", markup=False)
+        for text in result.missing:
             console.print(f"      {text}", markup=False)

@@ -8,21 +8,30 @@ from typing import Annotated
 
 import typer
 
-from llmstack.paths import PROJECT_ROOT
+from llmstack.release.promotion_gates import NUM_SIGN_OFFS
 
-NUM_SIGN_OFFS = 2
 _NUM_SIGN_OFFS_VARIABLE = "LLMSTACK_REQUIRED_SIGN_OFFS"
 ArtifactsDir = Annotated[
     Path,
     typer.Option(
         "--artifacts",
         envvar="LLMSTACK_ARTIFACTS_DIR",
-        help="Holds releases/ and current, the link to the one in service.",
+        help="The directory with releases/ and current, the link to the release in service.",
     ),
 ]
 StateDir = Annotated[Path, typer.Option(envvar="LLMSTACK_STATE_DIR", help="The state directory of `llmstack serve`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReleaseName = Annotated[str, typer.Argument(help="A release's name, or its directory.", show_default=False)]
+StartTimeoutS = Annotated[
+    float | None,
+    typer.Option(
+        "--start-timeout-secs",
+        min=1,
+        help="How long loading the release's models may take.",
+        show_default="the service's",
+    ),
+]
+
 Against = Annotated[
     list[Path] | None,
     typer.Option(help="A runtime manifest of Module 6, besides those in the release's module6/. Repeatable."),
@@ -44,15 +53,25 @@ NumSignOffs = Annotated[
         "--required-sign-offs",
         envvar=_NUM_SIGN_OFFS_VARIABLE,
         min=0,
-        help="Reviewers who must have signed. Fewer than the variable says (2 without it) need --override.",
+        help="Required number of signatures. Fewer than the variable says (2 without it) need --override.",
     ),
 ]
-DEFAULT_ARTIFACTS_DIR = PROJECT_ROOT / "artifacts"
+
+HttpUrl = Annotated[str, typer.Option(envvar="LLMSTACK_HTTP_URL", help="The HTTP endpoint of the running service.")]
+GrpcUrl = Annotated[str, typer.Option(envvar="LLMSTACK_GRPC_URL", help="Its gRPC endpoint.")]
+MetricsUrl = Annotated[str, typer.Option(envvar="LLMSTACK_METRICS_URL", help="Its metrics page.")]
+ReadyUrl = Annotated[
+    str, typer.Option(envvar="LLMSTACK_READY_URL", help="Its /readyz, which names the release that it serves.")
+]
+Serve = Annotated[
+    bool,
+    typer.Option("--serve", help="Start a server of this release on free ports instead, and stop it at the end."),
+]
 
 
 def min_sign_offs() -> int:
-    """How many signatures this installation wants: less is asked for at one promotion only with a reason.
+    """The number of signatures configured for this installation.
 
-    Call where the option was accepted: then the variable is a number, if it is set.
+    Call it after the option was parsed, which rejects a variable that is not a number.
     """
     return int(os.environ.get(_NUM_SIGN_OFFS_VARIABLE) or NUM_SIGN_OFFS)

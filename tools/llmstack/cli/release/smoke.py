@@ -1,8 +1,9 @@
-"""`llmstack smoke`: eval slices against a live server, recorded as evidence for a promotion."""
+"""`llmstack smoke`: run eval slices against a live server and record the results for the promotion gates."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,19 +13,21 @@ from rich.progress import Progress
 from rich.table import Table
 
 from llm_policy.release.digest import file_digest
-from llmstack.cli.release.faults import described
+from llmstack.cli.release import options
+from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.serve_options import EngineChoice, ReleaseDir
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
-from llmstack.paths import DEFAULT_RELEASE_DIR, PROJECT_ROOT
-from llmstack.release.checks import target as options
+from llmstack.cli.server_start import wait_with_progress
+from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
+from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.checks.junit import junit_xml
 from llmstack.release.checks.slice_file import SliceError, read_slices, slice_files
 from llmstack.release.checks.smoke import FAILED, PASSED, REFUSED, SliceResult, run_slices
-from llmstack.release.checks.target import live_target
+from llmstack.release.checks.target import DEFAULT_URLS, LiveServerUrls, live_target
 from llmstack.release.evidence import SMOKE, write_evidence
+from llmstack.release.store import DEFAULT_ARTIFACTS_DIR
 from llmstack.server.error import ServerStartError
 
-DEFAULT_SLICES = PROJECT_ROOT / "artifacts" / "slices"
+DEFAULT_SLICES = DEFAULT_ARTIFACTS_DIR / "slices"
 
 
 def smoke(
@@ -33,29 +36,31 @@ def smoke(
     ] = DEFAULT_SLICES,
     release_dir: ReleaseDir = DEFAULT_RELEASE_DIR,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Requests at once.", show_default="the release's batch size")
+        int | None, typer.Option(min=1, help="Concurrent requests.", show_default="the release's batch size")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here too.", show_default=False)] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.", show_default=False)] = None,
     serve: options.Serve = False,
     engine: EngineChoice = None,
-    http_url: options.HttpUrl = options.DEFAULT_HTTP_URL,
-    grpc_url: options.GrpcUrl = options.DEFAULT_GRPC_URL,
-    metrics_url: options.MetricsUrl = options.DEFAULT_METRICS_URL,
-    ready_url: options.ReadyUrl = options.DEFAULT_READY_URL,
+    http_url: options.HttpUrl = DEFAULT_URLS.http,
+    grpc_url: options.GrpcUrl = DEFAULT_URLS.grpc,
+    metrics_url: options.MetricsUrl = DEFAULT_URLS.metrics,
+    ready_url: options.ReadyUrl = DEFAULT_URLS.ready,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
     """Run eval slices and write smoke.json into the release.
 
-    A slice that names another engine or quantisation is refused, not run, and the whole has not passed. The server must
-    serve exactly this release. Exits with 0 when every slice passed, with 1 when not, with 2 when nothing could be run.
+    The server must serve exactly this release. A slice for another engine or quantisation is refused: it is not sent,
+    and the run does not pass. Exits with 0 when every slice passed, with 1 when not, with 2 when none could be run.
 
     Example: llmstack smoke --slices evaluation/slices --release artifacts/releases/qwen3-32b-r7 --junit smoke.xml
     """
     began_s = time.time()
+    urls = None if serve else LiveServerUrls(http_url, grpc_url, metrics_url, ready_url)
+    wait_ready = partial(wait_with_progress, console=Console(stderr=True, highlight=False))
     try:
         slices = read_slices(slices_dir)
         digests = {file.name: file_digest(file) for file in slice_files(slices_dir)}
-        with live_target(release_dir, serve, engine, http_url, grpc_url, metrics_url, ready_url) as target:
+        with live_target(release_dir, urls, engine.value if engine else None, wait_ready) as target:
             num_workers = concurrency or target.release.manifest.engine.max_batch_size
             with Progress(console=Console(stderr=True)) as progress:
                 bar = progress.add_task("running slices", total=sum(map(len, slices.values())))
@@ -66,16 +71,16 @@ def smoke(
         if junit is not None:
             junit.write_bytes(junit_xml(results))
     except SliceError as error:
-        fail(error, "correct the slices; docs/releases.md says what a line may hold")
+        fail(error, "correct the slices; docs/releases.md lists the keys")
     except ServerStartError as error:
         fail(error, error.next_step)
     except OSError as error:
-        fail(described(error), "make the release directory, and that of --junit, writable")
+        fail(os_error_text(error), "make the release directory and that of --junit writable")
     if as_json:
         print_json({"passed": passed, **record})
     else:
         _print(results, passed, path)
-    raise typer.Exit(0 if passed else DIFFERENT)
+    raise typer.Exit(0 if passed else EXIT_FAILED)
 
 
 def _record(results: list[SliceResult]) -> dict[str, Any]:

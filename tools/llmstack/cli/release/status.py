@@ -1,4 +1,4 @@
-"""`llmstack release status` and `history`: what is in service, and what was."""
+"""`llmstack release status` and `history`: the release in service, and the changes that led to it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llmstack.cli.release.faults import operator_faults
-from llmstack.cli.release.gate_report import check_visibly, evidence_of, find_release, print_findings
+from llmstack.cli.release.errors import exit_on_change_errors
+from llmstack.cli.release.gate_report import check_gates_with_progress, find_release, gate_sources, print_gates
 from llmstack.cli.release.options import (
-    DEFAULT_ARTIFACTS_DIR,
-    NUM_SIGN_OFFS,
     Against,
     ArtifactsDir,
     AsJson,
@@ -22,17 +20,19 @@ from llmstack.cli.release.options import (
     NumSignOffs,
     StateDir,
 )
-from llmstack.cli.terminal import DIFFERENT, print_json
+from llmstack.cli.terminal import EXIT_FAILED, print_json
 from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release import journal
-from llmstack.release.change_document import change_document, utc
-from llmstack.release.journal import previous_release
-from llmstack.release.promotion_gates import GateResult
-from llmstack.release.store import ReleaseStore
+from llmstack.release.change import change_document, utc
+from llmstack.release.change_request import previous_release
+from llmstack.release.journal import ReleaseJournal
+from llmstack.release.promotion_gates import NUM_SIGN_OFFS, GateResult
+from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(help="What this release still lacks.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The release whose promotion gates are checked.", show_default=False)
+    ] = None,
     against: Against = None,
     board_url: BoardUrl = None,
     board_token_file: BoardTokenFile = None,
@@ -41,61 +41,61 @@ def status(
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """What is in service, what a rollback would lead to, what is under way; with a NAME, what that release lacks.
+    """Show the release in service, the rollback's target and the change in progress; with NAME, what it lacks.
 
-    Exits with 0 when nothing is lacking or under way, else with 1.
+    Exits with 0 when the release lacks nothing and no change is in progress, else with 1.
 
     Example: llmstack release status qwen3-32b-r7
     """
-    store, changes = ReleaseStore(artifacts), journal.ReleaseJournal(state_dir)
+    store, journal = ReleaseStore(artifacts), ReleaseJournal(state_dir)
     current = store.in_service()
-    with operator_faults():
-        change = changes.open_change()
-        back = previous_release(changes.changes(), store.link, str(current or ""))
+    with exit_on_change_errors():
+        change = journal.open_change()
+        previous = previous_release(journal.changes(), store.link, str(current or ""))
     document: dict[str, Any] = {
         "in_service": current.name if current else None,
-        "rollback_leads_to": back.name if back else None,
+        "rollback_leads_to": previous.name if previous else None,
         "under_way": change_document(change) if change else None,
     }
-    findings: list[GateResult] = []
+    results: list[GateResult] = []
     if name is not None:
-        evidence = evidence_of(against, board_url, board_token_file, required_sign_offs, state_dir)
-        findings = check_visibly(find_release(store, name), evidence)
-        document["gates"] = {finding.gate: list(finding.missing) for finding in findings}
+        sources = gate_sources(against, board_url, board_token_file, required_sign_offs, state_dir)
+        results = check_gates_with_progress(find_release(store, name), sources)
+        document["gates"] = {result.gate: list(result.missing) for result in results}
     if as_json:
         print_json(document)
     else:
-        _print_status(document, findings)
-    if change or any(finding.missing for finding in findings):
-        raise typer.Exit(DIFFERENT)
+        _print_status(document, results)
+    if change or any(result.missing for result in results):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def history(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False) -> None:
-    """Every promotion and rollback with its cause and outcome, the newest first.
+    """List every promotion and rollback with its cause and outcome, the newest first.
 
     Example: llmstack release history --json
     """
-    with operator_faults():
-        changes = journal.ReleaseJournal(state_dir).changes()[::-1]
+    with exit_on_change_errors():
+        changes = ReleaseJournal(state_dir).changes()[::-1]
     if as_json:
         print_json([change_document(change) for change in changes])
         return
-    table = Table("when", "what", "from", "to", "outcome", "seconds", "why", title_justify="left")
+    table = Table("when", "change", "from", "to", "outcome", "seconds", "reason", title_justify="left")
     for change in changes:
-        why = "; ".join(text for text in (change.reason, change.detail) if text)
+        reason = "; ".join(text for text in (change.reason, change.detail) if text)
         seconds = "" if change.duration_s is None else f"{change.duration_s:.1f}"
         outcome = f"at {change.step}" if change.is_open else change.outcome
         table.add_row(
-            utc(change.requested_ns), change.kind, change.source.name, change.target.name, outcome, seconds, why
+            utc(change.requested_ns), change.kind, change.source.name, change.target.name, outcome, seconds, reason
         )
     Console().print(table)
 
 
-def _print_status(document: dict[str, Any], findings: Sequence[GateResult]) -> None:
+def _print_status(document: dict[str, Any], results: Sequence[GateResult]) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"in service         {document['in_service'] or 'nothing'}", markup=False)
-    console.print(f"rollback leads to  {document['rollback_leads_to'] or 'nothing'}", markup=False)
+    console.print(f"in service        {document['in_service'] or 'nothing'}", markup=False)
+    console.print(f"rollback target   {document['rollback_leads_to'] or 'nothing'}", markup=False)
     if change := document["under_way"]:
         text = f"{change['kind']} of {change['to']} at {change['step']}"
-        console.print(f"under way          {text}", style="yellow", markup=False)
-    print_findings(console, findings)
+        console.print(f"in progress       {text}", style="yellow", markup=False)
+    print_gates(console, results)

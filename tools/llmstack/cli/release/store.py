@@ -1,4 +1,4 @@
-"""`llmstack release publish`, `list` and `diff`: what is in the store."""
+"""`llmstack release publish`, `list` and `diff`: the releases in the store."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from rich.table import Table
 
 from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.cli.release.faults import described
+from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.release.gate_report import find_release
-from llmstack.cli.release.options import DEFAULT_ARTIFACTS_DIR, ArtifactsDir, AsJson, ReleaseName
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
+from llmstack.cli.release.options import ArtifactsDir, AsJson, ReleaseName
+from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.release.build_manifest import Build, BuildManifestError, BuiltFile, list_files
 from llmstack.release.evidence import KINDS, MISSING, read_evidence
 from llmstack.release.publish import publish as publish_release
 from llmstack.release.publish import source_commit
-from llmstack.release.store import ReleaseStore, StoreError
+from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, StoreError
 
 
 def publish(
-    directory: Annotated[Path, typer.Argument(help="The release; it is copied unless it is in the store already.")],
-    name: Annotated[str | None, typer.Option(help="Its name.", show_default="the directory's")] = None,
-    build_command: Annotated[str, typer.Option(help="How it was built, for build_manifest.json.")] = "",
-    commit: Annotated[str, typer.Option("--source-commit", help="Of what it was built.", show_default="git's")] = "",
-    tensorrt_llm_version: Annotated[str, typer.Option(help="What built the engine.")] = "",
+    directory: Annotated[Path, typer.Argument(help="The release; it is copied into the store unless it is there.")],
+    name: Annotated[str | None, typer.Option(help="The release's name.", show_default="the directory's")] = None,
+    build_command: Annotated[str, typer.Option(help="The command that built it, for build_manifest.json.")] = "",
+    commit: Annotated[
+        str,
+        typer.Option("--source-commit", help="The commit of its sources.", show_default="the Git checkout's"),
+    ] = "",
+    tensorrt_llm_version: Annotated[str, typer.Option(help="The version that built the engine.")] = "",
     artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Check a release, write its build_manifest.json, and register it as a candidate.
 
-    A build manifest that is there already is kept, and every file must be the one that it names.
+    An existing build manifest is kept, and every file must match it.
 
     Example: llmstack release publish build/qwen3-32b-r7 --build-command "trtllm-build …" --tensorrt-llm-version 1.1.0
     """
@@ -49,23 +52,23 @@ def publish(
                 ReleaseStore(artifacts), directory, name or directory.resolve().name, build, status.update
             )
     except (ReleaseError, StoreError) as error:
-        fail(error, "llmstack manifest verify DIR shows what belongs there")
+        fail(error, "llmstack manifest verify DIR lists the files that differ")
     except OSError as error:
-        fail(described(error), "make the artifacts directory writable, and make room", DIFFERENT)
+        fail(os_error_text(error), "make the artifacts directory writable, and free disk space", EXIT_FAILED)
     if as_json:
         print_json({"release": release.directory.name, **PromptRuntimeManager(release).summary()})
     else:
         typer.echo(f"{release.directory.name} is a candidate: engine {release.manifest.engine.hash}")
-        typer.echo(f"next: llmstack warmup --release {release.directory} --serve, then smoke, signatures, promote")
+        typer.echo(f"next: llmstack warmup --release {release.directory} --serve, then smoke, sign-offs, promote")
 
 
 def list_releases(artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, as_json: AsJson = False) -> None:
-    """Every release in the store, with its evidence.
+    """List every release in the store with the status of its check runs.
 
     Example: llmstack release list --json
     """
     store = ReleaseStore(artifacts)
-    rows = [_listed(store, name) for name in store.names()]
+    rows = [_row(store, name) for name in store.names()]
     if as_json:
         print_json(rows)
         return
@@ -79,34 +82,34 @@ def list_releases(artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, as_json: AsJs
 def diff(
     a: ReleaseName, b: ReleaseName, artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, as_json: AsJson = False
 ) -> None:
-    """What differs between two releases: the manifests by key, the files by SHA-256. Exits as `diff` does.
+    """Compare two releases: the manifests by key, the files by SHA-256. Exits with 1 on any difference.
 
     Example: llmstack release diff qwen3-32b-r6 qwen3-32b-r7
     """
     store = ReleaseStore(artifacts)
     one, other = find_release(store, a), find_release(store, b)
-    keys = PromptRuntimeManager(one).verify(other.manifest)
+    differences = PromptRuntimeManager(one).verify(other.manifest)
     try:
-        with Console(stderr=True).status("hashing both"):
+        with Console(stderr=True).status("hashing both releases"):
             files = _file_differences(list_files(one.directory), list_files(other.directory))
     except (BuildManifestError, OSError) as error:
-        what = described(error) if isinstance(error, OSError) else error
-        fail(what, "put plain, readable files in its place: llmstack release publish checks them")
+        text = os_error_text(error) if isinstance(error, OSError) else error
+        fail(text, "replace it by a regular, readable file; llmstack release publish checks them all")
     if as_json:
-        print_json({"manifest": [difference._asdict() for difference in keys], "files": files})
+        print_json({"manifest": [difference._asdict() for difference in differences], "files": files})
     else:
         console = Console(soft_wrap=True, highlight=False)
-        for key, ours, theirs in keys:
+        for key, ours, theirs in differences:
             console.print(f"{key}: {ours!r} → {theirs!r}", markup=False)
-        for path, what in files.items():
-            console.print(f"{path}: {what}", markup=False)
-        if not keys and not files:
+        for path, difference in files.items():
+            console.print(f"{path}: {difference}", markup=False)
+        if not differences and not files:
             console.print("no difference")
-    if keys or files:
-        raise typer.Exit(DIFFERENT)
+    if differences or files:
+        raise typer.Exit(EXIT_FAILED)
 
 
-def _listed(store: ReleaseStore, name: str) -> dict[str, Any]:
+def _row(store: ReleaseStore, name: str) -> dict[str, Any]:
     is_current = store.in_service() == (store.releases_dir / name).resolve()
     state = "in service" if is_current else "candidate" if store.is_published(name) else "not published"
     row: dict[str, Any] = {"release": name, "state": state, "model": "", "engine_hash": "", "manifest_hash": ""}
@@ -116,7 +119,7 @@ def _listed(store: ReleaseStore, name: str) -> dict[str, Any]:
         return row | {"state": f"broken: {str(error).splitlines()[0]}"} | dict.fromkeys(KINDS, MISSING)
     engine = release.manifest.engine
     row |= {"model": engine.model, "engine_hash": engine.hash, "manifest_hash": release.manifest_hash}
-    return row | {kind: read_evidence(release, kind).verdict for kind in KINDS}
+    return row | {kind: read_evidence(release, kind).status for kind in KINDS}
 
 
 def _file_differences(ours: list[BuiltFile], theirs: list[BuiltFile]) -> dict[str, str]:

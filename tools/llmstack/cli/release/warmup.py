@@ -1,8 +1,9 @@
-"""`llmstack warmup`: every task and schema at several prompt lengths, recorded as evidence for a promotion."""
+"""`llmstack warmup`: send every task and schema at several prompt lengths and record the results."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +13,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from llmstack.cli.release.faults import described
+from llmstack.cli.release import options
+from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.serve_options import EngineChoice, ReleaseDir
-from llmstack.cli.terminal import DIFFERENT, fail, print_json
+from llmstack.cli.server_start import wait_with_progress
+from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.release.checks import target as options
-from llmstack.release.checks.target import live_target
+from llmstack.release.checks.target import DEFAULT_URLS, LiveServerUrls, live_target
 from llmstack.release.checks.warm_up import NUM_WARM, PromptError, WarmUpMeasurement, compile_times, warm_up
-from llmstack.release.coverage import PROMPT_TOKENS, lengths, subjects
+from llmstack.release.coverage import PROMPT_TOKENS, coverage_items, prompt_lengths
 from llmstack.release.evidence import WARMUP, write_evidence
 from llmstack.server.error import ServerStartError
 
@@ -27,50 +29,53 @@ from llmstack.server.error import ServerStartError
 def warmup(
     release_dir: ReleaseDir = DEFAULT_RELEASE_DIR,
     prompt_tokens: Annotated[
-        list[int] | None, typer.Option(min=1, help=f"Prompt lengths, {PROMPT_TOKENS} without it. Repeatable.")
+        list[int] | None, typer.Option(min=1, help=f"A prompt length; by default {PROMPT_TOKENS}. Repeatable.")
     ] = None,
     serve: options.Serve = False,
     engine: EngineChoice = None,
-    http_url: options.HttpUrl = options.DEFAULT_HTTP_URL,
-    grpc_url: options.GrpcUrl = options.DEFAULT_GRPC_URL,
-    metrics_url: options.MetricsUrl = options.DEFAULT_METRICS_URL,
-    ready_url: options.ReadyUrl = options.DEFAULT_READY_URL,
+    http_url: options.HttpUrl = DEFAULT_URLS.http,
+    grpc_url: options.GrpcUrl = DEFAULT_URLS.grpc,
+    metrics_url: options.MetricsUrl = DEFAULT_URLS.metrics,
+    ready_url: options.ReadyUrl = DEFAULT_URLS.ready,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
     """Send every task and schema at several prompt lengths, cold and warm, and write warmup.json into the release.
 
-    The server must serve exactly this release. Exits with 0 when every request was answered as it should be, with 1
-    when not. A promotion asks for all the default lengths, as far as the release admits them.
+    The server must serve exactly this release. A promotion needs all default lengths that the release admits. Exits
+    with 0 when every answer was right, else with 1.
 
     Example: llmstack warmup --release artifacts/releases/qwen3-32b-r7 --serve
     """
     began_s = time.time()
+    urls = None if serve else LiveServerUrls(http_url, grpc_url, metrics_url, ready_url)
+    wait_ready = partial(wait_with_progress, console=Console(stderr=True, highlight=False))
     try:
-        with live_target(release_dir, serve, engine, http_url, grpc_url, metrics_url, ready_url) as target:
-            prompt_lengths = lengths(target.release, tuple(prompt_tokens or PROMPT_TOKENS))
+        with live_target(release_dir, urls, engine.value if engine else None, wait_ready) as target:
+            lengths = prompt_lengths(target.release, tuple(prompt_tokens or PROMPT_TOKENS))
+            num_rows = len(coverage_items(target.release)) * len(lengths)
             with Progress(console=Console(stderr=True)) as progress:
-                bar = progress.add_task("warming up", total=len(subjects(target.release)) * len(prompt_lengths))
-                rows = warm_up(target, prompt_lengths, lambda row: progress.advance(bar))
+                bar = progress.add_task("warming up", total=num_rows)
+                rows = warm_up(target, lengths, lambda row: progress.advance(bar))
             record = _record(rows) | compile_times(target.policy_metrics())
             passed = not any(row.fault for row in rows)
             path = write_evidence(target.release, WARMUP, passed=passed, began_s=began_s, record=record)
     except ServerStartError as error:
         fail(error, error.next_step)
     except httpx.HTTPError as error:
-        fail(f"{metrics_url} can't be asked: {error}", "give --metrics-url")
+        fail(f"{metrics_url} does not answer: {error}", "give --metrics-url")
     except PromptError as error:
         fail(
             error,
-            "give --prompt-tokens of lengths that this tokenizer can make, and look into its vocabulary",
-            DIFFERENT,
+            "give other --prompt-tokens, and check the tokenizer's vocabulary",
+            EXIT_FAILED,
         )
     except OSError as error:
-        fail(described(error), "make the release directory writable")
+        fail(os_error_text(error), "make the release directory writable")
     if as_json:
         print_json({"passed": passed, **record})
     else:
         _print(rows, passed, path)
-    raise typer.Exit(0 if passed else DIFFERENT)
+    raise typer.Exit(0 if passed else EXIT_FAILED)
 
 
 def _record(rows: list[WarmUpMeasurement]) -> dict[str, object]:

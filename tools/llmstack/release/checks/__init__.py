@@ -1,1 +1,1 @@
-"""Runs that prove a release: warm-up and eval slices, against a live server."""
+"""Release checks against a live server: the warm-up and the smoke run."""

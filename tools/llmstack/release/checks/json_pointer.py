@@ -9,17 +9,17 @@ _INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
 class PointerError(LookupError):
-    """The pointer is none, or points at nothing."""
+    """The text is not a JSON pointer, or there is no value at it."""
 
 
 def resolve(document: Any, pointer: str) -> Any:
-    """The value that `pointer` points at in `document`.
+    """The value at `pointer` in `document`.
 
     Raises:
-        PointerError: nothing is there.
+        PointerError: the pointer is malformed, or there is no value at it.
     """
     if pointer and not pointer.startswith("/"):
-        raise PointerError(f"{pointer!r} is no JSON pointer: it begins with /")
+        raise PointerError(f"{pointer!r} is not a JSON pointer: those begin with /")
     value = document
     for token in pointer.split("/")[1:]:
         key = token.replace("~1", "/").replace("~0", "~")

@@ -1,4 +1,4 @@
-"""Results as JUnit XML, which CI systems read."""
+"""Smoke results as JUnit XML, for CI systems."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import groupby
 
 from llmstack.release.checks.smoke import FAILED, REFUSED, SliceResult
 
-# What XML 1.0 can't hold in any spelling.
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Characters that XML 1.0 can't represent, not even escaped.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit_xml(results: Iterable[SliceResult]) -> bytes:
-    """One suite for each file of slices, one case for each slice; a refused one is an error, no failure."""
+    """One suite per slice file and one case per slice; a refused slice is an error, not a failure."""
     root = ElementTree.Element("testsuites", name="llmstack smoke")
     for group, members in groupby(results, lambda result: result.group):
         _add_suite(root, group, list(members))
@@ -42,4 +42,4 @@ def _add_suite(root: ElementTree.Element, group: str, results: list[SliceResult]
 
 
 def _text(text: str) -> str:
-    return _NO_XML.sub("�", text)
+    return _NOT_XML.sub("�", text)

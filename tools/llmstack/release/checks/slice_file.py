@@ -1,4 +1,4 @@
-"""Eval slices: JSON lines, each one question and what must hold of its answer."""
+"""Eval slices: JSON lines, each with one request and the expectations on its answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIX = ".jsonl"
 
 
 class SliceError(ValueError):
-    """A file of slices can't be used; the text names file, line and key."""
+    """A slice file can't be used; the text names file, line and key of every error."""
 
 
 class _Strict(BaseModel):
@@ -20,9 +20,9 @@ class _Strict(BaseModel):
 
 
 class Expectations(_Strict):
-    """What must hold of an answer; what is not named is not looked at.
+    """The expectations on an answer; those left out are not checked.
 
-    `values` has a JSON pointer (RFC 6901) for each value that the answer's JSON must have there.
+    `values` maps JSON pointers (RFC 6901) to the values that the answer's JSON must have there.
     """
 
     values: dict[str, Any] = Field(default_factory=dict)
@@ -35,7 +35,7 @@ class Expectations(_Strict):
 
 
 class Slice(_Strict):
-    """One question. `engine_hash` and `quantisation` say which engine it is for; without them it is for any."""
+    """One request. `engine_hash` and `quantisation` name the engine it is for; without them it is for any engine."""
 
     id: str = Field(min_length=1, max_length=128)
     task: str | None = None
@@ -57,52 +57,52 @@ class Slice(_Strict):
     @model_validator(mode="after")
     def _expects_something(self) -> Slice:
         if self.expect == Expectations():
-            raise ValueError("expect is empty: an answer that may be anything proves nothing")
+            raise ValueError("expect is empty: every answer would pass")
         return self
 
 
 def read_slices(directory: Path) -> dict[str, list[Slice]]:
-    """The slices of every file in `directory`, or of the one file, by the file's name.
+    """The slices of every file in `directory`, which may also be a single file, keyed by the file's stem.
 
     Raises:
-        SliceError: there are none, a line is wrong, or an id comes twice; lists every fault.
+        SliceError: there are no slices, or a line is invalid, or an id is used twice; lists every error.
     """
-    faults: list[str] = []
-    slices = {file.stem: _read_file(file, faults) for file in slice_files(directory)}
+    errors: list[str] = []
+    slices = {file.stem: _read_file(file, errors) for file in slice_files(directory)}
     seen: set[str] = set()
     for each in (each for group in slices.values() for each in group):
         if each.id in seen:
-            faults.append(f"the id {each.id!r} comes twice")
+            errors.append(f"the id {each.id!r} is used twice")
         seen.add(each.id)
-    if faults:
-        raise SliceError("\n".join(faults))
+    if errors:
+        raise SliceError("\n".join(errors))
     if not seen:
-        raise SliceError(f"no slices in {directory}: files end in {SUFFIX}, one JSON object a line")
+        raise SliceError(f"no slices in {directory}: files end in {SUFFIX}, with one JSON object per line")
     return slices
 
 
 def slice_files(directory: Path) -> list[Path]:
-    """Every file of slices in `directory`, or the one file, by name."""
+    """Every slice file in `directory`, sorted by name; for a single file, that file."""
     return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else [directory]
 
 
-def _read_file(file: Path, faults: list[str]) -> list[Slice]:
+def _read_file(file: Path, errors: list[str]) -> list[Slice]:
     try:
-        lines = file.read_bytes().decode("utf-8").split("\n")  # not at what else Unicode takes for a line's end
+        lines = file.read_bytes().decode("utf-8").split("\n")  # `splitlines` also splits at U+2028 and others
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"{file}: {error}")
+        errors.append(f"{file}: {error}")
         return []
-    parsed = [_parse(f"{file.name}:{number}", line, faults) for number, line in enumerate(lines, 1) if line.strip()]
+    parsed = [_parse(f"{file.name}:{number}", line, errors) for number, line in enumerate(lines, 1) if line.strip()]
     return [each for each in parsed if each is not None]
 
 
-def _parse(where: str, line: str, faults: list[str]) -> Slice | None:
+def _parse(where: str, line: str, errors: list[str]) -> Slice | None:
     try:
         return Slice.model_validate_json(line)
     except ValidationError as error:
-        faults += _described(where, error.errors(include_url=False))
+        errors += _error_texts(where, error.errors(include_url=False))
         return None
 
 
-def _described(where: str, errors: Sequence[Any]) -> list[str]:
+def _error_texts(where: str, errors: Sequence[Any]) -> list[str]:
     return [f"{where}: {'.'.join(map(str, error['loc'])) or 'line'}: {error['msg']}" for error in errors]

@@ -1,4 +1,4 @@
-"""Runs eval slices against a live server and judges the answers."""
+"""The smoke run: sends eval slices to a live server and checks the answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from llmstack.release.checks.json_pointer import PointerError, resolve
 from llmstack.release.checks.slice_file import Expectations, Slice
 from llmstack.release.checks.target import Target
 
+# A slice for another engine is refused: it is not sent.
 PASSED, FAILED, REFUSED = "passed", "failed", "refused"
 _NOTHING = object()
 
 
 class SliceResult(NamedTuple):
-    """One slice and what came of it; `faults` says why it did not pass."""
+    """The result of one slice; its fields are the keys of smoke.json. `faults` says why it did not pass."""
 
     group: str
     id: str
@@ -35,7 +36,7 @@ class SliceResult(NamedTuple):
 def run_slices(
     target: Target, slices: dict[str, list[Slice]], num_workers: int, on_result: Callable[[SliceResult], None]
 ) -> list[SliceResult]:
-    """Send every slice that is meant for the target's engine, `num_workers` at a time; results in the slices' order."""
+    """Send every slice for the target's engine, with `num_workers` requests in flight; results in the slices' order."""
 
     def run(pair: tuple[str, Slice]) -> SliceResult:
         result = _run(target, *pair)
@@ -47,16 +48,16 @@ def run_slices(
 
 
 def find_mismatches(release: Release, each: Slice) -> list[str]:
-    """Why a slice is not meant for the release's engine; empty when it is."""
+    """Why a slice is not for the release's engine; empty when it is."""
     engine = release.manifest.engine
     pairs = {"engine_hash": (each.engine_hash, engine.hash), "quantisation": (each.quantisation, engine.quantisation)}
     return [f"is for {name} {named}, not {ours}" for name, (named, ours) in pairs.items() if named not in (None, ours)]
 
 
 def find_faults(expect: Expectations, reply: Reply) -> list[str]:
-    """Everything in which an answer is not what was expected."""
+    """Every difference between an answer and what the slice expects."""
     if reply.error:
-        return [f"refused: {reply.error}"]
+        return [f"rejected: {reply.error}"]
     faults = [
         f"{name} is {reply.first(name)!r}, expected {wanted!r}"
         for name, wanted in {"schema_valid": expect.schema_valid, "finish_reason": expect.finish_reason}.items()
@@ -71,7 +72,7 @@ def find_faults(expect: Expectations, reply: Reply) -> list[str]:
     for name, limit in limits.items():
         if limit is not None and (reply.first(name) is None or reply.first(name) > limit):
             faults.append(f"{name} is {reply.first(name)}, at most {limit} expected")
-    return faults + _value_faults(expect.values, str(reply.first("text_output")))
+    return faults + _find_value_faults(expect.values, str(reply.first("text_output")))
 
 
 def _run(target: Target, group: str, each: Slice) -> SliceResult:
@@ -108,36 +109,36 @@ def _inputs(each: Slice) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if value is not None}
 
 
-def _value_faults(values: dict[str, Any], text: str) -> list[str]:
+def _find_value_faults(values: dict[str, Any], text: str) -> list[str]:
     if not values:
         return []
     try:
         answer = json.loads(text)
     except ValueError:
-        return ["text_output is no JSON"]
+        return ["text_output is not JSON"]
     faults = []
     for pointer, wanted in values.items():
-        found = _at(answer, pointer)
+        found = _value_at(answer, pointer)
         if found is _NOTHING:
             faults.append(f"nothing at {pointer}, expected {json.dumps(wanted)}")
-        elif not _is_same(found, wanted):
+        elif not _is_equal(found, wanted):
             faults.append(f"{pointer} is {json.dumps(found)}, expected {json.dumps(wanted)}")
     return faults
 
 
-def _at(answer: Any, pointer: str) -> Any:
+def _value_at(answer: Any, pointer: str) -> Any:
     try:
         return resolve(answer, pointer)
     except PointerError:
         return _NOTHING
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Equal as JSON: 1 and 1.0 are, true and 1 are not."""
+def _is_equal(one: Any, other: Any) -> bool:
+    """Whether two values are equal as JSON, where 1 equals 1.0 and true differs from 1."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_is_same, one, other))
+        return len(one) == len(other) and all(map(_is_equal, one, other))
     return bool(one == other)

@@ -1,42 +1,43 @@
-"""The live server that a proof is about: one that runs, or one started for it. It must serve exactly this release."""
+"""The live server that a release check runs against: a running one, or one started for the check.
+
+It must serve exactly the release that is checked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
-import typer
-from rich.console import Console
 
-from llm_policy.metrics.metrics import exposition
+from llm_policy.metrics.exposition import exposition
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION, TENANT
-from llmstack.cli.serve_options import EngineChoice
-from llmstack.cli.server_start import start_visibly
 from llmstack.client.ensemble_client import Headers, ServerUrls
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
 from llmstack.server.release import open_release, pick_engine
 
 TIMEOUT_S = 10.0
-PROOF_TENANT = "llmstack-proof"
+CHECK_TENANT = "llmstack-proof"  # the tenant of a check's requests in ledger and metrics
 
-HttpUrl = Annotated[str, typer.Option(envvar="LLMSTACK_HTTP_URL", help="Triton's HTTP protocol of the live server.")]
-GrpcUrl = Annotated[str, typer.Option(envvar="LLMSTACK_GRPC_URL", help="Triton's gRPC protocol of the live server.")]
-MetricsUrl = Annotated[str, typer.Option(envvar="LLMSTACK_METRICS_URL", help="Its metrics.")]
-ReadyUrl = Annotated[str, typer.Option(envvar="LLMSTACK_READY_URL", help="Its /readyz, which names what it serves.")]
-Serve = Annotated[
-    bool, typer.Option("--serve", help="Start a server of this release on free ports instead, and stop it at the end.")
-]
-DEFAULT_HTTP_URL, DEFAULT_GRPC_URL = "http://127.0.0.1:8000", "127.0.0.1:8001"
-DEFAULT_METRICS_URL, DEFAULT_READY_URL = "http://127.0.0.1:8002/metrics", "http://127.0.0.1:8003/readyz"
+
+class LiveServerUrls(NamedTuple):
+    """Where a running service answers."""
+
+    http: str = "http://127.0.0.1:8000"
+    grpc: str = "127.0.0.1:8001"
+    metrics: str = "http://127.0.0.1:8002/metrics"
+    ready: str = "http://127.0.0.1:8003/readyz"
+
+
+DEFAULT_URLS = LiveServerUrls()
 
 
 class Target(NamedTuple):
-    """A live server of `release`; `state_dir` is that of a server started for the proof."""
+    """A live server of `release`; `state_dir` is set for a server started for the check."""
 
     release: Release
     server: ServerUrls
@@ -45,15 +46,15 @@ class Target(NamedTuple):
 
     @property
     def headers(self) -> Headers:
-        """What admits a request to it; its tenant tells the proof's requests apart."""
+        """The headers of a check's requests."""
         engine = self.release.manifest.engine
-        return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation, TENANT: PROOF_TENANT}
+        return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation, TENANT: CHECK_TENANT}
 
     def policy_metrics(self) -> str:
-        """The Prometheus text of what the policy counts.
+        """The policy's metrics in the Prometheus text format.
 
         Raises:
-            httpx.HTTPError: it can't be had.
+            httpx.HTTPError: the metrics page does not answer.
         """
         if self.state_dir is not None:
             return exposition(self.state_dir).decode()
@@ -62,51 +63,51 @@ class Target(NamedTuple):
 
 @contextmanager
 def live_target(
-    release_dir: Path, serve: bool, engine: EngineChoice, http_url: str, grpc_url: str, metrics_url: str, ready_url: str
+    release_dir: Path, urls: LiveServerUrls | None, engine: str | None, wait_ready: Callable[[TritonServer], None]
 ) -> Iterator[Target]:
-    """The target that a command's options name.
+    """The running service at `urls`, or without `urls` a server started on free ports and stopped at the end.
+
+    `engine` runs a started server, the release's own without it. `wait_ready` waits for it and may show progress.
 
     Raises:
-        ServerStartError: the release's files are not its manifest's, no server answers, or it serves something else.
+        ServerStartError: the release's files differ from its manifest, no server answers, or it serves another release.
     """
     release = open_release(release_dir)
-    if not serve:
-        check_engine(_check_served(release, ready_url))
-        yield Target(release, ServerUrls(http_url.rstrip("/"), grpc_url), metrics_url)
+    if urls is not None:
+        check_engine(_served_engine(release, urls.ready))
+        yield Target(release, ServerUrls(urls.http.rstrip("/"), urls.grpc), urls.metrics)
         return
-    server = TritonServer(
-        release_dir=release.directory, engine=check_engine(engine.value if engine else pick_engine(release))
-    )
+    server = TritonServer(release_dir=release.directory, engine=check_engine(engine or pick_engine(release)))
     try:
         server.start()
-        start_visibly(server, Console(stderr=True, highlight=False))
+        wait_ready(server)
         yield Target(release, ServerUrls(server.http_url, server.grpc_url), server.metrics_url, server.state_dir)
     finally:
         server.stop()
 
 
 def check_engine(engine: str) -> str:
-    """The name of an engine that really runs the release.
+    """`engine`, if it runs the release's model.
 
     Raises:
-        ServerStartError: it is the one that does not.
+        ServerStartError: it is the echo engine.
     """
     if engine == "echo":
         raise ServerStartError(
-            "the echo engine answers with fixed tokens: that proves nothing of a release",
+            "the echo engine answers with fixed tokens: its answers say nothing about a release",
             "use the release's own engine",
         )
     return engine
 
 
-def _check_served(release: Release, ready_url: str) -> str:
-    """The engine of the server behind `ready_url`, which serves the release and is ready."""
+def _served_engine(release: Release, ready_url: str) -> str:
+    """The engine of the service behind `ready_url`, which must serve the release and be ready."""
     document = _readyz(ready_url)
-    ours = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
-    if differs := {key: document.get(key) for key, value in ours.items() if document.get(key) != value}:
-        told = ", ".join(f"{key} {value}" for key, value in differs.items())
+    expected = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
+    if served := {key: document.get(key) for key, value in expected.items() if document.get(key) != value}:
+        hashes = ", ".join(f"{key} {value}" for key, value in served.items())
         raise ServerStartError(
-            f"the server behind {ready_url} serves another release than {release.directory}: {told}",
+            f"the server behind {ready_url} serves another release than {release.directory}: {hashes}",
             f"start `llmstack serve --release {release.directory}` beside it on other ports, or give --serve",
         )
     if document.get("ready") is not True:
@@ -119,6 +120,6 @@ def _readyz(url: str) -> dict[str, Any]:
         document = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ServerStartError(
-            f"{url} can't be asked: {error}", "start `llmstack serve`, give --ready-url, or give --serve"
+            f"{url} does not answer: {error}", "start `llmstack serve`, give --ready-url, or give --serve"
         ) from None
     return document if isinstance(document, dict) else {}

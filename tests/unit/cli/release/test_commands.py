@@ -1,4 +1,4 @@
-"""What an operator types: candidates come in whole, and what is said of them is what is there."""
+"""`llmstack release`: candidates are published whole, and every command reports the actual state."""
 
 import json
 import subprocess
@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from llm_policy.release.release import Release
 from llmstack.cli.app import app
-from llmstack.release.journal import COMPLETED, PROMOTION, ChangeResult, ReleaseJournal, ReleaseRef
+from llmstack.release.change import COMPLETED, PROMOTION, ChangeRequest, ChangeResult, ReleaseRef
+from llmstack.release.journal import ReleaseJournal
 from llmstack.release.store import ReleaseStore, point_link
-from tests.releases import change_manifest, hash_anew, write_release
+from tests.releases import change_manifest, update_manifest_hashes, write_release
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def run_json(*arguments, exit_code=0):
     return json.loads(run(*arguments, "--json", exit_code=exit_code).stdout)
 
 
-def test_what_lies_elsewhere_is_copied_and_described(store, tmp_path):
+def test_a_release_from_elsewhere_is_copied_and_described(store, tmp_path):
     write_release(tmp_path / "built")
     run("publish", tmp_path / "built", "--name", "r1", "--build-command", "make", "--source-commit", "abc")
     manifest = json.loads((store.directory("r1") / "build_manifest.json").read_text())
@@ -41,7 +42,7 @@ def test_what_lies_elsewhere_is_copied_and_described(store, tmp_path):
     assert [path.name for path in store.releases_dir.iterdir()] == ["r1"]
 
 
-def test_a_taken_name_and_a_broken_release_are_refused_and_leave_nothing(store, tmp_path):
+def test_a_taken_name_and_a_broken_release_are_errors_and_leave_no_files(store, tmp_path):
     write_release(tmp_path / "built")
     run("publish", tmp_path / "built", "--name", "r1")
     assert "already" in run("publish", tmp_path / "built", "--name", "r1", exit_code=2).output
@@ -50,16 +51,16 @@ def test_a_taken_name_and_a_broken_release_are_refused_and_leave_nothing(store, 
     assert store.names() == ["r1"]
 
 
-def test_a_build_manifest_that_is_there_must_hold(store, tmp_path):
+def test_an_existing_build_manifest_must_match_the_files(store, tmp_path):
     write_release(tmp_path / "built")
     run("publish", tmp_path / "built", "--name", "r1")
     run("publish", store.directory("r1"))
     (store.directory("r1") / "tokenizer" / "tokenizer_config.json").write_text("{}")
-    refused = run("publish", store.directory("r1"), exit_code=2)
-    assert "tokenizer/tokenizer_config.json: not as it was built" in refused.output
+    rejected = run("publish", store.directory("r1"), exit_code=2)
+    assert "tokenizer/tokenizer_config.json: differs from the build manifest" in rejected.output
 
 
-def test_the_list_says_which_one_is_in_service_and_which_one_is_broken(store, tmp_path):
+def test_the_list_marks_the_release_in_service_and_broken_ones(store, tmp_path):
     for name in ("r1", "r2", "r3"):
         write_release(store.releases_dir / name)
     run("publish", store.directory("r2"))
@@ -83,98 +84,98 @@ def test_two_releases_are_compared_by_key_and_by_file(store):
     assert found["files"] == {"engine/more": "only in the second", "manifest.json": "differs"}
 
 
-def test_a_release_that_is_not_there_is_answered_with_those_that_are(store):
+def test_an_unknown_release_is_an_error_that_lists_the_existing_ones(store):
     write_release(store.releases_dir / "r1")
     for command in (("status", "r9"), ("diff", "r1", "r9"), ("promote", "r9")):
-        assert "there: r1" in run(*command, exit_code=2).output
+        assert "known: r1" in run(*command, exit_code=2).output
 
 
-def test_promote_lists_all_that_is_missing_and_changes_nothing(store):
+def test_promote_lists_everything_missing_and_changes_nothing(store):
     for name in ("r1", "r2"):
         write_release(store.releases_dir / name)
     point_link(store.link, store.directory("r1"))
-    refused = run_json("promote", "r2", exit_code=1)
-    assert set(refused["missing"]) == {"build manifest", "alignment", "warm-up", "smoke", "sign-offs"}
+    rejected = run_json("promote", "r2", exit_code=1)
+    assert set(rejected["missing"]) == {"build manifest", "alignment", "warm-up", "smoke", "sign-offs"}
     assert "is in service already" in run("promote", "r1", exit_code=2).output
     assert "--override has no reason" in run("promote", "r2", "--override", " ", exit_code=2).output
     assert store.in_service().name == "r1"
     assert run_json("history") == []
 
 
-def test_a_rollback_needs_a_cause_and_something_to_go_back_to(store):
+def test_a_rollback_needs_a_cause_and_a_previous_release(store):
     write_release(store.releases_dir / "r1")
     point_link(store.link, store.directory("r1"))
     assert "--root-cause is empty" in run("rollback", "--root-cause", "", exit_code=2).output
-    assert "nothing to go back to" in run("rollback", "--root-cause", "bad", exit_code=1).output
+    assert "no release to return to" in run("rollback", "--root-cause", "bad", exit_code=1).output
     assert run_json("status") == {"in_service": "r1", "rollback_leads_to": None, "under_way": None}
 
 
-def promoted(store, tmp_path, *names):
-    """Publish these, and promote the last over the one before, in the journal and on the disk."""
+def publish_and_promote(store, tmp_path, *names):
+    """Publish two releases and promote the second over the first, in the journal and on disk."""
     for name in names:
         write_release(store.releases_dir / name)
         run("publish", store.directory(name))
-    sides = [ReleaseRef.of(Release.open(store.directory(name))) for name in names]
-    log = ReleaseJournal(tmp_path / "state")
-    log.end(ChangeResult(log.request(PROMOTION, store.link, *sides, 0), COMPLETED), 1)
+    releases = [ReleaseRef.of(Release.open(store.directory(name))) for name in names]
+    journal = ReleaseJournal(tmp_path / "state")
+    journal.end(ChangeResult(journal.request(ChangeRequest(PROMOTION, store.link, *releases), 0), COMPLETED), 1)
     point_link(store.link, store.directory(names[-1]))
-    return log
+    return journal
 
 
 @pytest.mark.parametrize(
     ("file", "text", "reason"),
     [
-        ("schemas/label.json", '{"enum": ["C"]}', "schemas/label.json: not as it was built"),
+        ("schemas/label.json", '{"enum": ["C"]}', "schemas/label.json: differs from the build manifest"),
         ("tokenizer/chat_template.jinja", "{{ messages }}", "tokenizer/chat_template.jinja: not in the build manifest"),
         ("build_manifest.json", "{}", "the manifests of r1 are not those that were in service"),
     ],
 )
-def test_a_rollback_is_refused_when_what_it_leads_to_is_not_what_was_in_service(store, tmp_path, file, text, reason):
-    log = promoted(store, tmp_path, "r1", "r2")
+def test_a_rollback_is_rejected_when_its_target_has_changed(store, tmp_path, file, text, reason):
+    journal = publish_and_promote(store, tmp_path, "r1", "r2")
     (store.directory("r1") / file).write_text(text)
     assert reason in run("rollback", "--root-cause", "bad", exit_code=1).output
-    assert log.open_change() is None
+    assert journal.open_change() is None
 
 
-def test_a_link_that_can_not_be_switched_is_told_before_anything_is_asked(store, tmp_path):
-    log = promoted(store, tmp_path, "r1", "r2")
+def test_a_link_that_can_not_be_switched_is_an_error_before_the_change_is_requested(store, tmp_path):
+    journal = publish_and_promote(store, tmp_path, "r1", "r2")
     (store.link.parent / ".current.new").mkdir()
     for command in (
         ("rollback", "--root-cause", "bad"),
         ("promote", "r1", "--override", "test", "--required-sign-offs", "0"),
     ):
         assert "can't be switched" in run(*command, exit_code=2).output
-    assert log.open_change() is None
+    assert journal.open_change() is None
 
 
 def test_fewer_signatures_than_configured_need_an_override(store, monkeypatch):
     for name in ("r1", "r2"):
         write_release(store.releases_dir / name)
     point_link(store.link, store.directory("r1"))
-    asked = ("promote", "r2", "--required-sign-offs", "0")
-    assert "0 signatures asked for, 2 are" in run_json(*asked, exit_code=1)["missing"]["sign-offs"][0]
+    promote = ("promote", "r2", "--required-sign-offs", "0")
+    assert "0 signatures asked for, 2 are" in run_json(*promote, exit_code=1)["missing"]["sign-offs"][0]
     monkeypatch.setenv("LLMSTACK_REQUIRED_SIGN_OFFS", "0")
     assert "sign-offs" not in run_json("promote", "r2", exit_code=1)["missing"]
 
 
-def test_a_ledger_that_is_none_is_told_by_each_command_with_what_to_do(store, tmp_path):
+def test_each_command_reports_a_broken_ledger_with_a_next_step(store, tmp_path):
     write_release(store.releases_dir / "r1")
     (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "ledger.db").write_bytes(b"this is no database, however long one looks at it " * 20)
+    (tmp_path / "state" / "ledger.db").write_bytes(b"this is not a database, but long enough to be one " * 20)
     for command in (("history",), ("status",), ("promote", "r1"), ("rollback", "--root-cause", "bad")):
         output = run(*command, exit_code=1).output
         assert "ledger.db in the state directory, can't be used" in output
         assert "next: " in output
 
 
-def test_a_link_inside_a_release_is_told_when_releases_are_compared(store):
+def test_a_link_inside_a_release_is_an_error_of_diff(store):
     for name in ("r1", "r2"):
         write_release(store.releases_dir / name)
     (store.directory("r2") / "schemas" / "more.json").symlink_to("label.json")
-    assert "schemas/more.json is no plain file" in run("diff", "r1", "r2", exit_code=2).output
+    assert "schemas/more.json is not a regular file" in run("diff", "r1", "r2", exit_code=2).output
 
 
-def test_what_a_killed_proof_left_behind_is_no_file_of_the_release(store, tmp_path):
+def test_temporary_files_of_a_killed_check_are_not_files_of_the_release(store, tmp_path):
     write_release(store.releases_dir / "r1")
     run("publish", store.directory("r1"))
     for name in ("warmup.json.new", "smoke.json.new", "build_manifest.json.new"):
@@ -182,10 +183,10 @@ def test_what_a_killed_proof_left_behind_is_no_file_of_the_release(store, tmp_pa
     run("publish", store.directory("r1"))
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_half_copied(store, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_partial_copy(store, tmp_path):
     write_release(tmp_path / "built")
     (tmp_path / "built" / "engine" / "rank0.engine").write_bytes(b"x" * (1 << 20))
-    hash_anew(tmp_path / "built")
+    update_manifest_hashes(tmp_path / "built")
     store.releases_dir.mkdir(parents=True)
     mount = ("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(store.releases_dir))
     if subprocess.run(mount, capture_output=True, check=False).returncode:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.release.release import Release
-from llmstack.release.manifest_file import app
+from llmstack.cli.manifest import app
 from tests.releases import change_manifest, write_release
 
 NEEDED = ("--quantisation", "w4a8", "--model", "Qwen3-32B", "--input-usd-per-million", "0.1")
@@ -52,13 +52,13 @@ def test_build_twice_gives_the_same_bytes(directory):
 
 def test_build_keeps_an_existing_manifest_unless_forced(directory):
     before = (directory / "manifest.json").read_bytes()
-    refused = invoke("build", directory, *NEEDED)
-    assert refused.exit_code == 2
-    assert "add --force to replace it" in refused.stderr
+    rejected = invoke("build", directory, *NEEDED)
+    assert rejected.exit_code == 2
+    assert "add --force to replace it" in rejected.stderr
     assert (directory / "manifest.json").read_bytes() == before
 
 
-def test_a_forced_build_shows_what_changes(directory):
+def test_a_forced_build_shows_the_differences(directory):
     built = invoke("build", directory, *NEEDED, "--max-tokens", 7_000, "--force")
     assert "thresholds.max_tokens" in built.stdout
     assert "7000" in built.stdout
@@ -75,39 +75,39 @@ def test_a_forced_build_replaces_a_broken_manifest(directory):
     [
         (("--max-prompt-tokens", 6_000), "thresholds.max_prompt_tokens: 6000 must be below"),
         (("--input-usd-per-million", 0.0001), "prices.input_usd_per_million: 0.0001"),
-        (("--task-schema", "judge=nope"), "tasks.judge.schema_id: 'nope' is not in schemas (there: label, verdict)"),
+        (("--task-schema", "judge=nope"), "tasks.judge.schema_id: 'nope' is not in schemas (known: label, verdict)"),
         (("--task-schema", "judge"), "TASK=VALUE is needed"),
         (("--task-max-tokens", "chat=3"), "TASK=VALUE is needed"),
-        (("--task-max-tokens", "judge=many"), "'many' is no whole number"),
+        (("--task-max-tokens", "judge=many"), "'many' is not a whole number"),
     ],
 )
-def test_build_refuses_wrong_settings_and_writes_nothing(directory, options, text):
+def test_build_rejects_invalid_settings_and_writes_nothing(directory, options, text):
     before = (directory / "manifest.json").read_bytes()
-    refused = invoke("build", directory, *NEEDED, "--force", *options)
-    assert refused.exit_code == 2
-    assert text in " ".join(refused.stderr.replace("│", " ").split())
+    rejected = invoke("build", directory, *NEEDED, "--force", *options)
+    assert rejected.exit_code == 2
+    assert text in " ".join(rejected.stderr.replace("│", " ").split())
     assert (directory / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("missing", ["tokenizer_info.json", "engine/rank0.engine"])
-def test_build_says_how_to_get_what_is_missing(directory, missing):
+def test_build_explains_how_to_add_a_missing_file(directory, missing):
     (directory / missing).unlink()
     (directory / "engine" / "config.json").unlink()
-    refused = invoke("build", directory, *NEEDED, "--force")
-    assert refused.exit_code == 2
-    assert missing.split("/")[0] in refused.stderr
-    assert "llmstack tokenizer-info build" in refused.stderr
+    rejected = invoke("build", directory, *NEEDED, "--force")
+    assert rejected.exit_code == 2
+    assert missing.split("/")[0] in rejected.stderr
+    assert "llmstack tokenizer-info build" in rejected.stderr
 
 
-def test_build_refuses_a_tokenizer_info_of_another_tokenizer(directory):
+def test_build_rejects_the_tokenizer_info_of_another_tokenizer(directory):
     path = directory / "tokenizer_info.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "stop_token_ids": [0]}))
-    refused = invoke("build", directory, *NEEDED, "--force")
-    assert refused.exit_code == 2
-    assert "stop_token_ids: file has [0], tokenizer has [3] (1 of 1)" in refused.stderr
+    rejected = invoke("build", directory, *NEEDED, "--force")
+    assert rejected.exit_code == 2
+    assert "stop_token_ids: file has [0], tokenizer has [3] (1 of 1)" in rejected.stderr
 
 
-def test_verify_passes_a_true_release(directory):
+def test_verify_passes_an_unchanged_release(directory):
     assert invoke("verify", directory, "--against", directory).exit_code == 0
 
 
@@ -160,16 +160,16 @@ def test_verify_exits_with_two_when_the_other_manifest_cant_be_read(directory, t
     other = tmp_path / "other.json"
     if content:
         other.write_text(content)
-    refused = invoke("verify", directory, "--against", other)
-    assert refused.exit_code == 2
-    assert "other.json" in refused.stderr
+    rejected = invoke("verify", directory, "--against", other)
+    assert rejected.exit_code == 2
+    assert "other.json" in rejected.stderr
 
 
 def test_a_missing_release_says_what_to_do_next(tmp_path):
-    refused = invoke("summary", tmp_path / "nowhere")
-    assert refused.exit_code == 2
-    assert "no release at" in refused.stderr
-    assert "LLMSTACK_RELEASE_DIR" in refused.stderr
+    rejected = invoke("summary", tmp_path / "nowhere")
+    assert rejected.exit_code == 2
+    assert "no release at" in rejected.stderr
+    assert "LLMSTACK_RELEASE_DIR" in rejected.stderr
 
 
 def test_summary_prints_what_the_evaluation_side_reads(directory):

@@ -1,4 +1,4 @@
-"""What is proven of a release on a live server, and what the models themselves refuse, whoever starts the server."""
+"""Release checks on a live server, and the checks that the models do themselves when they load."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from embedded_model.release import build_release
+from embedded_model.release.builder import build_release
 from llm_policy.release.release import Release
 from llmstack.cli.release.smoke import DEFAULT_SLICES
 from llmstack.client.ensemble_client import ServerUrls
@@ -29,19 +29,19 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(("name", "reason"), CHANGED.items())
-def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_told(tmp_path, name, reason):
+def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_reported(tmp_path, name, reason):
     release = tmp_path / "release"
     shutil.copytree(DEFAULT_RELEASE_DIR, release)
     path = release / name
     path.write_text(path.read_text() + "\n")
     server = TritonServer(release, engine="echo", state_dir=tmp_path / "state")
-    with pytest.raises(ServerStartError) as refused, server:
+    with pytest.raises(ServerStartError) as raised, server:
         pass
-    assert reason in str(refused.value)
+    assert reason in str(raised.value)
     assert reason in (tmp_path / "state" / "tritonserver.log").read_text()
 
 
-def test_the_embedded_release_passes_the_slices_that_are_shipped(server):
+def test_the_embedded_release_passes_the_shipped_slices(server):
     target = Target(Release.open(DEFAULT_RELEASE_DIR), ServerUrls(server.http_url, server.grpc_url), server.metrics_url)
     slices = read_slices(DEFAULT_SLICES)
     results = run_slices(target, slices, 4, lambda result: None)
@@ -50,7 +50,7 @@ def test_the_embedded_release_passes_the_slices_that_are_shipped(server):
 
 
 @pytest.mark.parametrize(("limit_us", "passes"), [(60_000_000, True), pytest.param(0, False, marks=ONLY_IN_SOAK)])
-def test_a_bench_gate_passes_by_the_manifests_queue_delay(tmp_path, limit_us, passes):
+def test_a_bench_gate_passes_within_the_manifests_queue_delay(tmp_path, limit_us, passes):
     release = build_release(tmp_path / "b8", seed=1)
     tree = json.loads((release.directory / "manifest.json").read_text())
     thresholds = {**tree["thresholds"], "max_queue_delay_us": limit_us}
