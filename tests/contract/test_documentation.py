@@ -12,6 +12,7 @@ from llmstack.configuration.variables import GROUPS
 from tests.import_graph import ROOT
 from tests.markdown import PAGES, blocks, commands, links, paths
 
+SHELL = ("", "sh", "console")
 COMMAND = typer.main.get_command(app)
 # A path may leave out the directory that its page is about.
 PATH_ROOTS = ("", "python_models", "python_models/llm_policy", "python_models/llm_policy/guidance", "tools",
@@ -57,6 +58,7 @@ def test_commands_and_their_options_exist(page):
     faults = {
         (block.line, " ".join(arguments)): found
         for block in blocks(page)
+        if block.language in SHELL
         for arguments in commands(block, "llmstack")
         if (found := faults_of(arguments))
     }

@@ -85,6 +85,14 @@ _CONTAINERS = (
     Variable(
         "GATEWAY_CERTIFICATE", "./secrets/gateway.pem", "Certificate chain and key of the compose file's gateway."
     ),
+    Variable("BOARD_PORT", "8004", "Published port of the compose file's board, on 127.0.0.1."),
+    Variable("GRAFANA_PORT", "3000", "Published port of the compose file's Grafana, on 127.0.0.1."),
+    Variable("READINESS_WEBHOOK_SECRET", "./secrets/readiness_webhook", "File that the compose file mounts as secret."),
+    Variable("FINANCE_WEBHOOK_SECRET", "./secrets/finance_webhook", "File that the compose file mounts as secret."),
+    Variable("GRAFANA_PASSWORD", "./secrets/grafana_password", "File with Grafana's password."),
+    Variable("HAPROXY_IMAGE", "haproxy:2.6-alpine", "The compose file's image of HAProxy."),
+    Variable("PROMETHEUS_IMAGE", "prom/prometheus:v3.5.0", "The compose file's image of Prometheus."),
+    Variable("GRAFANA_IMAGE", "grafana/grafana:12.2.0", "The compose file's image of Grafana."),
 )
 
 _SERVE_TRITON = (
