@@ -19,8 +19,8 @@ from llmstack.cli.release.warmup import warmup
 from llmstack.tokenizer import tokenizer_info
 
 
-def _print_version(is_asked: bool) -> None:
-    if is_asked:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"llmstack {importlib.metadata.version('llm-serving-stack')}")
         raise typer.Exit
 

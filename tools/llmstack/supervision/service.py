@@ -100,14 +100,7 @@ class Service:
     def prepare(self, on_step: Callable[[str], None], should_yield: Callable[[], bool]) -> None:
         """Start everything but the server, for `bring_up`. `on_step` receives a description of each step."""
         self._supervisor = Supervisor(
-            self.server,
-            self.release,
-            self._readiness,
-            self._ledger,
-            self._stop,
-            self._settings,
-            on_step,
-            should_yield,
+            self.server, self.release, self._readiness, self._ledger, self._stop, self._settings, on_step, should_yield
         )
         housekeeping = Housekeeping(
             self._supervisor, self._state, self._ledger, self._deliveries, self._settings.max_log_bytes
