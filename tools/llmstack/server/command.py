@@ -92,7 +92,7 @@ def admin_flags(key: str) -> list[str]:
 
 
 def trace_flags(tracing: Tracing | None) -> list[str]:
-    """The flags for Triton's OpenTelemetry spans of the ensemble and its steps, which continue a client's `traceparent`."""
+    """The flags for Triton's OpenTelemetry spans, which continue a client's `traceparent`."""
     if tracing is None:
         return []
     settings = (
