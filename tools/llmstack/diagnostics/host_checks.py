@@ -67,7 +67,7 @@ def check_webhooks(deployment: Deployment) -> CheckResult:
         text = "none: alerts stay in the ledger"
         return CheckResult("webhooks", CheckStatus.WARN, text, "set LLMSTACK_READINESS_WEBHOOK_URL")
     if deployment.connects_to_webhooks:
-        errors = [error for endpoint in endpoints if (error := _connection_error(endpoint.url))]
+        errors = [text for endpoint in endpoints if (text := _connection_error(endpoint.url))]
         if errors:
             return CheckResult("webhooks", CheckStatus.WARN, "; ".join(errors), "events are kept and sent later")
     return CheckResult("webhooks", CheckStatus.OK, ", ".join(endpoint.name for endpoint in endpoints))
