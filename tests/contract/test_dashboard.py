@@ -1,4 +1,4 @@
-"""The dashboard: what lies in docker/ is what the builder makes, of metrics that are really exported."""
+"""The committed dashboard is current, and uses only metrics that are exported."""
 
 import json
 import re
@@ -9,21 +9,22 @@ import sys
 import pytest
 
 from llm_policy.ledger.database import FILE_NAME, open_database
-from llm_policy.metrics.metrics import PolicyMetrics, exposition
+from llm_policy.metrics.exposition import exposition
+from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llm_policy.release.release import Release
-from llmstack.cli.dashboard import FILE
+from llmstack.cli.dashboard import DEFAULT_OUTPUT
 from llmstack.dashboard.panels import QUEUE_DELAY_LIMIT_US, ROWS, expressions
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
-# The parent's own gauges, and Triton's counters, which tests on a live server look for.
-PARENTS = {
+# Gauges of the parent process and metrics of Triton; tests/integration looks for them on a live server.
+PARENT_METRICS = {
     "llm_ready",
     "llm_delivery_backlog",
     "llm_delivery_oldest_age_seconds",
     "llm_delivery_failed",
     "llm_delivery_disabled",
 }
-TRITONS = {
+TRITON_METRICS = {
     "nv_inference_request_success",
     "nv_inference_request_failure",
     "nv_gpu_memory_used_bytes",
@@ -34,7 +35,7 @@ NAME = re.compile(r"\b(?:llm|nv)_[a-z0-9_]+")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Names of every sample that the policy exports."""
+    """The names of all samples that the policy exports."""
     state = tmp_path_factory.mktemp("state")
     open_database(state / FILE_NAME).close()
     metrics = PolicyMetrics(state)
@@ -45,36 +46,36 @@ def exported(tmp_path_factory):
     return set(NAME.findall(exposition(state).decode()))
 
 
-def test_every_metric_that_it_shows_is_exported(exported):
-    named = {name for expression in expressions() for name in NAME.findall(expression)}
-    assert named - exported - PARENTS - TRITONS == set()
+def test_every_metric_on_the_dashboard_is_exported(exported):
+    used = {name for expression in expressions() for name in NAME.findall(expression)}
+    assert used - exported - PARENT_METRICS - TRITON_METRICS == set()
 
 
 @pytest.mark.parametrize(
-    "topic",
+    "metric",
     [
         *("llm_ready", "llm_queue_delay_us", "llm_tokens_in_total", "llm_tokens_out_total", "llm_cost_usd_total"),
         *("llm_requests_rejected_total", "llm_alerts_total", "llm_guide_cache_total"),
     ],
 )
-def test_it_shows_what_operators_ask_for(topic):
-    assert any(topic in expression for expression in expressions())
+def test_the_dashboard_has_a_panel_for(metric):
+    assert any(metric in expression for expression in expressions())
 
 
-def test_the_line_in_the_queue_delay_is_the_manifests_default():
+def test_the_queue_delay_limit_is_the_manifests_default():
     thresholds = Release.open(DEFAULT_RELEASE_DIR).manifest.thresholds
     assert thresholds.max_queue_delay_us == QUEUE_DELAY_LIMIT_US
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="the SDK needs Python 3.11")
-def test_the_committed_dashboard_is_what_the_builder_makes():
+def test_the_committed_dashboard_is_current():
     from llmstack.dashboard.grafana import dashboard_json
 
-    assert FILE.read_text(encoding="utf-8") == dashboard_json()
+    assert DEFAULT_OUTPUT.read_text(encoding="utf-8") == dashboard_json()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
-def test_prometheus_can_read_every_expression(tmp_path):
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_accepts_every_expression(tmp_path):
     rules = [
         {"record": f"dashboard:{number}", "expr": expression.replace("$__rate_interval", "1m")}
         for number, expression in enumerate(expressions())
@@ -85,7 +86,7 @@ def test_prometheus_can_read_every_expression(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_every_panel_has_a_name_of_its_own_and_a_query():
+def test_every_panel_has_a_unique_title_and_a_query():
     panels = [panel for row in ROWS.values() for panel in row]
     assert len({panel.title for panel in panels}) == len(panels)
     assert all(panel.queries for panel in panels)

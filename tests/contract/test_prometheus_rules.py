@@ -1,4 +1,4 @@
-"""The Prometheus rules are valid, do what their own tests say, and know only metrics that exist."""
+"""The Prometheus rules are valid, pass their promtool tests, and use only metrics that exist."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ COUNTERS_AND_GAUGES = {
     "llm_delivery_failed",
     "llm_delivery_disabled",
 }
-# A metric stands alone; a recorded name has colons around it, an alert's group none of these endings.
+# Matches metrics, and neither recorded names, which have colons, nor names of groups.
 METRIC = re.compile(r"(?<![\w:])llm_\w+(?=[\[{ ])")
 
 needs_promtool = pytest.mark.skipif(
@@ -62,7 +62,7 @@ def test_the_rules_are_valid(path):
 
 @needs_promtool
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
-def test_the_rules_pass_their_own_tests(path):
+def test_the_rules_pass_their_promtool_tests(path):
     promtool("test", "rules", path)
 
 
@@ -71,10 +71,10 @@ def test_every_rule_file_is_in_the_configuration():
     assert sorted(configured) == [path.name for path in RULES]
 
 
-def test_every_rule_reads_metrics_that_exist():
+def test_every_rule_uses_metrics_that_exist():
     expressions = [line for line in RULE_TEXT.splitlines() if not line.lstrip().startswith(("#", "- name", "summary"))]
-    named = set(METRIC.findall("\n".join(expressions)))
-    assert named == COUNTERS_AND_GAUGES | {f"{name}_bucket" for name in HISTOGRAMS}
+    used = set(METRIC.findall("\n".join(expressions)))
+    assert used == COUNTERS_AND_GAUGES | {f"{name}_bucket" for name in HISTOGRAMS}
 
 
 def test_every_rule_is_tested():

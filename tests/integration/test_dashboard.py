@@ -1,11 +1,11 @@
-"""Triton's own metrics that the dashboard shows are there on a live server."""
+"""A live server exports the metrics of Triton that the dashboard uses."""
 
 import httpx
 
 from llmstack.dashboard.panels import expressions
 
 
-def test_tritons_request_counters_are_exported(echo_server):
+def test_triton_exports_its_request_counters(echo_server):
     page = httpx.get(echo_server.metrics_url).text
     names = {"nv_inference_request_success", "nv_inference_request_failure"}
     assert all(name in page for name in names)

@@ -1,4 +1,4 @@
-"""`llmstack dashboard`."""
+"""`llmstack dashboard`: writes the Grafana dashboard."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import typer
 from llmstack.cli.terminal import fail
 from llmstack.paths import PROJECT_ROOT
 
-FILE = PROJECT_ROOT / "docker" / "grafana" / "dashboards" / "llmstack.json"
+DEFAULT_OUTPUT = PROJECT_ROOT / "docker" / "grafana" / "dashboards" / "llmstack.json"
 
 
 def dashboard(
-    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = FILE,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = DEFAULT_OUTPUT,
 ) -> None:
-    """Write the Grafana dashboard that the panels in llmstack/dashboard/panels.py describe.
+    """Write the Grafana dashboard, which llmstack/dashboard/panels.py defines.
 
-    Needs Python 3.11 and the package grafana-foundation-sdk.
+    Requires Python 3.11 and the package grafana-foundation-sdk.
 
     Example: llmstack dashboard --output dashboard.json
     """
@@ -31,5 +31,5 @@ def dashboard(
     try:
         output.write_text(dashboard_json(), encoding="utf-8")
     except OSError as error:
-        fail(f"{output}: {error.strerror}", "name a file that you may write")
+        fail(f"{output}: {error.strerror}", "name a writable file")
     typer.echo(f"wrote {output}")

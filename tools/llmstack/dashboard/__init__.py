@@ -1,1 +1,1 @@
-"""The Grafana dashboard, as code."""
+"""The Grafana dashboard as code."""

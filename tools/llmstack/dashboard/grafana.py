@@ -1,4 +1,4 @@
-"""The panels in Grafana's own form, by its foundation SDK."""
+"""Builds Grafana's JSON of the panels with the Grafana Foundation SDK."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
 def dashboard_json() -> str:
-    """The dashboard's JSON, the same every time."""
+    """The JSON of the dashboard, the same every time."""
     dashboard = (
         Dashboard(TITLE)
         .uid(UID)

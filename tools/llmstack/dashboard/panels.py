@@ -1,4 +1,4 @@
-"""What the dashboard shows: titles, units and Prometheus expressions, without a word of Grafana."""
+"""The panels of the dashboard: titles, units and Prometheus expressions, independent of Grafana."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _RATE = "$__rate_interval"
 
 
 class Query(NamedTuple):
-    """One line of a panel; `legend` names it, with labels in braces."""
+    """One line of a panel; `legend` is its name, with labels in double braces."""
 
     expression: str
     legend: str
 
 
 class Panel(NamedTuple):
-    """One panel; `limit` is drawn as a line where values above it are bad. A single figure where `is_stat`."""
+    """One panel: a time series, or a single value when `is_stat`. `limit` is a line above which values are bad."""
 
     title: str
     unit: str
@@ -43,19 +43,14 @@ def _rate(metric: str, by: str, selector: str = "") -> Query:
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Service": (
-        Panel("Ready", "bool_yes_no", (Query("llm_ready", "{{instance}}"),), "What /readyz says.", is_stat=True),
+        Panel("Ready", "bool_yes_no", (Query("llm_ready", "{{instance}}"),), "The answer of /readyz.", is_stat=True),
+        Panel("Requests", "reqps", (_rate("llm_requests_total", "outcome"),), "Rows by outcome."),
         Panel(
-            "Requests",
-            "reqps",
-            (_rate("llm_requests_total", "outcome"),),
-            "Rows by what became of them.",
-        ),
-        Panel(
-            "Events that wait for a webhook",
+            "Undelivered events",
             "short",
             (
-                Query("llm_delivery_backlog", "{{endpoint}}"),
-                Query("llm_delivery_failed", "{{endpoint}} given up"),
+                Query("llm_delivery_backlog", "{{endpoint}} pending"),
+                Query("llm_delivery_failed", "{{endpoint}} failed"),
                 Query("llm_delivery_disabled", "{{endpoint}} disabled"),
             ),
         ),
@@ -65,47 +60,52 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Queue delay",
             "µs",
             _quantiles("llm_queue_delay_us"),
-            "The wait for a place in the batch; the manifest's default threshold is the line.",
+            "Wait for a slot in the batch. The line is the manifest's default threshold.",
             QUEUE_DELAY_LIMIT_US,
         ),
         Panel("Time to first token", "µs", _quantiles("llm_time_to_first_token_us")),
         Panel("Time per output token", "µs", _quantiles("llm_time_per_output_token_us")),
     ),
-    "Tokens and money": (
+    "Tokens and cost": (
         Panel(
             "Tokens",
             "short",
             (
-                Query(f"sum(rate(llm_tokens_in_total[{_RATE}]))", "in, a second"),
-                Query(f"sum(rate(llm_tokens_out_total[{_RATE}]))", "out, a second"),
+                Query(f"sum(rate(llm_tokens_in_total[{_RATE}]))", "in per second"),
+                Query(f"sum(rate(llm_tokens_out_total[{_RATE}]))", "out per second"),
             ),
         ),
-        Panel("Cost an hour", "currencyUSD", (Query("sum(increase(llm_cost_usd_total[1h]))", "the last hour"),)),
+        Panel("Cost per hour", "currencyUSD", (Query("sum(increase(llm_cost_usd_total[1h]))", "last hour"),)),
         Panel(
-            "Cost of the last day", "currencyUSD", (Query("sum(increase(llm_cost_usd_total[24h]))", ""),), is_stat=True
+            "Cost of the last 24 hours",
+            "currencyUSD",
+            (Query("sum(increase(llm_cost_usd_total[24h]))", ""),),
+            is_stat=True,
         ),
     ),
     "Policy": (
-        Panel("Refusals", "reqps", (_rate("llm_requests_rejected_total", "code"),), "By the code of the refusal."),
+        Panel("Rejected requests", "reqps", (_rate("llm_requests_rejected_total", "code"),), "By error code."),
         Panel("Breaches", "short", (Query(f"sum by (rule) (increase(llm_alerts_total[{_RATE}]))", "{{rule}}"),)),
         Panel(
-            "Answers not of their schema",
+            "Schema violations",
             "short",
             (Query(f"sum(increase(llm_schema_violations_total[{_RATE}]))", "violations"),),
         ),
-        Panel("What a step takes", "µs", _quantiles("llm_policy_overhead_us", "step")[1:2]),
-        Panel("Guides looked up", "ops", (_rate("llm_guide_cache_total", "result"),), "By where the verdict was."),
-        Panel("Compiling a guide", "ms", _quantiles("llm_guide_compile_ms")),
+        Panel("Policy overhead per step", "µs", _quantiles("llm_policy_overhead_us", "step")[1:2]),
+        Panel(
+            "Guide cache lookups", "ops", (_rate("llm_guide_cache_total", "result"),), "By where the guide was found."
+        ),
+        Panel("Guide compile time", "ms", _quantiles("llm_guide_compile_ms")),
     ),
     "Gateway": (
         Panel(
-            "Servers that the gateway finds ready",
+            "Servers ready at the gateway",
             "short",
             (Query('haproxy_backend_active_servers{proxy="triton_http"}', "{{instance}}"),),
             is_stat=True,
         ),
         Panel(
-            "Answers at the gateway",
+            "Responses of the gateway",
             "reqps",
             (
                 Query(
@@ -114,17 +114,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     "{{proxy}} {{code}}",
                 ),
             ),
-            "By protocol and class of status; gRPC has its own status in the log.",
+            "By protocol and status class. The gRPC status is in the log.",
         ),
         Panel(
-            "Refused at the gateway",
+            "Rejected by the gateway",
             "reqps",
             (
                 _rate("haproxy_frontend_requests_denied_total", "proxy", '{proxy=~"http|grpc"}'),
                 _rate("haproxy_frontend_request_errors_total", "proxy", '{proxy=~"http|grpc"}'),
                 _rate("haproxy_frontend_denied_connections_total", "proxy", '{proxy=~"http|grpc_tls"}'),
             ),
-            "Requests by a rule, requests by the guard or as broken, and connections too many of one client.",
+            "Requests denied by a rule, rejected by the guard or malformed; connections beyond a client's limit.",
         ),
     ),
     "Triton": (
@@ -135,14 +135,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "bytes",
             (
                 Query("nv_gpu_memory_used_bytes", "used {{gpu_uuid}}"),
-                Query("nv_gpu_memory_total_bytes", "of {{gpu_uuid}}"),
+                Query("nv_gpu_memory_total_bytes", "total {{gpu_uuid}}"),
             ),
-            "Only where Triton sees a GPU.",
+            "Only if Triton has a GPU.",
         ),
     ),
 }
 
 
 def expressions() -> list[str]:
-    """Every expression of the dashboard."""
+    """The expressions of all panels."""
     return [query.expression for row in ROWS.values() for panel in row for query in panel.queries]
