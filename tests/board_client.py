@@ -1,4 +1,4 @@
-"""A board on its own port, and what tests send it."""
+"""Runs a board on a free port and sends it signed webhooks."""
 
 import json
 import time
@@ -26,7 +26,7 @@ from tests.webhook_receiver import new_secret, write_secrets
 
 
 class LiveBoard:
-    """A board at `url` over `directory`, with the committed releases unless others are given."""
+    """A running board at `url` with its state in `directory`."""
 
     def __init__(self, directory: Path, url: str, secret: str, settings: BoardSettings) -> None:
         self.directory, self.url, self.secret, self.settings = directory, url, secret, settings
@@ -44,39 +44,39 @@ class LiveBoard:
         return client
 
     def send(self, body: bytes, **headers: str) -> httpx.Response:
-        """A webhook, signed now unless headers say otherwise."""
-        given = signed(self.secret, body, json.loads(body)["id"]) | headers
-        return httpx.post(f"{self.url}/webhooks", content=body, headers=given)
+        """Send a webhook signed now; `headers` replace the signed ones."""
+        headers = signed(self.secret, body, json.loads(body)["id"]) | headers
+        return httpx.post(f"{self.url}/webhooks", content=body, headers=headers)
 
 
 @contextmanager
 def live_board(
     directory: Path, artifacts: Path = DEFAULT_ARTIFACTS_DIR, host: str = "127.0.0.1", **settings: Any
 ) -> Iterator[LiveBoard]:
-    """A board over the releases in `artifacts`; `settings` replace those of `BoardSettings`."""
+    """Run a board of the releases in `artifacts`; `settings` replace those of `BoardSettings`."""
     secret = new_secret()
     socket = listen(host, "board", 0)
     url = http_url(host, socket.getsockname()[1])
     secrets = write_secrets(directory / "secret", secret)
     settings = {"ready_url": "http://127.0.0.1:9/readyz", "public_url": url, **settings}
-    made = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **settings)
-    create_board(made.database)
-    server = uvicorn.Server(uvicorn.Config(make_app(made), log_level="warning"))
+    board_settings = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **settings)
+    create_board(board_settings.database)
+    server = uvicorn.Server(uvicorn.Config(make_app(board_settings), log_level="warning"))
     thread = Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     try:
-        yield LiveBoard(directory, url, secret, made)
+        yield LiveBoard(directory, url, secret, board_settings)
     finally:
         server.should_exit = True
         thread.join(timeout=10)
 
 
 def signed(secret: str, body: bytes, event_id: str, age_s: float = 0.0) -> dict[str, str]:
-    moment = datetime.fromtimestamp(time.time() - age_s, timezone.utc)
+    timestamp = datetime.fromtimestamp(time.time() - age_s, timezone.utc)
     return {
         "webhook-id": event_id,
-        "webhook-timestamp": str(int(moment.timestamp())),
-        "webhook-signature": Webhook(secret).sign(event_id, moment, body.decode()),
+        "webhook-timestamp": str(int(timestamp.timestamp())),
+        "webhook-signature": Webhook(secret).sign(event_id, timestamp, body.decode()),
         "content-type": "application/cloudevents+json",
     }
 

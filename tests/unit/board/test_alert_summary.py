@@ -1,4 +1,4 @@
-"""Alerts are answered to machines, kept as long as they are asked to be, and found without reading all of them."""
+"""Alerts in the API and on the page: filters, retention and queries that use their indexes."""
 
 import json
 import sqlite3
@@ -27,29 +27,32 @@ def board(tmp_path):
         yield live
 
 
-def ask(board, **parameters) -> httpx.Response:
+def get_alerts(board, **parameters) -> httpx.Response:
     return httpx.get(f"{board.url}/api/alerts", params=parameters, headers=board.bearer)
 
 
-def put(path, *bodies: bytes, now_ns: int | None = None) -> None:
+def store(path, *bodies: bytes, now_ns: int | None = None) -> None:
     with open_board(path) as connection:
         for body in bodies:
             store_event(connection, CloudEvent.model_validate_json(body), body, now_ns or time.time_ns())
 
 
-def test_promote_reads_what_was_told_of_one_engine_since_a_moment(board):
+def test_the_api_lists_the_alerts_of_one_engine_since_a_time(board):
     now_ns = time.time_ns()
     board.send(alert("cost", 1, now_ns - 120 * 10**9, phase="first"))
     board.send(alert("engine_unhealthy", 3, now_ns - 10 * 10**9, phase="summary"))
     board.send(alert("cost", 1, now_ns, engine_hash=OTHER))
     since_s = now_ns / 1e9 - 60
     for since in (since_s, datetime.fromtimestamp(since_s, timezone.utc).isoformat().replace("+00:00", "Z")):
-        answer = ask(board, engine_hash=ENGINE, since=since).json()
+        answer = get_alerts(board, engine_hash=ENGINE, since=since).json()
         assert answer["engine_hash"] == ENGINE
-        (told,) = answer["alerts"]
-        assert set(told) == {"rule", "phase", "count", "window_start", "window_end"}
-        assert (told["rule"], told["phase"], told["count"]) == ("engine_unhealthy", "summary", 3)
-    assert [each["rule"] for each in ask(board, engine_hash=ENGINE).json()["alerts"]] == ["engine_unhealthy", "cost"]
+        (reported,) = answer["alerts"]
+        assert set(reported) == {"rule", "phase", "count", "window_start", "window_end"}
+        assert (reported["rule"], reported["phase"], reported["count"]) == ("engine_unhealthy", "summary", 3)
+    assert [each["rule"] for each in get_alerts(board, engine_hash=ENGINE).json()["alerts"]] == [
+        "engine_unhealthy",
+        "cost",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,15 +64,15 @@ def test_promote_reads_what_was_told_of_one_engine_since_a_moment(board):
     ],
     ids=str,
 )
-def test_a_question_that_is_none_is_refused(board, parameters):
-    assert ask(board, **parameters).status_code == 400
+def test_invalid_parameters_are_rejected(board, parameters):
+    assert get_alerts(board, **parameters).status_code == 400
 
 
-def test_alerts_are_for_those_with_a_token(board):
+def test_the_api_for_alerts_needs_a_token(board):
     assert httpx.get(f"{board.url}/api/alerts", params={"engine_hash": ENGINE}).status_code == 401
 
 
-def test_the_instance_stands_beside_its_alerts_and_windows_of_two_are_two(board):
+def test_alerts_name_their_instance_and_windows_are_per_instance(board):
     now_ns = time.time_ns()
     for name in ("gpu-1", "gpu-2"):
         body = json.dumps({**json.loads(alert("cost", 5, now_ns)), "source": f"/llmstack/{name}"}).encode()
@@ -80,18 +83,18 @@ def test_the_instance_stands_beside_its_alerts_and_windows_of_two_are_two(board)
     assert ">gpu-1<" in page and ">gpu-2<" in page
 
 
-def test_old_alerts_are_forgotten_and_changes_never(tmp_path):
+def test_old_alerts_are_deleted_and_changes_are_kept(tmp_path):
     path, now_ns = tmp_path / "board.db", time.time_ns()
     create_board(path)
-    put(path, *(alert("cost", 1, now_ns - days * DAY_NS) for days in (1, 89, 91, 400)))
-    put(path, new_event("llm_release_promoted", {"to": "r1"}, now_ns - 4_000 * DAY_NS).body)
+    store(path, *(alert("cost", 1, now_ns - days * DAY_NS) for days in (1, 89, 91, 400)))
+    store(path, new_event("llm_release_promoted", {"to": "r1"}, now_ns - 4_000 * DAY_NS).body)
     with open_board(path) as connection:
         delete_old_alerts(connection, now_ns - 90 * DAY_NS)
         assert connection.execute("SELECT count(*) FROM alert").fetchone()[0] == 2
         assert connection.execute("SELECT count(*) FROM event").fetchone()[0] == 3
 
 
-def test_a_webhook_forgets_what_is_older_than_the_board_keeps(tmp_path):
+def test_a_webhook_deletes_alerts_older_than_the_retention(tmp_path):
     with live_board(tmp_path, keep_alerts_days=7) as board:
         board.send(alert("cost", 1, time.time_ns() - 8 * DAY_NS))
         board.send(alert("cost", 1))
@@ -112,31 +115,31 @@ def test_a_webhook_forgets_what_is_older_than_the_board_keeps(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) and "_by_" in value else "",
 )
-def test_every_question_goes_along_its_index(tmp_path, query, num_parameters, index):
+def test_every_query_uses_its_index(tmp_path, query, num_parameters, index):
     create_board(tmp_path / "board.db")
     with open_board(tmp_path / "board.db") as connection:
         plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", (1,) * num_parameters)]
     assert any(index in step for step in plan), plan
-    assert not any("ORDER BY" in step for step in plan), plan  # a sort reads all there is
+    assert not any("ORDER BY" in step for step in plan), plan  # a sort would read all rows
 
 
-def test_windows_are_counted_as_far_as_anybody_pages(tmp_path, monkeypatch):
+def test_windows_are_counted_up_to_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(alert_summary, "MAX_COUNTED", 60)
     monkeypatch.setattr("llmstack.board.pages.MAX_COUNTED", 60)
     with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
         now_ns = time.time_ns()
-        put(board.settings.database, *(alert("cost", 1, now_ns - number * 60 * 10**9) for number in range(120)))
+        store(board.settings.database, *(alert("cost", 1, now_ns - number * 60 * 10**9) for number in range(120)))
         assert "More than 60 windows, page 1" in client.get("/alerts").text
         last = client.get("/alerts?page=3").text
         assert last.count('data-label="Rule"') == 20
         assert "Older" not in last
 
 
-def test_a_board_of_an_earlier_version_keeps_what_it_holds(tmp_path):
+def test_a_database_of_an_earlier_version_is_migrated_without_loss(tmp_path):
     path = tmp_path / "board.db"
     create_board(path)
-    put(path, alert("cost", 5))
-    with sqlite3.connect(path) as connection:  # as that version had it
+    store(path, alert("cost", 5))
+    with sqlite3.connect(path) as connection:  # the earlier version's schema
         connection.execute("DROP INDEX alert_by_window")
         connection.execute("ALTER TABLE alert DROP COLUMN source")
         connection.execute("ALTER TABLE alert DROP COLUMN phase")
@@ -145,6 +148,6 @@ def test_a_board_of_an_earlier_version_keeps_what_it_holds(tmp_path):
         connection.execute("CREATE INDEX event_by_type ON event (type, time_ns)")
         connection.execute("PRAGMA user_version = 0")
     create_board(path)
-    put(path, alert("cost", 5))
+    store(path, alert("cost", 5))
     with open_board(path, writes=False) as connection:
         assert sum(window.num_breaches for window in alert_summary.window_summaries(connection)) == 10

@@ -1,4 +1,4 @@
-"""The board shows all that is signed, what failed and why, and whether it was measured again since."""
+"""Release pages show all evidence, what is missing, and whether the evidence changed after a sign-off."""
 
 import html
 import json
@@ -52,7 +52,7 @@ def test_the_build_manifest_is_shown_with_every_file(board):
         assert text in page
 
 
-def test_what_failed_is_shown_with_its_reason(board):
+def test_a_failed_row_is_shown_with_its_fault(board):
     page = text_of(board, "/releases/bad")
     for text in (
         "num_input_tokens is 4095, expected 4096",
@@ -62,13 +62,13 @@ def test_what_failed_is_shown_with_its_reason(board):
         assert text in page
 
 
-def test_the_verdict_lists_what_is_missing(board):
+def test_a_release_that_is_not_ready_lists_what_is_missing(board):
     page = text_of(board, "/releases/bad")
     for text in ("alignment with 1 of 1", "warmup (failed, 1 of 2 rows)", "smoke (failed, 1 of 2 rows)", "2 more of 2"):
         assert text in page
 
 
-def test_a_release_that_lacks_nothing_is_ready(board):
+def test_a_release_with_all_evidence_and_sign_offs_lacks_nothing(board):
     candidate = find_candidate(board.settings.store, "good")
     assert find_missing(candidate, ["Ada", "Grace"], 2, []) == []
     assert find_missing(candidate, ["Ada"], 2, []) == ["1 more of 2 signatures"]
@@ -77,21 +77,21 @@ def test_a_release_that_lacks_nothing_is_ready(board):
     ]
 
 
-def test_a_run_that_passed_of_a_part_alone_is_incomplete(board, tmp_path):
+def test_a_run_that_covers_only_a_part_is_incomplete(board, tmp_path):
     shutil.copytree(board.settings.store.directory("good"), tmp_path / "releases" / "part")
     write_run(Release.open(tmp_path / "releases" / "part"), SMOKE, SLICE, num_slices=1, num_passed=1)
     found = find_missing(find_candidate(ReleaseStore(tmp_path), "part"), ["Ada", "Grace"], 2, [])
     assert found == ["smoke (incomplete: nothing of task generate_json; task rank_candidates): llmstack smoke"]
 
 
-def test_a_bench_of_a_smaller_batch_is_not_enough(board):
+def test_a_bench_of_a_smaller_batch_is_insufficient(board):
     candidate = find_candidate(board.settings.store, "bad")
     smaller = [run._replace(results={"max_batch_size": 6}) for run in candidate.runs]
     found = find_missing(candidate._replace(runs=tuple(smaller)), [], 0, [])
     assert "llmstack bench gate" in found[-1]
 
 
-def test_a_run_after_a_signature_is_shown_beside_it(board):
+def test_a_run_after_a_sign_off_is_shown_beside_it(board):
     path = "/releases/good"
     assert board.client.post(f"{path}/sign", data=fields(board, "good")).status_code == 200
     assert "evidence changed since" not in text_of(board, path)
@@ -102,7 +102,7 @@ def test_a_run_after_a_signature_is_shown_beside_it(board):
     board.client.post(f"{path}/withdraw", data=fields(board, "good"))
 
 
-def test_evidence_that_changed_under_a_reviewers_eyes_is_not_signed(board):
+def test_evidence_that_changed_after_the_page_was_loaded_is_not_signed_off(board):
     seen = fields(board, "bad")
     release = Release.open(board.settings.store.directory("bad"))
     write_run(release, SMOKE, {**SLICE, "id": "judge-3"}, num_slices=1)
@@ -110,14 +110,14 @@ def test_evidence_that_changed_under_a_reviewers_eyes_is_not_signed(board):
 
 
 @pytest.mark.parametrize("record", [b"[]", b"{", b'{"rows": [1, {"what": "x"}, null]}', b'{"results": {"a": 1}}'])
-def test_a_record_that_is_none_breaks_no_page(board, tmp_path, record):
+def test_a_malformed_record_does_not_break_the_page(board, tmp_path, record):
     shutil.copytree(board.settings.store.directory("bad"), tmp_path / "releases" / "odd")
     (tmp_path / "releases" / "odd" / "smoke.json").write_bytes(record)
     with live_board(tmp_path, tmp_path) as other, closing(other.log_in(other.add("Ada"))) as client:
         assert client.get("/releases/odd").status_code == 200
 
 
-def test_whoever_is_not_logged_in_learns_no_releases_name(board):
+def test_release_names_are_hidden_without_a_login(board):
     import httpx
 
     for name in ("good", "nothing"):

@@ -1,4 +1,4 @@
-"""Events of every kind are kept and shown; what no page could show is refused when it comes."""
+"""Events of every type are stored and shown; events that no page can show are rejected on arrival."""
 
 import html
 import json
@@ -22,29 +22,29 @@ def board(tmp_path_factory):
         yield live
 
 
-def tell(board, event_type: str, **data) -> int:
-    sides = {"from": "r6", "to": "r7", "duration_s": 31.0}
-    return board.send(new_event(event_type, sides | data, time.time_ns()).body).status_code
+def send_event(board, event_type: str, **data) -> int:
+    data = {"from": "r6", "to": "r7", "duration_s": 31.0} | data
+    return board.send(new_event(event_type, data, time.time_ns()).body).status_code
 
 
 def history(board) -> str:
     return html.unescape(board.client.get("/history").text)
 
 
-def test_a_change_that_failed_is_shown_with_its_cause(board):
-    assert tell(board, "llm_release_change_failed", kind="rollback", root_cause="not ready after 1 s") == 200
+def test_a_failed_change_is_shown_with_its_cause(board):
+    assert send_event(board, "llm_release_change_failed", kind="rollback", root_cause="not ready after 1 s") == 200
     page = history(board)
     assert "rollback failed" in page
     assert "not ready after 1 s" in page
 
 
 def test_an_override_is_shown_with_what_was_missing(board):
-    tell(board, "llm_release_promoted", override="the board was down", overridden=["sign-offs: 0 of 2"])
+    send_event(board, "llm_release_promoted", override="the board was down", overridden=["sign-offs: 0 of 2"])
     assert "override: the board was down (missing: sign-offs: 0 of 2)" in history(board)
 
 
-def test_an_event_of_an_unknown_kind_is_kept_and_listed(board):
-    assert tell(board, "llm_something_new", whatever={"a": [1, None]}, number=HUGE) == 200
+def test_an_event_of_an_unknown_type_is_stored_and_listed(board):
+    assert send_event(board, "llm_something_new", whatever={"a": [1, None]}, number=HUGE) == 200
     page = history(board)
     assert "llm_something_new" in page
     assert '"whatever": {"a": [1, null]}' in page
@@ -53,7 +53,7 @@ def test_an_event_of_an_unknown_kind_is_kept_and_listed(board):
 @pytest.mark.parametrize(
     "year", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00"]
 )
-def test_an_event_of_no_possible_time_is_refused(board, year):
+def test_an_event_with_an_impossible_time_is_rejected(board, year):
     body = json.dumps({**json.loads(alert()), "time": year}).encode()
     assert board.send(body).status_code == 400
     assert board.client.get("/alerts").status_code == 200
@@ -72,24 +72,24 @@ def test_an_event_of_no_possible_time_is_refused(board, year):
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["llm_release_promoted", "llm_rollback_completed", "llm_release_change_failed"])
-def test_a_change_whose_data_are_none_is_refused(board, kind, data):
-    assert tell(board, kind, **data) == 400
+def test_a_change_with_invalid_data_is_rejected(board, kind, data):
+    assert send_event(board, kind, **data) == 400
     assert [board.client.get(path).status_code for path in ("/", "/history")] == [200, 200]
 
 
 @pytest.mark.parametrize(
     "data", [{"count": HUGE}, {"observed_max": HUGE}, {"threshold": HUGE}, {"samples": [HUGE] * 101}]
 )
-def test_an_alert_that_no_table_can_add_up_is_refused(board, data):
+def test_an_alert_with_values_out_of_range_is_rejected(board, data):
     assert board.send(alert(**data)).status_code == 400
 
 
-def test_samples_of_any_kind_are_shown(board):
+def test_samples_of_any_type_are_shown(board):
     assert board.send(alert(samples=[HUGE, None, {"a": 1}])).status_code == 200
     assert str(HUGE) in board.client.get("/alerts").text
 
 
-def test_a_change_that_was_kept_before_it_was_checked_is_listed_as_it_came(board):
+def test_a_stored_change_with_invalid_data_is_listed_unparsed(board):
     with sqlite3.connect(board.settings.database) as connection:
         event = new_event("llm_release_promoted", {"to": "r9", "duration_s": HUGE}, time.time_ns())
         row = (event.id, event.type, event.time_ns, event.time_ns, event.body)
@@ -97,7 +97,7 @@ def test_a_change_that_was_kept_before_it_was_checked_is_listed_as_it_came(board
     assert '"to": "r9"' in history(board)
 
 
-def test_a_failures_answer_has_the_headers_of_every_other(tmp_path):
+def test_error_responses_have_the_security_headers(tmp_path):
     with live_board(tmp_path) as board:
         board.settings.database.with_name("board.db").write_bytes(b"no database" * 100)
         answers = [

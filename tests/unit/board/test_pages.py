@@ -1,4 +1,4 @@
-"""Pages for reviewers: nobody else sees them, and whatever anybody wrote stands there as text."""
+"""Pages need a reviewer's session, forms need its CSRF token, and all content is escaped."""
 
 import re
 import time
@@ -42,7 +42,7 @@ def form(client: httpx.Client, **fields: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_without_a_session_leads_to_the_login(board, path):
+def test_a_page_without_a_session_redirects_to_the_login(board, path):
     answer = httpx.get(board.url + path)
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
 
@@ -50,19 +50,19 @@ def test_a_page_without_a_session_leads_to_the_login(board, path):
 @pytest.mark.parametrize(
     "path", ["/", "/alerts", "/history", f"/releases/{NAME}", "/login", "/nothing", "/static/board.css"]
 )
-def test_every_answer_forbids_scripts_frames_and_caches(ada, path):
+def test_every_response_forbids_scripts_frames_and_caching(ada, path):
     headers = ada.get(path).headers
     assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY
     assert (headers["x-frame-options"], headers["x-content-type-options"]) == ("DENY", "nosniff")
     assert "script" not in CONTENT_SECURITY_POLICY
 
 
-def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(board):
+def test_the_session_cookie_is_hidden_from_scripts_and_other_sites(board):
     answer = httpx.post(f"{board.url}/login", data={"token": board.token})
     assert {"httponly", "samesite=strict", "path=/"} <= set(answer.headers["set-cookie"].lower().split("; "))
 
 
-def test_a_release_is_signed_once_and_withdrawn(board, ada):
+def test_a_release_is_signed_off_once_and_withdrawn_once(board, ada):
     assert ada.post(f"/releases/{NAME}/sign", data=form(ada, comment="looks right")).status_code == 200
     assert "looks right" in ada.get(f"/releases/{NAME}").text
     assert ada.post(f"/releases/{NAME}/sign", data=form(ada)).status_code == 409
@@ -70,7 +70,7 @@ def test_a_release_is_signed_once_and_withdrawn(board, ada):
     assert ada.post(f"/releases/{NAME}/withdraw", data=form(ada)).status_code == 409
 
 
-def test_promote_reads_who_signed_for_exactly_these_hashes(board, ada):
+def test_the_api_lists_the_sign_offs_of_exactly_these_hashes(board, ada):
     bearer = {"authorization": f"Bearer {board.add_reader()}"}
     ada.post(f"/releases/{NAME}/sign", data=form(ada, comment="yes"))
 
@@ -85,18 +85,18 @@ def test_promote_reads_who_signed_for_exactly_these_hashes(board, ada):
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic eDp5"}])
-def test_signatures_are_for_those_with_a_token(tmp_path, headers):
+def test_the_api_for_sign_offs_needs_a_token(tmp_path, headers):
     with live_board(tmp_path) as board:
         assert httpx.get(f"{board.url}/api/signoffs", params=HASHES, headers=headers).status_code == 401
 
 
-def test_a_release_that_changed_since_it_was_shown_is_not_signed(ada):
+def test_a_release_that_changed_after_the_page_was_loaded_is_not_signed_off(ada):
     answer = ada.post(f"/releases/{NAME}/sign", data=form(ada, manifest_hash="sha256:" + "0" * 64))
     assert answer.status_code == 409
 
 
 @pytest.mark.parametrize("field", ["", "wrong"])
-def test_a_form_without_its_sessions_token_is_refused(ada, field):
+def test_a_form_without_the_sessions_csrf_token_is_rejected(ada, field):
     answer = ada.post(f"/releases/{NAME}/sign", data={**HASHES, "csrf_token": field})
     assert answer.status_code == 403
 
@@ -104,26 +104,26 @@ def test_a_form_without_its_sessions_token_is_refused(ada, field):
 @pytest.mark.parametrize(
     "headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}]
 )
-def test_a_form_of_another_site_is_refused(ada, headers):
+def test_a_form_from_another_site_is_rejected(ada, headers):
     assert ada.post(f"/releases/{NAME}/sign", data=form(ada), headers=headers).status_code == 403
 
 
-def test_nobody_signs_without_a_session(board):
+def test_signing_off_needs_a_session(board):
     assert httpx.post(f"{board.url}/releases/{NAME}/sign", data=HASHES).status_code == 401
 
 
-def test_a_logout_ends_the_session_itself(board):
+def test_a_logout_ends_the_session_on_the_server(board):
     client = board.log_in(board.token)
     cookies = dict(client.cookies)
     client.post("/logout", data={"csrf_token": csrf_token(client)})
     assert httpx.get(board.url, cookies=cookies).status_code == 303
 
 
-def test_a_readers_token_does_not_log_in(board):
+def test_a_readers_token_can_not_log_in(board):
     assert httpx.post(f"{board.url}/login", data={"token": board.add_reader("ci")}).status_code == 401
 
 
-def test_guessing_tokens_is_slowed_down_and_locks_nobody_out(tmp_path):
+def test_wrong_tokens_are_rate_limited_and_right_ones_are_not(tmp_path):
     with live_board(tmp_path) as board:
         answers = [httpx.post(f"{board.url}/login", data={"token": f"guess {n}"}).status_code for n in range(6)]
         assert answers == [401] * 5 + [429]
@@ -138,25 +138,25 @@ def test_guessing_tokens_is_slowed_down_and_locks_nobody_out(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "99999999", "1e9", "²", "x" * 5_000])
-def test_any_page_number_shows_a_page(ada, page):
+def test_any_page_number_is_accepted(ada, page):
     assert ada.get("/alerts", params={"page": page}).status_code == 200
 
 
-def test_a_foreign_host_header_is_refused(board):
+def test_an_unknown_host_header_is_rejected(board):
     assert httpx.get(f"{board.url}/login", headers={"host": "evil.example"}).status_code == 400
 
 
 @pytest.mark.parametrize(
     "path", ["/releases/..%2f..%2fetc", "/releases/nothing", "/static/../app.py", "/static/%2e%2e/app.py"]
 )
-def test_nothing_else_is_served(ada, path):
+def test_other_paths_are_not_found(ada, path):
     assert ada.get(path).status_code == 404
 
 
-def test_script_in_any_field_is_text(board, ada):
+def test_scripts_in_any_field_are_escaped(board, ada):
     board.send(alert(rule=SCRIPT, samples=[SCRIPT], window_start=SCRIPT, engine_hash=SCRIPT))
-    sides = {"from": SCRIPT, "to": {"release": SCRIPT}, "root_cause": SCRIPT, "duration_s": 1.5}
-    board.send(new_event("llm_rollback_completed", sides, time.time_ns()).body)
+    data = {"from": SCRIPT, "to": {"release": SCRIPT}, "root_cause": SCRIPT, "duration_s": 1.5}
+    board.send(new_event("llm_rollback_completed", data, time.time_ns()).body)
     ada.post(f"/releases/{NAME}/sign", data=form(ada, comment=SCRIPT))
     pages = [ada.get(path).text for path in ("/", "/alerts", "/history", f"/releases/{NAME}")]
     assert all("&lt;script&gt;" in page for page in pages), [page.count("&lt;") for page in pages]
@@ -164,17 +164,17 @@ def test_script_in_any_field_is_text(board, ada):
     ada.post(f"/releases/{NAME}/withdraw", data=form(ada))
 
 
-def test_a_windows_first_event_and_its_summary_add_up(tmp_path):
+def test_a_windows_first_event_and_summary_are_added_up(tmp_path):
     with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
         now_ns = time.time_ns()
         board.send(alert("cost", 1, now_ns))
         board.send(alert("cost", 41, now_ns))
         page = client.get("/alerts").text
     assert "1 windows, page 1 of 1" in page
-    assert page.count(">42</td>") == 2  # in the window's row and in the day's sum
+    assert page.count(">42</td>") == 2  # in the window's row and in the total of the day
 
 
-def test_alerts_and_changes_say_which_server_they_are_about(tmp_path, monkeypatch):
+def test_alerts_and_changes_name_their_instance(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMSTACK_INSTANCE", "berlin-2")
     with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
         board.send(alert("cost"))
@@ -183,7 +183,7 @@ def test_alerts_and_changes_say_which_server_they_are_about(tmp_path, monkeypatc
     assert all('data-label="Instance">berlin-2</td>' in page for page in pages)
 
 
-def test_ten_thousand_alerts_are_shown_page_by_page_within_a_second(tmp_path):
+def test_a_page_of_ten_thousand_alerts_takes_less_than_a_second(tmp_path):
     from llmstack.board.board_database import open_board
     from llmstack.board.event_store import store_event
     from llmstack.board.webhook_verifier import CloudEvent
@@ -198,10 +198,10 @@ def test_ten_thousand_alerts_are_shown_page_by_page_within_a_second(tmp_path):
         began = time.perf_counter()
         page = client.get("/alerts")
         assert time.perf_counter() - began < 1.0
-        assert page.text.count("<tr>") == 50 + 4 + 2  # a page of windows, the rules' sums, two headings
+        assert page.text.count("<tr>") == 50 + 4 + 2  # a page of windows, the rules' totals, two headings
 
 
-def test_an_account_is_removed_with_its_sessions_and_signatures(board):
+def test_removing_an_account_ends_its_sessions_and_withdraws_its_sign_offs(board):
     from llmstack.board.accounts import remove_account
     from llmstack.board.board_database import open_board
 
@@ -215,6 +215,6 @@ def test_an_account_is_removed_with_its_sessions_and_signatures(board):
     assert "Charles" not in [each["reviewer"] for each in answer.json()["signoffs"]]
 
 
-def test_tokens_are_kept_as_hashes_alone(board):
+def test_tokens_are_stored_only_as_hashes(board):
     content = b"".join(path.read_bytes() for path in board.directory.glob("board.db*"))
     assert board.token.encode() not in content

@@ -1,4 +1,4 @@
-"""How the board is reached: by its own names, from its own pages, and by machines whatever they call it."""
+"""Host names and origins: pages and forms only under the board's own names, the machine API under any."""
 
 import json
 import sqlite3
@@ -30,7 +30,7 @@ def log_in(board, host: str, origin: str | None = None) -> int:
 @pytest.mark.parametrize(
     "host", ["localhost:8004", "127.0.0.1:9999", "[::1]:8004", "board.example", "BOARD.example:80"]
 )
-def test_a_form_is_taken_by_each_of_the_boards_names_and_through_a_tunnels_port(board, host):
+def test_forms_are_accepted_under_each_of_the_boards_names_and_a_tunnels_port(board, host):
     assert httpx.get(f"{board.url}/login", headers={"host": host}).status_code == 200
     assert log_in(board, host.lower()) == 303
 
@@ -38,7 +38,7 @@ def test_a_form_is_taken_by_each_of_the_boards_names_and_through_a_tunnels_port(
 @pytest.mark.parametrize(
     "host", ["evil.example", "board.example.evil.example", "localhost@evil.example", "[::2]", "[", ""]
 )
-def test_pages_are_shown_under_no_other_name(board, host):
+def test_pages_are_not_shown_under_other_names(board, host):
     assert not PublicUrl("http://board.example").allows_host(host)
     if host:
         assert httpx.get(f"{board.url}/login", headers={"host": host}).status_code == 400
@@ -47,21 +47,21 @@ def test_pages_are_shown_under_no_other_name(board, host):
 @pytest.mark.parametrize(
     ("host", "origin"),
     [
-        ("localhost:8004", "http://localhost:9000"),  # another program on the same machine
+        ("localhost:8004", "http://localhost:9000"),  # another service on the same machine
         ("localhost:8004", "http://evil.example"),
         ("localhost:8004", "null"),
         ("board.example", "http://board.example:8080"),
     ],
 )
-def test_a_form_of_another_origin_is_refused(board, host, origin):
+def test_a_form_from_another_origin_is_rejected(board, host, origin):
     assert log_in(board, host, origin) == 403
 
 
-def test_a_proxy_may_call_the_board_by_its_address(board):
+def test_a_proxy_may_use_the_boards_address_as_host(board):
     assert log_in(board, "127.0.0.1:8004", "http://board.example") == 303
 
 
-def test_machines_may_call_the_board_by_any_name(board):
+def test_machines_may_use_any_host_name(board):
     host = {"host": "board:8004"}
     body = alert()
     headers = signed(board.secret, body, json.loads(body)["id"]) | host
@@ -71,7 +71,7 @@ def test_machines_may_call_the_board_by_any_name(board):
     assert httpx.get(f"{board.url}/", headers=host).status_code == 400
 
 
-def test_a_board_on_ipv6_is_one(tmp_path):
+def test_the_board_works_on_ipv6(tmp_path):
     with live_board(tmp_path, host="::1") as board:
         client = board.log_in(board.add("Ada"))
         assert client.get(f"/releases/{NAME}").status_code == 200
@@ -81,12 +81,12 @@ def test_a_board_on_ipv6_is_one(tmp_path):
 @pytest.mark.parametrize(
     "url", ["board.example", "ftp://board.example", "https://", "https://b.example/board", "http://["]
 )
-def test_a_public_url_that_is_none_is_refused(url):
+def test_an_invalid_public_url_is_rejected(url):
     with pytest.raises(PublicUrlError, match="is not a URL such as"):
         PublicUrl(url)
 
 
-def test_https_binds_the_cookie_to_this_host_and_to_encryption(tmp_path):
+def test_https_binds_the_cookie_to_the_host_and_to_https(tmp_path):
     with live_board(tmp_path, public_url="https://board.example") as board:
         headers = {"host": "board.example", "origin": "https://board.example"}
         answer = httpx.post(f"{board.url}/login", data={"token": board.add("Ada")}, headers=headers)
@@ -99,7 +99,7 @@ def test_https_binds_the_cookie_to_this_host_and_to_encryption(tmp_path):
         assert httpx.post(f"{board.url}/login", data={"token": "x"}, headers=plain).status_code == 403
 
 
-def test_a_session_ends_by_itself(tmp_path):
+def test_a_session_expires_after_eight_hours(tmp_path):
     with live_board(tmp_path) as board, closing(board.log_in(board.add("Ada"))) as client:
         sent, now_ns = form(client), time.time_ns()
         with sqlite3.connect(board.settings.database) as connection:
@@ -111,12 +111,12 @@ def test_a_session_ends_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_a_loopback_address_is_reached_from_this_machine_alone(host):
+def test_loopback_addresses_are_recognised(host):
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "board"])
-def test_any_other_address_is_reached_by_others(host):
+def test_other_addresses_are_not_loopback(host):
     assert not is_loopback(host)
 
 
@@ -125,14 +125,14 @@ def llmstack(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
 
 
-def test_an_address_that_others_reach_needs_the_name_by_which_they_do(tmp_path):
+def test_an_address_that_others_can_reach_needs_a_public_url(tmp_path):
     arguments = ("serve", "--webhook-secret-file", str(tmp_path / "secret"), "--board-dir", str(tmp_path))
-    refused = llmstack(*arguments, "--host", "0.0.0.0")
-    assert refused.returncode == 2
-    assert "--public-url" in refused.stderr
+    done = llmstack(*arguments, "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "--public-url" in done.stderr
 
 
-def test_the_command_listens_on_this_machine_alone_and_its_reviewers_log_in(tmp_path):
+def test_serve_listens_on_loopback_and_reviewers_can_log_in(tmp_path):
     from tests.webhook_receiver import new_secret, write_secrets
 
     board_dir = ("--board-dir", str(tmp_path / "board"))
