@@ -1,4 +1,4 @@
-"""What holds for every test: those that need a live server are marked, and each server lives in one worker."""
+"""Shared test configuration: server tests are marked, and each server runs in a single worker."""
 
 import ast
 from functools import cache
@@ -11,24 +11,24 @@ from hypothesis import settings
 
 from tests.import_graph import transitive_imports
 
-# The same examples every time, and no clock: these machines are noisy.
-settings.register_profile("house", derandomize=True, deadline=None)
-settings.load_profile("house")
+# The same examples every time, and no deadlines: test machines are noisy.
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
 
-# Fixtures that start a server; all files that use one run in the same worker, so that each is started once.
+# Fixtures that start a server. All files that use one run in the same worker, so each server is started once.
 SERVERS = ("server", "echo_server")
 
-# The policy is tested on every Python, where these extras need not be installed.
+# The policy is also tested on Pythons without these optional packages.
 _EXTRAS = {"torch", "transformers", "safetensors", "xgrammar"}
 _MISSING = {package for package in _EXTRAS if find_spec(package) is None}
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out the modules that can't be imported without an extra which is not installed."""
+    """Skip test modules that import an optional package that is not installed."""
     if not _MISSING or collection_path.suffix != ".py":
         return None
-    reached = {name.split(".", 1)[0] for name in transitive_imports(collection_path, at_load_only=True)}
-    return True if reached & _MISSING else None
+    imported = {name.split(".", 1)[0] for name in transitive_imports(collection_path, at_load_only=True)}
+    return True if imported & _MISSING else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,8 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays in one worker, and so do all files with the same server. (`--dist loadgroup` of xdist 3.8 finds no
-    groups under pytest 9.2.)"""
+    """Keep each file, and all files that use the same server, in one worker.
+
+    `--dist loadgroup` does not work: xdist 3.8 finds no groups under pytest 9.2.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ServerScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -53,9 +55,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @cache
 def _server_of(path: Path) -> str | None:
-    """The first server that the tests in this file ask for."""
+    """The first server fixture that the tests in this file use."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    asked = {
+    arguments = {
         argument.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for argument in node.args.args
     }
-    return next((fixture for fixture in SERVERS if fixture in asked), None)
+    return next((fixture for fixture in SERVERS if fixture in arguments), None)

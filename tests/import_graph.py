@@ -1,4 +1,4 @@
-"""Who imports whom in this project, read from the source: nothing is imported."""
+"""The import graph of this project, parsed from the source without importing it."""
 
 import ast
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ PACKAGES = ("llm_policy", "portable_engine", "llmstack", "embedded_model", "test
 
 @cache
 def direct_imports(path: Path, at_load_only: bool = False) -> frozenset[str]:
-    """The absolute names of what the file imports: anywhere, or only what runs when it is imported itself."""
+    """The absolute names that the file imports, anywhere or only at module level."""
     return frozenset(_names(ast.parse(path.read_text(encoding="utf-8")), at_load_only))
 
 
 @cache
 def transitive_imports(path: Path, at_load_only: bool = False) -> frozenset[str]:
-    """Everything that importing this file may import, through this project's own modules."""
+    """Every name that importing this file may import, directly or through this project's modules."""
     seen: set[str] = set()
     waiting = [path]
     while waiting:
@@ -31,11 +31,11 @@ def transitive_imports(path: Path, at_load_only: bool = False) -> frozenset[str]
 
 @cache
 def find_module(name: str) -> Path | None:
-    """The file of one of this project's modules."""
+    """The file of a module of this project, or None."""
     if name.split(".", 1)[0] not in PACKAGES:
         return None
-    places = [root.joinpath(*name.split(".")) for root in SOURCE_ROOTS]
-    candidates = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    stems = [root.joinpath(*name.split(".")) for root in SOURCE_ROOTS]
+    candidates = [file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")]
     return next((file for file in candidates if file.is_file()), None)
 
 
@@ -45,6 +45,6 @@ def _names(node: ast.AST, at_load_only: bool) -> Iterator[str]:
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
             yield child.module
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)  # may be modules themselves
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)  # the names may be modules
         elif not (at_load_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)):
             yield from _names(child, at_load_only)

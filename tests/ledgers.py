@@ -1,4 +1,4 @@
-"""A ledger in a temporary directory, written as the stubs write it."""
+"""A ledger in a temporary directory, written in the same way as by the stubs."""
 
 import json
 import resource
@@ -18,7 +18,7 @@ NEW_ROW = NewRow("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """The kernel refuses this process every byte of a file beyond the first 4,096."""
+    """Limit this process's files to 4,096 bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
     try:
@@ -28,36 +28,37 @@ def full_disk() -> Iterator[None]:
 
 
 def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, **changes: Any) -> Ledger:
-    """The ledger of one process; `path` is the state directory."""
+    """The ledger of one process in the state directory `path`."""
     engine = {"hash": ENGINE_HASH, "quantisation": "w4a8", "model": "Qwen3-32B", "max_queue_size": max_queue_size}
     return Ledger(open_database(path / FILE_NAME), manifest(engine=engine, **changes), boot_id)
 
 
-def admit(ledger: Ledger, entry: NewRow = NEW_ROW, now_ns: int | None = None) -> int:
-    """Admit one request of one row; its row's id."""
-    ((ids, is_shed),) = ledger.record([[entry]], now_ns)
+def admit(ledger: Ledger, row: NewRow = NEW_ROW, now_ns: int | None = None) -> int:
+    """Admit one request of one row. Returns the row's id."""
+    ((ids, is_shed),) = ledger.record([[row]], now_ns)
     assert not is_shed
     return ids[0]
 
 
 def sheds(ledger: Ledger, num_requests: int = 1, now_ns: int | None = None) -> list[bool]:
-    """Whether each of so many requests that come together is shed."""
-    return [entered.is_shed for entered in ledger.record([[NEW_ROW]] * num_requests, now_ns)]
+    """Record `num_requests` requests in one batch. Returns for each whether it was shed."""
+    return [recorded.is_shed for recorded in ledger.record([[NEW_ROW]] * num_requests, now_ns)]
 
 
-def settlement(ledger_id: int, entry: NewRow = NEW_ROW, flags: Any = (), **changes: Any) -> Settlement:
+def settlement(ledger_id: int, row: NewRow = NEW_ROW, flags: Any = (), **changes: Any) -> Settlement:
     answered = Settlement(
-        *(ledger_id, entry.request_id, entry.tenant, entry.task, entry.schema_id, entry.is_canary),
-        *(entry.num_prompt_tokens, 40, entry.prompt_nano_usd + 12_000, 900, list(flags)),
+        *(ledger_id, row.request_id, row.tenant, row.task, row.schema_id, row.is_canary),
+        *(row.num_prompt_tokens, 40, row.prompt_nano_usd + 12_000, 900, list(flags)),
     )
     return answered._replace(**changes)
 
 
-def open_row(ledger_id: int, entry: NewRow = NEW_ROW) -> OpenRow:
-    return OpenRow(ledger_id, entry.task, entry.is_canary)
+def open_row(ledger_id: int, row: NewRow = NEW_ROW) -> OpenRow:
+    return OpenRow(ledger_id, row.task, row.is_canary)
 
 
 def rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every row of the table `request`, oldest first."""
     cursor = ledger.connection.execute("SELECT * FROM request ORDER BY id")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
@@ -72,7 +73,7 @@ def total(ledger: Ledger, name: str, labels: str = "") -> int:
 
 
 def events(ledger: Ledger, endpoint: str = "readiness") -> list[dict[str, Any]]:
-    """The bodies' data of the events for one endpoint, oldest first."""
+    """The `data` of the events for one endpoint, oldest first."""
     found = ledger.connection.execute(
         "SELECT body FROM event JOIN delivery ON event_sequence = sequence WHERE endpoint = ? ORDER BY sequence",
         (endpoint,),

@@ -1,4 +1,4 @@
-"""Manifests for tests: the design's defaults, with what a test changes."""
+"""Manifests for tests: the defaults, with a test's changes."""
 
 from typing import Any
 

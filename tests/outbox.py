@@ -1,4 +1,4 @@
-"""An outbox in a temporary state directory, filled as a stub would fill it."""
+"""An outbox in a temporary state directory, filled in the same way as by a stub."""
 
 import sqlite3
 from contextlib import closing
@@ -17,7 +17,7 @@ class Outbox:
     def add(
         self, num_events: int = 1, endpoints: tuple[str, ...] = (READINESS,), time_ns: int = 10**18, **data: Any
     ) -> list[str]:
-        """Append events, each in a transaction of its own; their ids."""
+        """Append events, each in its own transaction. Returns their ids."""
         return [self._append(endpoints, time_ns, {"number": number, **data}).id for number in range(num_events)]
 
     def _append(self, endpoints: tuple[str, ...], time_ns: int, data: dict[str, Any]) -> Event:
@@ -29,7 +29,7 @@ class Outbox:
         return event
 
     def rows(self, endpoint: str = READINESS) -> list[sqlite3.Row]:
-        """The deliveries of an endpoint, oldest event first."""
+        """The delivery rows of an endpoint, oldest event first."""
         cursor = self.connection.execute(
             "SELECT event.id, delivery.* FROM delivery JOIN event ON event.sequence = event_sequence "
             "WHERE endpoint = ? ORDER BY event_sequence",

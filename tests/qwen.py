@@ -14,9 +14,9 @@ DIRECTORY = Path(__file__).resolve().parents[1] / "build" / "qwen-tokenizer"
 
 @cache
 def qwen_tokenizer_dir() -> Path:
-    """tokenizer.json of Qwen's vocabulary, with the embedded release's chat template and token names."""
+    """A directory with tokenizer.json of Qwen's vocabulary and the embedded release's chat template and token names."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    with (DIRECTORY / ".lock").open("w") as lock:  # test workers start together
+    with (DIRECTORY / ".lock").open("w") as lock:  # test workers run concurrently
         fcntl.flock(lock, fcntl.LOCK_EX)
         build_tokenizer(DIRECTORY)
         for name in ("chat_template.jinja", "tokenizer_config.json"):

@@ -1,4 +1,4 @@
-"""A release of a few bytes, whole and true to its manifest, for tests to break."""
+"""A release of a few bytes that agrees with its manifest, for tests to modify."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ SCHEMAS = {"verdict": {"enum": ["pass", "fail"]}, "label": {"enum": ["A", "B"]}}
 
 
 def write_tokenizer(directory: Path, tokenizer=None, **configs) -> Path:
-    """A tokenizer directory; `configs` are its other files' contents by stem."""
+    """Write a tokenizer directory; `configs` has the contents of its other files by stem."""
     directory.mkdir(parents=True, exist_ok=True)
     configs = configs or {"tokenizer_config": {"eos_token": "<|end|>"}}
     for name, content in {"tokenizer": tokenizer or TOKENIZER, **configs}.items():
@@ -26,7 +26,7 @@ def write_tokenizer(directory: Path, tokenizer=None, **configs) -> Path:
 
 
 def write_release(directory: Path, **changes) -> Release:
-    """A release whose manifest is the tests' one with `changes`."""
+    """Write a release whose manifest is that of `tests.manifests` with `changes`."""
     (directory / "engine").mkdir(parents=True)
     (directory / "engine" / "rank0.engine").write_bytes(b"engine")
     (directory / "engine" / "config.json").write_text("{}")
@@ -47,7 +47,7 @@ def change_manifest(directory: Path, **changes) -> None:
 
 
 def update_manifest_hashes(directory: Path) -> None:
-    """Make the manifest of a copied release say what its files are now, and forget what was said of them before."""
+    """Update the hashes in the manifest of a modified copy, and delete the evidence about the original files."""
     for name in ("build_manifest.json", "warmup.json", "smoke.json"):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "module6", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The wiring offers exactly the tensors of the table, and every step finds what it needs."""
+"""The model configurations declare exactly the tensors of `llm_policy.triton.tensors`."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def config(model, name="config.pbtxt"):
     return text_format.Parse((REPOSITORY / model / name).read_text(), model_config_pb2.ModelConfig())
 
 
-def offered(specs):
+def declared(specs):
     return [(spec.name, model_config_pb2.DataType.Name(spec.data_type), tuple(spec.dims)) for spec in specs]
 
 
@@ -27,19 +27,19 @@ TABLE = {
 
 
 @pytest.mark.parametrize("model", TABLE)
-def test_a_model_offers_exactly_the_tables_tensors(model):
+def test_a_model_declares_exactly_the_tensors_of_the_table(model):
     inputs, outputs = TABLE[model]
-    assert offered(config(model).input) == [tuple(spec) for spec in inputs]
-    assert offered(config(model).output) == [tuple(spec) for spec in outputs]
+    assert declared(config(model).input) == [tuple(spec) for spec in inputs]
+    assert declared(config(model).output) == [tuple(spec) for spec in outputs]
 
 
 @pytest.mark.parametrize("model", ["ensemble", "preprocess"])
-def test_every_input_of_a_client_is_optional(model):
+def test_every_client_input_is_optional(model):
     assert all(spec.optional for spec in config(model).input)
 
 
 @pytest.mark.parametrize("model", [*TABLE, "tensorrt_llm"])
-def test_every_model_takes_batches_of_four(model):
+def test_every_model_accepts_batches_of_four(model):
     assert config(model).max_batch_size == 4
 
 
@@ -49,13 +49,13 @@ def test_pre_and_postprocess_batch_dynamically(model):
 
 
 @pytest.mark.parametrize("name", ["config.pbtxt", "configs/embedded.pbtxt", "configs/echo.pbtxt"])
-def test_the_engine_takes_and_gives_what_the_steps_exchange(name):
+def test_the_engine_declares_every_tensor_that_the_steps_exchange(name):
     engine = config("tensorrt_llm", name)
-    assert set(offered(engine.input)) >= {tuple(spec) for spec in tensors.ENGINE_INPUTS}
-    assert set(offered(engine.output)) >= {tuple(spec) for spec in tensors.ENGINE_OUTPUTS}
+    assert set(declared(engine.input)) >= {tuple(spec) for spec in tensors.ENGINE_INPUTS}
+    assert set(declared(engine.output)) >= {tuple(spec) for spec in tensors.ENGINE_OUTPUTS}
 
 
-def test_no_output_of_the_ensemble_has_the_name_of_an_input():
+def test_no_ensemble_output_has_the_name_of_an_input():
     assert not {i.name for i in config("ensemble").input} & {o.name for o in config("ensemble").output}
 
 

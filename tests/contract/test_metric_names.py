@@ -1,4 +1,4 @@
-"""Whatever a rule or the documentation names is on the metrics page, and the other way round."""
+"""Prometheus rules and documentation name exactly the exported metrics."""
 
 import re
 
@@ -9,16 +9,16 @@ from llm_policy.metrics.exposition import exposition_parts
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llmstack.events.backlog import Backlog
 from llmstack.supervision.metrics_page import MetricsPage
-from tests.ledgers import open_ledger
 from tests.contract.test_prometheus_rules import COUNTERS_AND_GAUGES, HISTOGRAMS, METRIC, RULE_TEXT
 from tests.import_graph import ROOT
+from tests.ledgers import open_ledger
 
 DOCUMENTED = re.compile(r"^\| `(llm_\w+)(?:\{(.*?)\})?` \| (\w+) \|", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory):
-    """Everything of ours on the page of a new server, by the name that Prometheus knows it by."""
+    """Our metric families on the page of a new server, by their name in Prometheus."""
     state_dir = tmp_path_factory.mktemp("state")
     open_ledger(state_dir).connection.close()
     PolicyMetrics(state_dir)
@@ -36,7 +36,7 @@ def test_every_metric_of_the_prometheus_rules_is_exported(families):
     assert named - set(families) == set()
 
 
-def test_every_metric_of_the_design_is_exported_with_its_type(families):
+def test_every_expected_metric_is_exported_with_its_type(families):
     assert {name for name, family in families.items() if family.type == "histogram"} == HISTOGRAMS
     assert set(families) >= COUNTERS_AND_GAUGES
 
@@ -52,7 +52,7 @@ def test_the_documentation_lists_every_metric_with_its_labels_and_type(families)
     assert documented == exported
 
 
-def test_no_label_holds_what_a_client_sent(families):
-    """Closed sets: with one more tenant or request id there is not one more series."""
+def test_no_label_holds_client_text(families):
+    """Labels are closed sets, so tenants and request ids add no series."""
     labels = {label for family in families.values() for sample in family.samples for label in sample.labels}
     assert labels == {"le", "step", "task", "outcome", "code", "rule", "result", "endpoint", "part"}

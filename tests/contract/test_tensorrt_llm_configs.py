@@ -1,4 +1,4 @@
-"""The engine's configurations against TensorRT-LLM's Triton contract, written out here once more on purpose."""
+"""The engine's configurations match TensorRT-LLM's Triton contract, deliberately repeated here."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ DIRECTORY = Path(__file__).resolve().parents[2] / "model_repository" / "tensorrt
 CONFIGS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/echo.pbtxt")
 
 SCALAR = (1,)
-# name → (type, dims, whether Triton takes the dimension of 1 away)
+# name → (type, dims, whether a reshape removes the dimension of 1)
 INPUTS = {
     "input_ids": ("INT32", (-1,), False),
     "input_lengths": ("INT32", SCALAR, True),
@@ -50,7 +50,7 @@ OUTPUTS = {
     "num_output_tokens": ("INT32", SCALAR),
 }
 REQUIRED = {"input_lengths", "request_output_len"}
-# What the guide for this deployment asks of the C++ backend.
+# Settings of the C++ backend that the deployment guide requires.
 SETTINGS = {
     "guided_decoding_backend": "xgrammar",
     "xgrammar_tokenizer_info_path": "/workspace/tokenizer/tokenizer_info.json",
@@ -71,15 +71,15 @@ def type_of(spec):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_input_of_the_contract_is_offered_as_it_is(name):
-    offered = {i.name: (type_of(i), tuple(i.dims), i.HasField("reshape")) for i in config(name).input}
-    assert {key: offered.get(key) for key in INPUTS} == INPUTS
+def test_every_input_of_the_contract_is_declared_unchanged(name):
+    declared = {i.name: (type_of(i), tuple(i.dims), i.HasField("reshape")) for i in config(name).input}
+    assert {key: declared.get(key) for key in INPUTS} == INPUTS
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_output_of_the_contract_is_offered_as_it_is(name):
-    offered = {o.name: (type_of(o), tuple(o.dims)) for o in config(name).output}
-    assert {key: offered.get(key) for key in OUTPUTS} == OUTPUTS
+def test_every_output_of_the_contract_is_declared_unchanged(name):
+    declared = {o.name: (type_of(o), tuple(o.dims)) for o in config(name).output}
+    assert {key: declared.get(key) for key in OUTPUTS} == OUTPUTS
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -88,25 +88,25 @@ def test_only_lengths_are_required(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS[1:])
-def test_a_portable_configuration_offers_nothing_beyond_the_contract(name):
+def test_a_portable_configuration_declares_nothing_beyond_the_contract(name):
     assert {i.name for i in config(name).input} == set(INPUTS)
     assert {o.name for o in config(name).output} == set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_batches_hold_four_and_answers_come_in_one_piece(name):
+def test_batches_hold_four_rows_and_answers_are_not_streamed(name):
     assert config(name).max_batch_size == 4
     assert not config(name).model_transaction_policy.decoupled
 
 
-def test_the_backend_is_tensorrt_llm_with_the_guides_settings():
+def test_the_backend_is_tensorrt_llm_with_the_deployment_guides_settings():
     engine = config("config.pbtxt")
     assert engine.backend == "tensorrtllm"
     assert {key: engine.parameters[key].string_value for key in SETTINGS} == SETTINGS
     assert engine.dynamic_batching.max_queue_delay_microseconds == 3_000
 
 
-def test_nothing_is_left_to_fill_in():
+def test_no_placeholder_is_left():
     assert "${" not in (DIRECTORY / "config.pbtxt").read_text()
 
 

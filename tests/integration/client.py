@@ -1,4 +1,4 @@
-"""One way to call the ensemble over each protocol, with the real clients."""
+"""A client of the ensemble for each protocol, built on the real client libraries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Answer:
 
     @property
     def code(self) -> str | None:
-        """The declared code that opens the error."""
+        """The declared code at the beginning of the error, or None."""
         text = (self.error or "").removeprefix("in ensemble 'ensemble', ")
         head = text.split(":", 1)[0]
         return head if head in {code.value for code in Code} else None
@@ -64,7 +64,7 @@ class Client:
         self.headers = {"X-Engine-Hash": manifest.engine.hash, "X-Quantisation": manifest.engine.quantisation}
 
     def send(self, inputs: dict[str, Any], headers: Any = None, model: str = "ensemble") -> Answer:
-        """Send one request; `headers` changes the right ones (None drops one), a list of pairs replaces them."""
+        """Send one request. A dict of `headers` overrides the valid ones (None drops one), a list replaces them."""
         if isinstance(headers, dict) or headers is None:
             merged = {**self.headers, **(headers or {})}
             headers = [(name, value) for name, value in merged.items() if value is not None]
@@ -113,8 +113,8 @@ class Client:
         return Answer({name: _unwrap(result.as_numpy(name)) for name in names}, status="OK")
 
 
-def cancellable(client: triton_grpc.InferenceServerClient, server: Any, num_tokens: int) -> Any:
-    """Begin a call of exactly so many tokens; `cancel` ends it."""
+def start_call(client: triton_grpc.InferenceServerClient, server: Any, num_tokens: int) -> Any:
+    """Start a call with an answer of exactly `num_tokens` tokens, to be ended with `cancel`."""
     values = {"text_input": "hello", "max_tokens": num_tokens, "min_tokens": num_tokens}
     tensors = []
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Live servers on the committed release, on free ports. Each is started at its first use and stopped by its pid."""
+"""Live servers with the committed release on free ports, started at first use and stopped by their process id."""
 
 from collections.abc import Iterator
 

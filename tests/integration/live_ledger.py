@@ -1,4 +1,4 @@
-"""Servers whose books are looked at: their releases, their stubs and what they wrote down."""
+"""Helpers for tests that examine a server's ledger and metrics."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 
 
 def two_stubs(directory):
-    """The model repository with two instances of each step."""
+    """Copy the model repository, with two instances of each step."""
     repository = shutil.copytree(MODEL_REPOSITORY, directory / "models")
     for step in ("preprocess", "postprocess"):
         config = repository / step / "config.pbtxt"
@@ -23,7 +23,7 @@ def two_stubs(directory):
 
 
 def release_with(directory, **changes):
-    """The embedded release with changed sections of its manifest."""
+    """Copy the embedded release, with `changes` to sections of its manifest."""
     release = shutil.copytree(DEFAULT_RELEASE_DIR, directory / "release")
     manifest = json.loads((release / "manifest.json").read_text())
     for section, values in changes.items():
@@ -33,10 +33,12 @@ def release_with(directory, **changes):
 
 
 def ledger_of(state_dir):
+    """A read-only connection to the ledger, as a context manager."""
     return closing(open_read_only(state_dir / FILE_NAME))
 
 
 def metrics_of(state_dir):
+    """The value of each series by (name, sorted labels)."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(exposition(state_dir).decode())

@@ -1,4 +1,4 @@
-"""`llmstack serve` as a container runtime runs it: one process on fixed ports, started again whatever ended it."""
+"""`llmstack serve` as a container runtime runs it: one process on fixed ports that can be restarted."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Reply(NamedTuple):
 
 
 class LiveService:
-    """A parent on ports and a state directory of its own, to be ended and started again.
+    """A parent process with its own ports and state directory, which can be killed and started again.
 
-    `manifest` changes entries of the release's manifest, by section.
+    `manifest` overrides entries of the release's manifest, by section.
     """
 
     def __init__(
@@ -57,28 +57,27 @@ class LiveService:
         change_manifest(self.release_dir, **{name: {**tree[name], **section} for name, section in manifest.items()})
         self.output_path = directory / "output.txt"
         self._engine_name, self._environment = engine_name, environment or {}
-        free = [*Ports().choose(HOST), Ports().choose(HOST).http]
-        self.http_port, self.grpc_port, self.metrics_port, self.ready_port = free
-        engine_facts = Release.open(self.release_dir).manifest.engine
-        self.headers = {"X-Engine-Hash": engine_facts.hash, "X-Quantisation": engine_facts.quantisation}
+        ports = [*Ports().choose(HOST), Ports().choose(HOST).http]
+        self.http_port, self.grpc_port, self.metrics_port, self.ready_port = ports
+        engine = Release.open(self.release_dir).manifest.engine
+        self.headers = {"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation}
         self.process: psutil.Popen | None = None
-        self._family: list[psutil.Process] = []
 
     def __enter__(self) -> LiveService:
         self.start()
         try:
             self.wait_ready()
         except BaseException:
-            self.end()
+            self.kill_all()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.end()
+        self.kill_all()
 
     @property
     def log_path(self) -> Path:
-        """What the server and its models print."""
+        """The log of the server and its models."""
         return self.state_dir / LOG_NAME
 
     @property
@@ -109,36 +108,36 @@ class LiveService:
         ]
 
     def start(self) -> None:
-        """Start the parent; nothing is ready yet."""
+        """Start the parent process without waiting until it is ready."""
         with self.output_path.open("ab") as output:
             self.process = psutil.Popen(
                 self.command(), stdout=output, stderr=output, env={**os.environ, **self._environment}
             )
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> float:
-        """Seconds until /readyz said yes."""
+        """Wait until /readyz reports ready. Returns the seconds taken."""
         began = time.monotonic()
         wait_until(self.is_ready, timeout_s, self.output)
         return time.monotonic() - began
 
-    def end(self) -> None:
-        """Whatever still runs is killed."""
-        family = self.child_processes()
+    def kill_all(self) -> None:
+        """Kill the parent process and wait until its descendants have ended."""
+        children = self.child_processes()
         if self.process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.process.kill()
             self.process.wait()
-        psutil.wait_procs(family, timeout=20)
+        psutil.wait_procs(children, timeout=20)
 
-    def family(self) -> list[psutil.Process]:
-        """The parent's descendants, down to the guide compilers."""
+    def child_processes(self) -> list[psutil.Process]:
+        """All descendants of the parent process, including the guide compilers."""
         assert self.process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             return self.process.children(recursive=True)
         return []
 
     def triton(self) -> psutil.Process:
-        """The server."""
+        """The server process."""
         return next(child for child in self.child_processes() if child.name() == "tritonserver")
 
     def stub(self, model: str) -> psutil.Process:
@@ -149,28 +148,30 @@ class LiveService:
         raise LookupError(model)
 
     def output(self) -> str:
-        """What the parent printed so far."""
+        """The output of the parent process so far."""
         return self.output_path.read_text()
 
     def readiness(self) -> dict[str, Any]:
-        """The document of /readyz; one without a server when nobody answers."""
+        """The document of /readyz, or a not-ready one if the parent process does not answer."""
         try:
             return dict(httpx.get(self.ready_url, timeout=10).json())
         except httpx.HTTPError:
-            return {"ready": False, "reasons": ["nobody answers"]}
+            return {"ready": False, "reasons": ["no answer"]}
 
     def is_ready(self) -> bool:
         return self.readiness()["ready"] is True
 
     def metric(self, series: str) -> float:
-        """One series of the metrics page, by its name and labels as written there."""
+        """The value of one series on the metrics page, by its name and labels as printed."""
         for line in httpx.get(self.metrics_url, timeout=10).text.splitlines():
             if line.startswith(f"{series} "):
                 return float(line.rsplit(" ", 1)[1])
         raise LookupError(series)
 
-    def ask(self, client: httpx.Client | None = None, headers: dict[str, str] | None = None, **inputs: Any) -> Reply:
-        """Send one request over HTTP; status 0 where there was no answer at all."""
+    def send_request(
+        self, client: httpx.Client | None = None, headers: dict[str, str] | None = None, **inputs: Any
+    ) -> Reply:
+        """Send one request over HTTP. Status 0 means that there was no response."""
         tensors = [_tensor(name, value) for name, value in {"text_input": "hello", "max_tokens": 4, **inputs}.items()]
         send = client.post if client is not None else httpx.post
         try:
@@ -187,7 +188,7 @@ class LiveService:
         return Reply(200, {output["name"]: output["data"] for output in answer.json()["outputs"]}, "")
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a query of the ledger finds."""
+        """The result of a query on the ledger."""
         with closing(sqlite3.connect(self.state_dir / "ledger.db", timeout=30)) as connection:
             return connection.execute(query, values).fetchall()
 
@@ -204,7 +205,9 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
 
 
 def wait_until(
-    condition: Callable[[], bool], timeout_s: float = 60.0, explain: Callable[[], str] = lambda: "it did not happen"
+    condition: Callable[[], bool],
+    timeout_s: float = 60.0,
+    explain: Callable[[], str] = lambda: "condition not met in time",
 ) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -1,4 +1,4 @@
-"""Clients that never stop asking, whatever becomes of the service, and remember every answer."""
+"""Clients that keep sending requests, also while the service is down, and record every reply."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ RETRY_S = 0.2
 
 
 class SentRequest(NamedTuple):
-    """One request and what its client saw."""
+    """One request and its reply."""
 
     request_id: str
-    is_costly: bool  # it costs more than the manifest allows
+    is_costly: bool  # it exceeds the manifest's cost threshold
     reply: Reply
     duration_s: float
 
 
 class Load:
-    """`num_clients` threads while open; one of `costly_every` requests breaches the cost threshold, and is served."""
+    """`num_clients` threads that send requests inside the `with` block.
+
+    Every `costly_every`-th request breaches the cost threshold, but is served.
+    """
 
     def __init__(
         self, live: LiveService, num_clients: int = 8, prefix: str = "r", pause_s: float = 0.0, costly_every: int = 5
@@ -47,7 +50,7 @@ class Load:
 
     @property
     def answered(self) -> list[SentRequest]:
-        return [asked for asked in self.sent if asked.reply.status == 200]
+        return [sent for sent in self.sent if sent.reply.status == 200]
 
     def _run(self) -> None:
         with httpx.Client() as client:
@@ -61,5 +64,5 @@ class Load:
                     self._closing.wait(RETRY_S)
 
 
-# 64 tokens at 300 nano-dollars are more, 4 tokens and the prompt are less. The queue's delay is no test's business.
+# 64 tokens at 300 nano-dollars exceed this cost; 4 tokens and the prompt do not. Queue delays never breach.
 COSTLY_THRESHOLDS = {"max_queue_delay_us": 60_000_000, "max_cost_usd": 0.00001}

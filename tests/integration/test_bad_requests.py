@@ -1,4 +1,4 @@
-"""Bad requests against the live server: each is refused with a declared code, and the server still answers."""
+"""Invalid requests to the live server: each is rejected with a declared code, and the server still answers."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.client import Client
 
-# Request parameters instead of the right headers; None drops one.
+# Changes to the valid headers, sent as request parameters; None drops one.
 BAD_HEADERS = {
     "no headers at all": ({"X-Engine-Hash": None, "X-Quantisation": None}, "missing_header"),
     "no engine hash": ({"X-Engine-Hash": None}, "missing_header"),
@@ -18,7 +18,7 @@ BAD_HEADERS = {
     "quantisation in capitals": ({"X-Quantisation": "W4A8"}, "quantisation_mismatch"),
     "a tenant that is too long": ({"X-Tenant": "t" * 129}, "invalid_header"),
     "an empty tenant": ({"X-Tenant": ""}, "invalid_header"),
-    "a request id that is no ASCII": ({"X-Request-Id": "café"}, "invalid_header"),
+    "a request id that is not ASCII": ({"X-Request-Id": "café"}, "invalid_header"),
     "a request id with a line break": ({"X-Request-Id": "a\nb"}, "invalid_header"),
     "an engine hash that is a number": ({"X-Engine-Hash": 7}, "invalid_header"),
     "an engine hash that is a switch": ({"X-Engine-Hash": True}, "invalid_header"),
@@ -27,24 +27,24 @@ BAD_HEADERS = {
 SECRET = "tulip-marmalade-9"
 CHAT = [{"role": "user", "content": SECRET}]
 
-# Inputs over {"text_input": SECRET}; None drops one.
+# Changes to the inputs {"text_input": SECRET}; None drops one.
 BAD_INPUTS = {
     "no prompt": ({"text_input": None}, "invalid_input"),
     "both prompts": ({"messages": json.dumps(CHAT)}, "invalid_input"),
     "an empty prompt": ({"text_input": ""}, "invalid_input"),
     "a prompt of 10 MB": ({"text_input": "a " * 5_000_000}, "token_budget_overrun"),
     "a prompt of 20,000 words": ({"text_input": "order " * 20_000}, "token_budget_overrun"),
-    "messages that are no JSON": ({"text_input": None, "messages": SECRET}, "invalid_input"),
-    "messages cut off": ({"text_input": None, "messages": '[{"role":"user"'}, "invalid_input"),
+    "messages that are not JSON": ({"text_input": None, "messages": SECRET}, "invalid_input"),
+    "truncated messages": ({"text_input": None, "messages": '[{"role":"user"'}, "invalid_input"),
     "messages of NaN": ({"text_input": None, "messages": "[NaN]"}, "invalid_input"),
-    "no messages": ({"text_input": None, "messages": "[]"}, "invalid_input"),
+    "an empty list of messages": ({"text_input": None, "messages": "[]"}, "invalid_input"),
     "messages that are an object": ({"text_input": None, "messages": '{"role":"user"}'}, "invalid_input"),
     "a message that is a string": ({"text_input": None, "messages": '["hi"]'}, "invalid_input"),
     "a message without content": ({"text_input": None, "messages": '[{"role":"user"}]'}, "invalid_input"),
     "a message of a number": ({"text_input": None, "messages": '[{"role":"user","content":5}]'}, "invalid_input"),
     "an unknown role": ({"text_input": None, "messages": '[{"role":"root","content":"x"}]'}, "invalid_input"),
     "a thousand messages": ({"text_input": None, "messages": json.dumps(CHAT * 1_000)}, "invalid_input"),
-    "deep messages": ({"text_input": None, "messages": "[" * 5_000}, "invalid_input"),
+    "deeply nested messages": ({"text_input": None, "messages": "[" * 5_000}, "invalid_input"),
     "an unknown task": ({"task": "poetry"}, "unknown_task"),
     "an empty task": ({"task": ""}, "unknown_task"),
     "a task in capitals": ({"task": "JUDGE"}, "unknown_task"),
@@ -66,11 +66,11 @@ BAD_INPUTS = {
     "max_tokens of zero": ({"max_tokens": 0}, "invalid_input"),
     "negative max_tokens": ({"max_tokens": -5}, "invalid_input"),
     "huge max_tokens": ({"max_tokens": 2**31 - 1}, "token_budget_overrun"),
-    "max_tokens one too many": ({"max_tokens": 6_000}, "token_budget_overrun"),
+    "max_tokens just over the budget": ({"max_tokens": 6_000}, "token_budget_overrun"),
     "a NaN temperature": ({"temperature": float("nan")}, "invalid_input"),
     "an infinite temperature": ({"temperature": float("inf")}, "invalid_input"),
     "a negative temperature": ({"temperature": -1.0}, "invalid_input"),
-    "a hot temperature": ({"temperature": 2.1}, "invalid_input"),
+    "a temperature that is too high": ({"temperature": 2.1}, "invalid_input"),
     "a temperature that overflows": ({"temperature": 1e-30}, "invalid_input"),
     "top_p of zero": ({"top_p": 0.0}, "invalid_input"),
     "top_p over one": ({"top_p": 1.5}, "invalid_input"),
@@ -84,37 +84,37 @@ BAD_INPUTS = {
     "negative min_tokens": ({"min_tokens": -1}, "invalid_input"),
     "min_tokens over max_tokens": ({"min_tokens": 9, "max_tokens": 8}, "invalid_input"),
     "two beams": ({"beam_width": 2}, "invalid_input"),
-    "no beam": ({"beam_width": 0}, "invalid_input"),
+    "zero beams": ({"beam_width": 0}, "invalid_input"),
     "a stream": ({"stream": True}, "invalid_input"),
     "an end_id of minus one": ({"end_id": -1}, "invalid_input"),
     "an end_id outside the vocabulary": ({"end_id": 2**30}, "invalid_input"),
     "a pad_id outside the vocabulary": ({"pad_id": 2**30}, "invalid_input"),
     "an empty stop word": ({"stop_words": [""]}, "invalid_input"),
-    "an endless stop word": ({"stop_words": ["x y " * 2_000]}, "invalid_input"),
+    "a stop word that is too long": ({"stop_words": ["x y " * 2_000]}, "invalid_input"),
     "a thousand bad words": ({"bad_words": [f"w{n}" for n in range(1_000)]}, "invalid_input"),
 }
 
 BAD_GUIDES = {
-    "a schema that is no JSON": ("json_schema", "{", "schema_invalid"),
+    "a schema that is not JSON": ("json_schema", "{", "schema_invalid"),
     "a schema that is a number": ("json_schema", "3", "schema_invalid"),
     "a schema of an unknown type": ("json_schema", '{"type":"strin"}', "schema_invalid"),
     "a schema with NaN": ("json_schema", '{"minimum":NaN}', "schema_invalid"),
-    "a schema with more behind it": ("json_schema", "{}{}", "schema_invalid"),
-    "a schema on another host": ("json_schema", '{"$ref":"http://127.0.0.1:1/s"}', "schema_invalid"),
-    "a schema that leads nowhere": ("json_schema", '{"$ref":"#/$defs/none"}', "schema_invalid"),
+    "a schema with trailing text": ("json_schema", "{}{}", "schema_invalid"),
+    "a schema with a remote reference": ("json_schema", '{"$ref":"http://127.0.0.1:1/s"}', "schema_invalid"),
+    "a schema with a dangling reference": ("json_schema", '{"$ref":"#/$defs/none"}', "schema_invalid"),
     "a schema 200 deep": ("json_schema", '{"items":' * 200 + "{}" + "}" * 200, "schema_too_complex"),
     "a schema of 100 KB": ("json_schema", '{"const":"' + "x" * 100_000 + '"}', "schema_too_complex"),
-    "a regex that does not close": ("regex", "(abc", "schema_invalid"),
+    "a regex with an unclosed group": ("regex", "(abc", "schema_invalid"),
     "a regex with a NUL": ("regex", "a\0", "schema_invalid"),
     "a grammar without root": ("ebnf_grammar", 'start ::= "a"', "schema_invalid"),
-    "a grammar that is none": ("ebnf_grammar", "root ::= (", "schema_invalid"),
+    "a malformed grammar": ("ebnf_grammar", "root ::= (", "schema_invalid"),
     "a choice of nothing": ("choice", "[]", "schema_invalid"),
     "a choice of numbers": ("choice", "[1]", "schema_invalid"),
-    "a choice that is no JSON": ("choice", "yes|no", "schema_invalid"),
+    "a choice that is not JSON": ("choice", "yes|no", "schema_invalid"),
 }
 
 
-def assert_refused(answer, code):
+def assert_rejected(answer, code):
     assert answer.error is not None, answer
     assert answer.code == code, answer.error
     for leak in (SECRET, "Traceback", "/", "File "):
@@ -127,41 +127,41 @@ def client(request, server):
 
 
 @pytest.mark.parametrize(("parameters", "code"), BAD_HEADERS.values(), ids=BAD_HEADERS.keys())
-def test_a_request_that_does_not_name_this_engine_is_refused(server, parameters, code):
-    assert_refused(Client(server, "generate").send({"text_input": SECRET, "max_tokens": 4}, parameters), code)
+def test_a_request_that_does_not_name_this_engine_is_rejected(server, parameters, code):
+    assert_rejected(Client(server, "generate").send({"text_input": SECRET, "max_tokens": 4}, parameters), code)
 
 
 @pytest.mark.parametrize(("changes", "code"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
-def test_a_bad_input_is_refused_with_its_code(server, changes, code):
+def test_an_invalid_input_is_rejected_with_its_code(server, changes, code):
     inputs = {"text_input": SECRET, "max_tokens": 4, **changes}
     given = {name: value for name, value in inputs.items() if value is not None}
-    assert_refused(Client(server, "grpc").send(given), code)
+    assert_rejected(Client(server, "grpc").send(given), code)
 
 
 @pytest.mark.parametrize(("kind", "guide", "code"), BAD_GUIDES.values(), ids=BAD_GUIDES.keys())
-def test_a_bad_guide_is_refused_with_its_code(server, kind, guide, code):
+def test_an_invalid_guide_is_rejected_with_its_code(server, kind, guide, code):
     inputs = {"text_input": SECRET, "max_tokens": 4}
     guide_inputs = {"guided_decoding_guide_type": kind, "guided_decoding_guide": guide}
-    assert_refused(Client(server, "grpc").send({**inputs, **guide_inputs}), code)
+    assert_rejected(Client(server, "grpc").send({**inputs, **guide_inputs}), code)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_a_guide_whose_every_token_is_a_bad_word_is_refused_by_the_engine(client, temperature):
+def test_the_engine_rejects_a_guide_whose_every_token_is_a_bad_word(client, temperature):
     guide = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "[ab]", "bad_words": ["a", "b"]}
     answer = client.send({"text_input": SECRET, "max_tokens": 4, "temperature": temperature, **guide})
-    assert_refused(answer, "invalid_input")
+    assert_rejected(answer, "invalid_input")
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_a_text_that_is_no_utf8_is_refused(server, protocol):
+def test_text_that_is_not_utf8_is_rejected(server, protocol):
     answer = Client(server, protocol).send({"text_input": np.array([[b"\xff\xfe"]], np.object_)})
-    assert_refused(answer, "invalid_input")
+    assert_rejected(answer, "invalid_input")
 
 
-def test_a_header_sent_twice_is_refused(server):
+def test_a_header_sent_twice_is_rejected(server):
     headers = [("X-Engine-Hash", "a"), ("X-Engine-Hash", "b"), ("X-Quantisation", "w4a8")]
     answer = Client(server, "http").send({"text_input": SECRET}, headers)
-    assert_refused(answer, "invalid_header")
+    assert_rejected(answer, "invalid_header")
 
 
 def test_control_tokens_in_user_text_stay_text(client):
@@ -178,14 +178,14 @@ def test_the_server_still_answers(client):
     assert client.send({"text_input": "hello", "task": "judge", "max_tokens": 60}).error is None
 
 
-def test_nothing_of_a_prompt_reached_the_log(server):
+def test_the_log_contains_no_prompt_text(server):
     log = server.log_path.read_text(errors="replace")
     assert SECRET not in log
     assert "Traceback" not in log
 
 
-def test_a_header_of_bytes_that_are_no_text_is_refused(server):
-    good = Client(server, "http").headers
-    headers = [(name.encode(), value.encode()) for name, value in good.items()]
+def test_a_header_that_is_not_text_is_rejected(server):
+    valid_headers = Client(server, "http").headers
+    headers = [(name.encode(), value.encode()) for name, value in valid_headers.items()]
     answer = Client(server, "http").send({"text_input": SECRET}, [*headers, (b"X-Tenant", b"\xff\xfe")])
-    assert_refused(answer, "invalid_header")
+    assert_rejected(answer, "invalid_header")

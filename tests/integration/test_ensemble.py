@@ -1,4 +1,4 @@
-"""The ensemble on the live server: the main job, over every protocol."""
+"""The ensemble on the live server, over every protocol."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +37,7 @@ def texts(*values):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_task_is_answered_with_json_of_its_schema(client, release, task):
+def test_each_task_is_answered_with_json_that_matches_its_schema(client, release, task):
     answer = client.send({"messages": '[{"role":"user","content":"Ada ordered 5 lamps."}]', "task": task})
     name = release.manifest.tasks[task].schema_id
     assert answer["resolved_schema_id"] == name
@@ -45,7 +45,7 @@ def test_each_task_is_answered_with_json_of_its_schema(client, release, task):
     assert jsonschema_rs.is_valid(json.loads(release.schema_text(name)), json.loads(answer["text_output"]))
 
 
-def test_an_answer_says_what_it_cost_and_which_engine_gave_it(client, release):
+def test_an_answer_states_its_cost_and_engine(client, release):
     answer = client.send({"text_input": "hello", "max_tokens": 5})
     price = release.manifest.prices.per_token
     tokens = answer["num_input_tokens"], answer["num_output_tokens"]
@@ -71,7 +71,7 @@ def test_clocks_are_in_order(grpc):
         ("json_schema", '{"enum":["x",1,null]}', {'"x"', "1", "null"}),
     ],
 )
-def test_an_inline_guide_is_followed(client, kind, guide, allowed):
+def test_an_inline_guide_is_enforced(client, kind, guide, allowed):
     inputs = {"text_input": "hello", "guided_decoding_guide_type": kind, "guided_decoding_guide": guide}
     answer = client.send({**inputs, "max_tokens": 40})
     assert answer["text_output"] in allowed
@@ -79,7 +79,7 @@ def test_an_inline_guide_is_followed(client, kind, guide, allowed):
     assert answer["resolved_schema_id"].startswith("sha256:")
 
 
-def test_any_json_is_a_guide_without_text(grpc):
+def test_guide_type_json_needs_no_guide_text(grpc):
     answer = grpc.send({"text_input": "hello", "guided_decoding_guide_type": "json", "max_tokens": 60})
     assert answer["guided"]
     assert answer["schema_valid"] == (answer["finish_reason"] == "stop")
@@ -91,20 +91,20 @@ def test_a_truncated_answer_is_flagged_and_not_valid(grpc):
     assert "truncated" in np.ravel(answer["flags"])
 
 
-def test_log_probs_come_only_when_asked_for(grpc):
+def test_log_probs_are_returned_only_on_request(grpc):
     plain = grpc.send({"text_input": "hello", "max_tokens": 4})
     scored = grpc.send({"text_input": "hello", "max_tokens": 4, "return_log_probs": True})
     assert "output_log_probs" not in plain.outputs
     assert scored["cum_log_probs"] == pytest.approx(np.sum(scored["output_log_probs"]), rel=1e-4)
 
 
-def test_a_client_may_have_its_prompt_back(grpc):
+def test_the_prompt_is_returned_on_request(grpc):
     answer = grpc.send({"text_input": "hello there", "max_tokens": 4, "exclude_input_in_output": False})
     assert answer["text_output"].startswith("hello there")
     assert answer["num_output_tokens"] == 4
 
 
-def test_a_stop_word_ends_the_answer_and_is_no_part_of_it(grpc):
+def test_a_stop_word_ends_the_answer_and_is_not_part_of_it(grpc):
     free = grpc.send({"text_input": "hello", "max_tokens": 6, "seed": 3})["text_output"]
     words = free.split(" ")
     stop = " " + next(word for word in words[1:] if word)
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_answer(grpc):
     assert grpc.send(inputs)["text_output"] == grpc.send(inputs)["text_output"]
 
 
-def test_a_batch_gives_what_its_rows_give_alone(grpc):
+def test_a_batch_gives_the_same_answers_as_single_rows(grpc):
     prompts = [b"short", b"a longer prompt about orders and people", b"Order 12", b"x"]
     tasks = [b"generate_json", b"rank_candidates", b"generate_json", b"rank_candidates"]
     alone = [
@@ -149,25 +149,25 @@ def test_guided_and_unguided_rows_share_a_batch(grpc):
     assert [row[0] for row in answer["schema_valid"]] == [False, True]
 
 
-def test_a_bad_row_is_named(grpc):
+def test_an_invalid_row_is_reported_with_its_number(grpc):
     answer = grpc.send({"text_input": texts(b"a", b""), "max_tokens": np.array([[2], [2]], np.int32)})
     assert answer.code == "invalid_input"
     assert "(row 1)" in answer.error
 
 
-def test_bad_neighbours_harm_nobody(server):
-    """Good and bad requests sent together, so that Triton puts them into one batch of preprocess."""
-    good = {"text_input": "hello", "task": "judge", "temperature": 0.0}
-    bad = [{"text_input": ""}, {"text_input": "x", "task": "no"}, {"text_input": "x", "max_tokens": -1}]
+def test_invalid_requests_do_not_affect_valid_ones_in_the_same_batch(server):
+    """Valid and invalid requests are sent concurrently, so that Triton puts them into one preprocess batch."""
+    valid = {"text_input": "hello", "task": "judge", "temperature": 0.0}
+    invalid = [{"text_input": ""}, {"text_input": "x", "task": "no"}, {"text_input": "x", "max_tokens": -1}]
     client = Client(server, "grpc")
-    expected = client.send(good)["text_output"]
+    expected = client.send(valid)["text_output"]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(client.send, [good, bad[0], good, bad[1], good, bad[2]] * 5))
+        answers = list(pool.map(client.send, [valid, invalid[0], valid, invalid[1], valid, invalid[2]] * 5))
     assert [answer.code for answer in answers[1::2]] == ["invalid_input", "unknown_task", "invalid_input"] * 5
     assert {answer["text_output"] for answer in answers[::2]} == {expected}
 
 
-def test_thirty_requests_six_at_a_time_join_in_flight(server):
+def test_thirty_requests_at_concurrency_six_are_batched_in_flight(server):
     with ThreadPoolExecutor(6) as pool:
         answers = list(
             pool.map(lambda n: Client(server, "grpc").send({"text_input": f"{n}", "max_tokens": 24}), range(30))
@@ -175,12 +175,12 @@ def test_thirty_requests_six_at_a_time_join_in_flight(server):
     spans = [(answer["first_scheduled_time_ns"], answer["last_token_time_ns"]) for answer in answers]
     joined = sum(other[0] < start < other[1] for start, _ in spans for other in spans)
     assert joined > 0
-    at_once = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
-    assert max(at_once) <= 4
+    concurrency = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
+    assert max(concurrency) <= 4
 
 
-def test_a_cancelled_request_is_over_for_its_client_and_for_nobody_else(server):
-    # One that had reached the engine goes on there: Triton tells no model of an ensemble's cancelled call.
+def test_cancelled_requests_end_for_their_client_and_affect_no_other(server):
+    # A request that has reached the engine continues there: Triton does not pass an ensemble's cancellation on.
     metadata = {name.lower(): value for name, value in Client(server, "grpc").headers.items()}
     text = triton_grpc.InferInput("text_input", [1, 1], "BYTES").set_data_from_numpy(texts(b"go on"))
     most = triton_grpc.InferInput("max_tokens", [1, 1], "INT32").set_data_from_numpy(np.array([[400]], np.int32))
@@ -201,7 +201,7 @@ def test_a_cancelled_request_is_over_for_its_client_and_for_nobody_else(server):
     assert all("CANCELLED" in str(error.status()) for error in outcomes)
 
 
-def test_the_policys_stubs_hold_neither_torch_nor_200_mib(server):
+def test_the_policys_stubs_load_no_torch_and_stay_below_200_mib(server):
     stubs = {}
     for child in psutil.Process(server.pid).children(recursive=True):
         command = " ".join(child.cmdline())
@@ -215,7 +215,7 @@ def test_the_policys_stubs_hold_neither_torch_nor_200_mib(server):
         assert not [name for name in ("libtorch", "xgrammar", "tvm_ffi") if name in libraries]
 
 
-def test_an_answer_that_ends_at_once_is_an_empty_text(grpc):
+def test_an_answer_that_ends_immediately_is_an_empty_text(grpc):
     inputs = {"guided_decoding_guide_type": "ebnf_grammar", "guided_decoding_guide": 'root ::= "a"?'}
     answer = grpc.send({"text_input": "hello", "max_tokens": 4, "bad_words": ["a"], **inputs})
     assert (answer["text_output"], answer["finish_reason"]) == ("", "stop")

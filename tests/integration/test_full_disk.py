@@ -1,4 +1,4 @@
-"""A state directory that is full or read-only: nothing is served unrecorded, nothing is damaged, service comes back."""
+"""A full or read-only state directory: nothing is served unrecorded, nothing is damaged, and service resumes."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def live(tmp_path: Path, small_disk: Path) -> Iterator[LiveService]:
 
 
 def fill(directory: Path) -> Path:
-    """Take all the room there is."""
+    """Fill the file system completely."""
     filler = directory / "filler"
     file = os.open(filler, os.O_WRONLY | os.O_CREAT)
     try:
@@ -57,10 +57,10 @@ def fill(directory: Path) -> Path:
 
 @contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Nobody can open a file there for writing meanwhile, or make or remove one.
+    """Make `directory` read-only inside the block.
 
-    The file system itself can't be remounted so while a server has its log and its ledger open, as it would be after a
-    fault; another mount of it, laid over the first, can.
+    The file system itself can't be remounted read-only while a server has files open for writing there; a bind mount
+    over it can.
     """
     for options in (["--bind", str(directory)], ["-o", "remount,bind,ro"]):
         subprocess.run(["mount", *options, str(directory)], check=True)
@@ -73,44 +73,44 @@ def read_only(directory: Path) -> Iterator[None]:
 def wait_for_failed_canaries(live: LiveService, num_canaries: int) -> None:
     latencies_ms = set()
 
-    def have_failed() -> bool:
+    def enough_have_failed() -> bool:
         canary = live.readiness()["canary"]
         if not canary["ok"]:
             latencies_ms.add(canary["latency_ms"])
         return len(latencies_ms) >= num_canaries
 
-    wait_until(have_failed, 120, live.output)
+    wait_until(enough_have_failed, 120, live.output)
 
 
-def check_whole(live: LiveService) -> None:
+def check_intact(live: LiveService) -> None:
     assert live.rows("PRAGMA integrity_check") == [("ok",)]
     verified = live.llmstack("ledger", "verify", "--json")
     assert verified.returncode == 0, verified.stdout
 
 
-def test_a_full_disk_refuses_and_service_returns_with_the_room(live, small_disk):
+def test_a_full_disk_rejects_requests_and_service_resumes_with_free_space(live, small_disk):
     assert live.send_request().status == 200
     filler = fill(small_disk)
     with Load(live, num_clients=2, pause_s=0.02) as load:
-        wait_until(lambda: any(asked.reply.status != 200 for asked in load.sent), 120)
+        wait_until(lambda: any(sent.reply.status != 200 for sent in load.sent), 120)
         wait_until(lambda: not live.is_ready())
-        refused = live.readiness()["reasons"]
-        wait_for_failed_canaries(live, MAX_FAILURES_IN_ROW + 1)  # more than restart a server that could be mended so
+        reasons = live.readiness()["reasons"]
+        wait_for_failed_canaries(live, MAX_FAILURES_IN_ROW + 1)  # enough to restart the server if a restart could help
         filler.unlink()
         wait_until(live.is_ready, 120, live.output)
         num_before = len(load.answered)
         wait_until(lambda: len(load.answered) > num_before, 120, live.output)
-    assert any("No space left" in reason or "full" in reason for reason in refused), refused
-    refusals = {asked.reply.code for asked in load.sent if asked.reply.status != 200}
-    assert refusals == {"internal"}
+    assert any("No space left" in reason or "full" in reason for reason in reasons), reasons
+    codes = {sent.reply.code for sent in load.sent if sent.reply.status != 200}
+    assert codes == {"internal"}
     assert live.readiness()["restarts"] == 0
-    answered = {asked.request_id for asked in load.answered}
+    answered = {sent.request_id for sent in load.answered}
     settled = {row[0] for row in live.rows("SELECT request_id FROM request WHERE state = 'settled'")}
-    assert answered <= settled  # nobody was answered unrecorded
-    check_whole(live)
+    assert answered <= settled  # every answered request is recorded
+    check_intact(live)
 
 
-def test_a_read_only_state_directory_is_refused_at_the_start(tmp_path, small_disk):
+def test_a_read_only_state_directory_is_rejected_at_startup(tmp_path, small_disk):
     live = LiveService(tmp_path / "service")
     live.state_dir = small_disk / "state"
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -123,7 +123,7 @@ def test_a_read_only_state_directory_is_refused_at_the_start(tmp_path, small_dis
         live.kill_all()
 
 
-def test_a_server_that_dies_while_the_directory_is_read_only_is_back_when_it_no_longer_is(live, small_disk):
+def test_a_server_killed_while_the_directory_is_read_only_restarts_once_it_is_writable(live, small_disk):
     pid = live.process.pid
     with read_only(small_disk):
         wait_until(lambda: any("Read-only file system" in reason for reason in live.readiness()["reasons"]))
@@ -133,23 +133,23 @@ def test_a_server_that_dies_while_the_directory_is_read_only_is_back_when_it_no_
     wait_until(live.is_ready, 120, live.output)
     assert live.send_request().status == 200
     assert (live.process.pid, live.process.is_running()) == (pid, True)
-    wait_until(lambda: live.metric('llm_alerts_total{rule="engine_unhealthy"}') >= 1)  # written afterwards
-    check_whole(live)
+    wait_until(lambda: live.metric('llm_alerts_total{rule="engine_unhealthy"}') >= 1)  # recorded once writable
+    check_intact(live)
 
 
 @ONLY_IN_SOAK
-def test_a_read_only_directory_keeps_no_drain_from_answering_what_is_under_way(tmp_path, small_disk):
+def test_a_drain_answers_requests_in_flight_with_a_read_only_directory(tmp_path, small_disk):
     live = LiveService(tmp_path / "service", "embedded")
     live.state_dir = small_disk / "state"
     with live:
         slow: list = []
-        asking = threading.Thread(target=lambda: slow.append(live.send_request(max_tokens=600, min_tokens=600)))
-        asking.start()
+        thread = threading.Thread(target=lambda: slow.append(live.send_request(max_tokens=600, min_tokens=600)))
+        thread.start()
         wait_until(lambda: live.rows("SELECT 1 FROM request WHERE canary = 0 AND state = 'admitted'") != [])
         with read_only(small_disk):
             live.process.terminate()
             assert live.process.wait(60) == 0
-        asking.join()
+        thread.join()
         assert (slow[0].status, slow[0].outputs["num_output_tokens"]) == (200, [600])
         assert "the mark of a drain could not be changed: " in live.output()
         assert "Traceback" not in live.output()

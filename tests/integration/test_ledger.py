@@ -1,4 +1,4 @@
-"""The books of a live service with two stubs of each step: to the request and the nano-dollar what its clients saw."""
+"""A live service with two stubs of each step: its ledger agrees exactly with its clients' tallies."""
 
 import asyncio
 import json
@@ -25,17 +25,17 @@ from tests.webhook_receiver import WebhookReceiver, new_secret
 # The full run is 20,000: `make soak`.
 NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
 CONCURRENCY = 32
-REFUSED_AS = {
+REJECTION_CODES = {
     *("missing_header", "invalid_header", "engine_hash_mismatch", "quantisation_mismatch", "invalid_input"),
     *("unknown_task", "unknown_schema", "unknown_guide_type", "schema_invalid", "schema_too_complex"),
     "token_budget_overrun",
 }
-# The first half warms caches up, which a short one does not finish.
+# The first half fills caches; in a short run they are not full after it.
 MAX_GROWTH = 0.05 if NUM_REQUESTS >= 20_000 else 0.10
 
 
 class Soak(NamedTuple):
-    """A service that was stopped after its last answer, and what was seen of it from outside."""
+    """The state of a service that was stopped after its last answer, and what was observed of it from outside."""
 
     state_dir: Path
     log_path: Path
@@ -55,7 +55,7 @@ def rss_by_process(live):
 
 @pytest.fixture(scope="module")
 def soak(tmp_path_factory):
-    """NUM_REQUESTS in two halves through `llmstack serve`, which proves, sweeps and delivers all the while."""
+    """NUM_REQUESTS in two halves through `llmstack serve`, with its canary, ledger maintenance and webhook delivery."""
     directory = tmp_path_factory.mktemp("soak")
     with WebhookReceiver(new_secret()) as readiness, WebhookReceiver(new_secret()) as finance:
         receivers = {READINESS: readiness, FINANCE: finance}
@@ -76,15 +76,15 @@ def soak(tmp_path_factory):
             yield Soak(live.state_dir, live.log_path, tally, memory, per_second, receivers)
 
 
-def test_every_request_is_answered_or_refused_with_a_declared_code(soak):
+def test_every_request_is_answered_or_rejected_with_a_declared_code(soak):
     tally = soak.tally
     assert tally.undeclared == []
     assert tally.num_requests == NUM_REQUESTS
     assert 0.25 < sum(tally.codes.values()) / (sum(tally.codes.values()) + sum(tally.outcomes.values())) < 0.35
-    assert set(tally.codes) == REFUSED_AS
+    assert set(tally.codes) == REJECTION_CODES
 
 
-def test_every_row_the_clients_saw_is_one_row_of_the_ledger(soak):
+def test_every_row_that_clients_received_is_one_ledger_row(soak):
     tally = soak.tally
     with ledger_of(soak.state_dir) as ledger:
         outcomes, codes = Counter(), Counter()
@@ -113,7 +113,7 @@ def test_tokens_and_money_agree_to_the_nano_dollar(soak):
     assert round(values["llm_cost_usd_total", ()] * 1e9) == tally.cost_nano_usd
 
 
-def test_the_metrics_are_what_the_clients_saw(soak):
+def test_the_metrics_agree_with_what_clients_received(soak):
     tally = soak.tally
     values = metrics_of(soak.state_dir)
     for (task, outcome), number in tally.outcomes.items():
@@ -129,19 +129,19 @@ def test_the_metrics_are_what_the_clients_saw(soak):
     assert values["llm_policy_overhead_us_count", (("step", "preprocess"),)] == tally.num_requests
 
 
-def test_every_breach_is_in_an_alert_once_its_window_is_closed(soak):
+def test_every_breach_is_in_an_alert_after_its_window_is_closed(soak):
     tally = soak.tally
     with closing(open_database(soak.state_dir / FILE_NAME)) as connection:
         with transaction(connection):
             alerts.close_due_windows(connection, time.time_ns() + 2 * alerts.WINDOW_NS)
-        told, costly = Counter(), Counter()
+        reported, costly = Counter(), Counter()
         for endpoint, body in connection.execute(
             "SELECT endpoint, body FROM event JOIN delivery ON event_sequence = sequence"
         ):
             data = json.loads(body)["data"]
-            told[endpoint, data["rule"]] += data["count"]
+            reported[endpoint, data["rule"]] += data["count"]
             costly.update(request["request_id"] for request in data.get("requests", ()))
-    assert told == {
+    assert reported == {
         ("readiness", "cost"): tally.flags["cost_breach"],
         ("finance", "cost"): tally.flags["cost_breach"],
         ("readiness", "schema_violation"): tally.flags["schema_violation"],
@@ -150,7 +150,7 @@ def test_every_breach_is_in_an_alert_once_its_window_is_closed(soak):
     assert 0.04 < (tally.flags["cost_breach"] + tally.flags["schema_violation"]) / NUM_REQUESTS < 0.06
 
 
-def test_the_webhooks_got_what_is_written_down_as_delivered(soak):
+def test_webhooks_received_exactly_the_events_recorded_as_delivered(soak):
     with ledger_of(soak.state_dir) as ledger:
         delivered = ledger.execute(
             "SELECT endpoint, id FROM event JOIN delivery ON event_sequence = sequence WHERE state = 'delivered'"
@@ -160,13 +160,13 @@ def test_the_webhooks_got_what_is_written_down_as_delivered(soak):
         assert set(receiver.ids) == {event_id for endpoint, event_id in delivered if endpoint == name}
 
 
-def test_the_books_agree_with_themselves(soak):
+def test_ledger_verify_finds_no_discrepancy(soak):
     with ledger_of(soak.state_dir) as ledger:
         result = verify(ledger, time.time_ns(), max_open_s=0)
     assert result.discrepancies == []
 
 
-def test_both_stubs_of_each_step_took_part(soak):
+def test_both_stubs_of_each_step_served_requests(soak):
     assert len(list((soak.state_dir / "metrics").glob("histogram_*.db"))) == 4
 
 

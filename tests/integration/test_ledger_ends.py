@@ -1,4 +1,4 @@
-"""Every other end that a request can come to on a live server: shed, cancelled, taken back, withheld, lost."""
+"""The less common outcomes of a request on a live server: shed, cancelled, rejected late, withheld, lost."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ LONG = {"text_input": TEXT, "max_tokens": 2_000, "min_tokens": 2_000}
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory):
-    """A server with a queue of two places that refuses what could cost more than 0.001 dollars."""
+    """A server with a queue of two places that rejects requests which could cost more than 0.001 dollars."""
     directory = tmp_path_factory.mktemp("busy")
     release = release_with(
         directory, engine={"max_queue_size": 2}, thresholds={"max_cost_usd": 0.001}, on_cost_breach="reject"
@@ -33,8 +33,8 @@ def busy(tmp_path_factory):
         yield server
 
 
-class Calls:
-    """Long answers under way over gRPC, cancelled at the end of the block."""
+class LongCalls:
+    """Long-running gRPC calls, cancelled at the end of the block."""
 
     def __init__(self, server, number):
         self._client = triton_grpc.InferenceServerClient(server.grpc_url)
@@ -74,32 +74,32 @@ def wait_for_rows(server, condition, number):
     return found
 
 
-def sweep(server, max_open_s):
-    """What the parent does each second."""
+def close_unanswered(server, max_open_s):
+    """Close unanswered rows, as the parent process does each second."""
     with closing(open_database(server.state_dir / FILE_NAME)) as connection:
         ledger = Ledger(connection, Release.open(server.release_dir).manifest, server.boot_id)
         return ledger.close_unanswered(time.time_ns(), max_open_s)
 
 
-def test_a_full_queue_sheds_load_at_once_but_not_the_canary(busy):
+def test_a_full_queue_sheds_requests_immediately_but_not_the_canary(busy):
     client = Client(busy, "grpc")
-    with Calls(busy, 2):
+    with LongCalls(busy, 2):
         wait_for_rows(busy, "request_id LIKE 'long-%' AND state = 'admitted'", 2)
         began = time.monotonic()
-        refused = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "shed"})
+        shed = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "shed"})
         assert time.monotonic() - began < 5
         canary = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Canary-Token": busy.canary_token})
-    assert refused.code == "overloaded"
-    assert refused.status == "StatusCode.UNAVAILABLE"
+    assert shed.code == "overloaded"
+    assert shed.status == "StatusCode.UNAVAILABLE"
     assert canary.error is None
     assert rows_where(busy, "request_id = 'shed'") == [("shed", "refused", "overloaded", 0)]
     assert [row[3] for row in rows_where(busy, "tenant = 'llmstack-canary'")] == [1]
 
 
-def test_cancelled_requests_are_closed_and_charged_with_their_prompt(busy):
+def test_cancelled_requests_are_closed_and_charged_for_their_prompt(busy):
     num_open = len(rows_where(busy, "state = 'admitted'"))
     assert num_open == 2
-    assert sweep(busy, max_open_s=0) == 2
+    assert close_unanswered(busy, max_open_s=0) == 2
     with ledger_of(busy.state_dir) as ledger:
         charged = ledger.execute(
             "SELECT actual_nano_usd - 100 * num_prompt_tokens, num_prompt_tokens > 0 FROM request "
@@ -108,13 +108,13 @@ def test_cancelled_requests_are_closed_and_charged_with_their_prompt(busy):
     assert charged == [(0, 1), (0, 1)]
 
 
-def test_what_was_cancelled_and_closed_holds_no_place(busy):
+def test_closed_requests_free_their_place_in_the_queue(busy):
     assert Client(busy, "http").send({"text_input": TEXT, "max_tokens": 2}).error is None
 
 
-def test_what_could_cost_too_much_is_refused_before_it_costs_anything(busy):
-    refused = Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 5_000}, {"X-Request-Id": "costly"})
-    assert refused.code == "cost_budget_overrun"
+def test_a_request_that_could_cost_too_much_is_rejected_without_cost(busy):
+    rejected = Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 5_000}, {"X-Request-Id": "costly"})
+    assert rejected.code == "cost_budget_overrun"
     with ledger_of(busy.state_dir) as ledger:
         (row,) = ledger.execute(
             "SELECT state, code, actual_nano_usd, projected_nano_usd > 1000000 FROM request WHERE request_id = 'costly'"
@@ -122,13 +122,13 @@ def test_what_could_cost_too_much_is_refused_before_it_costs_anything(busy):
     assert row == ("refused", "cost_budget_overrun", 0, 1)
 
 
-def test_a_new_guide_that_is_refused_after_a_wait_closes_its_row(busy):
+def test_a_new_guide_that_is_rejected_later_closes_its_row(busy):
     inputs = {"text_input": TEXT, "guided_decoding_guide_type": "regex", "guided_decoding_guide": "[z", "max_tokens": 4}
     assert Client(busy, "grpc").send(inputs, {"X-Request-Id": "late"}).code == "schema_invalid"
     assert rows_where(busy, "request_id = 'late'") == [("late", "refused", "schema_invalid", 0)]
 
 
-def test_a_guided_answer_of_a_new_schema_names_it_in_ledger_and_log(busy):
+def test_ledger_and_log_name_the_new_schema_of_a_guided_answer(busy):
     schema = '{"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"additionalProperties":false}'
     inputs = {"text_input": TEXT, "guided_decoding_guide_type": "json_schema", "guided_decoding_guide": schema}
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -144,33 +144,33 @@ def test_a_guided_answer_of_a_new_schema_names_it_in_ledger_and_log(busy):
     assert TEXT not in busy.log_path.read_text()
 
 
-def test_a_draining_server_refuses_and_writes_it_down(busy):
-    mark = busy.state_dir / "draining"
-    mark.touch()
+def test_a_draining_server_rejects_requests_and_records_them(busy):
+    draining_file = busy.state_dir / "draining"
+    draining_file.touch()
     try:
-        refused = Client(busy, "grpc").send({"text_input": TEXT}, {"X-Request-Id": "too-late"})
+        rejected = Client(busy, "grpc").send({"text_input": TEXT}, {"X-Request-Id": "too-late"})
     finally:
-        mark.unlink()
-    assert refused.code == "draining"
+        draining_file.unlink()
+    assert rejected.code == "draining"
     assert rows_where(busy, "request_id = 'too-late'") == [("too-late", "refused", "draining", 0)]
     assert Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 2}).error is None
 
 
-def test_while_the_ledger_cannot_be_written_nothing_is_served_and_then_all_is_well_again(busy):
+def test_nothing_is_served_while_the_ledger_cannot_be_written_and_service_resumes_afterwards(busy):
     client = Client(busy, "grpc")
     with closing(open_database(busy.state_dir / FILE_NAME)) as connection:
         connection.execute("CREATE TRIGGER full BEFORE INSERT ON request BEGIN SELECT RAISE(ABORT, 'disk full'); END")
         try:
-            refused = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "unwritten"})
+            rejected = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "unwritten"})
         finally:
             connection.execute("DROP TRIGGER full")
-    assert (refused.code, refused.status) == ("internal", "StatusCode.INTERNAL")
-    assert "the ledger can't be written" in refused.error
+    assert (rejected.code, rejected.status) == ("internal", "StatusCode.INTERNAL")
+    assert "the ledger can't be written" in rejected.error
     assert rows_where(busy, "request_id = 'unwritten'") == []
     assert client.send({"text_input": TEXT, "max_tokens": 2}).error is None
 
 
-def test_an_answer_that_cannot_be_written_is_withheld_and_its_row_closed_later(busy):
+def test_an_answer_that_cannot_be_recorded_is_withheld_and_its_row_closed_later(busy):
     client = Client(busy, "grpc")
     with closing(open_database(busy.state_dir / FILE_NAME)) as connection:
         connection.execute("CREATE TRIGGER full BEFORE UPDATE ON request BEGIN SELECT RAISE(ABORT, 'disk full'); END")
@@ -182,14 +182,14 @@ def test_an_answer_that_cannot_be_written_is_withheld_and_its_row_closed_later(b
     wait_for_rows(busy, "request_id = 'withheld' AND state = 'refused' AND code = 'internal'", 1)
 
 
-def test_a_server_that_is_killed_loses_what_was_open_and_nothing_else(busy):
+def test_a_killed_server_loses_only_its_open_requests(busy):
     before = metrics_of(busy.state_dir)
-    with Calls(busy, 2):
+    with LongCalls(busy, 2):
         wait_for_rows(busy, "state = 'admitted'", 2)
         busy.kill()
     busy.start()
     busy.wait_ready()
-    assert sweep(busy, max_open_s=600) == 2
+    assert close_unanswered(busy, max_open_s=600) == 2
     with ledger_of(busy.state_dir) as ledger:
         assert ledger.execute("SELECT count(*) FROM request WHERE state = 'lost'").fetchone() == (2,)
         assert verify(ledger, time.time_ns(), max_open_s=0).discrepancies == []
@@ -198,8 +198,10 @@ def test_a_server_that_is_killed_loses_what_was_open_and_nothing_else(busy):
     assert Client(busy, "grpc").send({"text_input": TEXT, "max_tokens": 2}).error is None
 
 
-def test_damage_done_from_outside_is_found(busy):
+def test_ledger_verify_finds_rows_changed_from_outside(busy):
     with sqlite3.connect(busy.state_dir / FILE_NAME) as connection:
         connection.execute("UPDATE request SET actual_nano_usd = actual_nano_usd + 1 WHERE request_id = 'guided'")
     with ledger_of(busy.state_dir) as ledger:
-        assert [finding.check for finding in verify(ledger, time.time_ns(), 600).discrepancies] == ["llm_cost_usd_total"]
+        assert [finding.check for finding in verify(ledger, time.time_ns(), 600).discrepancies] == [
+            "llm_cost_usd_total"
+        ]

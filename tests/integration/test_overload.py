@@ -1,4 +1,4 @@
-"""When the engine's queue is full a request is refused at once, and what will never be answered fills it for no one."""
+"""Load shedding: a full queue rejects requests immediately, and requests that are never answered do not block it."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from tests.integration.client import cancellable
+from tests.integration.client import start_call
 from tests.integration.live_service import LiveService, wait_until
 
 MAX_QUEUE_SIZE = 4
@@ -20,53 +20,53 @@ NUM_OPEN = "SELECT count(*) FROM request WHERE canary = 0 AND state = 'admitted'
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """The embedded engine, whose answers take as long as they are asked to."""
+    """A service with the embedded engine, whose answers take as long as a test needs."""
     engine = {"max_queue_size": MAX_QUEUE_SIZE}
     with LiveService(tmp_path_factory.mktemp("service"), "embedded", engine=engine) as service:
         yield service
 
 
 @pytest.fixture
-def full(live: LiveService) -> Iterator[list[threading.Thread]]:
-    """As many slow requests under way as the queue holds."""
+def full_queue(live: LiveService) -> Iterator[list[threading.Thread]]:
+    """As many slow requests in flight as the queue holds."""
     answers: list[int] = []
 
-    def ask() -> None:
+    def send() -> None:
         answers.append(live.send_request(max_tokens=SLOW_TOKENS, min_tokens=SLOW_TOKENS).status)
 
-    asking = [threading.Thread(target=ask) for _ in range(MAX_QUEUE_SIZE)]
-    for thread in asking:
+    threads = [threading.Thread(target=send) for _ in range(MAX_QUEUE_SIZE)]
+    for thread in threads:
         thread.start()
     wait_until(lambda: live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)])
-    yield asking
-    for thread in asking:
+    yield threads
+    for thread in threads:
         thread.join()
     assert answers == [200] * MAX_QUEUE_SIZE
 
 
-def test_a_full_queue_refuses_at_once_and_is_no_outage(live, full):
+def test_a_full_queue_rejects_requests_immediately_without_an_outage(live, full_queue):
     num_restarts = live.readiness()["restarts"]
     began = time.monotonic()
     reply = live.send_request()
-    refused_after_s = time.monotonic() - began
+    rejected_after_s = time.monotonic() - began
     assert (reply.status, reply.code) == (503, "overloaded")
     assert f"limit {MAX_QUEUE_SIZE} (max_queue_size)" in reply.error
-    assert all(thread.is_alive() for thread in full)  # nobody's answer was waited for
-    assert refused_after_s < 2
-    for thread in full:
+    assert all(thread.is_alive() for thread in full_queue)  # the rejection did not wait for an answer
+    assert rejected_after_s < 2
+    for thread in full_queue:
         thread.join()
     assert live.send_request().status == 200
     assert live.readiness()["restarts"] == num_restarts
     assert live.metric('llm_requests_rejected_total{code="overloaded"}') >= 1
 
 
-def test_cancelled_requests_do_not_fill_the_queue_for_good(live):
+def test_cancelled_requests_do_not_fill_the_queue_permanently(live):
     with triton_grpc.InferenceServerClient(live.grpc_url) as client:
-        calls = [cancellable(client, live, SLOW_TOKENS) for _ in range(MAX_QUEUE_SIZE)]
+        calls = [start_call(client, live, SLOW_TOKENS) for _ in range(MAX_QUEUE_SIZE)]
         wait_until(lambda: live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)])
         for call in calls:
             call.cancel()
         num_restarts = live.readiness()["restarts"]
         wait_until(lambda: live.send_request().status == 200, 120)
-    assert live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)]  # nobody can tell yet that no answer will come
+    assert live.rows(NUM_OPEN) == [(MAX_QUEUE_SIZE,)]  # the rows stay open until the time limit
     assert live.readiness()["restarts"] == num_restarts

@@ -1,4 +1,4 @@
-"""A stream of every kind of request at the no-op engine, and what its client saw, to be compared with the books."""
+"""Sends every kind of request to the no-op engine and tallies the replies, for comparison with the ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OUTPUTS = [
 
 
 class Kind(NamedTuple):
-    """One kind of request: how many of a hundred, its inputs, and the headers that it changes."""
+    """One kind of request: its share of a hundred requests, its inputs and its changes to the headers."""
 
     share: int
     inputs: dict[str, Any]
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 @dataclass
 class Tally:
-    """What the client saw, row by row; money in nano-dollars."""
+    """The replies that the client received, counted by row; money in nano-dollars."""
 
     num_requests: int = 0
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -49,8 +49,8 @@ class Tally:
     costly: Counter[str] = field(default_factory=Counter)
     undeclared: list[str] = field(default_factory=list)
 
-    def note_answer(self, kind: Kind, request_id: str, result: Any) -> None:
-        """Each row of an answer."""
+    def add_answer(self, kind: Kind, request_id: str, result: Any) -> None:
+        """Count each row of an answer."""
         task = str(kind.inputs.get("task", "none"))
         self.outcomes[task, "settled"] += kind.num_rows
         self.tokens_in += int(result.as_numpy("num_input_tokens").sum())
@@ -60,8 +60,8 @@ class Tally:
         self.flags.update(flags)
         self.costly[request_id] += flags.count("cost_breach")
 
-    def note_refusal(self, kind: Kind, text: str) -> None:
-        """Each row of a refused request."""
+    def add_rejection(self, kind: Kind, text: str) -> None:
+        """Count each row of a rejected request."""
         code = Answer(error=text).code
         if code is None:
             self.undeclared.append(text)
@@ -70,7 +70,10 @@ class Tally:
 
 
 def good_kinds(last_word: str) -> list[Kind]:
-    """70 of a hundred: answered, five of them beyond a threshold; `last_word` ends the no-op engine's 4th token."""
+    """70 of a hundred requests: answered, five of them beyond a threshold.
+
+    `last_word` is the last character of the no-op engine's fourth token.
+    """
     text = "Ada Lovelace ordered 5 lamps on Monday."
     return [
         Kind(15, {"text_input": text, "max_tokens": 4}),
@@ -83,8 +86,8 @@ def good_kinds(last_word: str) -> list[Kind]:
     ]
 
 
-def refused_kinds() -> list[Kind]:
-    """30 of a hundred, each by a rule of its own."""
+def rejected_kinds() -> list[Kind]:
+    """30 of a hundred requests, each kind rejected by another rule."""
     good = {"text_input": "Ada Lovelace ordered 5 lamps.", "max_tokens": 4}
     regex = {"guided_decoding_guide_type": "regex"}
     return [
@@ -106,17 +109,17 @@ def refused_kinds() -> list[Kind]:
 
 
 async def send_all(grpc_url: str, manifest: Manifest, num_requests: int, concurrency: int, tally: Tally) -> None:
-    """Send so many requests, interleaved in the same order each time, and note every reply."""
-    right = {"X-Engine-Hash": manifest.engine.hash, "X-Quantisation": manifest.engine.quantisation}
+    """Send `num_requests` requests, interleaved in the same order each time, and tally every reply."""
+    valid_headers = {"X-Engine-Hash": manifest.engine.hash, "X-Quantisation": manifest.engine.quantisation}
     async with triton_aio.InferenceServerClient(grpc_url) as client:
-        kinds = interleaved([*good_kinds(await _last_word(client, right, tally)), *refused_kinds()])
-        built = [(kind, _tensors(kind), _metadata(right, kind)) for kind in kinds]
+        kinds = interleaved([*good_kinds(await _last_word(client, valid_headers, tally)), *rejected_kinds()])
+        built = [(kind, _tensors(kind), _metadata(valid_headers, kind)) for kind in kinds]
         waiting = iter(itertools.islice(itertools.cycle(built), num_requests))
         await asyncio.gather(*(_send_some(client, waiting, tally) for _ in range(concurrency)))
 
 
 def interleaved(kinds: list[Kind]) -> list[Kind]:
-    """A hundred requests in which every kind is spread evenly."""
+    """A hundred requests with every kind spread evenly."""
     places = [((number + 0.5) / kind.share, index) for index, kind in enumerate(kinds) for number in range(kind.share)]
     return [kinds[index] for _, index in sorted(places)]
 
@@ -131,17 +134,17 @@ async def _send_some(client: Any, waiting: Any, tally: Tally) -> None:
                 "ensemble", tensors, outputs=_OUTPUTS, headers=headers, client_timeout=_TIMEOUT_S
             )
         except InferenceServerException as error:
-            tally.note_refusal(kind, error.message())
+            tally.add_rejection(kind, error.message())
         else:
-            tally.note_answer(kind, request_id, result)
+            tally.add_answer(kind, request_id, result)
 
 
-async def _last_word(client: Any, right: dict[str, str], tally: Tally) -> str:
-    """What the no-op engine's fourth token says: a request like the others."""
+async def _last_word(client: Any, valid_headers: dict[str, str], tally: Tally) -> str:
+    """The last character of the no-op engine's fourth token, from a request that is tallied too."""
     kind = Kind(1, {"text_input": "x", "max_tokens": 4})
-    result = await client.infer("ensemble", _tensors(kind), headers=_metadata(right, kind))
+    result = await client.infer("ensemble", _tensors(kind), headers=_metadata(valid_headers, kind))
     tally.num_requests += 1
-    tally.note_answer(kind, "", result)
+    tally.add_answer(kind, "", result)
     return str(result.as_numpy("text_output")[0, 0].decode()[-1])
 
 
@@ -153,6 +156,6 @@ def _tensors(kind: Kind) -> list[Any]:
     return tensors
 
 
-def _metadata(right: dict[str, str], kind: Kind) -> dict[str, str]:
-    merged = {**right, **kind.headers}
+def _metadata(valid_headers: dict[str, str], kind: Kind) -> dict[str, str]:
+    merged = {**valid_headers, **kind.headers}
     return {name.lower(): value for name, value in merged.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Laws of rendering: no text of a client becomes a control token, and none of it is lost."""
+"""Properties of rendering: no client text becomes a control token, and no client text is lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,18 +22,18 @@ def render(template, contents):
 
 
 @given(PROMPTS)
-def test_the_templates_own_control_tokens_are_all_there_is(contents):
+def test_only_the_templates_own_control_tokens_are_in_the_prompt(contents):
     found = [segment.text for segment in render(CHAT, contents) if segment.is_control]
     assert found == ["<|im_start|>", "<|im_end|>"] * len(contents)
 
 
 @given(PROMPTS)
-def test_contents_side_by_side_make_no_control_token(contents):
+def test_adjacent_contents_form_no_control_token(contents):
     assert not any(segment.is_control for segment in render(BARE, contents))
 
 
 @given(st.sampled_from(CUTS), st.sampled_from(["{{ m.content }}", "{{ m.content | trim }}"]), CONTENTS, st.booleans())
-def test_a_template_that_leaves_out_any_piece_of_a_control_token_is_not_completed(cut, place, content, exactly):
+def test_content_does_not_complete_a_control_token_that_the_template_begins(cut, place, content, exactly):
     token, start, end = cut
     source = "{% for m in messages %}" + token[:start] + place + token[end:] + "{% endfor %}"
     content = token[start:end] if exactly else content
@@ -42,5 +42,5 @@ def test_a_template_that_leaves_out_any_piece_of_a_control_token_is_not_complete
 
 
 @given(PROMPTS)
-def test_every_character_of_a_content_is_in_the_prompt_once(contents):
+def test_every_character_of_a_content_is_in_the_prompt_exactly_once(contents):
     assert "".join(segment.text for segment in render(BARE, contents)) == "".join(contents)

@@ -1,4 +1,4 @@
-"""Laws of the header gate."""
+"""Properties of the header gate."""
 
 import json
 
@@ -19,7 +19,7 @@ def as_json(pairs):
     return "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs) + "}"
 
 
-def verdict(pairs):
+def result(pairs):
     try:
         return GATE.check(as_json(pairs))
     except InvalidRequest as error:
@@ -27,7 +27,7 @@ def verdict(pairs):
 
 
 def passes(pairs):
-    return not isinstance(verdict(pairs), str)
+    return not isinstance(result(pairs), str)
 
 
 @given(PAIRS, st.randoms(use_true_random=False))
@@ -38,13 +38,13 @@ def test_order_never_changes_whether_a_request_passes(pairs, random):
 
 
 @given(PAIRS, st.randoms(use_true_random=False))
-def test_case_never_changes_the_verdict(pairs, random):
+def test_case_never_changes_the_result(pairs, random):
     recased = [("".join(random.choice((c.lower(), c.upper())) for c in name), value) for name, value in pairs]
-    assert verdict(pairs) == verdict(recased)
+    assert result(pairs) == result(recased)
 
 
 @given(PAIRS)
-def test_nothing_passes_without_both_right_headers(pairs):
+def test_nothing_passes_without_both_required_headers(pairs):
     if passes(pairs):
         given_values = dict(pairs)
         assert given_values["X-Engine-Hash"] == ENGINE

@@ -1,4 +1,4 @@
-"""Laws of the ledger: whatever two processes do in whatever order, totals are sums over rows, and no breach is lost."""
+"""Properties of the ledger under any order of operations: totals are sums over rows, and no breach is lost."""
 
 import sqlite3
 import tempfile
@@ -22,7 +22,7 @@ TENANTS = ("acme", "globex", "")
 CODES = ("invalid_input", "token_budget_overrun", "internal")
 PROCESSES = st.integers(0, 1)
 
-entries = st.builds(
+new_rows = st.builds(
     NewRow,
     request_id=st.sampled_from(["r-1", "r-2", ""]),
     tenant=st.sampled_from(TENANTS),
@@ -37,7 +37,7 @@ entries = st.builds(
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Two connections as two stubs hold them, and the parent's sweeps and windows between."""
+    """Two connections like those of two stubs, interleaved with the parent process's maintenance."""
 
     admitted = Bundle("admitted")
     answered = Bundle("answered")
@@ -63,20 +63,20 @@ class LedgerMachine(RuleBasedStateMachine):
         for ledger in self.ledgers:
             ledger.connection.close()
 
-    @rule(target=admitted, process=PROCESSES, batch=st.lists(st.lists(entries, min_size=1, max_size=3), max_size=3))
-    def enter(self, process, batch):
+    @rule(target=admitted, process=PROCESSES, batch=st.lists(st.lists(new_rows, min_size=1, max_size=3), max_size=3))
+    def record(self, process, batch):
         batch = [[row._replace(is_canary=request[0].is_canary) for row in request] for request in batch]
-        entered = self.ledgers[process].record(batch, self.now_ns)
+        recorded = self.ledgers[process].record(batch, self.now_ns)
         admitted = [
             zip(ids, request, strict=True)
-            for request, (ids, is_shed) in zip(batch, entered, strict=True)
+            for request, (ids, is_shed) in zip(batch, recorded, strict=True)
             if not is_shed
         ]
         kept = [pair for pairs in admitted for pair in pairs]
         return multiple(*kept)
 
-    @rule(process=PROCESSES, request=st.lists(entries, min_size=1, max_size=3), code=st.sampled_from(CODES))
-    def enter_refused(self, process, request, code):
+    @rule(process=PROCESSES, request=st.lists(new_rows, min_size=1, max_size=3), code=st.sampled_from(CODES))
+    def record_rejected(self, process, request, code):
         request = [row._replace(is_canary=request[0].is_canary, code=code) for row in request]
         self.ledgers[process].record([request], self.now_ns)
 
@@ -88,11 +88,11 @@ class LedgerMachine(RuleBasedStateMachine):
         num_tokens=st.integers(0, 2_000),
     )
     def settle(self, process, row, flags, num_tokens):
-        row_id, entry = row
-        cost = entry.prompt_nano_usd + num_tokens * 300
-        answer = settlement(row_id, entry, sorted(flags), num_completion_tokens=num_tokens, actual_nano_usd=cost)
+        row_id, new_row = row
+        cost = new_row.prompt_nano_usd + num_tokens * 300
+        answer = settlement(row_id, new_row, sorted(flags), num_completion_tokens=num_tokens, actual_nano_usd=cost)
         assert self.ledgers[process].settle([answer], self.now_ns) == [True]
-        self.note(answer, flags)
+        self.count_breaches(answer, flags)
         return answer
 
     @rule(process=PROCESSES, answer=answered)
@@ -100,19 +100,19 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledgers[process].settle([answer], self.now_ns) == [False]
 
     @rule(process=PROCESSES, row=consumes(admitted), code=st.sampled_from(CODES))
-    def refuse(self, process, row, code):
+    def reject(self, process, row, code):
         self.ledgers[process].reject([open_row(*row)], code, self.now_ns)
 
     @rule(process=PROCESSES, good=admitted, bad=admitted)
     def fail(self, process, good, bad):
-        """A transaction that can't be finished leaves nothing behind."""
+        """A transaction that fails changes nothing."""
         assume(good[0] != bad[0])
         answers = [settlement(*good, ["cost_breach"]), settlement(*bad, actual_nano_usd=None)]
         with pytest.raises(sqlite3.IntegrityError):
             self.ledgers[process].settle(answers, self.now_ns)
 
     @rule(max_open_s=st.sampled_from([0.0, 30.0, 600.0]))
-    def give_up(self, max_open_s):
+    def close_unanswered(self, max_open_s):
         self.ledgers[0].close_unanswered(self.now_ns, max_open_s)
 
     @rule(seconds=st.sampled_from([1, 20, 59, 61, 300]))
@@ -130,7 +130,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.num_boots += 1
         self.open()
 
-    def note(self, answer, flags):
+    def count_breaches(self, answer, flags):
         if answer.is_canary:
             return
         self.breaches.update(RULE_OF_FLAG[flag] for flag in flags if flag in RULE_OF_FLAG)
@@ -158,16 +158,16 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     @invariant()
-    def every_breach_is_told_once_or_waits_in_its_window(self):
-        told = Counter()
+    def every_breach_is_reported_once_or_is_in_an_open_window(self):
+        reported = Counter()
         for event in events(self.ledgers[0]):
-            told[event["rule"]] += event["count"]
+            reported[event["rule"]] += event["count"]
         for name, number in self.ledgers[1].connection.execute("SELECT rule, num_breaches FROM alert_window"):
-            told[name] += number
-        assert +told == +self.breaches
+            reported[name] += number
+        assert +reported == +self.breaches
 
     @invariant()
-    def the_finance_side_hears_of_each_costly_request_once(self):
+    def finance_gets_each_costly_request_once(self):
         listed = [request["ledger_id"] for event in events(self.ledgers[0], "finance") for request in event["requests"]]
         waiting = self.ledgers[1].connection.execute("SELECT ledger_id FROM alert_breach WHERE rule = 'cost'")
         assert sorted(listed + [row_id for (row_id,) in waiting]) == sorted(self.costly)

@@ -1,4 +1,4 @@
-"""Laws of money: cost is an integer ≥ 0, additive in tokens, and no rounding is hidden anywhere."""
+"""Properties of money: a cost is an integer ≥ 0, additive in tokens, and never rounded."""
 
 from fractions import Fraction
 
@@ -30,20 +30,20 @@ def test_cost_is_additive_in_tokens(price, prompt, completion, more_prompt, more
 
 @settings(derandomize=True)
 @given(PRICES, COUNTS)
-def test_a_million_tokens_cost_the_price_exactly(usd_per_million, count):
+def test_a_cost_equals_the_exact_fraction_of_the_price(usd_per_million, count):
     exact = Fraction(repr(usd_per_million)) * count / 1_000_000
     assert Fraction(Price(nano_usd_per_token(usd_per_million), 0).cost(count, 0), 10**9) == exact
 
 
 @settings(derandomize=True)
 @given(st.integers(0, 10**12))
-def test_dollars_written_with_nine_decimals_come_back_exactly(nano):
+def test_dollars_with_nine_decimals_convert_exactly(nano):
     assert nano_usd(float(f"{nano // 10**9}.{nano % 10**9:09d}")) == nano
 
 
 @settings(derandomize=True)
 @given(st.floats(0, 1_000_000))
-def test_any_price_is_taken_exactly_or_refused(usd_per_million):
+def test_any_price_is_converted_exactly_or_rejected(usd_per_million):
     try:
         nano = nano_usd_per_token(usd_per_million)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Laws of the two steps on plain arrays."""
+"""Properties of the two steps on plain arrays."""
 
 import json
 from functools import cache
@@ -110,7 +110,7 @@ def arrays(tensors):
 
 @settings(max_examples=500)
 @given(requests())
-def test_every_request_is_admitted_or_refused_with_a_declared_code(inputs):
+def test_every_request_is_admitted_or_rejected_with_a_declared_code(inputs):
     rows = outcome(inputs)
     if not isinstance(rows, str):
         arrays(preprocess().pack(rows, engine_guides(rows)))
@@ -121,13 +121,13 @@ PARAMETERS = st.dictionaries(NAMES, st.text(max_size=200) | st.integers() | st.b
 
 
 @given(PARAMETERS.map(json.dumps))
-def test_any_parameters_are_taken_or_refused_with_a_declared_code(parameters):
+def test_any_parameters_are_admitted_or_rejected_with_a_declared_code(parameters):
     outcome({"text_input": np.array([[b"x"]], np.object_)}, parameters)
 
 
 @settings(max_examples=300)
 @given(requests(num_rows=1))
-def test_what_is_admitted_stays_within_the_token_budget(inputs):
+def test_every_admitted_request_stays_within_the_token_budget(inputs):
     rows = outcome(inputs)
     if not isinstance(rows, str):
         tensors = arrays(preprocess().pack(rows, engine_guides(rows)))
@@ -138,14 +138,14 @@ def test_what_is_admitted_stays_within_the_token_budget(inputs):
 
 @settings(max_examples=200)
 @given(st.lists(requests(num_rows=1), min_size=2, max_size=4))
-def test_a_batch_of_n_decides_what_n_batches_of_one_decide(singles):
+def test_a_batch_of_n_rows_gives_the_same_decisions_as_n_single_rows(singles):
     shared = set.intersection(*(set(single) for single in singles))
     shared = {name for name in shared if len({single[name].shape for single in singles}) == 1}
     singles = [{name: single[name] for name in single if name in shared} for single in singles]
     alone = [outcome(single) for single in singles]
     together = outcome({name: np.concatenate([single[name] for single in singles]) for name in singles[0]})
-    refused = [number for number, rows in enumerate(alone) if isinstance(rows, str)]
-    if refused:
+    rejected = [number for number, rows in enumerate(alone) if isinstance(rows, str)]
+    if rejected:
         assert isinstance(together, str)
     else:
         decided = [rows[0].decision._replace(row_number=number) for number, rows in enumerate(alone)]
@@ -154,7 +154,7 @@ def test_a_batch_of_n_decides_what_n_batches_of_one_decide(singles):
 
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 5_000), max_size=30))
-def test_any_tokens_of_the_engine_become_an_answer(ids):
+def test_any_tokens_from_the_engine_become_an_answer(ids):
     (row,) = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers())
     tensors = arrays(preprocess().pack([row], [None]))
     clock = np.array([[7]], np.int64)

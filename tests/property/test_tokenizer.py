@@ -1,4 +1,4 @@
-"""Laws of tokenization, over the real Qwen vocabulary."""
+"""Properties of tokenization with the real Qwen vocabulary."""
 
 import json
 import unicodedata
@@ -14,7 +14,7 @@ from llm_policy.text.tokenizer_file import TokenizerFile
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.qwen import added_tokens, qwen_tokenizer_dir
 
-NASTY = (
+DIFFICULT = (
     *("\u0301", "\u0323", "\u200d", "\ufe0f", "\u1100", "\u1161", "\u11a8", "\u0344", "\u2126", "\ufb1d", "\u0958"),
     *("\r\n", "\r", "\n\n", "\t", " ", "   ", "\x00", "\x1f", "\x7f", "\x85", "\u2028", "\ufeff", "\ufffd", "\ud7ff"),
     *(
@@ -36,12 +36,12 @@ NASTY = (
     ),
     *("{", '"', "\\u0041", "<|", "|>", "a" * 40, "=" * 40),
 )
-TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(NASTY) | st.sampled_from(added_tokens()), max_size=12).map(
+TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(DIFFICULT) | st.sampled_from(added_tokens()), max_size=12).map(
     "".join
 )
-BENIGN = st.lists(st.text(max_size=6) | st.sampled_from(NASTY), max_size=8).map("".join)
+BENIGN = st.lists(st.text(max_size=6) | st.sampled_from(DIFFICULT), max_size=8).map("".join)
 
-TURNS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), BENIGN), min_size=1, max_size=4)
+CHATS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), BENIGN), min_size=1, max_size=4)
 
 
 @cache
@@ -68,8 +68,8 @@ def reference_chat(directory):
     )
 
 
-def assert_as_transformers(directory, turns):
-    messages = [{"role": role, "content": content} for role, content in turns]
+def assert_as_transformers(directory, chat):
+    messages = [{"role": role, "content": content} for role, content in chat]
     expected = reference_chat(directory).apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, enable_thinking=False, return_dict=False
     )
@@ -89,13 +89,13 @@ def test_both_libraries_give_the_same_ids(text):
 
 
 @given(BENIGN)
-def test_benign_text_has_the_ids_that_the_whole_tokenizer_json_gives_it(text):
+def test_benign_text_has_the_same_ids_as_with_the_complete_tokenizer_json(text):
     whole = reference(qwen_tokenizer_dir()).encode(text, add_special_tokens=False)
     assert tokenizer().encode_text(text).tolist() == whole.ids
 
 
 @given(TEXTS)
-def test_normalized_text_comes_back_as_it_was(text):
+def test_normalized_text_survives_encoding_and_decoding(text):
     text = unicodedata.normalize("NFC", text)
     assert tokenizer().decode(tokenizer().encode_text(text).tolist()) == text
 
@@ -104,7 +104,7 @@ def test_normalized_text_comes_back_as_it_was(text):
     "directory", [qwen_tokenizer_dir(), DEFAULT_RELEASE_DIR / "tokenizer"], ids=["qwen", "embedded"]
 )
 @given(st.data())
-def test_any_ids_have_the_text_that_the_whole_tokenizer_json_gives_them(directory, data):
+def test_any_ids_decode_as_with_the_complete_tokenizer_json(directory, data):
     size = tokenizer(directory).vocab_size
     controls = st.sampled_from(sorted(tokenizer(directory).control_tokens.values()))
     ids = data.draw(st.lists(st.integers(0, size + 300) | st.integers(0, 255) | controls, max_size=12))
@@ -117,17 +117,17 @@ def test_no_user_text_becomes_a_control_token(text):
 
 
 @given(TEXTS | st.text(alphabet="\u1100\u1161\u11a8e\u0301\u0344\u1fbe\u0308\u212a\u0327", max_size=200))
-def test_the_cheap_bound_never_exceeds_the_tokens(text):
+def test_the_lower_bound_never_exceeds_the_number_of_tokens(text):
     assert tokenizer().min_tokens_of(text) <= len(tokenizer().encode_text(text))
 
 
 @settings(max_examples=50)
-@given(TURNS)
-def test_a_chat_has_the_ids_that_transformers_gives_it(turns):
-    assert_as_transformers(qwen_tokenizer_dir(), turns)
+@given(CHATS)
+def test_a_chat_has_the_same_ids_as_in_transformers(chat):
+    assert_as_transformers(qwen_tokenizer_dir(), chat)
 
 
 @settings(max_examples=150)
-@given(TURNS)
-def test_a_chat_has_those_ids_with_the_embedded_releases_26_control_tokens_too(turns):
-    assert_as_transformers(DEFAULT_RELEASE_DIR / "tokenizer", turns)
+@given(CHATS)
+def test_a_chat_of_the_embedded_release_has_the_same_ids_as_in_transformers(chat):
+    assert_as_transformers(DEFAULT_RELEASE_DIR / "tokenizer", chat)

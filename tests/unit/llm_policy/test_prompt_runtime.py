@@ -1,4 +1,4 @@
-"""What the evaluation side reads: a release's facts, and its differences from another manifest."""
+"""The interface to the evaluation side: a release's summary and its differences from another manifest."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def test_a_changed_schema_changes_the_summary(runtime):
     assert runtime.summary()["schemas"]["label"] != before
 
 
-def test_a_schema_that_is_gone_is_an_error_not_an_omission(runtime):
+def test_a_missing_schema_is_an_error_not_an_omission(runtime):
     (runtime.release.directory / "schemas" / "label.json").unlink()
     with pytest.raises(ReleaseError, match=r"^schemas\.label: "):
         runtime.summary()
@@ -71,7 +71,7 @@ def test_a_release_agrees_with_its_own_manifest_in_every_form(runtime, tree):
         assert runtime.verify(other) == []
 
 
-def test_a_default_that_is_written_out_is_no_difference(runtime, tree):
+def test_an_explicit_default_is_not_a_difference(runtime, tree):
     del tree["thresholds"], tree["guidance"], tree["on_cost_breach"], tree["engine"]["max_batch_size"]
     assert runtime.verify(tree) == []
 
@@ -100,16 +100,16 @@ def test_a_difference_reads_as_a_sentence():
     assert str(Difference("engine.model", "a", "b")) == "engine.model: ours 'a', theirs 'b'"
 
 
-def test_another_manifest_that_is_wrong_is_refused_not_compared(runtime):
+def test_an_invalid_manifest_is_rejected_not_compared(runtime):
     with pytest.raises(ManifestError, match="tokens: unknown key"):
         runtime.verify(manifest_tree(tokens=1))
 
 
-def test_another_manifest_that_is_no_json_value_is_refused(runtime):
+def test_a_manifest_that_is_not_a_json_value_is_rejected(runtime):
     with pytest.raises(ManifestError, match="not a JSON value"):
         runtime.verify(manifest_tree(tokens={1, 2}))
 
 
-def test_a_missing_file_is_refused(runtime, tmp_path):
+def test_a_missing_manifest_file_is_rejected(runtime, tmp_path):
     with pytest.raises(ManifestError, match="No such file or directory"):
         runtime.verify(tmp_path / "nowhere.json")

@@ -1,4 +1,4 @@
-"""Alerts: the first breach at once, the others of its window in one summary."""
+"""Alert windows: the first breach is reported immediately, later ones in one summary."""
 
 import time
 
@@ -21,9 +21,9 @@ def ledger(tmp_path):
 
 
 def breach(ledger, flag="queue_delay_breach", at_ns=NOW_NS, request_id="r-1", **changes):
-    entry = NEW_ROW._replace(request_id=request_id)
-    row_id = admit(ledger, entry, at_ns)
-    ledger.settle([settlement(row_id, entry, [flag], **changes)], at_ns)
+    row = NEW_ROW._replace(request_id=request_id)
+    row_id = admit(ledger, row, at_ns)
+    ledger.settle([settlement(row_id, row, [flag], **changes)], at_ns)
     return row_id
 
 
@@ -32,7 +32,7 @@ def close_due(ledger, at_ns=NOW_NS + WINDOW_NS):
         return alerts.close_due_windows(ledger.connection, at_ns)
 
 
-def test_the_first_breach_is_told_at_once(ledger):
+def test_the_first_breach_is_reported_immediately(ledger):
     breach(ledger, queue_delay_us=3_100)
     (event,) = events(ledger)
     assert {name: event[name] for name in ("rule", "phase", "threshold", "observed_max", "count", "samples")} == {
@@ -47,7 +47,7 @@ def test_the_first_breach_is_told_at_once(ledger):
     assert event["window_start"] < event["window_end"]
 
 
-def test_later_breaches_of_a_window_are_told_in_one_summary(ledger):
+def test_later_breaches_of_a_window_are_reported_in_one_summary(ledger):
     for number in range(5):
         breach(ledger, request_id=f"r-{number}", queue_delay_us=3_000 + number)
     assert len(events(ledger)) == 1
@@ -57,7 +57,7 @@ def test_later_breaches_of_a_window_are_told_in_one_summary(ledger):
     assert summary["samples"] == ["r-1", "r-2", "r-3", "r-4"]
 
 
-def test_counts_add_up_to_the_breaches(ledger):
+def test_event_counts_add_up_to_the_number_of_breaches(ledger):
     for number in range(30):
         breach(ledger, at_ns=NOW_NS + number * WINDOW_NS // 10)
     close_due(ledger, NOW_NS + 10 * WINDOW_NS)
@@ -75,65 +75,65 @@ def test_a_window_is_not_closed_before_its_end(ledger):
     assert close_due(ledger, NOW_NS + WINDOW_NS - 1) == 0
 
 
-def test_a_window_re_arms(ledger):
+def test_a_breach_after_the_end_of_a_window_is_reported_immediately(ledger):
     breach(ledger)
     breach(ledger, at_ns=NOW_NS + WINDOW_NS)
     assert [event["phase"] for event in events(ledger)] == ["first", "first"]
 
 
-def test_a_breach_after_the_end_closes_the_window_that_nobody_closed(ledger):
+def test_a_breach_after_the_end_closes_a_window_that_is_still_open(ledger):
     breach(ledger)
     breach(ledger)
     breach(ledger, at_ns=NOW_NS + WINDOW_NS)
     assert [event["phase"] for event in events(ledger)] == ["first", "summary", "first"]
 
 
-def test_a_restart_neither_repeats_nor_forgets(ledger, tmp_path):
+def test_a_restart_neither_repeats_nor_loses_breaches(ledger, tmp_path):
     breach(ledger)
     breach(ledger)
-    again = open_ledger(tmp_path, boot_id="boot-2")
-    breach(again)
-    close_due(again)
+    restarted = open_ledger(tmp_path, boot_id="boot-2")
+    breach(restarted)
+    close_due(restarted)
     close_due(ledger)
-    assert [(event["phase"], event["count"]) for event in events(again)] == [("first", 1), ("summary", 2)]
+    assert [(event["phase"], event["count"]) for event in events(restarted)] == [("first", 1), ("summary", 2)]
 
 
-def test_a_clock_that_was_set_back_keeps_no_window_open(ledger):
+def test_a_clock_set_back_does_not_keep_a_window_open(ledger):
     breach(ledger)
     breach(ledger)
     assert close_due(ledger, NOW_NS - WINDOW_NS) == 1
 
 
-def test_a_summary_names_up_to_ten_samples(ledger):
+def test_a_summary_lists_up_to_ten_samples(ledger):
     for number in range(20):
         breach(ledger, request_id=f"r-{number}")
     close_due(ledger)
     assert len(events(ledger)[1]["samples"]) == MAX_SAMPLES
 
 
-def test_a_request_without_an_id_is_named_by_its_row(ledger):
+def test_a_request_without_an_id_is_listed_by_its_ledger_id(ledger):
     row_id = breach(ledger, request_id="")
     assert events(ledger)[0]["samples"] == [f"ledger:{row_id}"]
 
 
-def test_rules_have_windows_of_their_own(ledger):
+def test_each_rule_has_its_own_window(ledger):
     breach(ledger)
     breach(ledger, "schema_violation")
     assert [event["rule"] for event in events(ledger)] == ["queue_delay", "schema_violation"]
     assert total(ledger, metric_total.VIOLATIONS) == 1
 
 
-def test_a_truncated_answer_is_no_breach(ledger):
+def test_a_truncated_answer_is_not_a_breach(ledger):
     breach(ledger, "truncated")
     assert events(ledger) == []
 
 
-def test_only_cost_goes_to_the_finance_side(ledger):
+def test_only_cost_alerts_go_to_the_finance_webhook(ledger):
     breach(ledger)
     assert events(ledger, "finance") == []
 
 
-def test_the_finance_side_gets_every_breaching_request_of_the_window(ledger):
+def test_finance_events_list_every_breaching_request_of_the_window(ledger):
     ids = [
         breach(ledger, "cost_breach", request_id=f"r-{number}", actual_nano_usd=10**8 + number) for number in range(25)
     ]
@@ -149,13 +149,13 @@ def test_a_cost_alert_is_in_dollars(ledger):
     assert (event["threshold"], event["observed_max"]) == (0.1, 0.123456789)
 
 
-def test_a_long_list_of_costly_requests_goes_out_in_parts(ledger, monkeypatch):
+def test_a_long_list_of_costly_requests_is_split_into_several_events(ledger, monkeypatch):
     monkeypatch.setattr(alerts, "MAX_REQUESTS_PER_EVENT", 10)
     for number in range(26):
         breach(ledger, "cost_breach", actual_nano_usd=10**8 + number)
     close_due(ledger)
-    told = events(ledger, "finance")
-    assert [event["count"] for event in told] == [1, 10, 10, 5] == [len(event["requests"]) for event in told]
+    reported = events(ledger, "finance")
+    assert [event["count"] for event in reported] == [1, 10, 10, 5] == [len(event["requests"]) for event in reported]
     assert [event["count"] for event in events(ledger)] == [1, 25]
     assert MAX_REQUESTS_PER_EVENT > MAX_SAMPLES
 
@@ -171,7 +171,7 @@ def test_an_alert_and_its_row_are_one_transaction(ledger):
     assert total(ledger, metric_total.ALERTS, "cost") == 0
 
 
-def test_the_parent_can_report_an_engine_that_is_unhealthy(ledger):
+def test_the_parent_process_can_report_an_unhealthy_engine(ledger):
     with transaction(ledger.connection):
         alerts.record_breach(
             ledger.connection,
@@ -194,5 +194,10 @@ def test_a_breach_of_another_engine_closes_the_window_with_its_summary(ledger):
                 NOW_NS + at_ns,
             )
     close_due(ledger, NOW_NS + 2 * WINDOW_NS)
-    told = [(event["phase"], event["engine_hash"], event["count"]) for event in events(ledger)]
-    assert told == [("first", ENGINE_HASH, 1), ("summary", ENGINE_HASH, 1), ("first", other, 1), ("summary", other, 1)]
+    reported = [(event["phase"], event["engine_hash"], event["count"]) for event in events(ledger)]
+    assert reported == [
+        ("first", ENGINE_HASH, 1),
+        ("summary", ENGINE_HASH, 1),
+        ("first", other, 1),
+        ("summary", other, 1),
+    ]

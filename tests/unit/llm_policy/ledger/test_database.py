@@ -1,4 +1,4 @@
-"""ledger.db under long readers and newer code, and its queries when it has grown."""
+"""ledger.db: long reads, checkpoints and schema versions."""
 
 import sqlite3
 import threading
@@ -31,13 +31,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def lengthen_log(connection: sqlite3.Connection, num_bytes: int) -> None:
-    """Write so many bytes into the write-ahead log, in one transaction."""
+    """Write `num_bytes` into the write-ahead log, in one transaction."""
     connection.execute("CREATE TABLE IF NOT EXISTS filling (content BLOB)")
     connection.execute("INSERT INTO filling VALUES (zeroblob(?))", (num_bytes,))
 
 
 def start_reading(path: Path) -> sqlite3.Connection:
-    """A connection in the midst of a long transaction, as `llmstack ledger verify` has one."""
+    """A connection with an open read transaction, like that of `llmstack ledger verify`."""
     reader = open_read_only(path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM request").fetchone()
@@ -45,7 +45,7 @@ def start_reading(path: Path) -> sqlite3.Connection:
 
 
 @pytest.mark.parametrize("reads", ["before the log grew", "its last page"])
-def test_a_long_read_and_a_long_log_hold_up_no_writer(path, reads):
+def test_neither_a_long_read_nor_a_long_log_blocks_a_writer(path, reads):
     writer = open_database(path, busy_timeout_ms=0)
     reader = start_reading(path) if reads == "before the log grew" else None
     lengthen_log(writer, 2 * RESTART_PAGES * PAGE_BYTES)
@@ -61,7 +61,7 @@ def test_a_long_read_and_a_long_log_hold_up_no_writer(path, reads):
     reader.close()
 
 
-def test_a_log_that_a_reader_let_grow_shrinks_again(path):
+def test_a_log_that_grew_during_a_long_read_shrinks_again(path):
     writer, parent = open_database(path), open_database(path)
     log = path.with_name("ledger.db-wal")
     reader = start_reading(path)
@@ -75,7 +75,7 @@ def test_a_log_that_a_reader_let_grow_shrinks_again(path):
 
 
 @pytest.mark.parametrize("opened", [open_database, open_read_only])
-def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_is(path, opened: Callable[[Path], sqlite3.Connection]):
+def test_a_ledger_of_a_newer_version_is_rejected_and_left_unchanged(path, opened: Callable[[Path], sqlite3.Connection]):
     with closing(open_database(path)) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(NewerLedger, match=f"version {VERSION + 1}, written by a newer llmstack"):
@@ -85,14 +85,14 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_is(path, opened: 
 
 
 @pytest.mark.parametrize("command", [["ledger", "verify"], ["events", "list"]])
-def test_commands_say_that_a_ledger_is_newer(path, command):
+def test_commands_report_a_ledger_of_a_newer_version(path, command):
     with closing(open_database(path)) as connection:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     done = CliRunner().invoke(app, [*command, "--state-dir", str(path.parent)])
     assert (done.exit_code, "written by a newer llmstack" in done.stderr, "next:" in done.stderr) == (2, True, True)
 
 
-def test_a_ledger_that_must_exist_is_not_made(path):
+def test_a_ledger_that_must_exist_is_not_created(path):
     with pytest.raises(sqlite3.Error):
         open_database(path, must_exist=True)
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""What becomes of one row of the ledger, and of the totals with it."""
+"""The states of a ledger row, the totals and the engine queue."""
 
 import sqlite3
 import time
@@ -10,7 +10,7 @@ from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llm_policy.ledger.ledger import NewRow
 from tests.ledgers import NEW_ROW, admit, open_ledger, open_row, rows, settlement, sheds, states, total
 
-REFUSED = NEW_ROW._replace(code="invalid_input")
+REJECTED = NEW_ROW._replace(code="invalid_input")
 CANARY = NEW_ROW._replace(is_canary=True)
 SECOND_NS = 1_000_000_000
 
@@ -22,14 +22,14 @@ def ledger(tmp_path):
     opened.connection.close()
 
 
-def test_an_admitted_row_is_open_and_charged_with_its_prompt(ledger):
+def test_an_admitted_row_is_open_and_charged_for_its_prompt(ledger):
     admit(ledger)
     (row,) = rows(ledger)
     assert (row["state"], row["actual_nano_usd"], row["projected_nano_usd"]) == ("admitted", 50_000, 200_000)
     assert row["closed_ns"] is None
 
 
-def test_an_admitted_row_counts_nowhere_yet(ledger):
+def test_an_admitted_row_is_in_no_total_yet(ledger):
     admit(ledger)
     assert not any(metric_total.read_totals(ledger.connection).values())
 
@@ -41,7 +41,7 @@ def test_a_settled_row_has_the_actual_cost(ledger):
     assert (row["queue_delay_us"], row["flags"]) == (900, "truncated")
 
 
-def test_a_settled_row_counts_its_tokens_and_cost(ledger):
+def test_a_settled_row_adds_its_tokens_and_cost_to_the_totals(ledger):
     ledger.settle([settlement(admit(ledger))])
     assert total(ledger, metric_total.REQUESTS, "judge,settled") == 1
     assert total(ledger, metric_total.TOKENS_IN) == 500
@@ -49,8 +49,8 @@ def test_a_settled_row_counts_its_tokens_and_cost(ledger):
     assert total(ledger, metric_total.COST) == 62_000
 
 
-def test_a_refused_request_is_one_row_that_costs_nothing(ledger):
-    ledger.record([[REFUSED]])
+def test_a_rejected_request_is_one_row_that_costs_nothing(ledger):
+    ledger.record([[REJECTED]])
     (row,) = rows(ledger)
     assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "invalid_input", 0)
     assert row["closed_ns"] == row["admitted_ns"]
@@ -58,43 +58,43 @@ def test_a_refused_request_is_one_row_that_costs_nothing(ledger):
     assert total(ledger, metric_total.COST) == 0
 
 
-def test_a_request_without_a_task_counts_under_none(ledger):
+def test_a_request_without_a_task_is_counted_as_none(ledger):
     ledger.record([[NewRow(code="missing_header")]])
     assert total(ledger, metric_total.REQUESTS, "none,refused") == 1
 
 
-def test_each_row_of_a_batch_is_a_row(ledger):
+def test_each_row_of_a_request_is_a_ledger_row(ledger):
     ((ids, _),) = ledger.record([[NEW_ROW, NEW_ROW._replace(schema_id="ticket")]])
     assert len(set(ids)) == 2
     assert [(row["row_number"], row["schema_id"]) for row in rows(ledger)] == [(0, "order"), (1, "ticket")]
 
 
-def test_a_row_can_be_refused_after_it_was_admitted(ledger):
+def test_an_admitted_row_can_be_rejected(ledger):
     ledger.reject([open_row(admit(ledger))], "schema_too_complex")
     (row,) = rows(ledger)
     assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "schema_too_complex", 0)
     assert total(ledger, metric_total.REJECTED, "schema_too_complex") == 1
 
 
-def test_a_row_is_settled_once(ledger):
+def test_a_row_is_settled_only_once(ledger):
     row_id = admit(ledger)
     assert ledger.settle([settlement(row_id)]) == [True]
     assert ledger.settle([settlement(row_id)]) == [False]
     assert total(ledger, metric_total.COST) == 62_000
 
 
-def test_a_row_that_never_was_is_not_settled(ledger):
+def test_an_unknown_row_is_not_settled(ledger):
     assert ledger.settle([settlement(4_711)]) == [False]
 
 
-def test_a_refused_row_is_not_settled(ledger):
+def test_a_rejected_row_is_not_settled(ledger):
     row_id = admit(ledger)
     ledger.reject([open_row(row_id)], "internal")
     assert ledger.settle([settlement(row_id)]) == [False]
     assert total(ledger, metric_total.COST) == 0
 
 
-def test_a_row_that_was_not_answered_in_time_is_cancelled_and_costs_its_prompt(ledger):
+def test_a_row_not_answered_in_time_is_cancelled_and_costs_its_prompt(ledger):
     now_ns = time.time_ns()
     admit(ledger, now_ns=now_ns)
     assert ledger.close_unanswered(now_ns + MAX_OPEN_S * SECOND_NS) == 0
@@ -105,14 +105,14 @@ def test_a_row_that_was_not_answered_in_time_is_cancelled_and_costs_its_prompt(l
     assert total(ledger, metric_total.TOKENS_IN) == 500
 
 
-def test_a_row_of_an_earlier_boot_is_lost_at_once(ledger, tmp_path):
+def test_a_row_of_an_earlier_boot_is_lost_immediately(ledger, tmp_path):
     admit(open_ledger(tmp_path, boot_id="boot-0"))
     admit(ledger)
     assert ledger.close_unanswered(time.time_ns()) == 1
     assert states(ledger) == {"lost": 1, "admitted": 1}
 
 
-def test_an_answer_that_comes_late_is_settled_and_counts_its_prompt_once(ledger):
+def test_a_late_answer_settles_its_row_and_counts_its_prompt_once(ledger):
     row_id = admit(ledger)
     ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
     assert ledger.settle([settlement(row_id)]) == [True]
@@ -123,14 +123,14 @@ def test_an_answer_that_comes_late_is_settled_and_counts_its_prompt_once(ledger)
     assert total(ledger, metric_total.REQUESTS, "judge,late") == 1
 
 
-def test_more_rows_than_one_sweep_takes_are_all_closed(ledger, monkeypatch):
+def test_more_unanswered_rows_than_one_batch_are_all_closed(ledger, monkeypatch):
     monkeypatch.setattr("llm_policy.ledger.ledger._CLOSE_BATCH_ROWS", 3)
     for _ in range(10):
         admit(ledger)
     assert ledger.close_unanswered(time.time_ns() + 1, max_open_s=0) == 10
 
 
-def test_the_canary_is_in_the_ledger_and_in_no_total(ledger):
+def test_canary_rows_are_in_the_ledger_but_in_no_total(ledger):
     ledger.settle([settlement(admit(ledger, CANARY), CANARY, flags=["queue_delay_breach"])])
     ledger.record([[CANARY._replace(code="internal")]])
     admit(ledger, CANARY)
@@ -139,7 +139,7 @@ def test_the_canary_is_in_the_ledger_and_in_no_total(ledger):
     assert not any(metric_total.read_totals(ledger.connection).values())
 
 
-def test_nothing_of_a_batch_is_written_when_one_row_cannot_be(ledger):
+def test_a_batch_is_not_written_if_one_of_its_rows_fails(ledger):
     good, bad = settlement(admit(ledger)), settlement(admit(ledger), actual_nano_usd=None)
     with pytest.raises(sqlite3.IntegrityError):
         ledger.settle([good, bad])
@@ -147,26 +147,26 @@ def test_nothing_of_a_batch_is_written_when_one_row_cannot_be(ledger):
     assert total(ledger, metric_total.COST) == 0
 
 
-def test_a_full_queue_sheds_what_comes_next(tmp_path):
+def test_a_full_queue_sheds_the_next_request(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
     assert sheds(ledger, 3) == [False, False, True]
     assert [row["code"] for row in rows(ledger)] == ["", "", "overloaded"]
     assert ledger.is_full()
 
 
-def test_every_row_has_an_id_whatever_becomes_of_it(tmp_path):
+def test_every_row_has_an_id_admitted_rejected_or_shed(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
-    entered = ledger.record([[REFUSED], [NEW_ROW, NEW_ROW], [NEW_ROW]])
-    assert [(len(ids), is_shed) for ids, is_shed in entered] == [(1, False), (2, False), (1, True)]
-    assert [row_id for ids, _ in entered for row_id in ids] == [row["id"] for row in rows(ledger)]
+    recorded = ledger.record([[REJECTED], [NEW_ROW, NEW_ROW], [NEW_ROW]])
+    assert [(len(ids), is_shed) for ids, is_shed in recorded] == [(1, False), (2, False), (1, True)]
+    assert [row_id for ids, _ in recorded for row_id in ids] == [row["id"] for row in rows(ledger)]
 
 
-def test_a_request_of_several_rows_takes_one_place(tmp_path):
+def test_a_request_of_several_rows_takes_one_place_in_the_queue(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
-    assert [entered.is_shed for entered in ledger.record([[NEW_ROW, NEW_ROW, NEW_ROW], [NEW_ROW]])] == [False, False]
+    assert [recorded.is_shed for recorded in ledger.record([[NEW_ROW, NEW_ROW, NEW_ROW], [NEW_ROW]])] == [False, False]
 
 
-def test_an_answer_makes_room(tmp_path):
+def test_an_answer_frees_a_place_in_the_queue(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     row_id = admit(ledger)
     assert sheds(ledger) == [True]
@@ -181,7 +181,7 @@ def test_two_processes_share_one_queue(tmp_path):
     assert sheds(two) == [True]
 
 
-def test_rows_of_an_earlier_boot_take_no_place(tmp_path):
+def test_rows_of_an_earlier_boot_take_no_place_in_the_queue(tmp_path):
     admit(open_ledger(tmp_path, boot_id="boot-0", max_queue_size=1))
     admit(open_ledger(tmp_path, boot_id="boot-1", max_queue_size=1))
 
@@ -192,22 +192,22 @@ def test_the_canary_is_never_shed(tmp_path):
     admit(ledger, CANARY)
 
 
-def test_requests_that_are_known_dead_take_no_place(tmp_path):
+def test_requests_recorded_as_dead_take_no_place_in_the_queue(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
     ledger.record([[NEW_ROW], [NEW_ROW]])
     ledger.record_dead_requests(1)
     assert sheds(ledger, 2) == [False, True]
 
 
-def test_the_dead_of_another_boot_make_no_room(tmp_path):
+def test_dead_requests_of_another_boot_free_no_place(tmp_path):
     open_ledger(tmp_path, boot_id="boot-0").record_dead_requests(5)
     ledger = open_ledger(tmp_path, max_queue_size=1)
     admit(ledger)
     assert sheds(ledger) == [True]
 
 
-def test_requests_that_wait_much_longer_than_answers_take_hold_no_place(tmp_path):
-    """Triton tells nobody of calls that their clients cancelled."""
+def test_requests_open_much_longer_than_answers_take_free_their_place(tmp_path):
+    """Triton does not report calls that a client cancelled."""
     ledger = open_ledger(tmp_path, max_queue_size=1)
     now_ns = time.time_ns()
     ledger.settle([settlement(admit(ledger, now_ns=now_ns))], now_ns + SECOND_NS)
@@ -216,14 +216,14 @@ def test_requests_that_wait_much_longer_than_answers_take_hold_no_place(tmp_path
     assert sheds(ledger, now_ns=now_ns + 20 * SECOND_NS) == [False]
 
 
-def test_until_something_was_answered_every_open_request_holds_its_place(tmp_path):
+def test_before_the_first_answer_every_open_request_keeps_its_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     now_ns = time.time_ns()
     admit(ledger, now_ns=now_ns)
     assert sheds(ledger, now_ns=now_ns + 100 * SECOND_NS) == [True]
 
 
-def test_deaths_that_were_noted_long_ago_make_no_room(tmp_path):
+def test_deaths_recorded_long_ago_free_no_place(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     now_ns = time.time_ns()
     ledger.record_dead_requests(7, now_ns)

@@ -1,4 +1,4 @@
-"""Several processes at the same file, some of them killed in the middle of a write."""
+"""Concurrent writers of one ledger, some of them killed during a write."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from llmstack.ledger.verification import verify
 from llmstack.ledger.write_bench import measure_writes
 from tests.ledgers import admit, events, open_ledger, rows, settlement, states
 
-WRITE_FOR_EVER = """
+WRITE_FOREVER = """
 import sys
 from pathlib import Path
 from tests.ledgers import admit, open_ledger, settlement
@@ -29,20 +29,20 @@ def findings(state_dir):
         return verify(connection, time.time_ns(), max_open_s=600).discrepancies
 
 
-def test_two_processes_that_write_at_the_same_time_leave_books_that_agree(tmp_path):
+def test_two_concurrent_writers_leave_a_consistent_ledger(tmp_path):
     measure_writes(tmp_path, 500, num_writers=2)
     ledger = open_ledger(tmp_path)
     assert states(ledger) == {"settled": 1_000}
     assert findings(tmp_path) == []
 
 
-def test_a_process_killed_at_any_moment_leaves_books_that_agree(tmp_path):
+def test_a_process_killed_at_any_moment_leaves_a_consistent_ledger(tmp_path):
     random.seed(4711)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["python_models", "tools", "."])}
     for _ in range(5):
         writers = [
             subprocess.Popen(
-                [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, env=environment
+                [sys.executable, "-c", WRITE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, env=environment
             )
             for _ in range(2)
         ]

@@ -1,4 +1,4 @@
-"""The text that Prometheus scrapes, from several processes and across their deaths."""
+"""The metrics text with several processes, killed processes and damaged files."""
 
 import os
 import random
@@ -39,7 +39,7 @@ def ledger(tmp_path):
 
 
 def samples(state_dir):
-    """Value by name and the labels' values, in the alphabetical order of the labels."""
+    """Value by (name, *label values), the labels in alphabetical order."""
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(exposition(state_dir).decode())
@@ -47,13 +47,20 @@ def samples(state_dir):
     }
 
 
-def observer(state_dir, num_answers, *, stays=False):
-    arguments = [sys.executable, "-c", OBSERVE_AND_DIE, str(state_dir), str(num_answers), *(["stay"] if stays else [])]
+def observer(state_dir, num_answers, *, stays_alive=False):
+    arguments = [
+        sys.executable,
+        "-c",
+        OBSERVE_AND_DIE,
+        str(state_dir),
+        str(num_answers),
+        *(["stay"] if stays_alive else []),
+    ]
     environment = {**os.environ, "PYTHONPATH": "python_models"}
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
-def test_every_series_of_a_counter_is_there_from_the_start(ledger, tmp_path):
+def test_every_series_of_a_counter_exists_from_the_start(ledger, tmp_path):
     values = samples(tmp_path)
     assert values["llm_cost_usd_total",] == 0
     assert all(values["llm_requests_rejected_total", code.value] == 0 for code in Code)
@@ -63,12 +70,12 @@ def test_every_series_of_a_counter_is_there_from_the_start(ledger, tmp_path):
     )
 
 
-def test_money_is_exact_in_dollars(ledger, tmp_path):
+def test_the_cost_counter_is_exact_to_the_nano_dollar(ledger, tmp_path):
     ledger.settle([settlement(admit(ledger), actual_nano_usd=123_456_789_123_456)])
     assert round(samples(tmp_path)["llm_cost_usd_total",] * 1e9) == 123_456_789_123_456
 
 
-def test_counters_are_the_ledgers(ledger, tmp_path):
+def test_counters_come_from_the_ledger(ledger, tmp_path):
     ledger.settle([settlement(admit(ledger), flags=["schema_violation"])])
     ledger.record([[NEW_ROW._replace(code="unknown_task")]])
     values = samples(tmp_path)
@@ -79,8 +86,8 @@ def test_counters_are_the_ledgers(ledger, tmp_path):
     assert (values["llm_tokens_in_total",], values["llm_tokens_out_total",]) == (500, 40)
 
 
-def test_observations_of_two_processes_at_once_add_up(ledger, tmp_path):
-    children = [observer(tmp_path, 5, stays=True) for _ in range(2)]
+def test_observations_of_two_concurrent_processes_add_up(ledger, tmp_path):
+    children = [observer(tmp_path, 5, stays_alive=True) for _ in range(2)]
     for child in children:
         assert child.stdout.read(5) == b"ready"
     assert samples(tmp_path)["llm_queue_delay_us_count",] == 10
@@ -89,7 +96,7 @@ def test_observations_of_two_processes_at_once_add_up(ledger, tmp_path):
     assert len(list((tmp_path / "metrics").glob("histogram_*.db"))) == 2
 
 
-def test_what_a_killed_process_observed_stays_and_is_counted_on(ledger, tmp_path):
+def test_observations_of_a_killed_process_are_kept_and_added_to(ledger, tmp_path):
     for _ in range(3):
         assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
     values = samples(tmp_path)
@@ -107,12 +114,12 @@ def test_an_answer_of_one_token_has_no_time_per_token(ledger, tmp_path):
     assert (values["llm_time_to_first_token_us_count",], values["llm_time_per_output_token_us_count",]) == (1, 0)
 
 
-def test_metrics_leave_the_environment_as_it_was(tmp_path):
+def test_creating_metrics_restores_the_environment(tmp_path):
     PolicyMetrics(tmp_path)
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
-def test_the_text_is_what_prometheus_reads(ledger, tmp_path):
+def test_the_text_parses_as_prometheus_format(ledger, tmp_path):
     PolicyMetrics(tmp_path)
     text = exposition(tmp_path).decode()
     families = {family.name: family.type for family in text_string_to_metric_families(text)}
@@ -123,11 +130,11 @@ def test_the_text_is_what_prometheus_reads(ledger, tmp_path):
 
 
 def zeros(path):
-    """As after a power cut: its length is there, what was written is not."""
+    """As after a power cut: the length is kept, the contents are lost."""
     path.write_bytes(path.read_bytes()[:8] + bytes(path.stat().st_size - 8))
 
 
-def beyond(path):
+def invalid_length(path):
     path.write_bytes(b"\xff\xff\xff\x7f" + path.read_bytes()[4:])
 
 
@@ -135,15 +142,15 @@ def noise(path):
     path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
 
 
-def cut(path):
+def truncated(path):
     path.write_bytes(path.read_bytes()[:3])
 
 
-DAMAGE = [zeros, beyond, noise, cut]
+DAMAGE = [zeros, invalid_length, noise, truncated]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_process_moves_damaged_files_of_its_slot_aside_and_counts_on(ledger, tmp_path, damage, capsys):
+def test_a_process_quarantines_damaged_files_of_its_slot_and_continues(ledger, tmp_path, damage, capsys):
     assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
     for path in (tmp_path / "metrics").glob("*.db"):
         damage(path)
@@ -154,7 +161,7 @@ def test_a_process_moves_damaged_files_of_its_slot_aside_and_counts_on(ledger, t
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_that_nobody_holds_hides_nothing(ledger, tmp_path, damage):
+def test_a_damaged_file_of_a_free_slot_does_not_hide_other_metrics(ledger, tmp_path, damage):
     first = PolicyMetrics(tmp_path)
     assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
     first.observe_answer(900, 5_000, 20_000, 4)
@@ -166,7 +173,7 @@ def test_a_damaged_file_that_nobody_holds_hides_nothing(ledger, tmp_path, damage
     assert samples(tmp_path) == values
 
 
-def test_a_damaged_file_of_a_live_process_keeps_the_histograms_away_and_not_the_ledgers(ledger, tmp_path):
+def test_a_damaged_file_of_a_live_process_fails_the_histograms_but_not_the_ledger_part(ledger, tmp_path):
     held = PolicyMetrics(tmp_path)
     zeros(tmp_path / "metrics" / "histogram_0.db")
     parts = exposition_parts(tmp_path)
@@ -176,7 +183,7 @@ def test_a_damaged_file_of_a_live_process_keeps_the_histograms_away_and_not_the_
     assert held
 
 
-def test_without_a_ledger_there_are_histograms(tmp_path):
+def test_without_a_ledger_the_histograms_are_still_rendered(tmp_path):
     PolicyMetrics(tmp_path).observe_answer(900, 5_000, 20_000, 4)
     parts = exposition_parts(tmp_path)
     assert b"llm_queue_delay_us_count 1.0" in parts["histograms"]()
@@ -188,7 +195,7 @@ def num_descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_files_that_find_no_room_cost_no_slot_and_stay_closed(tmp_path):
+def test_a_full_disk_leaks_neither_slots_nor_file_descriptors(tmp_path):
     num_open = num_descriptors()
     with full_disk():
         for _ in range(3):

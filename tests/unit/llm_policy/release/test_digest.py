@@ -1,4 +1,4 @@
-"""The engine hash."""
+"""The engine hash and the engine fingerprint."""
 
 import os
 import subprocess
@@ -27,20 +27,20 @@ def engine(tmp_path):
     return directory
 
 
-def test_a_directorys_hash_is_that_of_the_shell_pipeline(engine):
+def test_a_directorys_hash_equals_that_of_the_shell_pipeline(engine):
     assert engine_hash(engine) == shell(DIRECTORY_PIPELINE, engine)
 
 
-def test_a_files_hash_is_that_of_sha256sum(engine):
+def test_a_files_hash_equals_that_of_sha256sum(engine):
     assert engine_hash(engine / "rank0.engine") == shell("sha256sum rank0.engine", engine)
 
 
-def test_a_file_longer_than_one_read_is_hashed_whole(tmp_path):
+def test_a_file_longer_than_one_chunk_is_hashed_completely(tmp_path):
     (tmp_path / "plan").write_bytes(os.urandom(3_000_001))
     assert "sha256:" + file_digest(tmp_path / "plan") == shell("sha256sum plan", tmp_path)
 
 
-def test_linked_files_and_directories_count_by_what_they_hold(engine, tmp_path):
+def test_links_are_hashed_like_their_targets(engine, tmp_path):
     plain = engine_hash(engine)
     (engine / "sub").rename(tmp_path / "elsewhere")
     (engine / "sub").symlink_to(tmp_path / "elsewhere")
@@ -66,11 +66,11 @@ def test_any_change_of_a_file_changes_the_hash_and_the_fingerprint(engine, chang
 
 
 @pytest.mark.parametrize("name", ["sub/a.bin", ""])
-def test_a_write_changes_the_fingerprint_also_where_it_hides_its_time(engine, name):
+def test_a_write_changes_the_fingerprint_even_if_mtime_is_restored(engine, name):
     file = engine / (name or "rank0.engine")
     subject = engine if name else file
     times, before = file.stat(), engine_fingerprint(subject)
-    time.sleep(0.05)  # the clock of file systems has ticks of milliseconds
+    time.sleep(0.05)  # file system timestamps have a granularity of milliseconds
     file.write_bytes(file.read_bytes()[::-1])
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert engine_fingerprint(subject) != before
@@ -84,30 +84,30 @@ def test_the_fingerprint_follows_links(engine, tmp_path):
     assert engine_fingerprint(engine) != before
 
 
-def test_an_empty_directory_is_no_engine(tmp_path):
+def test_an_empty_directory_is_not_an_engine(tmp_path):
     with pytest.raises(FileNotFoundError, match="no engine file"):
         engine_hash(tmp_path)
 
 
-def test_a_missing_engine_is_named(tmp_path):
+def test_a_missing_engine_is_reported_with_its_path(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         engine_hash(tmp_path / "nowhere")
 
 
-def test_a_broken_link_is_refused(engine):
+def test_a_broken_link_is_rejected(engine):
     (engine / "gone").symlink_to(engine / "not-there")
     with pytest.raises(FileNotFoundError, match="broken link"):
         engine_hash(engine)
 
 
-def test_a_directory_that_links_to_itself_is_refused(engine):
+def test_a_directory_that_links_to_itself_is_rejected(engine):
     (engine / "loop").symlink_to(engine)
     with pytest.raises(OSError, match="loop"):
         engine_hash(engine)
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "back\\slash", "escape\x1b"])
-def test_a_name_that_could_forge_the_listing_is_refused(engine, name):
+def test_a_file_name_that_could_forge_the_listing_is_rejected(engine, name):
     (engine / name).touch()
     with pytest.raises(OSError, match="backslash or unprintable character"):
         engine_hash(engine)

@@ -1,4 +1,4 @@
-"""The manifest is strict: whatever is wrong is named with key, value and what is allowed."""
+"""Strict manifest validation: each error names the key, the given value and what is allowed."""
 
 import json
 
@@ -11,8 +11,8 @@ from tests.manifests import ENGINE_HASH, manifest, manifest_tree
 LONG = "a" * 65
 
 
-def with_(path, value):
-    """The tests' manifest with the key at `path` (dots between) set to `value`."""
+def tree_with(path, value):
+    """The tests' manifest with the key at the dotted `path` set to `value`."""
     tree = manifest_tree()
     *sections, key = path.split(".")
     section = tree
@@ -22,13 +22,13 @@ def with_(path, value):
     return tree
 
 
-def refusal(tree):
+def error_text(tree):
     with pytest.raises(ManifestError) as caught:
         parse_manifest(tree if isinstance(tree, (str, bytes)) else json.dumps(tree))
     return str(caught.value)
 
 
-def test_only_what_a_manifest_must_say_is_needed_and_the_rest_has_the_designs_defaults():
+def test_a_manifest_of_only_the_required_keys_has_the_documented_defaults():
     found = manifest()
     assert found.engine.max_batch_size == 4
     assert found.thresholds.model_dump() == {
@@ -43,7 +43,7 @@ def test_only_what_a_manifest_must_say_is_needed_and_the_rest_has_the_designs_de
     assert found.tasks["judge"].model_dump(exclude_none=True) == {"temperature": 0.1, "top_p": 0.9}
 
 
-def test_what_is_written_comes_back_the_same():
+def test_a_written_manifest_reads_back_unchanged():
     tree = manifest_tree(schemas={"verdict": "schemas/verdict.json"})
     tree["tasks"]["judge"] |= {"schema_id": "verdict", "max_tokens": 64}
     first = parse_manifest(json.dumps(tree))
@@ -51,7 +51,7 @@ def test_what_is_written_comes_back_the_same():
     assert manifest_bytes(parse_manifest(manifest_bytes(first))) == manifest_bytes(first)
 
 
-def test_the_files_keys_stand_in_the_manifests_order():
+def test_keys_are_written_in_the_order_of_the_fields():
     assert list(json.loads(manifest_bytes(manifest()))) == list(Manifest.model_fields)
 
 
@@ -96,20 +96,20 @@ def test_the_files_keys_stand_in_the_manifests_order():
         ("guidance.allow_adhoc", "yes", 'guidance.allow_adhoc: "yes": Input should be a valid boolean'),
     ],
 )
-def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(path, value, text):
-    assert refusal(with_(path, value)).startswith(text)
+def test_an_invalid_value_is_reported_with_its_key_and_what_is_allowed(path, value, text):
+    assert error_text(tree_with(path, value)).startswith(text)
 
 
 @pytest.mark.parametrize("file", ["../other.json", "/etc/passwd", "schemas/../../x", "a//b", ".hidden", "a\0b", "a\\b"])
-def test_a_schemas_path_stays_in_the_release(file):
-    assert refusal(manifest_tree(schemas={"a": file})).startswith("schemas.a: ")
+def test_a_schema_path_outside_the_release_is_rejected(file):
+    assert error_text(manifest_tree(schemas={"a": file})).startswith("schemas.a: ")
 
 
 @pytest.mark.parametrize(
     "path",
     ["engine", "engine.hash", "engine.quantisation", "engine.model", "tokenizer", "tokenizer.info_hash"],
 )
-def test_a_missing_key_of_engine_or_tokenizer_is_named(path):
+def test_a_missing_key_of_engine_or_tokenizer_is_reported(path):
     check_missing(path)
 
 
@@ -117,7 +117,7 @@ def test_a_missing_key_of_engine_or_tokenizer_is_named(path):
     "path",
     ["prices", "prices.input_usd_per_million", "prices.output_usd_per_million", "tasks", "tasks.judge.temperature"],
 )
-def test_a_missing_price_or_task_is_named(path):
+def test_a_missing_price_or_task_is_reported(path):
     check_missing(path)
 
 
@@ -128,12 +128,12 @@ def check_missing(path):
     for name in sections:
         section = section[name]
     del section[key]
-    assert refusal(tree) == f"{path}: required, missing"
+    assert error_text(tree) == f"{path}: required, missing"
 
 
 def test_all_three_tasks_are_required():
     tree = manifest_tree(tasks={"judge": {"temperature": 0.1}})
-    assert refusal(tree) == (
+    assert error_text(tree) == (
         "tasks: generate_json, rank_candidates missing; all of generate_json, rank_candidates, judge are required"
     )
 
@@ -141,46 +141,46 @@ def test_all_three_tasks_are_required():
 def test_a_task_may_only_name_a_registered_schema():
     tree = manifest_tree(schemas={"order": "schemas/order.json", "verdict": "schemas/verdict.json"})
     tree["tasks"]["judge"]["schema_id"] = "verdikt"
-    assert refusal(tree) == "tasks.judge.schema_id: 'verdikt' is not in schemas (known: order, verdict)"
+    assert error_text(tree) == "tasks.judge.schema_id: 'verdikt' is not in schemas (known: order, verdict)"
 
 
 @pytest.mark.parametrize("max_prompt_tokens", [6_000, 6_001])
-def test_a_prompt_limit_that_leaves_no_completion_is_refused(max_prompt_tokens):
-    assert refusal(with_("thresholds.max_prompt_tokens", max_prompt_tokens)) == (
+def test_a_prompt_limit_that_leaves_no_completion_is_rejected(max_prompt_tokens):
+    assert error_text(tree_with("thresholds.max_prompt_tokens", max_prompt_tokens)) == (
         f"thresholds.max_prompt_tokens: {max_prompt_tokens} must be below thresholds.max_tokens 6000, "
         "which counts prompt and completion"
     )
 
 
-def test_everything_that_is_wrong_is_said_at_once():
+def test_all_errors_are_reported_together():
     tree = manifest_tree(on_cost_breach="shrug")
     tree["engine"] = {"hash": "x", "quantisation": "w4a8", "model": "m"}
     del tree["prices"]
-    keys = [line.split(":")[0] for line in refusal(tree).splitlines()]
+    keys = [line.split(":")[0] for line in error_text(tree).splitlines()]
     assert keys == ["engine.hash", "prices", "on_cost_breach"]
 
 
-def test_a_key_that_stands_twice_is_refused():
+def test_a_duplicate_key_is_rejected():
     text = json.dumps(manifest_tree())[:-1] + ',"prices":{"input_usd_per_million":0,"output_usd_per_million":0}}'
-    assert refusal(text) == "prices: appears twice in one object, allowed once"
+    assert error_text(text) == "prices: appears twice in one object, allowed once"
 
 
 @pytest.mark.parametrize("text", ["", "{", b"\xff", '{"a":' + "[" * 100_000])
-def test_what_is_no_json_is_refused(text):
-    assert refusal(text).startswith("manifest: invalid JSON: ")
+def test_text_that_is_not_json_is_rejected(text):
+    assert error_text(text).startswith("manifest: invalid JSON: ")
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '"manifest"'])
-def test_what_is_no_object_is_refused(text):
-    assert refusal(text) == f"manifest: {text}: Input should be an object"
+def test_json_that_is_not_an_object_is_rejected(text):
+    assert error_text(text) == f"manifest: {text}: Input should be an object"
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported_with_its_path(tmp_path):
     with pytest.raises(ManifestError, match=r"manifest\.json: No such file or directory"):
         read_manifest(tmp_path / "manifest.json")
 
 
-def test_a_wrong_file_is_named_with_its_faults(tmp_path):
+def test_an_invalid_file_is_reported_with_its_path_and_errors(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text("{}")
     with pytest.raises(ManifestError) as caught:
@@ -188,6 +188,6 @@ def test_a_wrong_file_is_named_with_its_faults(tmp_path):
     assert str(caught.value).splitlines()[:2] == [f"{path}:", "engine: required, missing"]
 
 
-def test_a_manifest_cant_be_changed_after_it_was_read():
+def test_a_manifest_is_immutable():
     with pytest.raises(ValueError, match="frozen"):
         manifest().engine.hash = "sha256:" + "0" * 64

@@ -1,4 +1,4 @@
-"""A release is what its manifest says, or the difference is named."""
+"""Opening a release and checking its files against its manifest."""
 
 import json
 import shutil
@@ -23,13 +23,13 @@ def findings(directory):
     return Release.open(directory).check_files()
 
 
-def test_an_untouched_release_has_no_findings(directory):
+def test_an_unchanged_release_has_no_findings(directory):
     assert findings(directory) == []
     assert Release.open(directory).verify_files().directory == directory
 
 
 def num_bytes_read() -> int:
-    """So many bytes this process has read from files so far."""
+    """The number of bytes that this process has read from files."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
@@ -42,16 +42,16 @@ def large(directory):
     return directory
 
 
-@pytest.mark.parametrize(("is_shown", "is_read"), [(True, False), (False, True)])
-def test_an_engine_with_a_proof_is_not_read_again(large, is_shown, is_read):
+@pytest.mark.parametrize(("is_known", "is_read"), [(True, False), (False, True)])
+def test_an_engine_with_a_known_fingerprint_is_not_read_again(large, is_known, is_read):
     fingerprint = Release.open(large).verify_files().fingerprint
     before = num_bytes_read()
-    assert Release.open(large).verify_files(fingerprint if is_shown else "").fingerprint == fingerprint
+    assert Release.open(large).verify_files(fingerprint if is_known else "").fingerprint == fingerprint
     assert (num_bytes_read() - before > LARGE_BYTES) == is_read
 
 
 @pytest.mark.parametrize("change", ["content", "replaced", "touched"])
-def test_an_engine_that_was_written_since_its_proof_is_read_again(large, change):
+def test_an_engine_written_since_its_fingerprint_is_read_again(large, change):
     fingerprint = Release.open(large).verify_files().fingerprint
     file = large / "engine" / "rank1.engine"
     before = num_bytes_read()
@@ -67,7 +67,7 @@ def test_an_engine_that_was_written_since_its_proof_is_read_again(large, change)
     assert num_bytes_read() - before > LARGE_BYTES
 
 
-def test_a_proof_is_one_of_its_manifests_engine_hash(large):
+def test_a_fingerprint_is_bound_to_the_manifests_engine_hash(large):
     fingerprint = Release.open(large).verify_files().fingerprint
     manifest = json.loads((large / "manifest.json").read_text())
     change_manifest(large, engine={**manifest["engine"], "hash": "sha256:" + "0" * 64})
@@ -75,20 +75,20 @@ def test_a_proof_is_one_of_its_manifests_engine_hash(large):
         Release.open(large).verify_files(fingerprint)
 
 
-def test_a_proof_says_nothing_of_the_other_files(directory):
+def test_a_fingerprint_does_not_cover_the_other_files(directory):
     fingerprint = Release.open(directory).verify_files().fingerprint
     (directory / "tokenizer_info.json").write_text("{}")
     with pytest.raises(ReleaseError, match=r"tokenizer\.info_hash: manifest has"):
         Release.open(directory).verify_files(fingerprint)
 
 
-def test_a_link_to_a_release_opens_what_it_points_to(directory, tmp_path):
+def test_a_link_to_a_release_opens_its_target(directory, tmp_path):
     (tmp_path / "current").symlink_to("release")
     assert Release.open(tmp_path / "current").directory == directory
 
 
 @pytest.mark.parametrize("change", ["content", "added", "removed"])
-def test_a_changed_engine_is_found_and_both_hashes_are_named(directory, change):
+def test_a_changed_engine_is_reported_with_both_hashes(directory, change):
     manifest_hash = Release.open(directory).manifest.engine.hash
     file = directory / "engine" / ("new.engine" if change == "added" else "rank0.engine")
     file.unlink() if change == "removed" else file.write_bytes(b"changed")
@@ -96,20 +96,20 @@ def test_a_changed_engine_is_found_and_both_hashes_are_named(directory, change):
     assert finding.startswith(f"engine.hash: manifest has {manifest_hash}, on disk is sha256:")
 
 
-def test_a_missing_engine_is_found(directory):
+def test_a_missing_engine_is_reported(directory):
     shutil.rmtree(directory / "engine")
     (finding,) = findings(directory)
     assert finding.startswith("engine.hash: manifest has sha256:")
     assert "can't be read" in finding
 
 
-def test_an_engine_plan_goes_before_the_engine_directory(directory):
+def test_engine_plan_takes_precedence_over_the_engine_directory(directory):
     (directory / "engine.plan").write_bytes(b"plan")
     assert Release.open(directory).engine_path == directory / "engine.plan"
     assert findings(directory)[0].startswith("engine.hash: ")
 
 
-def test_a_changed_tokenizer_info_is_found_and_both_hashes_are_named(directory):
+def test_a_changed_tokenizer_info_is_reported_with_both_hashes(directory):
     manifest_hash = Release.open(directory).manifest.tokenizer.info_hash
     with (directory / "tokenizer_info.json").open("a") as file:
         file.write(" ")
@@ -118,7 +118,7 @@ def test_a_changed_tokenizer_info_is_found_and_both_hashes_are_named(directory):
 
 
 @pytest.mark.parametrize("change", [lambda text: text + "\n", lambda text: text.replace("[[", "[ [")])
-def test_a_changed_tokenizer_is_found_and_named(directory, change):
+def test_a_changed_tokenizer_is_reported(directory, change):
     path = directory / "tokenizer" / "tokenizer.json"
     path.write_text(change(path.read_text()))
     (finding,) = findings(directory)
@@ -126,7 +126,7 @@ def test_a_changed_tokenizer_is_found_and_named(directory, change):
 
 
 @pytest.mark.parametrize("file", ["tokenizer_info.json", "tokenizer/tokenizer.json"])
-def test_a_missing_tokenizer_file_is_found_and_named(directory, file):
+def test_a_missing_tokenizer_file_is_reported(directory, file):
     (directory / file).unlink()
     (finding,) = findings(directory)
     assert finding.startswith("tokenizer.info_hash: ")
@@ -137,7 +137,7 @@ def test_a_missing_tokenizer_file_is_found_and_named(directory, file):
     ("content", "text"),
     [(None, "No such file or directory"), (b"{", "is not JSON"), (b'"\xff"', "byte 1 is not UTF-8")],
 )
-def test_a_schema_that_cant_be_read_is_found_and_named(directory, content, text):
+def test_an_unreadable_schema_is_reported(directory, content, text):
     path = directory / "schemas" / "verdict.json"
     path.unlink() if content is None else path.write_bytes(content)
     (finding,) = findings(directory)
@@ -145,7 +145,7 @@ def test_a_schema_that_cant_be_read_is_found_and_named(directory, content, text)
     assert text in finding
 
 
-def test_a_schema_that_a_link_leads_out_of_the_release_is_refused(directory, tmp_path):
+def test_a_schema_linked_to_outside_the_release_is_rejected(directory, tmp_path):
     (tmp_path / "secret.json").write_text("{}")
     (directory / "schemas" / "verdict.json").unlink()
     (directory / "schemas" / "verdict.json").symlink_to(tmp_path / "secret.json")
@@ -154,18 +154,18 @@ def test_a_schema_that_a_link_leads_out_of_the_release_is_refused(directory, tmp
     assert findings(directory) == ["schemas.verdict: schemas/verdict.json is outside the release"]
 
 
-def test_a_manifest_whose_schema_path_leaves_the_release_is_refused(directory):
+def test_a_manifest_with_a_schema_path_outside_the_release_is_rejected(directory):
     change_manifest(directory, schemas={"verdict": "../secret.json"})
     with pytest.raises(ReleaseError, match=r'schemas\.verdict: "\.\./secret\.json": '):
         Release.open(directory)
 
 
-def test_an_unknown_schema_is_refused_with_those_there_are(directory):
+def test_an_unknown_schema_is_rejected_with_the_known_ones(directory):
     with pytest.raises(ReleaseError, match=r"^schemas\.nope: not in the manifest \(known: label, verdict\)$"):
         Release.open(directory).schema_text("nope")
 
 
-def test_every_finding_is_listed_at_once(directory):
+def test_all_findings_are_listed_together(directory):
     (directory / "engine" / "rank0.engine").write_bytes(b"changed")
     (directory / "tokenizer_info.json").write_text("{}")
     (directory / "schemas" / "label.json").unlink()
@@ -178,17 +178,17 @@ def test_every_finding_is_listed_at_once(directory):
     ]
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path):
+def test_a_missing_directory_is_reported_with_its_path(tmp_path):
     with pytest.raises(ReleaseError, match=r"no release at .*nowhere"):
         Release.open(tmp_path / "nowhere")
 
 
-def test_a_directory_without_a_manifest_is_named(tmp_path):
+def test_a_directory_without_a_manifest_is_reported(tmp_path):
     with pytest.raises(ReleaseError, match=r"manifest\.json: No such file or directory"):
         Release.open(tmp_path)
 
 
-def test_the_manifest_hash_is_that_of_the_files_bytes(directory):
+def test_the_manifest_hash_covers_the_files_bytes(directory):
     before = Release.open(directory)
     path = directory / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))  # the same manifest, spaced differently

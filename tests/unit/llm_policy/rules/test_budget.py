@@ -14,21 +14,21 @@ def test_a_prompt_at_the_limit_passes():
     BUDGET.check_prompt(4_096)
 
 
-def test_a_prompt_over_the_limit_is_refused_with_limit_and_count():
+def test_a_prompt_over_the_limit_is_rejected_with_limit_and_count():
     with pytest.raises(InvalidRequest) as caught:
         BUDGET.check_prompt(5_120)
     assert str(caught.value) == "token_budget_overrun: prompt has 5120 tokens, limit 4096 (max_prompt_tokens)"
 
 
-def test_without_max_tokens_a_request_gets_what_is_left():
+def test_without_max_tokens_a_request_gets_the_remaining_budget():
     assert BUDGET.completion_limit(1_000, None, None) == 5_000
 
 
-def test_without_max_tokens_the_tasks_default_counts():
+def test_without_max_tokens_the_tasks_default_applies():
     assert BUDGET.completion_limit(1_000, None, Task(temperature=0.0, max_tokens=200)) == 200
 
 
-def test_the_tasks_default_never_exceeds_what_is_left():
+def test_the_tasks_default_never_exceeds_the_remaining_budget():
     assert BUDGET.completion_limit(4_096, None, Task(temperature=0.0, max_tokens=9_000)) == 1_904
 
 
@@ -36,7 +36,7 @@ def test_prompt_and_completion_together_may_fill_the_budget():
     assert BUDGET.completion_limit(4_000, 2_000, None) == 2_000
 
 
-def test_prompt_and_completion_over_the_budget_are_refused():
+def test_prompt_and_completion_over_the_budget_are_rejected():
     with pytest.raises(InvalidRequest) as caught:
         BUDGET.completion_limit(4_000, 2_001, None)
     assert str(caught.value) == (
@@ -44,18 +44,18 @@ def test_prompt_and_completion_over_the_budget_are_refused():
     )
 
 
-@pytest.mark.parametrize("asked", [0, -1, -(2**31)])
-def test_a_completion_of_less_than_one_token_is_refused(asked):
-    with pytest.raises(InvalidRequest, match=f"^invalid_input: max_tokens is {asked}, allowed 1 to 5990$"):
-        BUDGET.completion_limit(10, asked, None)
+@pytest.mark.parametrize("requested", [0, -1, -(2**31)])
+def test_a_completion_of_less_than_one_token_is_rejected(requested):
+    with pytest.raises(InvalidRequest, match=f"^invalid_input: max_tokens is {requested}, allowed 1 to 5990$"):
+        BUDGET.completion_limit(10, requested, None)
 
 
-def test_notify_lets_a_costly_request_pass_with_its_projection():
+def test_notify_admits_a_costly_request_with_its_projected_cost():
     costly = Budget(manifest(prices={"input_usd_per_million": 100.0, "output_usd_per_million": 100.0}))
     assert costly.project_cost(1_000, 1_000) == 200_000_000
 
 
-def test_reject_refuses_by_worst_case_cost():
+def test_reject_checks_the_worst_case_cost():
     prices = {"input_usd_per_million": 100.0, "output_usd_per_million": 100.0}
     costly = Budget(manifest(prices=prices, on_cost_breach="reject"))
     with pytest.raises(InvalidRequest) as caught:

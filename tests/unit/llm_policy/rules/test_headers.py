@@ -1,4 +1,4 @@
-"""The header gate lets through only requests that name this engine."""
+"""The header gate admits only requests that name this engine."""
 
 import json
 
@@ -12,60 +12,60 @@ GATE = HeaderGate(ENGINE, "w4a8")
 GOOD = {"X-Engine-Hash": ENGINE, "X-Quantisation": "w4a8"}
 
 
-def refusal(parameters: object) -> InvalidRequest:
+def rejection(parameters: object) -> InvalidRequest:
     text = parameters if isinstance(parameters, str) else json.dumps(parameters)
     with pytest.raises(InvalidRequest) as caught:
         GATE.check(text)
     return caught.value
 
 
-def test_right_headers_pass_with_tenant_and_request_id():
+def test_valid_headers_pass_with_tenant_and_request_id():
     headers = GATE.check(json.dumps({**GOOD, "X-Tenant": "finance", "X-Request-Id": "r-1"}))
     assert (headers.tenant, headers.request_id) == ("finance", "r-1")
 
 
-def test_grpc_spelling_passes():
+def test_lower_case_names_from_grpc_pass():
     assert GATE.check(json.dumps({name.lower(): value for name, value in GOOD.items()})) == Headers("", "")
 
 
-def test_a_parameter_that_is_none_of_ours_is_left_alone():
+def test_an_unknown_parameter_is_ignored():
     assert GATE.check(json.dumps({**GOOD, "priority": 3})) == Headers("", "")
 
 
 @pytest.mark.parametrize("parameters", ["", "{}"])
 def test_both_missing_headers_are_reported_together(parameters):
-    error = refusal(parameters)
+    error = rejection(parameters)
     assert error.code is Code.MISSING_HEADER
     assert "X-Engine-Hash is required" in str(error)
     assert "missing_header: X-Quantisation is required" in str(error)
 
 
 def test_a_wrong_hash_and_a_missing_quantisation_are_reported_together():
-    error = refusal({"X-Engine-Hash": "sha256:" + "b" * 64})
+    error = rejection({"X-Engine-Hash": "sha256:" + "b" * 64})
     assert error.code is Code.ENGINE_HASH_MISMATCH
     assert "missing_header: X-Quantisation" in str(error)
 
 
-def test_a_mismatch_says_what_was_given_and_what_runs_here():
-    error = refusal({**GOOD, "X-Quantisation": "fp16"})
+def test_a_mismatch_states_the_given_and_the_expected_value():
+    error = rejection({**GOOD, "X-Quantisation": "fp16"})
     assert str(error) == "quantisation_mismatch: X-Quantisation is fp16, this server runs w4a8"
 
 
 @pytest.mark.parametrize("spelling", ["X-Engine-Hash", "x-engine-hash"])
-def test_a_header_given_twice_is_refused_even_when_both_are_right(spelling):
-    error = refusal(f'{{"X-Engine-Hash":"{ENGINE}","X-Quantisation":"w4a8","{spelling}":"{ENGINE}"}}')
+def test_a_header_given_twice_is_rejected_even_if_both_are_valid(spelling):
+    error = rejection(f'{{"X-Engine-Hash":"{ENGINE}","X-Quantisation":"w4a8","{spelling}":"{ENGINE}"}}')
     assert str(error) == "invalid_header: X-Engine-Hash was given more than once, limit 1"
 
 
 @pytest.mark.parametrize("value", ["", "x" * 129, "caf\u00e9", "a\nb", "a\x00b"])
-def test_bytes_and_length_of_optional_headers_are_bounded(value):
-    assert refusal({**GOOD, "X-Tenant": value}).code is Code.INVALID_HEADER
+def test_characters_and_length_of_optional_headers_are_checked(value):
+    assert rejection({**GOOD, "X-Tenant": value}).code is Code.INVALID_HEADER
 
 
 @pytest.mark.parametrize("value", [5, True, 1.5, None])
-def test_a_header_that_is_no_string_is_refused(value):
-    assert refusal({**GOOD, "X-Engine-Hash": value}).code is Code.INVALID_HEADER
+def test_a_header_that_is_not_a_string_is_rejected(value):
+    assert rejection({**GOOD, "X-Engine-Hash": value}).code is Code.INVALID_HEADER
 
 
 def test_an_invalid_header_is_not_reported_as_missing_too():
-    assert "missing_header" not in str(refusal({**GOOD, "X-Engine-Hash": ""}))
+    assert "missing_header" not in str(rejection({**GOOD, "X-Engine-Hash": ""}))

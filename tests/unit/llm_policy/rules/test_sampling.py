@@ -1,4 +1,4 @@
-"""Sampling: the task's defaults under the client's overrides, each within its range."""
+"""Sampling: the task's defaults, overridden by the client within fixed ranges."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_temperature_zero_reaches_the_engine_as_top_k_one():
     assert choose_sampling(GREEDY, {}).top_k == 1
 
 
-def test_judge_samples_at_its_own_temperature_and_top_p():
+def test_the_judge_task_uses_its_own_temperature_and_top_p():
     sampling = choose_sampling(JUDGE, {})
     assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.1, 0, 0.9)
 
@@ -29,11 +29,11 @@ def test_a_client_overrides_the_task():
     assert (sampling.seed, sampling.min_tokens) == (9, 2)
 
 
-def test_sampling_without_top_p_says_so_to_the_engine():
+def test_sampling_without_top_p_passes_an_explicit_default():
     assert choose_sampling(None, {"temperature": 0.5}).top_p == 1.0
 
 
-def test_greedy_wins_over_a_top_k_of_the_client():
+def test_temperature_zero_overrides_the_clients_top_k():
     assert choose_sampling(GREEDY, {"top_k": 50}).top_k == 1
 
 
@@ -55,7 +55,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
-def test_a_value_out_of_range_is_refused_with_range_and_value(name, value):
+def test_a_value_out_of_range_is_rejected_with_range_and_value(name, value):
     with pytest.raises(InvalidRequest, match=rf"^invalid_input: {name} is {value:g}, allowed ") as caught:
         choose_sampling(JUDGE, {name: value})
     assert caught.value.code is Code.INVALID_INPUT

@@ -1,4 +1,4 @@
-"""A stub's books when the disk takes nothing: what is refused, and how service returns."""
+"""LedgerWriter with a full or read-only disk: what is rejected, and how service resumes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from llm_policy.steps.ledger_writer import RETRY_S, LedgerUnavailable, LedgerWri
 from tests.ledgers import NEW_ROW, full_disk, open_row, settlement
 from tests.manifests import manifest
 
-# Unmounted with the namespace of the child that mounts it, whatever becomes of the test.
+# The mount vanishes with the child's namespace, even if the test is killed.
 _MOUNTS = subprocess.run(
     ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
 )
@@ -25,179 +25,179 @@ needs_mount = pytest.mark.skipif(_MOUNTS.returncode != 0, reason="needs the righ
 
 
 @pytest.fixture
-def books(tmp_path):
+def writer(tmp_path):
     opened = LedgerWriter(tmp_path, manifest(), "boot-1")
     opened.open()
     return opened
 
 
-def connection(books):
-    """The connection that the books write with."""
-    return books._open_ledger().connection
+def connection(writer):
+    """The writer's own connection."""
+    return writer._open_ledger().connection
 
 
-def fill(books):
-    """No page more for the database, as on a full disk."""
-    connection(books).execute("PRAGMA max_page_count = 1")
+def fill(writer):
+    """Allow the database no further page, as on a full disk."""
+    connection(writer).execute("PRAGMA max_page_count = 1")
 
 
-def make_room(books):
-    connection(books).execute("PRAGMA max_page_count = 1000000")
+def make_room(writer):
+    connection(writer).execute("PRAGMA max_page_count = 1000000")
 
 
 def states(tmp_path):
     return [row[0] for row in open_database(tmp_path / "ledger.db").execute("SELECT state FROM request ORDER BY id")]
 
 
-def enter_until_full(books):
-    """Enter requests until one does not fit; how many did."""
-    entry = NewRow("r" * 128, "t" * 128, code=Code.INVALID_INPUT.value)
+def record_until_full(writer):
+    """Record requests until one fails. Returns how many succeeded, and the error."""
+    row = NewRow("r" * 128, "t" * 128, code=Code.INVALID_INPUT.value)
     number = 0
-    with pytest.raises(LedgerUnavailable) as refused:
+    with pytest.raises(LedgerUnavailable) as caught:
         while number < 10_000:
-            books.record([[entry]])
+            writer.record([[row]])
             number += 1
-    return number, refused.value
+    return number, caught.value
 
 
-def test_on_a_full_disk_requests_are_refused_with_a_declared_error(books, tmp_path):
-    fill(books)
-    num_entered, refusal = enter_until_full(books)
-    assert isinstance(refusal, PolicyError)
-    assert refusal.code is Code.INTERNAL
-    assert str(refusal).startswith("internal: the ledger can't be written (database or disk is full)")
-    assert len(states(tmp_path)) == num_entered
+def test_on_a_full_disk_requests_are_rejected_with_a_declared_error(writer, tmp_path):
+    fill(writer)
+    num_recorded, error = record_until_full(writer)
+    assert isinstance(error, PolicyError)
+    assert error.code is Code.INTERNAL
+    assert str(error).startswith("internal: the ledger can't be written (database or disk is full)")
+    assert len(states(tmp_path)) == num_recorded
 
 
-def test_service_returns_by_itself_when_there_is_room_again(books, tmp_path):
-    fill(books)
-    num_entered, _ = enter_until_full(books)
-    make_room(books)
-    assert not books.record([[NEW_ROW]])[0].is_shed
-    assert len(states(tmp_path)) == num_entered + 1
+def test_service_resumes_when_the_disk_has_room_again(writer, tmp_path):
+    fill(writer)
+    num_recorded, _ = record_until_full(writer)
+    make_room(writer)
+    assert not writer.record([[NEW_ROW]])[0].is_shed
+    assert len(states(tmp_path)) == num_recorded + 1
 
 
-def test_nothing_is_corrupt_and_totals_agree_after_a_full_disk(books, tmp_path):
-    fill(books)
-    num_entered, _ = enter_until_full(books)
+def test_the_file_is_intact_and_totals_agree_after_a_full_disk(writer, tmp_path):
+    fill(writer)
+    num_recorded, _ = record_until_full(writer)
     reader = open_database(tmp_path / "ledger.db")
     assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert read_totals(reader)[metric_total.REJECTED, "invalid_input"] == num_entered
+    assert read_totals(reader)[metric_total.REJECTED, "invalid_input"] == num_recorded
 
 
-def test_measurements_that_find_no_room_are_not_tried_again_with_each_request(tmp_path, monkeypatch):
+def test_opening_the_metrics_is_not_retried_with_each_request(tmp_path, monkeypatch):
     monkeypatch.setattr("llm_policy.steps.ledger_writer.RETRY_S", 3_600.0)
-    books = LedgerWriter(tmp_path, manifest(), "boot-1")
+    writer = LedgerWriter(tmp_path, manifest(), "boot-1")
     with full_disk():
-        assert books.metrics is None
-    assert books.metrics is None
-    books._metrics_retry_s = 0.0
-    assert books.metrics is not None
+        assert writer.metrics is None
+    assert writer.metrics is None
+    writer._metrics_retry_s = 0.0
+    assert writer.metrics is not None
 
 
 def break_settling(tmp_path):
-    """No row can be closed until `mend`: as when the disk is full just then."""
+    """No row can be closed until `repair`, as on a full disk."""
     open_database(tmp_path / "ledger.db").execute(
         "CREATE TRIGGER broken BEFORE UPDATE ON request BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END"
     )
 
 
-def mend(tmp_path):
+def repair(tmp_path):
     open_database(tmp_path / "ledger.db").execute("DROP TRIGGER broken")
 
 
-def test_an_answer_that_cannot_be_written_is_withdrawn_and_its_row_refused_later(books, tmp_path):
-    (((row_id,), _),) = books.record([[NEW_ROW]])
+def test_an_answer_that_cannot_be_recorded_is_withheld_and_its_row_rejected_later(writer, tmp_path):
+    (((row_id,), _),) = writer.record([[NEW_ROW]])
     break_settling(tmp_path)
     with pytest.raises(LedgerUnavailable):
-        books.settle([settlement(row_id)])
-    mend(tmp_path)
-    books.record([[NEW_ROW]])
+        writer.settle([settlement(row_id)])
+    repair(tmp_path)
+    writer.record([[NEW_ROW]])
     assert states(tmp_path) == ["refused", "admitted"]
 
 
-def test_owed_refusals_are_written_though_nobody_asks_any_more(books, tmp_path):
-    ids = [books.record([[NEW_ROW]])[0].ids[0] for _ in range(3)]
+def test_pending_rejections_are_flushed_without_a_further_request(writer, tmp_path):
+    ids = [writer.record([[NEW_ROW]])[0].ids[0] for _ in range(3)]
     break_settling(tmp_path)
     for row_id in ids:
         with pytest.raises(LedgerUnavailable):
-            books.reject([open_row(row_id)], "guidance_unavailable")
-    time.sleep(1.5 * RETRY_S)  # one attempt in vain
+            writer.reject([open_row(row_id)], "guidance_unavailable")
+    time.sleep(1.5 * RETRY_S)  # time for one failing attempt
     assert states(tmp_path) == ["admitted"] * 3
-    mend(tmp_path)
+    repair(tmp_path)
     deadline = time.monotonic() + 30
     while states(tmp_path) != ["refused"] * 3 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert states(tmp_path) == ["refused"] * 3
 
 
-def test_a_lock_that_is_not_free_in_time_refuses_and_keeps_the_connection(books, tmp_path, monkeypatch):
+def test_a_lock_that_is_not_free_in_time_rejects_and_keeps_the_connection(writer, tmp_path, monkeypatch):
     monkeypatch.setattr("llm_policy.ledger.database.transaction.__wrapped__.__defaults__", (0.05,))
     other = open_database(tmp_path / "ledger.db")
     other.execute("BEGIN IMMEDIATE")
-    before = connection(books)
+    before = connection(writer)
     with pytest.raises(LedgerUnavailable, match="locked"):
-        books.record([[NEW_ROW]])
+        writer.record([[NEW_ROW]])
     other.execute("ROLLBACK")
-    assert not books.record([[NEW_ROW]])[0].is_shed
-    assert connection(books) is before
+    assert not writer.record([[NEW_ROW]])[0].is_shed
+    assert connection(writer) is before
 
 
-def test_while_the_mark_is_there_every_request_is_refused_as_draining(books, tmp_path):
-    assert books.admission_error() is None
+def test_while_the_draining_file_exists_every_request_is_rejected_as_draining(writer, tmp_path):
+    assert writer.admission_error() is None
     (tmp_path / "draining").touch()
-    assert books.admission_error().code is Code.DRAINING
+    assert writer.admission_error().code is Code.DRAINING
 
 
-def test_a_full_queue_closes_the_gateway_before_any_work_is_done(tmp_path):
+def test_a_full_queue_rejects_requests_before_any_work_is_done(tmp_path):
     engine = {"hash": "sha256:" + "a" * 64, "quantisation": "w4a8", "model": "m", "max_queue_size": 1}
-    books = LedgerWriter(tmp_path, manifest(engine=engine), "boot-1")
-    (((row_id,), _),) = books.record([[NEW_ROW]])
-    assert str(books.admission_error()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
-    books.settle([settlement(row_id)])
-    assert books.admission_error() is None
+    writer = LedgerWriter(tmp_path, manifest(engine=engine), "boot-1")
+    (((row_id,), _),) = writer.record([[NEW_ROW]])
+    assert str(writer.admission_error()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
+    writer.settle([settlement(row_id)])
+    assert writer.admission_error() is None
 
 
-# Run in a mount namespace of its own: a tmpfs of 1 MiB that fills up, is emptied, and becomes read-only.
-DISK_STORY = """
+# Runs in its own mount namespace: a tmpfs of 1 MiB that fills up, is emptied, and becomes read-only.
+DISK_SCENARIO = """
 import json, subprocess, sys
 from pathlib import Path
 from llm_policy.steps.ledger_writer import LedgerWriter, LedgerUnavailable
 from tests.ledgers import NEW_ROW, settlement
 from tests.manifests import manifest
-from tests.unit.llm_policy.steps.test_ledger_writer import enter_until_full
+from tests.unit.llm_policy.steps.test_ledger_writer import record_until_full
 
 disk = Path("/mnt")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-books = LedgerWriter(disk, manifest(), "boot-1")
-told = {}
-(((row_id,), _),) = books.record([[NEW_ROW]])
+writer = LedgerWriter(disk, manifest(), "boot-1")
+results = {}
+(((row_id,), _),) = writer.record([[NEW_ROW]])
 (disk / "ballast").write_bytes(b"x" * (200 << 10))
-told["num_entered"], full = enter_until_full(books)
-told["full"] = str(full)
+results["num_recorded"], full = record_until_full(writer)
+results["full"] = str(full)
 (disk / "ballast").unlink()
-told["settled_with_room"] = books.settle([settlement(row_id)])
-(((row_id,), _),) = books.record([[NEW_ROW]])
-books._close_ledger()  # as a stub that starts anew; an open file keeps a mount from becoming read-only
+results["settled_with_room"] = writer.settle([settlement(row_id)])
+(((row_id,), _),) = writer.record([[NEW_ROW]])
+writer._close_ledger()  # a mount with open files can't become read-only
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 try:
-    books.settle([settlement(row_id)])
-except LedgerUnavailable as refusal:
-    told["read_only"] = str(refusal)
+    writer.settle([settlement(row_id)])
+except LedgerUnavailable as error:
+    results["read_only"] = str(error)
 subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-(((new_id,), _),) = books.record([[NEW_ROW]])
-told["settled_at_last"] = books.settle([settlement(new_id)])
-connection = books._open_ledger().connection
-told["integrity"] = connection.execute("PRAGMA integrity_check").fetchone()[0]
-told["states"] = dict(connection.execute("SELECT state || ':' || code, count(*) FROM request GROUP BY 1"))
-print(json.dumps(told))
+(((new_id,), _),) = writer.record([[NEW_ROW]])
+results["settled_afterwards"] = writer.settle([settlement(new_id)])
+connection = writer._open_ledger().connection
+results["integrity"] = connection.execute("PRAGMA integrity_check").fetchone()[0]
+results["states"] = dict(connection.execute("SELECT state || ':' || code, count(*) FROM request GROUP BY 1"))
+print(json.dumps(results))
 """
 
 
 @needs_mount
-def test_a_full_and_a_read_only_disk_refuse_and_recover(tmp_path):
+def test_a_full_disk_and_a_read_only_disk_reject_requests_and_recover(tmp_path):
     done = subprocess.run(
-        ["unshare", "--mount", sys.executable, "-c", DISK_STORY],
+        ["unshare", "--mount", sys.executable, "-c", DISK_SCENARIO],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["python_models", "tools", "."])},
         capture_output=True,
         text=True,
@@ -205,13 +205,13 @@ def test_a_full_and_a_read_only_disk_refuse_and_recover(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["full"].startswith("internal: the ledger can't be written (database or disk is full)")
-    assert told["settled_with_room"] == [True] == told["settled_at_last"]
-    assert told["read_only"].startswith("internal: the ledger can't be written (")
-    assert told["integrity"] == "ok"
-    assert told["states"] == {
-        "refused:invalid_input": told["num_entered"],
+    results = json.loads(done.stdout)
+    assert results["full"].startswith("internal: the ledger can't be written (database or disk is full)")
+    assert results["settled_with_room"] == [True] == results["settled_afterwards"]
+    assert results["read_only"].startswith("internal: the ledger can't be written (")
+    assert results["integrity"] == "ok"
+    assert results["states"] == {
+        "refused:invalid_input": results["num_recorded"],
         "settled:": 2,
         "refused:internal": 1,
     }

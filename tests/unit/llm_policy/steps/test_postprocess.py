@@ -1,4 +1,4 @@
-"""From the engine's tokens to an answer."""
+"""Postprocess: detokenization, validation, price and flags of an answer."""
 
 import numpy as np
 import pytest
@@ -46,30 +46,30 @@ def answer(text, **changes):
     return only
 
 
-def test_an_answer_that_ends_with_end_id_stopped():
+def test_an_answer_that_ends_with_end_id_has_finish_reason_stop():
     assert answer("hi").finish_reason == "stop"
 
 
-def test_the_end_token_is_no_text():
+def test_the_end_token_is_not_in_the_text():
     assert answer("hi").text == "hi"
 
 
-def test_a_stop_word_is_cut_off_the_text():
+def test_a_stop_word_is_removed_from_the_text():
     decision = DECISION._replace(stop_words=[[ord("!"), ord("?")]])
     stopped = answer("hi!?", end=False, decision=decision)
     assert (stopped.finish_reason, stopped.text) == ("stop", "hi")
 
 
-def test_an_answer_of_all_allowed_tokens_is_truncated():
+def test_an_answer_that_uses_all_allowed_tokens_is_truncated():
     cut = answer("0123456789", end=False)
     assert (cut.finish_reason, cut.flags) == ("length", ["truncated"])
 
 
-def test_an_answer_shorter_than_allowed_stopped_even_where_the_engine_leaves_its_end_out():
+def test_a_shorter_answer_without_end_id_has_finish_reason_stop():
     assert answer("hi", end=False).finish_reason == "stop"
 
 
-def test_an_answer_that_ended_at_once_is_empty():
+def test_an_answer_that_ended_immediately_is_empty():
     assert (answer("", end=False).finish_reason, answer("", end=False).text) == ("stop", "")
 
 
@@ -82,7 +82,7 @@ def test_clocks_become_microseconds():
     assert (timed.queue_delay_us, timed.time_to_first_token_us, timed.total_time_us) == (2_500, 5_000, 8_000)
 
 
-def test_a_queue_delay_at_the_threshold_is_no_breach():
+def test_a_queue_delay_at_the_threshold_is_not_a_breach():
     assert answer("hi", queue_delay_ns=2_500_000).flags == []
 
 
@@ -97,10 +97,10 @@ def test_a_cost_over_the_threshold_is_flagged():
 
 
 @pytest.mark.parametrize(("text", "valid", "flags"), [("{}", True, []), ("[]", False, ["schema_violation"])])
-def test_a_guided_answer_is_held_against_the_clients_schema(text, valid, flags):
+def test_a_guided_answer_is_validated_against_the_clients_schema(text, valid, flags):
     guided = DECISION._replace(schema_id="order", guide_kind="json_schema", guide_text=SCHEMA)
-    judged = answer(text, decision=guided)
-    assert (judged.schema_valid, judged.flags) == (valid, flags)
+    validated = answer(text, decision=guided)
+    assert (validated.schema_valid, validated.flags) == (valid, flags)
 
 
 def test_truncated_json_is_truncated_and_never_valid():
@@ -109,12 +109,12 @@ def test_truncated_json_is_truncated_and_never_valid():
     assert (cut.schema_valid, cut.flags) == (False, ["truncated"])
 
 
-def test_a_client_that_wants_its_prompt_back_gets_it_before_the_answer():
+def test_a_prompt_is_returned_before_the_answer_if_requested():
     echoed = answer("ab{}", decision=DECISION._replace(includes_prompt=True, num_prompt_tokens=2), num_input_tokens=2)
     assert (echoed.text, echoed.num_output_tokens) == ("ab{}", 3)
 
 
-def test_only_the_outputs_that_are_asked_for_are_built():
+def test_only_requested_outputs_are_built():
     inputs = engine_output("hi")
     tensors = STEP.pack(STEP.run(inputs), {"text_output", "engine_hash", "flags"})
     assert set(tensors) == {"text_output", "engine_hash", "flags"}

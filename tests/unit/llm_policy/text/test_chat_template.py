@@ -1,4 +1,4 @@
-"""Rendering messages."""
+"""Rendering messages with a chat template."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def whole(segments):
     return "".join(segment.text for segment in segments)
 
 
-def test_the_prompt_is_cut_at_the_templates_control_tokens():
+def test_the_prompt_is_split_at_the_templates_control_tokens():
     assert render(EACH % "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>", ("user", "a<think>b")) == [
         PromptSegment("", False),
         PromptSegment("<|im_start|>", True),
@@ -43,14 +43,14 @@ JOINED = {
 
 
 @pytest.mark.parametrize(("source", "contents", "text"), JOINED.values(), ids=JOINED.keys())
-def test_a_piece_of_a_control_token_is_not_completed(source, contents, text):
+def test_part_of_a_control_token_is_not_completed(source, contents, text):
     segments = render(source, *(("user", content) for content in contents))
     assert controls(segments) == []
     assert whole(segments) == text
 
 
 @pytest.mark.parametrize("filter_name", ["upper", "lower", "title", "tojson", "trim"])
-def test_a_filter_of_the_template_does_not_bring_placeholders_to_light(filter_name):
+def test_a_template_filter_does_not_expose_placeholders(filter_name):
     segments = render(EACH % f"{{{{ m.content | {filter_name} }}}}", ("user", "x <think> <"))
     assert controls(segments) == []
     assert whole(segments).strip('"').lower() == "x <think> <"
@@ -61,24 +61,24 @@ def test_content_is_neither_a_template_nor_a_placeholder(content):
     assert whole(render(EACH % "{{ m.content }}", ("user", content))) == content
 
 
-def test_templates_see_what_transformers_gives_them():
+def test_templates_see_the_same_variables_as_in_transformers():
     source = "{{ bos_token }}{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}{{ enable_thinking }}"
     segments = render(source, ("user", ""), variables={"bos_token": "<|im_start|>"})
     assert controls(segments) == ["<|im_start|>"]
     assert whole(segments) == "<|im_start|>TrueTrueTrueFalse"
 
 
-def test_an_answer_with_its_thoughts_keeps_them_as_plain_text():
+def test_an_assistant_message_keeps_its_thinking_as_plain_text():
     source = EACH % "{{ m.content.split('</think>')[-1] }}"
     assert whole(render(source, ("assistant", "<think>a</think>b"))) == "<think>a</think>b"
 
 
-def test_what_the_template_refuses_is_refused_without_its_words():
+def test_a_template_error_is_reported_without_its_text():
     source = "{{ raise_exception('secret ' + messages[0].content) }}"
     with pytest.raises(InvalidRequest, match=r"^invalid_input: the chat template rejects this sequence of messages$"):
         render(source, ("user", "prompt"))
 
 
-def test_a_template_cannot_reach_into_python():
+def test_a_template_cannot_access_python_internals():
     with pytest.raises(InvalidRequest):
         render("{{ messages.__class__.__mro__ }}{{ messages.append(1) }}", ("user", ""))

@@ -1,4 +1,4 @@
-"""Text to ids and back."""
+"""Encoding and decoding with Qwen's vocabulary."""
 
 import json
 import subprocess
@@ -24,42 +24,42 @@ def chat(content, role="user"):
     return json.dumps([{"role": role, "content": content}]).encode()
 
 
-def test_the_fast_library_is_the_one_in_use():
+def test_the_fast_library_is_used():
     assert TOKENIZER.backend == "fastokens"
 
 
-def test_ids_are_qwens_own():
+def test_ids_are_those_of_qwen():
     assert TOKENIZER.encode_text("Hello").tolist() == [9707]
 
 
-def test_text_survives_the_way_there_and_back():
+def test_text_survives_encoding_and_decoding():
     text = "naïve 👩‍👩‍👧 <b>\r\n\t1234567 \u0301"
     assert TOKENIZER.decode(TOKENIZER.encode_text(text).tolist()) == text
 
 
 @pytest.mark.parametrize("token", added_tokens())
-def test_a_control_token_in_user_text_is_only_text(token):
+def test_a_control_token_in_user_text_stays_text(token):
     ids = TOKENIZER.encode_text(f"a{token}b").tolist()
     assert TOKENIZER.control_tokens[token] not in ids
     assert TOKENIZER.decode(ids) == f"a{token}b"
 
 
 @pytest.mark.parametrize("token", added_tokens())
-def test_a_control_token_in_a_message_is_only_text(token):
+def test_a_control_token_in_a_message_stays_text(token):
     plain, forged = (TOKENIZER.encode_chat(chat(text)).tolist() for text in ("ab", f"a{token}b"))
     controls = set(TOKENIZER.control_tokens.values())
     assert [i for i in forged if i in controls] == [i for i in plain if i in controls]
     assert f"a{token}b" in TOKENIZER.decode(forged)
 
 
-def test_a_chat_opens_the_answers_turn_without_thinking():
+def test_a_chat_prompt_ends_where_the_answer_begins_without_thinking():
     ids = TOKENIZER.encode_chat(chat("hi")).tolist()
     whole = tokenizers.Tokenizer.from_file(str(qwen_tokenizer_dir() / "tokenizer.json"))
     text = whole.decode(ids, skip_special_tokens=False)
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
-def test_a_content_is_checked_before_it_is_tokenized():
+def test_each_content_is_passed_to_check_length():
     seen = []
     TOKENIZER.encode_chat(chat("hello"), seen.append)
     assert seen == ["hello"]
@@ -70,7 +70,7 @@ def test_ids_beyond_the_vocabulary_give_no_text():
 
 
 @pytest.mark.parametrize("backend", [FastokensBackend, ReferenceBackend])
-def test_ids_that_no_vocabulary_has_give_no_text_in_either_library(backend):
+def test_ids_outside_the_vocabulary_give_no_text_in_either_library(backend):
     small = backend(TokenizerFile.read(EMBEDDED).ordinary_json)
     ids = small.encode("Hello").tolist()
     for token_id in (-1, 4072, 2**31 - 1, 2**40):
@@ -83,12 +83,12 @@ def test_an_added_token_that_is_not_special_is_text_when_decoded():
     assert tokenizer.decode([think, end]) == "<think>"
 
 
-def test_what_neither_library_takes_is_a_value_error():
+def test_a_tokenizer_that_neither_library_supports_is_a_value_error():
     with pytest.raises(ValueError, match=r"^tokenizer\.json: "):
         choose_backend("{}")
 
 
-def test_half_a_surrogate_pair_is_a_value_error():
+def test_an_unpaired_surrogate_is_a_value_error():
     for method in (TOKENIZER.encode_text, TOKENIZER.min_tokens_of):
         with pytest.raises(ValueError, match="surrogates"):
             method("é\ud800")
@@ -101,8 +101,8 @@ def test_broken_utf8_becomes_the_replacement_character():
 
 
 def test_nfc_keeps_at_least_each_ascii_byte_and_a_quarter_of_the_others():
-    # A character's bytes, so counted, are shared out equally among those it decomposes into. NFC puts each character
-    # together from such pieces: they may not have been worth more than it has bytes.
+    # Count in quarter bytes: distribute each character's bytes equally over the characters that it decomposes into.
+    # NFC composes each character from such pieces, whose total must not exceed the composed character's own bytes.
     characters = (chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     composed = {c: d for c in characters if (d := unicodedata.normalize("NFD", c)) != c}
     worth = {piece: 4 if piece.isascii() else len(piece.encode()) for d in composed.values() for piece in d}
@@ -115,7 +115,7 @@ def test_nfc_keeps_at_least_each_ascii_byte_and_a_quarter_of_the_others():
             assert sum(worth[piece] for piece in pieces) <= 4 * len(character.encode()), hex(ord(character))
 
 
-def test_a_text_that_nfc_shrinks_is_not_taken_for_longer_than_it_is():
+def test_the_lower_bound_holds_for_text_that_nfc_shrinks():
     shrinks = "\u1fbe\u0308\u0301" * 1000  # 7 bytes become 2
     assert TOKENIZER.min_tokens_of(shrinks) <= len(unicodedata.normalize("NFC", shrinks).encode()) // 128
 
@@ -136,10 +136,10 @@ def test_a_process_with_the_real_vocabulary_stays_below_200_mib():
     assert num_threads <= 2
 
 
-BAD = {
-    "no JSON": b"{",
+MALFORMED = {
+    "not JSON": b"{",
     "5 MB": b"[" + b" " * 5_000_000 + b"]",
-    "no UTF-8": b"[\xff]",
+    "not UTF-8": b"[\xff]",
     "an object": b"{}",
     "an empty array": b"[]",
     "NaN": b"[NaN]",
@@ -150,12 +150,12 @@ BAD = {
     "an unknown role": b'[{"role":"tool","content":""}]',
     "a role that is an array": b'[{"role":[],"content":""}]',
     "a content that is an array": b'[{"role":"user","content":[]}]',
-    "half a surrogate pair": b'[{"role":"user","content":"\\ud800"}]',
+    "an unpaired surrogate": b'[{"role":"user","content":"\\ud800"}]',
     "100,000 brackets": b"[" * 100_000,
 }
 
 
-@pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
-def test_messages_of_the_wrong_form_are_refused(raw):
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_messages_are_rejected(raw):
     with pytest.raises(InvalidRequest, match=r"^invalid_input: messages"):
         TOKENIZER.encode_chat(raw)

@@ -1,4 +1,4 @@
-"""What a tokenizer directory must be."""
+"""Reading tokenizer directories, and rejecting unsupported ones."""
 
 import json
 import shutil
@@ -23,14 +23,14 @@ def change(path, edit):
     path.write_text(json.dumps(document))
 
 
-def test_the_facts_are_the_embedded_tokenizers():
+def test_the_embedded_tokenizer_is_read_completely():
     file = TokenizerFile.read(EMBEDDED)
     assert (file.vocab_size, len(file.added_tokens), file.normalizes) == (4096, 26, True)
     assert file.named_tokens == {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     assert file.id_of("eos_token") == file.added_tokens["<|im_end|>"]
 
 
-def test_truncation_and_padding_in_the_file_change_nothing(directory):
+def test_truncation_and_padding_in_the_file_have_no_effect(directory):
     def edit(document):
         document["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
         document["padding"] = {
@@ -48,14 +48,14 @@ def test_truncation_and_padding_in_the_file_change_nothing(directory):
     assert Tokenizer.load(directory).encode_text(text).tolist() == expected
 
 
-def test_without_a_pad_token_the_end_token_pads(directory):
+def test_without_a_pad_token_the_end_token_is_used(directory):
     change(directory / "tokenizer_config.json", lambda config: config.pop("pad_token"))
     tokenizer = Tokenizer.load(directory)
     assert tokenizer.pad_id == tokenizer.eos_id
 
 
 @pytest.mark.parametrize("wrap", [lambda text: text, lambda text: [{"name": "default", "template": text}]])
-def test_the_chat_template_may_stand_in_the_configuration(directory, wrap):
+def test_the_chat_template_may_be_in_the_configuration(directory, wrap):
     text = (directory / "chat_template.jinja").read_text()
     (directory / "chat_template.jinja").unlink()
     change(directory / "tokenizer_config.json", lambda config: config.update(chat_template=wrap(text)))
@@ -79,7 +79,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize(("text", "edit"), UNSUPPORTED.items(), ids=UNSUPPORTED.keys())
-def test_what_could_not_be_tokenized_exactly_is_refused_by_name(directory, text, edit):
+def test_an_unsupported_tokenizer_is_rejected_with_the_reason(directory, text, edit):
     change(directory / "tokenizer.json", edit)
     with pytest.raises(ValueError, match=text):
         Tokenizer.load(directory)
