@@ -1,4 +1,4 @@
-"""A real webhook receiver that does what a test tells it, and verifies whatever it accepts."""
+"""An HTTP server that receives webhooks, verifies them and behaves as a test plans it."""
 
 import base64
 import json
@@ -18,10 +18,10 @@ from standardwebhooks import Webhook
 from llmstack.events.endpoint import Endpoint
 from llmstack.events.secret_file import SecretFile
 
-Behaviour = Callable[["_Handler"], None]
+Behaviour = Callable[["RequestHandler"], None]
 
 
-class Received(NamedTuple):
+class ReceivedRequest(NamedTuple):
     id: str
     headers: dict[str, str]
     body: bytes
@@ -32,19 +32,19 @@ class Received(NamedTuple):
 
 
 class WebhookReceiver:
-    """Answers 200 to every signed event, except as `plan` says: one behaviour for each request, first to last."""
+    """Answers 200 to every request after the behaviours in `plan`, one per request, are used up."""
 
     def __init__(self, secret: str, port: int = 0, verifies: bool = True, tls: ssl.SSLContext | None = None) -> None:
         self.secret = secret
         self.plan: list[Behaviour] = []
-        self.received: list[Received] = []
-        self.forgeries: list[Received] = []
-        self.num_open = 0
-        self.max_open = 0
-        self.released = threading.Event()
+        self.received: list[ReceivedRequest] = []
+        self.invalid_signatures: list[ReceivedRequest] = []
+        self.num_concurrent = 0
+        self.max_concurrent = 0
+        self.closing = threading.Event()
         self.verifies = verifies
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), RequestHandler)
         self._server.daemon_threads = True
         self._scheme = "https" if tls else "http"
         if tls:
@@ -69,32 +69,32 @@ class WebhookReceiver:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.released.set()
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def endpoint(self, directory: Path, name: str = "readiness", path: str = "") -> Endpoint:
-        """This receiver as the sender knows it."""
+        """The endpoint of this receiver for the sender."""
         return Endpoint(name, self.url + path, SecretFile(write_secrets(directory / f"{name}.secret", self.secret)))
 
-    def take(self, request: Received) -> Behaviour:
+    def receive(self, request: ReceivedRequest) -> Behaviour:
         with self._lock:
             self.received.append(request)
             if self.verifies:
                 try:
                     Webhook(self.secret).verify(request.body, request.headers)
                 except Exception:
-                    self.forgeries.append(request)
-            return self.plan.pop(0) if self.plan else answer(200)
+                    self.invalid_signatures.append(request)
+            return self.plan.pop(0) if self.plan else respond(200)
 
-    def count_open(self, change: int) -> None:
+    def count_request(self, change: int) -> None:
         with self._lock:
-            self.num_open += change
-            self.max_open = max(self.max_open, self.num_open)
+            self.num_concurrent += change
+            self.max_concurrent = max(self.max_concurrent, self.num_concurrent)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     is_open = False
 
@@ -102,28 +102,28 @@ class _Handler(BaseHTTPRequestHandler):
         receiver = self.receiver
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = self.rfile.read(int(headers["content-length"]))
-        if len(body) < int(headers["content-length"]):  # its sender was killed meanwhile: it is no request
+        if len(body) < int(headers["content-length"]):  # the sender was killed before it sent the whole request
             self.close_connection = True
             return
-        receiver.count_open(1)
+        receiver.count_request(1)
         self.is_open = True
         try:
             with suppress(OSError):
-                receiver.take(Received(headers.get("webhook-id", ""), headers, body))(self)
+                receiver.receive(ReceivedRequest(headers.get("webhook-id", ""), headers, body))(self)
         finally:
             self.close()
 
     do_GET = do_POST
 
     def end_headers(self) -> None:
-        """The request is over before its sender can hear so, and send the next one."""
+        """Count the request as finished before the sender sees the response and sends the next one."""
         self.close()
         super().end_headers()
 
     def close(self) -> None:
         if self.is_open:
             self.is_open = False
-            self.receiver.count_open(-1)
+            self.receiver.count_request(-1)
 
     @property
     def receiver(self) -> WebhookReceiver:
@@ -133,8 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def answer(status: int, **headers: str) -> Behaviour:
-    def behave(handler: _Handler) -> None:
+def respond(status: int, **headers: str) -> Behaviour:
+    def behave(handler: RequestHandler) -> None:
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name.replace("_", "-"), value)
@@ -144,30 +144,30 @@ def answer(status: int, **headers: str) -> Behaviour:
     return behave
 
 
-def hang(handler: _Handler) -> None:
-    handler.receiver.released.wait(60)
+def hang(handler: RequestHandler) -> None:
+    handler.receiver.closing.wait(60)
     handler.close_connection = True
 
 
-def reset(handler: _Handler) -> None:
+def reset(handler: RequestHandler) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
     handler.close_connection = True
 
 
-def trickle_headers(handler: _Handler) -> None:
-    """A byte now and then: no single read ever times out, and the head of the answer never ends."""
+def trickle_headers(handler: RequestHandler) -> None:
+    """Send a byte now and then, so that no read times out and the response headers never end."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
-    while not handler.receiver.released.wait(0.05):
+    while not handler.receiver.closing.wait(0.05):
         handler.wfile.write(b"x")
     handler.close_connection = True
 
 
-def endless_body(handler: _Handler) -> None:
+def endless_body(handler: RequestHandler) -> None:
     handler.send_response(200)
     handler.send_header("content-length", str(1 << 40))
     handler.end_headers()
-    while not handler.receiver.released.wait(0.01):
+    while not handler.receiver.closing.wait(0.01):
         handler.wfile.write(b"x" * 65_536)
     handler.close_connection = True
 

@@ -1,4 +1,4 @@
-"""The board in a real Chromium, as a reviewer uses it: by its labels, without JavaScript."""
+"""The board in Chromium, used by its labels and without JavaScript."""
 
 import shutil
 import time
@@ -18,7 +18,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt install chromium")
 NAME = DEFAULT_RELEASE_DIR.resolve().name
 SCREENSHOTS = Path("build/screenshots")
 SCRIPT = "<script>document.title='owned'</script>"
@@ -48,17 +48,17 @@ def log_in(browser: Browser, board: LiveBoard, token: str, scheme: str = "light"
     return page
 
 
-def shoot(page: Page, name: str) -> None:
+def take_screenshot(page: Page, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
-def test_two_reviewers_sign_and_promote_can_read_it(browser: Browser, board: LiveBoard) -> None:
+def test_two_reviewers_sign_off_and_the_api_lists_them(browser: Browser, board: LiveBoard) -> None:
     for name, scheme in (("Ada", "light"), ("Grace", "dark")):
         page = log_in(browser, board, board.add(name), scheme)
         page.get_by_role("link", name=NAME).click()
         page.get_by_label("Comment").fill(f"{name} looked at the evidence")
-        shoot(page, f"release-{scheme}")
+        take_screenshot(page, f"release-{scheme}")
         page.get_by_role("button", name="Sign off").click()
         expect(page.get_by_role("button", name="Withdraw my sign-off")).to_be_visible()
         page.context.close()
@@ -69,23 +69,23 @@ def test_two_reviewers_sign_and_promote_can_read_it(browser: Browser, board: Liv
     assert [each["reviewer"] for each in answer.json()["signoffs"]] == ["Ada", "Grace"]
 
 
-def test_alerts_and_their_chart_come_from_webhooks(browser: Browser, board: LiveBoard) -> None:
+def test_alerts_from_webhooks_are_listed_and_charted(browser: Browser, board: LiveBoard) -> None:
     now_ns = time.time_ns()
     for number, rule in enumerate(("queue_delay", "cost", "schema_violation", "engine_unhealthy") * 6):
         board.send(alert(rule, number + 1, now_ns - number * 3_000_000_000_000))
     for scheme in ("light", "dark"):
         page = log_in(browser, board, board.add(f"Ada {scheme}"), scheme)
         page.get_by_role("link", name="Alerts").click()
-        expect(page.get_by_role("img", name="Breaches an hour")).to_be_visible()
+        expect(page.get_by_role("img", name="Breaches per hour")).to_be_visible()
         expect(page.get_by_text("24 windows")).to_be_visible()
-        shoot(page, f"alerts-{scheme}")
+        take_screenshot(page, f"alerts-{scheme}")
         page.context.close()
 
 
-def test_nothing_that_anybody_wrote_runs_even_with_javascript(browser: Browser, board: LiveBoard) -> None:
+def test_no_script_in_any_field_runs_even_with_javascript(browser: Browser, board: LiveBoard) -> None:
     board.send(alert(rule=SCRIPT, samples=[SCRIPT], window_start=SCRIPT))
-    sides = {"from": SCRIPT, "to": SCRIPT, "root_cause": SCRIPT}
-    board.send(new_event("llm_rollback_completed", sides, time.time_ns()).body)
+    data = {"from": SCRIPT, "to": SCRIPT, "root_cause": SCRIPT}
+    board.send(new_event("llm_rollback_completed", data, time.time_ns()).body)
     page = log_in(browser, board, board.add("Ada"), javascript=True)
     blocked: list[str] = []
     page.on("console", lambda message: blocked.append(message.text) if message.type == "error" else None)
@@ -97,7 +97,7 @@ def test_nothing_that_anybody_wrote_runs_even_with_javascript(browser: Browser, 
     assert blocked == []
 
 
-def test_every_form_field_and_picture_has_a_name_and_pages_one_heading(browser: Browser, board: LiveBoard) -> None:
+def test_form_fields_and_tables_have_names_and_pages_have_one_heading(browser: Browser, board: LiveBoard) -> None:
     page = log_in(browser, board, board.add("Ada"), javascript=True)
     for path in ("/", "/alerts", "/history", f"/releases/{NAME}"):
         page.goto(path)
@@ -108,7 +108,7 @@ def test_every_form_field_and_picture_has_a_name_and_pages_one_heading(browser: 
         assert page.eval_on_selector_all("table", "els => els.filter(e => !e.caption).length") == 0
 
 
-def test_the_keyboard_alone_is_enough_to_log_in(browser: Browser, board: LiveBoard) -> None:
+def test_a_reviewer_can_log_in_with_the_keyboard_alone(browser: Browser, board: LiveBoard) -> None:
     page = browser.new_context(base_url=board.url).new_page()
     page.goto("/login")
     expect(page.get_by_label("Your token")).to_be_focused()
@@ -118,26 +118,26 @@ def test_the_keyboard_alone_is_enough_to_log_in(browser: Browser, board: LiveBoa
 
 
 def press_until(page: Page, key: str, target: Locator) -> None:
-    """Press `key` until `target` has the focus, as somebody without a mouse does."""
+    """Press `key` until `target` has the focus."""
     for _ in range(40):
         page.keyboard.press(key)
         if target.evaluate("element => element === document.activeElement"):
             return
-    raise AssertionError(f"{key} does not lead there")
+    raise AssertionError(f"{key} does not reach the target")
 
 
-def test_the_keyboard_alone_is_enough_to_sign_off(browser: Browser, board: LiveBoard) -> None:
+def test_a_reviewer_can_sign_off_with_the_keyboard_alone(browser: Browser, board: LiveBoard) -> None:
     page = log_in(browser, board, board.add("Ada"), javascript=True)
     press_until(page, "Tab", page.get_by_role("link", name=NAME))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=NAME)).to_be_visible()
     press_until(page, "Tab", page.get_by_label("Comment"))
-    page.keyboard.type("by keys alone")
+    page.keyboard.type("by keyboard")
     page.keyboard.press("Tab")
     assert page.get_by_role("button", name="Sign off").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Withdraw my sign-off")).to_be_visible()
-    expect(page.get_by_role("cell", name="by keys alone")).to_be_visible()
+    expect(page.get_by_role("cell", name="by keyboard")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -148,8 +148,8 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, tmp_path: Path, sche
         for number, rule in enumerate(("queue_delay", "cost", "schema_violation", "engine_unhealthy")):
             board.send(alert(rule, 7, time.time_ns() - number * 3_600_000_000_000, samples=["x" * 128]))
         for event_type in ("llm_release_promoted", "llm_rollback_completed", "llm_release_change_failed", "llm_new"):
-            sides = {"from": "r6", "to": "r7", "root_cause": "judge scores everything 7" * 9, "duration_s": 14.8}
-            board.send(new_event(event_type, sides, time.time_ns()).body)
+            data = {"from": "r6", "to": "r7", "root_cause": "judge scores everything 7" * 9, "duration_s": 14.8}
+            board.send(new_event(event_type, data, time.time_ns()).body)
         page = log_in(browser, board, board.add("Ada"), scheme, javascript=True)
         page.set_viewport_size({"width": width, "height": 800})
         for name, path in (
@@ -160,4 +160,4 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, tmp_path: Path, sche
             page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
             too_wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             assert page.evaluate(too_wide) == 0, path
-            shoot(page, f"{name}-{scheme}-{width}")
+            take_screenshot(page, f"{name}-{scheme}-{width}")

@@ -1,4 +1,4 @@
-"""What webhooks were told of, against what clients saw flagged and what the ledger has of it."""
+"""Compares the alerts that webhooks received with the flags that clients saw and with the ledger."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from llm_policy.ledger.outbox import FINANCE, READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from tests.integration.live_service import LiveService
-from tests.integration.load import SentRequest, Load
+from tests.integration.load import Load, SentRequest
 from tests.webhook_receiver import WebhookReceiver, write_secrets
 
 Receivers = Mapping[str, WebhookReceiver]
 
 
 def webhook_environment(directory: Path, receivers: Receivers) -> dict[str, str]:
-    """The variables that make a service deliver to `receivers`."""
+    """The environment variables that make a service deliver to `receivers`."""
     environment = {}
     for name, receiver in receivers.items():
         environment[url_variable(name)] = receiver.url
@@ -27,32 +27,32 @@ def webhook_environment(directory: Path, receivers: Receivers) -> dict[str, str]
 
 
 def are_all_events_delivered(live: LiveService) -> bool:
-    """No window is open and nothing waits for its webhook."""
+    """Whether no alert window is open and every delivery is done."""
     open_windows = "SELECT count(*) FROM alert_window"
     pending = "SELECT count(*) FROM delivery WHERE state <> 'delivered'"
     return live.rows(open_windows) == live.rows(pending) == [(0,)]
 
 
 def check_cost_breaches(live: LiveService, load: Load, receivers: Receivers) -> None:
-    """Finance got each request once that clients saw flagged or the ledger has as such, and no other; counts agree."""
+    """Check that finance received exactly the requests with a cost breach, each once, and that all counts agree."""
     readiness, finance = (unique_event_data(receivers[name]) for name in (READINESS, FINANCE))
-    flagged = {asked.request_id for asked in load.answered if "cost_breach" in asked.reply.outputs["flags"]}
+    flagged = {sent.request_id for sent in load.answered if "cost_breach" in sent.reply.outputs["flags"]}
     listed = Counter(request["request_id"] for event in finance for request in event.get("requests", []))
     in_ledger = {
         request_id for (request_id,) in live.rows("SELECT request_id FROM request WHERE flags LIKE '%cost_breach%'")
     }
     assert flagged
-    assert flagged == {asked.request_id for asked in load.answered if asked.is_costly}
+    assert flagged == {sent.request_id for sent in load.answered if sent.is_costly}
     assert set(listed.values()) == {1}
     assert flagged <= set(listed)
     assert set(listed) == in_ledger
-    assert set(listed) <= {asked.request_id for asked in load.sent if asked.is_costly}
+    assert set(listed) <= {sent.request_id for sent in load.sent if sent.is_costly}
     assert sum_breaches(readiness, "cost") == sum_breaches(finance, "cost") == len(listed)
 
 
 def unique_event_data(receiver: WebhookReceiver) -> list[dict[str, Any]]:
-    """The data of each event that was received; a repeated one must be the same to the byte."""
-    assert receiver.forgeries == []
+    """The data of each event received; repeated deliveries must be identical."""
+    assert receiver.invalid_signatures == []
     bodies = {each.id: each.body for each in receiver.received}
     assert all(bodies[each.id] == each.body for each in receiver.received)
     return [json.loads(body)["data"] for body in bodies.values()]
@@ -63,7 +63,7 @@ def sum_breaches(events: list[dict[str, Any]], rule: str) -> int:
 
 
 def check_ledger(live: LiveService, load: Load) -> None:
-    """The ledger of a service that was stopped agrees with itself and with every answer."""
+    """Check that the ledger of a stopped service is consistent and agrees with every reply."""
     verified = live.llmstack("ledger", "verify", "--json")
     assert verified.returncode == 0, verified.stdout
     rows = {
@@ -72,8 +72,8 @@ def check_ledger(live: LiveService, load: Load) -> None:
             "SELECT request_id, state, actual_nano_usd FROM request WHERE request_id <> ''"
         )
     }
-    assert all(rows[asked.request_id] == ("settled", nano_usd(asked)) for asked in load.answered)
+    assert all(rows[sent.request_id] == ("settled", nano_usd(sent)) for sent in load.answered)
 
 
-def nano_usd(asked: SentRequest) -> int:
-    return round(asked.reply.outputs["cost_usd"][0] * 1e9)
+def nano_usd(sent: SentRequest) -> int:
+    return round(sent.reply.outputs["cost_usd"][0] * 1e9)

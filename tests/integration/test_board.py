@@ -1,4 +1,4 @@
-"""The board beside a real `llmstack serve`: what /readyz says stands on its first page."""
+"""The board shows the readiness of a real `llmstack serve`."""
 
 import html
 from contextlib import closing
@@ -11,7 +11,7 @@ from tests.integration.live_service import LiveService, wait_until
 pytestmark = pytest.mark.server
 
 
-def test_the_board_shows_what_the_service_says_of_itself_and_that_it_is_gone(tmp_path):
+def test_the_board_shows_the_services_readiness_and_its_absence(tmp_path):
     with (
         LiveService(tmp_path / "service") as service,
         live_board(tmp_path, ready_url=service.ready_url) as board,

@@ -1,4 +1,4 @@
-"""Events reach real HTTP receivers, whatever these do: nothing is lost, out of order, or sent to anybody else."""
+"""Delivery to real HTTP receivers that fail in many ways: no event is lost, out of order or sent elsewhere."""
 
 import io
 import json
@@ -20,11 +20,11 @@ import pytest
 from standardwebhooks import Webhook
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
-from llmstack.events.json_log import json_log
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint, secret_variable, url_variable
 from llmstack.events.endpoint_lock import EndpointBusy, EndpointLock
+from llmstack.events.json_log import json_log
 from llmstack.events.replay import replay_endpoint, replay_events
 from llmstack.events.retry_schedule import RetrySchedule
 from llmstack.events.secret_file import SecretFile
@@ -33,11 +33,11 @@ from llmstack.events.webhook_sender import Timeouts
 from tests.outbox import Outbox
 from tests.webhook_receiver import (
     WebhookReceiver,
-    answer,
     endless_body,
     hang,
     new_secret,
     reset,
+    respond,
     trickle_headers,
     write_secrets,
 )
@@ -52,7 +52,7 @@ NS_PER_S = 10**9
 
 
 class Clock:
-    """Unix time that passes only when told to."""
+    """Unix time that advances only by calls."""
 
     def __init__(self) -> None:
         self.now_ns = time.time_ns()
@@ -85,7 +85,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def dispatcher(outbox: Outbox, receiver: WebhookReceiver, clock: Clock, tmp_path: Path) -> Iterator[WebhookDispatcher]:
-    """A dispatcher whose clock stands still, and whose jitter is always the whole backoff."""
+    """A dispatcher with a fixed clock whose jitter is always the whole backoff."""
     settings = replace(FAST, schedule=RetrySchedule(), now_ns=clock, uniform=lambda low, high: high)
     with closing(WebhookDispatcher(receiver.endpoint(tmp_path), settings, json_log(io.StringIO()))) as made:
         yield made
@@ -104,7 +104,7 @@ def delivering(outbox: Outbox, *endpoints: Endpoint, settings: DeliverySettings 
 def wait_until(condition, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -112,7 +112,7 @@ def all_delivered(outbox: Outbox, endpoint: str = READINESS):
     return lambda: set(outbox.states(endpoint)) == {"delivered"}
 
 
-def first_seen(ids: list[str]) -> list[str]:
+def without_repeats(ids: list[str]) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
@@ -123,11 +123,11 @@ def test_events_arrive_in_order_signed_and_once(outbox, receiver, tmp_path):
         ids += outbox.add(5)  # while it runs
         wait_until(all_delivered(outbox))
     assert receiver.ids == ids
-    assert receiver.forgeries == []
-    assert receiver.max_open == 1
+    assert receiver.invalid_signatures == []
+    assert receiver.max_concurrent == 1
 
 
-def test_a_request_is_the_stored_cloud_event(outbox, receiver, tmp_path):
+def test_the_request_body_is_the_stored_event(outbox, receiver, tmp_path):
     (event_id,) = outbox.add(1, rule="cost — €")
     with delivering(outbox, receiver.endpoint(tmp_path)):
         wait_until(all_delivered(outbox))
@@ -139,14 +139,14 @@ def test_a_request_is_the_stored_cloud_event(outbox, receiver, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "trouble",
-    [answer(500), answer(404), answer(429), hang, reset, trickle_headers],
+    "failure",
+    [respond(500), respond(404), respond(429), hang, reset, trickle_headers],
     ids=["500", "404", "429", "hang", "reset", "trickle"],
 )
-def test_trouble_is_tried_again_under_the_same_id_before_anything_else(outbox, receiver, tmp_path, trouble):
-    receiver.plan = [trouble, trouble]
+def test_a_failed_event_is_retried_under_the_same_id_before_the_next_event(outbox, receiver, tmp_path, failure):
+    receiver.plan = [failure, failure]
     first, second = outbox.add(2)
-    settings = IMPATIENT if trouble in (hang, trickle_headers) else FAST
+    settings = IMPATIENT if failure in (hang, trickle_headers) else FAST
     with delivering(outbox, receiver.endpoint(tmp_path), settings=settings):
         wait_until(all_delivered(outbox))
     assert receiver.ids == [first, first, first, second]
@@ -154,9 +154,9 @@ def test_trouble_is_tried_again_under_the_same_id_before_anything_else(outbox, r
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_a_failure_and_never_followed(outbox, receiver, tmp_path, status):
+def test_a_redirect_is_a_failure_and_is_not_followed(outbox, receiver, tmp_path, status):
     with WebhookReceiver(new_secret()) as elsewhere:
-        receiver.plan = [answer(status, location=elsewhere.url)]
+        receiver.plan = [respond(status, location=elsewhere.url)]
         ids = outbox.add(1)
         with delivering(outbox, receiver.endpoint(tmp_path)):
             wait_until(all_delivered(outbox))
@@ -164,7 +164,7 @@ def test_a_redirect_is_a_failure_and_never_followed(outbox, receiver, tmp_path, 
     assert receiver.ids == ids * 2
 
 
-def test_an_endless_answer_that_began_with_success_is_one(outbox, receiver, tmp_path):
+def test_an_endless_response_with_a_success_status_counts_as_success(outbox, receiver, tmp_path):
     receiver.plan = [endless_body]
     ids = outbox.add(2)
     with delivering(outbox, receiver.endpoint(tmp_path)):
@@ -185,7 +185,7 @@ def test_an_endpoint_that_hangs_does_not_delay_the_other(outbox, receiver, tmp_p
     assert receiver.ids == ids[:1]
 
 
-def test_an_endpoint_that_was_down_gets_everything_in_order(outbox, tmp_path):
+def test_an_endpoint_that_was_down_receives_all_events_in_order(outbox, tmp_path):
     secret = new_secret()
     with WebhookReceiver(secret) as before:
         endpoint = before.endpoint(tmp_path)
@@ -196,11 +196,11 @@ def test_an_endpoint_that_was_down_gets_everything_in_order(outbox, tmp_path):
         with WebhookReceiver(secret, before.port) as receiver:
             wait_until(all_delivered(outbox))
             assert receiver.ids == ids
-            assert receiver.forgeries == []
+            assert receiver.invalid_signatures == []
 
 
-def test_while_the_head_waits_nothing_behind_it_is_sent(outbox, receiver, dispatcher, clock):
-    receiver.plan = [answer(500)]
+def test_nothing_is_sent_while_the_head_of_the_queue_waits_for_its_retry(outbox, receiver, dispatcher, clock):
+    receiver.plan = [respond(500)]
     first, second = outbox.add(2)
     assert dispatcher.deliver_next(outbox.connection) is None
     assert dispatcher.deliver_next(outbox.connection) == 5.0
@@ -217,22 +217,22 @@ def test_while_the_head_waits_nothing_behind_it_is_sent(outbox, receiver, dispat
 def test_retry_after_is_honoured(outbox, receiver, dispatcher, clock, spelling):
     clock.now_ns -= clock.now_ns % NS_PER_S  # an HTTP date has no fractions
     until = formatdate(clock.now_ns / NS_PER_S + 120, usegmt=True)
-    receiver.plan = [answer(503, retry_after="120" if spelling == "seconds" else until)]
+    receiver.plan = [respond(503, retry_after="120" if spelling == "seconds" else until)]
     outbox.add()
     dispatcher.deliver_next(outbox.connection)
     assert dispatcher.deliver_next(outbox.connection) == 120.0
 
 
 def test_retry_after_is_bounded(outbox, receiver, dispatcher):
-    receiver.plan = [answer(503, retry_after="9" * 30)]
+    receiver.plan = [respond(503, retry_after="9" * 30)]
     outbox.add()
     dispatcher.deliver_next(outbox.connection)
     assert dispatcher.deliver_next(outbox.connection) == RetrySchedule().max_retry_after_s
 
 
-def test_a_delivery_is_given_up_after_a_day_and_kept(outbox, receiver, dispatcher, clock):
+def test_a_delivery_is_given_up_after_a_day_and_its_event_is_kept(outbox, receiver, dispatcher, clock):
     receiver.verifies = False  # the library compares with the real clock
-    receiver.plan = [answer(500)] * 1000
+    receiver.plan = [respond(500)] * 1000
     began_ns = clock.now_ns
     first, second = outbox.add(2)
     while (wait_s := dispatcher.deliver_next(outbox.connection)) is None or outbox.states()[0] == "pending":
@@ -244,8 +244,8 @@ def test_a_delivery_is_given_up_after_a_day_and_kept(outbox, receiver, dispatche
     assert given_up["last_error"] == f"given up after {given_up['attempts']} attempts: HTTP 500"
 
 
-def test_a_clock_that_is_set_back_holds_nothing_up(outbox, receiver, dispatcher, clock):
-    receiver.plan = [answer(500)]
+def test_a_clock_that_is_set_back_does_not_delay_deliveries(outbox, receiver, dispatcher, clock):
+    receiver.plan = [respond(500)]
     outbox.add()
     dispatcher.deliver_next(outbox.connection)
     clock.advance(-365 * 86_400)
@@ -255,14 +255,14 @@ def test_a_clock_that_is_set_back_holds_nothing_up(outbox, receiver, dispatcher,
 
 
 def test_gone_disables_the_endpoint_until_it_is_replayed(outbox, receiver, tmp_path):
-    receiver.plan = [answer(410)]
+    receiver.plan = [respond(410)]
     ids = outbox.add(3)
     endpoint = receiver.endpoint(tmp_path)
     with delivering(outbox, endpoint):
         wait_until(lambda: outbox.states() == ["failed"] * 3)
         ids += outbox.add(1)
         wait_until(lambda: outbox.states() == ["failed"] * 4)
-    with delivering(outbox, endpoint) as service:  # a restart does not forget it
+    with delivering(outbox, endpoint) as service:  # the endpoint stays disabled after a restart
         ids += outbox.add(1)
         wait_until(lambda: outbox.states() == ["failed"] * 5)
         assert receiver.ids == ids[:1]
@@ -274,7 +274,7 @@ def test_gone_disables_the_endpoint_until_it_is_replayed(outbox, receiver, tmp_p
     assert receiver.ids == ids[:1] + ids
 
 
-def test_a_delivered_event_can_be_replayed_under_its_id(outbox, receiver, tmp_path):
+def test_a_delivered_event_can_be_replayed_under_the_same_id(outbox, receiver, tmp_path):
     ids = outbox.add(2)
     with delivering(outbox, receiver.endpoint(tmp_path)):
         wait_until(all_delivered(outbox))
@@ -283,9 +283,9 @@ def test_a_delivered_event_can_be_replayed_under_its_id(outbox, receiver, tmp_pa
     assert receiver.ids == [*ids, ids[0]]
 
 
-def test_the_service_forgets_what_was_delivered_long_ago(outbox, receiver, tmp_path):
+def test_the_service_deletes_events_that_were_delivered_long_ago(outbox, receiver, tmp_path):
     ids = outbox.add(3)
-    receiver.plan = [answer(410)]
+    receiver.plan = [respond(410)]
     with delivering(outbox, receiver.endpoint(tmp_path)):
         wait_until(lambda: outbox.states() == ["failed"] * 3)
         replay_events(outbox.connection, ids[1:], None)
@@ -294,7 +294,7 @@ def test_the_service_forgets_what_was_delivered_long_ago(outbox, receiver, tmp_p
     assert [row["id"] for row in outbox.rows()] == ids[:1]
 
 
-def test_every_attempt_is_signed_by_each_secret_while_they_rotate(outbox, receiver, tmp_path):
+def test_every_attempt_is_signed_with_each_secret_during_a_rotation(outbox, receiver, tmp_path):
     endpoint = receiver.endpoint(tmp_path)
     old, new = receiver.secret, new_secret()
     with delivering(outbox, endpoint):
@@ -307,13 +307,13 @@ def test_every_attempt_is_signed_by_each_secret_while_they_rotate(outbox, receiv
         receiver.secret = new
         outbox.add()
         wait_until(all_delivered(outbox))
-    assert receiver.forgeries == []
+    assert receiver.invalid_signatures == []
     assert [len(request.headers["webhook-signature"].split(" ")) for request in receiver.received] == [1, 2, 1]
     for secret in (old, new):
         Webhook(secret).verify(receiver.received[1].body, receiver.received[1].headers)
 
 
-def test_a_secret_file_that_is_spoilt_later_stays_in_use_as_it_was(outbox, receiver, tmp_path):
+def test_the_previous_secrets_stay_in_use_when_the_file_becomes_invalid(outbox, receiver, tmp_path):
     endpoint, log = receiver.endpoint(tmp_path), io.StringIO()
     endpoint.secrets.path.write_text("whsec_oops\n")
     outbox.add(2)
@@ -321,12 +321,12 @@ def test_a_secret_file_that_is_spoilt_later_stays_in_use_as_it_was(outbox, recei
         while dispatcher.deliver_next(outbox.connection) is None:
             pass
     assert outbox.states() == ["delivered"] * 2
-    assert receiver.forgeries == []
+    assert receiver.invalid_signatures == []
     assert log.getvalue().count("webhook_secrets_unusable") == 1
 
 
-def test_an_attempt_is_one_json_line_without_secret_path_or_body(outbox, receiver, tmp_path):
-    receiver.plan = [answer(500), answer(200)]
+def test_an_attempt_is_logged_as_one_json_line_without_secret_path_or_body(outbox, receiver, tmp_path):
+    receiver.plan = [respond(500), respond(200)]
     ids, log = outbox.add(1, marker="the body"), io.StringIO()
     service = DeliveryService(outbox.state_dir, [receiver.endpoint(tmp_path)], FAST, json_log(log))
     service.start()
@@ -343,7 +343,7 @@ def test_an_attempt_is_one_json_line_without_secret_path_or_body(outbox, receive
         assert hidden not in log.getvalue() + repr(service) + repr(receiver.endpoint(tmp_path))
 
 
-def test_proxies_of_the_environment_are_not_used(outbox, receiver, tmp_path, monkeypatch):
+def test_proxies_in_the_environment_are_ignored(outbox, receiver, tmp_path, monkeypatch):
     with WebhookReceiver(new_secret()) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -355,11 +355,23 @@ def test_proxies_of_the_environment_are_not_used(outbox, receiver, tmp_path, mon
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-def test_https_needs_a_certificate_that_somebody_vouches_for(outbox, tmp_path, monkeypatch):
+def test_https_needs_a_trusted_certificate(outbox, tmp_path, monkeypatch):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject]
-    subprocess.run(made, check=True, capture_output=True)
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        *subject,
+    ]
+    subprocess.run(command, check=True, capture_output=True)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
@@ -369,13 +381,13 @@ def test_https_needs_a_certificate_that_somebody_vouches_for(outbox, tmp_path, m
             wait_until(lambda: outbox.rows()[0]["attempts"] >= 2)
         assert "certificate verify failed" in outbox.rows()[0]["last_error"]
         assert receiver.received == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # the operator's own authority
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # trusts the operator's own authority
         with delivering(outbox, receiver.endpoint(tmp_path)):
             wait_until(all_delivered(outbox))
         assert receiver.ids == ids
 
 
-def test_an_outcome_that_cannot_be_written_is_not_sent_again(outbox, receiver, dispatcher):
+def test_an_event_is_not_sent_again_when_its_outcome_can_not_be_written(outbox, receiver, dispatcher):
     (event_id,) = outbox.add()
     outbox.connection.execute(
         "CREATE TEMP TRIGGER full BEFORE UPDATE ON delivery BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
@@ -389,7 +401,7 @@ def test_an_outcome_that_cannot_be_written_is_not_sent_again(outbox, receiver, d
     assert receiver.ids == [event_id]
 
 
-def test_a_service_waits_for_its_ledger_and_for_its_lock(receiver, tmp_path):
+def test_a_service_waits_for_its_ledger_and_its_lock(receiver, tmp_path):
     state_dir, prepared, log = tmp_path / "state", tmp_path / "prepared", io.StringIO()
     prepared.mkdir()
     service = DeliveryService(state_dir, [receiver.endpoint(tmp_path)], FAST, json_log(log))
@@ -409,7 +421,7 @@ def test_a_service_waits_for_its_ledger_and_for_its_lock(receiver, tmp_path):
     assert receiver.ids == ids
 
 
-def test_a_stop_breaks_off_what_hangs_and_the_next_start_repeats_it(outbox, receiver, tmp_path):
+def test_a_stop_cancels_a_hanging_attempt_and_the_next_start_repeats_it(outbox, receiver, tmp_path):
     receiver.plan = [hang]
     ids = outbox.add()
     with delivering(outbox, receiver.endpoint(tmp_path)) as service:
@@ -417,7 +429,7 @@ def test_a_stop_breaks_off_what_hangs_and_the_next_start_repeats_it(outbox, rece
         began = time.monotonic()
         service.stop(grace_s=0.1)
         assert time.monotonic() - began < 10
-    with EndpointLock(outbox.state_dir, READINESS):  # the thread is gone
+    with EndpointLock(outbox.state_dir, READINESS):  # the thread has ended
         pass
     with delivering(outbox, receiver.endpoint(tmp_path)):
         wait_until(all_delivered(outbox))
@@ -439,22 +451,22 @@ def llmstack(outbox: Outbox, endpoint: Endpoint, *arguments: str) -> subprocess.
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)
 
 
-def test_kill_9_loses_nothing_and_repeats_only_what_was_under_way(outbox, receiver, tmp_path):
+def test_kill_9_loses_no_event_and_repeats_only_the_attempt_in_progress(outbox, receiver, tmp_path):
     ids = outbox.add(12)
     endpoint = receiver.endpoint(tmp_path)
-    chance = random.Random(5)
+    generator = random.Random(5)
     children: list[subprocess.Popen[bytes]] = []
 
-    def kill_before_answer(handler) -> None:
+    def kill_before_response(handler) -> None:
         children[-1].send_signal(signal.SIGKILL)
         handler.close_connection = True
 
-    def kill_after_answer(handler) -> None:  # between the answer and the commit, or just after it
-        answer(200)(handler)
-        time.sleep(chance.uniform(0, 0.01))
+    def kill_after_response(handler) -> None:  # between the response and the commit, or just after the commit
+        respond(200)(handler)
+        time.sleep(generator.uniform(0, 0.01))
         children[-1].send_signal(signal.SIGKILL)
 
-    receiver.plan = [kill_before_answer, kill_after_answer, answer(200), kill_after_answer, kill_before_answer]
+    receiver.plan = [kill_before_response, kill_after_response, respond(200), kill_after_response, kill_before_response]
     for _ in range(10):
         command = [sys.executable, "-m", "llmstack", "events", "deliver"]
         environment = cli_environment(outbox, endpoint)
@@ -467,14 +479,14 @@ def test_kill_9_loses_nothing_and_repeats_only_what_was_under_way(outbox, receiv
     assert (set(killed), last) == ({-signal.SIGKILL}, 0)
     assert len(killed) >= 3
     assert outbox.states() == ["delivered"] * 12
-    assert first_seen(receiver.ids) == ids
+    assert without_repeats(receiver.ids) == ids
     assert len(receiver.ids) <= len(ids) + len(killed)
-    assert receiver.forgeries == []
+    assert receiver.invalid_signatures == []
 
 
-def test_deliver_delivers_what_is_due_and_says_what_is_left(outbox, receiver, tmp_path):
+def test_deliver_delivers_what_is_due_and_reports_what_is_left(outbox, receiver, tmp_path):
     outbox.add(3)
-    receiver.plan = [answer(200), answer(500, retry_after="3000")]
+    receiver.plan = [respond(200), respond(500, retry_after="3000")]
     left = llmstack(outbox, receiver.endpoint(tmp_path), "deliver", "--json")
     assert left.returncode == 1
     assert json.loads(left.stdout) == [
@@ -486,44 +498,44 @@ def test_deliver_delivers_what_is_due_and_says_what_is_left(outbox, receiver, tm
     assert outbox.states() == ["delivered"] * 3
 
 
-def test_deliver_keeps_off_while_the_service_runs(outbox, receiver, tmp_path):
+def test_deliver_fails_while_the_service_runs(outbox, receiver, tmp_path):
     with delivering(outbox, receiver.endpoint(tmp_path)):
         outbox.add()
         wait_until(all_delivered(outbox))
         with pytest.raises(EndpointBusy), EndpointLock(outbox.state_dir, READINESS):
             pass
-        refused = llmstack(outbox, receiver.endpoint(tmp_path), "deliver")
-    assert refused.returncode == 2
-    assert "another process delivers" in refused.stderr
-    assert "next:" in refused.stderr
+        done = llmstack(outbox, receiver.endpoint(tmp_path), "deliver")
+    assert done.returncode == 2
+    assert "another process delivers" in done.stderr
+    assert "next:" in done.stderr
 
 
-def test_a_test_event_arrives_past_the_queue(outbox, receiver, tmp_path):
+def test_a_test_event_is_sent_ahead_of_the_queue(outbox, receiver, tmp_path):
     outbox.add()
-    receiver.plan = [answer(200), answer(403)]
+    receiver.plan = [respond(200), respond(403)]
     tested = llmstack(outbox, receiver.endpoint(tmp_path), "test", "--json")
     assert (tested.returncode, json.loads(tested.stdout)["readiness"]["status"]) == (0, 200)
     assert [request.event["type"] for request in receiver.received] == ["llm_webhook_test"]
-    assert receiver.forgeries == []
+    assert receiver.invalid_signatures == []
     assert outbox.states() == ["pending"]
-    refused = llmstack(outbox, receiver.endpoint(tmp_path), "test")
-    assert (refused.returncode, "HTTP 403" in refused.stdout) == (1, True)
+    done = llmstack(outbox, receiver.endpoint(tmp_path), "test")
+    assert (done.returncode, "HTTP 403" in done.stdout) == (1, True)
 
 
-def test_an_unusable_secret_ends_the_command_with_our_words(outbox, receiver, tmp_path):
+def test_an_invalid_secret_ends_the_command_with_an_error(outbox, receiver, tmp_path):
     endpoint = receiver.endpoint(tmp_path)
     endpoint.secrets.path.write_text("not-a-secret-XYZ\n")
-    refused = llmstack(outbox, endpoint, "deliver")
-    assert refused.returncode == 2
-    assert "line 1: a webhook secret is whsec_" in refused.stderr
-    assert "XYZ" not in refused.stderr + refused.stdout
-    assert "Traceback" not in refused.stderr
+    done = llmstack(outbox, endpoint, "deliver")
+    assert done.returncode == 2
+    assert "line 1: a webhook secret is whsec_" in done.stderr
+    assert "XYZ" not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
 
 
-def test_a_receiver_with_another_secret_sees_a_forgery(outbox, receiver, tmp_path):
-    """The check behind all `forgeries == []` above can fail."""
+def test_a_receiver_with_another_secret_finds_an_invalid_signature(outbox, receiver, tmp_path):
+    """Shows that the checks `invalid_signatures == []` in this file can fail."""
     other = SecretFile(write_secrets(tmp_path / "other", new_secret()))
     outbox.add()
     with delivering(outbox, Endpoint(READINESS, receiver.url, other)):
         wait_until(all_delivered(outbox))
-    assert len(receiver.forgeries) == 1
+    assert len(receiver.invalid_signatures) == 1
