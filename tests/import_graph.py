@@ -11,7 +11,7 @@ PACKAGES = ("llm_policy", "portable_engine", "llmstack", "embedded_model", "test
 
 
 @cache
-def direct_imports(path: Path, at_load_only: bool = False) -> frozenset[str]:
+def _direct_imports(path: Path, at_load_only: bool = False) -> frozenset[str]:
     """The absolute names that the file imports, anywhere or only at module level."""
     return frozenset(_names(ast.parse(path.read_text(encoding="utf-8")), at_load_only))
 
@@ -22,15 +22,15 @@ def transitive_imports(path: Path, at_load_only: bool = False) -> frozenset[str]
     seen: set[str] = set()
     waiting = [path]
     while waiting:
-        for name in direct_imports(waiting.pop(), at_load_only) - seen:
+        for name in _direct_imports(waiting.pop(), at_load_only) - seen:
             seen.add(name)
-            if (found := find_module(name)) is not None:
+            if (found := _find_module(name)) is not None:
                 waiting.append(found)
     return frozenset(seen)
 
 
 @cache
-def find_module(name: str) -> Path | None:
+def _find_module(name: str) -> Path | None:
     """The file of a module of this project, or None."""
     if name.split(".", 1)[0] not in PACKAGES:
         return None

@@ -1,13 +1,13 @@
-"""The portable `tensorrt_llm` model: the engine that the configuration names."""
+"""The portable `tensorrt_llm` model: runs the engine that the configuration names."""
 
 import json
 
 
 class TritonPythonModel:
-    """Triton looks for a class of this name."""
+    """The class name that Triton requires."""
 
     def initialize(self, args):
-        """Start the engine; only the one that is named is imported."""
+        """Start the engine; only the named one is imported."""
         engine = json.loads(args["model_config"])["parameters"]["engine"]["string_value"]
         if engine == "echo":
             from portable_engine.echo import EchoModel as Engine
