@@ -45,7 +45,7 @@ def test_the_embedded_release_passes_the_shipped_slices(server):
     target = Target(Release.open(DEFAULT_RELEASE_DIR), ServerUrls(server.http_url, server.grpc_url), server.metrics_url)
     slices = read_slices(DEFAULT_SLICES)
     results = run_slices(target, slices, 4, lambda result: None)
-    assert [result for result in results if result.verdict != PASSED] == []
+    assert [result for result in results if result.status != PASSED] == []
     assert {result.task for result in results} == set(target.release.manifest.tasks)
 
 

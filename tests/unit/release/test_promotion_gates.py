@@ -53,6 +53,7 @@ def write_passed_runs(release: Release) -> None:
 
 def missing(release: Release, directory: Path, num_sign_offs: int = 0, board: BoardAccess | None = None) -> dict:
     results = check_gates(release, GateSources((), board, num_sign_offs, directory / "state", num_sign_offs))
+    assert all(bool(result.missing) == bool(result.summary) for result in results)
     return {result.gate: result.missing for result in results if result.missing}
 
 

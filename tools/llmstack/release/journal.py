@@ -1,6 +1,6 @@
 """The journal of releases in ledger.db: every change of the release in service, step by step.
 
-A step is committed before it is performed, so after a crash the journal tells how far an open change can have got. The
+A step is committed before it is performed, so after a crash the journal shows how far an open change can have come. The
 end of a change and the event that reports it are one transaction.
 """
 

@@ -4,7 +4,7 @@ import pytest
 
 from llmstack.client.ensemble_client import Reply
 from llmstack.release.checks.slice_file import Expectations, Slice
-from llmstack.release.checks.smoke import FAILED, PASSED, find_faults, find_mismatches, run_slices
+from llmstack.release.checks.smoke import FAILED, PASSED, SliceResult, find_faults, find_mismatches, run_slices
 from tests.releases import write_release
 from tests.unit.release.checks.fake_ensemble import answer_of
 
@@ -64,5 +64,11 @@ def test_an_answer_that_is_not_json_fails_only_its_slice(ensemble, target):
     ensemble.answer = lambda inputs: "<html>busy</html>" if inputs["text_input"] == "bad" else good(inputs)
     slices = [Slice(id=text, task="judge", text_input=text, expect={"schema_valid": True}) for text in ("good", "bad")]
     results = run_slices(target, {"judge": slices}, 2, lambda result: None)
-    assert [result.verdict for result in results] == [PASSED, FAILED]
+    assert [result.status for result in results] == [PASSED, FAILED]
     assert "not a response of Triton: '<html>busy</html>'" in results[1].faults[0]
+
+
+def test_a_record_has_the_keys_of_smoke_json():
+    keys = ["group", "id", "verdict", "faults", "seconds", "cost_usd", "num_output_tokens", "queue_delay_us", "task"]
+    record = SliceResult("judge", "judge-1", FAILED, ("no",)).to_record()
+    assert (list(record), record["verdict"]) == (keys, "failed")

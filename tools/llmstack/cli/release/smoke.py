@@ -66,7 +66,7 @@ def smoke(
                 bar = progress.add_task("running slices", total=sum(map(len, slices.values())))
                 results = run_slices(target, slices, num_workers, lambda result: progress.advance(bar))
             record = {"files": digests, **_record(results)}
-            passed = all(result.verdict == PASSED for result in results)
+            passed = all(result.status == PASSED for result in results)
             path = write_evidence(target.release, SMOKE, passed=passed, began_s=began_s, record=record)
         if junit is not None:
             junit.write_bytes(junit_xml(results))
@@ -84,14 +84,14 @@ def smoke(
 
 
 def _record(results: list[SliceResult]) -> dict[str, Any]:
-    verdicts = [result.verdict for result in results]
+    statuses = [result.status for result in results]
     return {
         "num_slices": len(results),
-        "num_passed": verdicts.count(PASSED),
-        "num_refused": verdicts.count(REFUSED),
+        "num_passed": statuses.count(PASSED),
+        "num_refused": statuses.count(REFUSED),
         "cost_usd": round(sum(result.cost_usd for result in results), 9),
         "queue_delay_us_max": max(result.queue_delay_us for result in results),
-        "results": [result._asdict() for result in results],
+        "results": [result.to_record() for result in results],
     }
 
 
@@ -100,12 +100,12 @@ def _print(results: list[SliceResult], passed: bool, path: Path) -> None:
     groups = Table("slices", "passed", "failed", "refused", "seconds", "cost USD", title_justify="left")
     for group in dict.fromkeys(result.group for result in results):
         members = [result for result in results if result.group == group]
-        verdicts = [result.verdict for result in members]
-        counts = (verdicts.count(verdict) for verdict in (PASSED, FAILED, REFUSED))
+        statuses = [result.status for result in members]
+        counts = (statuses.count(status) for status in (PASSED, FAILED, REFUSED))
         seconds, cost = sum(r.seconds for r in members), sum(r.cost_usd for r in members)
         groups.add_row(group, *map(str, counts), f"{seconds:.1f}", f"{cost:.7f}")
     console.print(groups)
     for result in results:
         if result.faults:
-            console.print(f"✘ {result.group} {result.id} {result.verdict}: {'; '.join(result.faults)}", markup=False)
+            console.print(f"✘ {result.group} {result.id} {result.status}: {'; '.join(result.faults)}", markup=False)
     console.print(f"[green]✔ passed[/]: {path}" if passed else f"[red]✘ failed[/]: {path}", soft_wrap=True)

@@ -22,14 +22,14 @@ def junit_xml(results: Iterable[SliceResult]) -> bytes:
 
 
 def _add_suite(root: ElementTree.Element, group: str, results: list[SliceResult]) -> None:
-    verdicts = [result.verdict for result in results]
+    statuses = [result.status for result in results]
     suite = ElementTree.SubElement(
         root,
         "testsuite",
         name=_text(group),
         tests=str(len(results)),
-        failures=str(verdicts.count(FAILED)),
-        errors=str(verdicts.count(REFUSED)),
+        failures=str(statuses.count(FAILED)),
+        errors=str(statuses.count(REFUSED)),
         time=f"{sum(result.seconds for result in results):.4f}",
     )
     for result in results:
@@ -37,7 +37,7 @@ def _add_suite(root: ElementTree.Element, group: str, results: list[SliceResult]
             suite, "testcase", classname=_text(group), name=_text(result.id), time=f"{result.seconds:.4f}"
         )
         if result.faults:
-            kind = "error" if result.verdict == REFUSED else "failure"
+            kind = "error" if result.status == REFUSED else "failure"
             ElementTree.SubElement(case, kind, message=_text("; ".join(result.faults)))
 
 

@@ -20,17 +20,21 @@ _NOTHING = object()
 
 
 class SliceResult(NamedTuple):
-    """The result of one slice; its fields are the keys of smoke.json. `faults` says why it did not pass."""
+    """The result of one slice; `status` is PASSED, FAILED or REFUSED, and `faults` has the reasons."""
 
     group: str
     id: str
-    verdict: str
+    status: str
     faults: tuple[str, ...] = ()
     seconds: float = 0.0
     cost_usd: float = 0.0
     num_output_tokens: int = 0
     queue_delay_us: int = 0
     task: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The slice's row in smoke.json, whose key for the status is `verdict`."""
+        return {"verdict" if name == "status" else name: value for name, value in self._asdict().items()}
 
 
 def run_slices(
