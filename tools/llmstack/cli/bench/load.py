@@ -32,7 +32,9 @@ def load(
     prompt_tokens: PromptTokens = 512,
     completion_tokens: CompletionTokens = 64,
     num_requests: Annotated[int, typer.Option("--requests", min=1, help="Number of requests per row.")] = 32,
-    schema_id: Annotated[str | None, typer.Option(help="Schema of the guided requests; by default the release's first.")] = None,
+    schema_id: Annotated[
+        str | None, typer.Option(help="Schema of the guided requests; by default the release's first.")
+    ] = None,
     guided_only: Annotated[bool, typer.Option("--guided-only", help="Send only guided requests.")] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for rows, machine and sizes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
@@ -84,11 +86,11 @@ def _measure(server: TritonServer, release: Release, plan: LoadPlan) -> list[Loa
 
 def _results_table(rows: list[LoadMeasurement], plan: LoadPlan) -> Table:
     title = f"Ensemble: {plan.prompt_tokens} prompt tokens, at most {plan.completion_tokens} completion tokens"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
-    for heading in ("concur-\nrency", "tok/s", "tokens", "TTFT ms\np50", "\nmax", "queue µs\np50", "\nmax"):
+    for heading in ("concur-\nrency", "tok/s", "tokens", "TTFT\nms p50", "\nmax", "queue\nµs p50", "\nmax"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("latency\nms p50", "policy\nshare"):
+    for heading in ("total\nms p50", "policy\nshare"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         values = (row.tokens_per_s, row.completion_tokens, row.ttft_ms_p50, row.ttft_ms_max)

@@ -52,7 +52,7 @@ def _measure(console: Console, server: TritonServer, release: Release, perf_anal
 
 def _results_table(rows: list[OverheadMeasurement]) -> Table:
     title = "Overhead of the policy (no-op engine, gRPC, 64 completion tokens)"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("way", no_wrap=True)
     for heading in ("prompt\ntokens", "concur-\nrency", "p50 µs", "p95", "p99", "req/s", "ratio", "CPU ms"):
         table.add_column(heading, justify="right")
