@@ -153,7 +153,7 @@ def test_a_rollback_works_and_is_reported_while_the_server_is_down(service: Rele
         arguments = ("release", "rollback", "--root-cause", "the server is down", "--json")
         done = service.llmstack(*arguments, environment=environment)
     assert done.returncode == 0, done.stderr
-    assert receiver.forgeries == []
+    assert receiver.invalid_signatures == []
     event = receiver.received[-1].event
     assert (event["type"], event["data"]["root_cause"]) == ("llm_rollback_completed", "the server is down")
     change = json.loads(done.stdout)

@@ -24,7 +24,7 @@ from llmstack.paths import MODEL_REPOSITORY
 from llmstack.supervision.canary import MAX_STALL_S
 from llmstack.supervision.housekeeping import SLOW_TICKS, TICK_S
 from tests.integration.alert_assertions import webhook_environment
-from tests.integration.client import cancellable
+from tests.integration.client import start_call
 from tests.integration.live_service import HOST, LiveService, wait_until
 from tests.soak import ONLY_IN_SOAK
 from tests.webhook_receiver import WebhookReceiver, new_secret
@@ -216,7 +216,7 @@ def test_the_first_outage_is_delivered_immediately(live, receiver):
     if not outages(live, "died"):  # else another test has caused one
         live.stub("postprocess").kill()
     wait_until(lambda: alerts_about(receiver, "died") or alerts_about(receiver, "ended by itself"))
-    assert receiver.forgeries == []
+    assert receiver.invalid_signatures == []
 
 
 @ONLY_IN_SOAK
@@ -377,7 +377,7 @@ def cancel_requests(live: LiveService, client: triton_grpc.InferenceServerClient
     """Cancel requests in the engine; Triton counts them as in flight until it has made their tokens."""
     (boot_id,) = live.rows("SELECT boot_id FROM request ORDER BY id DESC LIMIT 1")[0]
     num_open = "SELECT count(*) FROM request WHERE state = 'admitted' AND canary = 0 AND boot_id = ?"
-    calls = [cancellable(client, live, num_tokens=8) for _ in range(number)]
+    calls = [start_call(client, live, num_tokens=8) for _ in range(number)]
     wait_until(lambda: live.rows(num_open, boot_id) == [(number,)])
     for call in calls:
         call.cancel()

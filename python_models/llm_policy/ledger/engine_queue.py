@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS engine_death (
 ) WITHOUT ROWID;
 """
 
-# Far longer than any answer takes; a row given up too early is still settled when its answer comes.
+# Far longer than any answer takes; a row closed too early is still settled by its answer.
 MAX_OPEN_S = 600
 # An open row counts for this many seconds plus this many times the slowest recent answer.
 _AGE_LIMIT_BASE_S, _AGE_LIMIT_ANSWERS = 10, 4
