@@ -19,6 +19,7 @@ STOPPED = 130  # the shell's exit code after Ctrl-C
 app = typer.Typer(
     name="python -m embedded_model",
     no_args_is_help=True,
+    add_completion=False,
     help="Train, build and evaluate the release that serves without a GPU: a Qwen3 of 15 MB.",
 )
 
@@ -28,7 +29,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Directory for the checkpoint and the saved state.")],
     steps: Annotated[int, typer.Option(min=1, help="Training steps of 512 examples.")] = DEFAULT_STEPS,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the examples and initial weights.")] = 0,
-    save_every: Annotated[int, typer.Option(min=1, help="Save the state (91 MB) every so many steps.")] = 250,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state (91 MB).")] = 250,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the saved state in the directory.")] = False,
     source_commit: Annotated[str, typer.Option(help="Commit for training.json, outside of a git checkout.")] = "",
 ) -> None:

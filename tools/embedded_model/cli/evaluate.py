@@ -42,7 +42,7 @@ def evaluate(
     ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out prompts.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Number of concurrent calls.")] = 4,
-    show_wrong: Annotated[int, typer.Option(min=0, help="Print up to so many wrong answers of each kind.")] = 0,
+    show_wrong: Annotated[int, typer.Option(min=0, help="Wrong answers to print for each task and kind.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Send held-out prompts of the three tasks through the ensemble and score the answers.

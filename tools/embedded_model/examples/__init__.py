@@ -1,1 +1,1 @@
-"""Synthetic examples of the three tasks. Everything that an answer holds stands in its prompt."""
+"""Synthetic examples of the three tasks. The prompt states everything in the answer."""

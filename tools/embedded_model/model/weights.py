@@ -47,10 +47,12 @@ def random_tensors(config: Mapping[str, Any], added_ids: Collection[int], seed: 
     scales = np.ones(config["vocab_size"], np.float32)
     scales[list(added_ids)] = _CONTROL_SCALE
     scales[config["eos_token_id"]] = _EOS_SCALE
-    return {name: _to_bfloat16(values) for name, values in _weights(scales, seed)}
+    return {name: _to_bfloat16(values) for name, values in _random_weights(scales, seed)}
 
 
-def _weights(embedding_scales: npt.NDArray[np.float32], seed: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _random_weights(
+    embedding_scales: npt.NDArray[np.float32], seed: int
+) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     random = np.random.RandomState(seed)  # unlike Generator, its stream never changes
 
     def draw(std: float, *shape: int) -> npt.NDArray[np.float32]:

@@ -135,8 +135,8 @@ def results_text(evaluation: bytes | None) -> str:
     report = json.loads(evaluation)
     run, out_of_distribution = report["run"], report["out_of_distribution"]
     text = (
-        f"{run['count']} held-out prompts per task through the running ensemble, in the formats of training, with guidance "
-        f"and without\n(`python -m embedded_model evaluate`, {run['date']}):\n\n" + results_table(report)
+        f"{run['count']} held-out prompts per task through the running ensemble, in the formats of training, with "
+        f"guidance and without\n(`python -m embedded_model evaluate`, {run['date']}):\n\n" + results_table(report)
     )
     if out_of_distribution:
         text += (

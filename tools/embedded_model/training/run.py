@@ -23,7 +23,7 @@ _STATE_NAME = "state.pt"
 
 
 class TrainingRun:
-    """Trains in `settings.output`: the state goes there now and then, the checkpoint at the end."""
+    """Trains in the directory `settings.output`, which gets the saved state and, at the end, the checkpoint."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         """Train the tokenizer, and load the state when resuming.

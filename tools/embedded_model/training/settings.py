@@ -1,4 +1,4 @@
-"""Settings of a training run."""
+"""Settings of a training run, apart from `run`, so that the command line can import them without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer: Qwen3's rules and control tokens over a vocabulary of its own."""
+"""The tokenizer: Qwen3's rules and control tokens with a small vocabulary."""
 
 import pytest
 
