@@ -105,9 +105,9 @@ def test_doctor_finds_nothing_missing_without_a_checkout(empty_directory: Path, 
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
     done = run(["llmstack", "doctor", "--json", *ports], empty_directory, environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    statuses = {check["check"]: check["status"] for check in json.loads(done.stdout)}
-    assert statuses["release"] == "ok"
-    assert "fail" not in statuses.values()
+    verdicts = {check["check"]: check["verdict"] for check in json.loads(done.stdout)}
+    assert verdicts["release"] == "ok"
+    assert "fail" not in verdicts.values()
 
 
 def announced(process: subprocess.Popen[str]) -> Iterator[str]:
