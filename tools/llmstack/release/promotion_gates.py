@@ -16,7 +16,7 @@ from llmstack.release.evidence import BENCH_GATE, PASSED, SMOKE, WARMUP
 from llmstack.release.gate_facts import GateFacts, GateSources, RunFacts, gather_facts
 
 NUM_SIGN_OFFS = 2  # unless LLMSTACK_REQUIRED_SIGN_OFFS configures another number
-# A larger batch delays requests by its longer iterations, so it needs a bench gate.
+# A larger batch size needs a bench gate, which checks the queue delay.
 MAX_BATCH_SIZE_WITHOUT_BENCH = 4
 _COMMANDS = {WARMUP: "llmstack warmup", SMOKE: "llmstack smoke", BENCH_GATE: "llmstack bench gate"}
 _INCOMPLETE = "incomplete"
