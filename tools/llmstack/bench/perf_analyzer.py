@@ -16,7 +16,6 @@ import orjson
 BINARY = "PERF_ANALYZER"
 # A script that prints the path of a working perf_analyzer, for systems whose C library is too old for the wheel.
 SETUP = "PERF_ANALYZER_SETUP"
-_DEFAULT_SETUP = Path("..") / "shared" / "dev" / "perf_analyzer_setup"
 
 # Always the average of three windows, however much they differ (in percent).
 _THREE_WINDOWS = ("--measurement-mode", "time_windows", "--max-trials", "3", "--stability-percentage", "999")
@@ -43,9 +42,8 @@ def find_perf_analyzer() -> str:
     """
     if path := os.environ.get(BINARY) or shutil.which("perf_analyzer"):
         return path
-    setup = Path(os.environ.get(SETUP, _DEFAULT_SETUP))
-    if setup.is_file():
-        output = subprocess.run([str(setup)], check=False, capture_output=True, text=True).stdout.split()
+    if setup := os.environ.get(SETUP):
+        output = subprocess.run([setup], check=False, capture_output=True, text=True).stdout.split()
         if output:
             return output[-1]
     raise PerfAnalyzerError(
