@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from llm_policy.release.manifest import TASKS
 from tests.board_client import LiveBoard, live_board
-from tests.browser.test_board import CHROMIUM, log_in, shoot
+from tests.browser.test_board import CHROMIUM, log_in, take_screenshot
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
 from tests.releases import update_manifest_hashes
@@ -153,7 +153,7 @@ def test_a_release_is_published_checked_signed_off_promoted_and_rolled_back(
             page.get_by_role("link", name=release, exact=True).first.click()
             expect(page.get_by_text("passed").first).to_be_visible()
             page.get_by_label("Comment").fill("Both runs passed")
-            shoot(page, f"life-sign-{release}-{scheme}")
+            take_screenshot(page, f"life-sign-{release}-{scheme}")
             page.get_by_role("button", name="Sign off").click()
             expect(page.get_by_role("button", name="Withdraw my sign-off")).to_be_visible()
         page.context.close()
@@ -205,7 +205,7 @@ def test_a_release_is_published_checked_signed_off_promoted_and_rolled_back(
         return "promotion" in text and "it answers nonsense" in text
 
     wait_until(has_both)
-    shoot(page, "life-history")
+    take_screenshot(page, "life-history")
     again = service.llmstack("release", "rollback", "--root-cause", "once more")
     assert again.returncode == 1
     assert "no release to return to" in again.stderr
