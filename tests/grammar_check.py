@@ -1,4 +1,4 @@
-"""A grammar checker for tests: XGrammar over a vocabulary of the 256 bytes, which compiles in a millisecond."""
+"""XGrammar over a vocabulary of the 256 bytes, with which a grammar compiles in a millisecond."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compile_guide(text: str) -> Any:
     return _compiler().compile_grammar(text)
 
 
-def takes(compiled: Any, text: str) -> bool:
-    """Whether the whole text passes and the output may end there."""
+def accepts(compiled: Any, text: str) -> bool:
+    """Whether the grammar accepts the whole text and the output may end there."""
     matcher = xgrammar.GrammarMatcher(compiled)
     return bool(matcher.accept_string(text) and matcher.accept_token(STOP))

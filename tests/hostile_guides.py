@@ -1,4 +1,4 @@
-"""Guides that mean harm, of every class that is known to crash, hang or blow up a grammar compiler."""
+"""Hostile guides of every class that is known to crash, hang or exhaust a grammar compiler."""
 
 import json
 from collections.abc import Iterator
@@ -198,6 +198,6 @@ def choices() -> Iterator[tuple[str, str]]:
 
 
 def hostile_guides() -> list[tuple[str, str]]:
-    """(type, text) of them all."""
+    """(type, text) of all hostile guides."""
     makers = (deep, references, wide, counted, unsatisfiable, unreadable, patterns, grammars, choices)
     return [guide for maker in makers for guide in maker()]

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from llm_policy.guidance.compile.compile_queue import NUM_CHILDREN
-from llm_policy.metrics.metrics import exposition
+from llm_policy.guidance.compile.compile_queue import NUM_WORKERS
+from llm_policy.metrics.exposition import exposition
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.process import TritonServer
 from tests.hostile_guides import hostile_guides
@@ -121,7 +121,7 @@ def test_no_child_outlives_its_stub():
     with TritonServer(engine="echo") as server:
         stub = psutil.Process(stubs(server)["preprocess"])
         children = stub.children(recursive=True)
-        assert len(children) == NUM_CHILDREN
+        assert len(children) == NUM_WORKERS
         stub.kill()
         _, alive = psutil.wait_procs(children, timeout=10)
         assert alive == []

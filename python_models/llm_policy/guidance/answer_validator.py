@@ -1,31 +1,29 @@
-"""Checks a finished answer against what the client asked for. The promise behind `schema_valid`."""
+"""Checks a finished answer against the guide that the client sent; the result is `schema_valid`."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
-
 import orjson
+from cachetools import LRUCache
 
 from llm_policy.guidance.json_reader import read_json
-from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
+from llm_policy.guidance.json_schema.schema_validator import SchemaValidator, build_schema_validator
 from llm_policy.release.guide_limits import GuideLimits
 
 MAX_VALIDATORS = 256
 
 
 class AnswerValidator:
-    """Judges answers; keeps the last `MAX_VALIDATORS` schemas ready."""
+    """Validates answers; keeps the validators of the last `MAX_VALIDATORS` schemas."""
 
     def __init__(self, limits: GuideLimits | None = None) -> None:
         self._limits = limits or GuideLimits()
-        self._validators: OrderedDict[str, Any] = OrderedDict()
+        self._validators: LRUCache[str, SchemaValidator] = LRUCache(MAX_VALIDATORS)
 
     def is_valid(self, kind: str, guide_text: str, answer: str, *, complete: bool) -> bool:
-        """Whether `answer` is what the guide (`kind`, `guide_text`) asked for, as the client sent it.
+        """Whether `answer` satisfies the guide (`kind`, `guide_text`) as the client sent it.
 
-        An answer that was cut off (`complete` false) is never valid. For `regex` and `ebnf_grammar` a complete
-        answer is one whose grammar the engine itself brought to its end.
+        A truncated answer (`complete` false) is never valid. A complete answer to `regex` or `ebnf_grammar` is valid,
+        because the engine ends it only where the grammar allows.
         """
         if not complete:
             return False
@@ -37,16 +35,11 @@ class AnswerValidator:
             value = orjson.loads(answer)
         except orjson.JSONDecodeError:
             return False
-        return kind == "json" or bool(self._validator(guide_text).is_valid(value))
+        return kind == "json" or self._validator(guide_text).is_valid(value)
 
-    def _validator(self, schema_text: str) -> Any:
+    def _validator(self, schema_text: str) -> SchemaValidator:
         validator = self._validators.get(schema_text)
         if validator is None:
-            validator = self._validators[schema_text] = build_schema_validator(
-                read_json(schema_text, self._limits)
-            ).validator
-            if len(self._validators) > MAX_VALIDATORS:
-                self._validators.popitem(last=False)
-        else:
-            self._validators.move_to_end(schema_text)
+            validator = build_schema_validator(read_json(schema_text, self._limits))
+            self._validators[schema_text] = validator
         return validator

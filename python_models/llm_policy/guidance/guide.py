@@ -1,4 +1,4 @@
-"""What a client asked the answer to look like: a schema of the release, or a guide of its own."""
+"""Resolves what a client asked for, a registered schema or an inline guide, to a `Guide`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,26 @@ GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar", "choice")
 
 
 class Guide(NamedTuple):
-    """A guide as the client sent it; `name` is the registered schema's, empty for an inline guide."""
+    """A guide as the client sent it; `name` is the registered schema's name, empty for an inline guide."""
 
     kind: str
     text: str
     name: str = ""
 
 
+class EngineGuide(NamedTuple):
+    """A guide as the engine receives it."""
+
+    engine_type: str
+    """Always one of the engine's guide types; `ebnf_grammar` for every planned guide."""
+    engine_text: str
+    """The grammar's text."""
+    schema_id: str
+    """The registered schema's name, or `sha256:` and 16 hex digits for an inline guide."""
+
+
 class GuideResolver:
-    """Turns a row's `schema_id`, or its guide type and guide, into a `Guide`. Whether it is safe the desk finds out."""
+    """Turns a row's `schema_id`, or its guide type and guide, into a `Guide`, without compiling it."""
 
     def __init__(self, guidance: Guidance, schemas: Mapping[str, str]) -> None:
         self._guidance = guidance
@@ -34,27 +45,28 @@ class GuideResolver:
     def resolve(
         self, schema_id: str | None, guide_type: str | None, guide: str | None, default: str | None
     ) -> Guide | None:
-        """The guide of one row; None when it is unguided. An empty text counts as not given.
+        """The guide of one row; None if it is unguided. An empty text counts as not given.
 
-        `default` is the task's registered schema; what the client says goes before it.
+        `default` is the task's registered schema; the client's choice overrides it. A guide that can't be used is an
+        error and never ignored.
 
         Raises:
             InvalidRequest: `invalid_input`, `unknown_schema`, `unknown_guide_type`, `schema_invalid` or
-                `schema_too_complex`. No guide is ever dropped.
+                `schema_too_complex`.
         """
         if guide_type or guide:
             if schema_id:
                 raise _invalid("schema_id and a guide were both given, at most one is allowed")
-            return self._adhoc(guide_type, guide or "")
+            return self._inline_guide(guide_type, guide or "")
         name = schema_id or default
         if not name:
             return None
         if name not in self._registry:
             known = ", ".join(sorted(self._registry)) or "none"
-            raise InvalidRequest(Code.UNKNOWN_SCHEMA, f"schema_id is not registered in this release (there: {known})")
+            raise InvalidRequest(Code.UNKNOWN_SCHEMA, f"schema_id is not registered in this release (known: {known})")
         return self._registry[name]
 
-    def _adhoc(self, guide_type: str | None, text: str) -> Guide:
+    def _inline_guide(self, guide_type: str | None, text: str) -> Guide:
         if not guide_type:
             raise _invalid("guided_decoding_guide was given without guided_decoding_guide_type")
         if guide_type not in GUIDE_TYPES:
@@ -64,7 +76,7 @@ class GuideResolver:
             )
         if not self._guidance.allow_adhoc:
             raise InvalidRequest(
-                Code.SCHEMA_INVALID, "guides in requests are off (guidance.allow_adhoc false): name a schema_id"
+                Code.SCHEMA_INVALID, "inline guides are disabled (guidance.allow_adhoc false): use a schema_id"
             )
         self._check_text(guide_type, text)
         return Guide(guide_type, text)
@@ -75,7 +87,7 @@ class GuideResolver:
                 raise _invalid("guide type json takes no guide, but guided_decoding_guide was given")
             return
         if not text:
-            raise _invalid(f"guide type {guide_type} needs guided_decoding_guide, none was given")
+            raise _invalid(f"guide type {guide_type} requires guided_decoding_guide, which was not given")
         limit = self._guidance.limits.max_bytes
         if (given := len(text.encode())) > limit:
             raise InvalidRequest(Code.SCHEMA_TOO_COMPLEX, f"guide has {given} bytes, limit {limit} (max_bytes)")

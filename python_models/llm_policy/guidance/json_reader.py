@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 and RFC 7493 (I-JSON) have it: one reading of every text, or a refusal.
+"""Strict JSON (RFC 8259 and RFC 7493, I-JSON): every text has one meaning or is rejected.
 
-Python's own reader takes duplicate keys, NaN and lone surrogates, and recurses as deep as the text says.
-Here the nesting is measured before anything recurses, and each of those is a fault.
+Python's own reader accepts duplicate keys, NaN and lone surrogates, and recurses as deeply as the text nests. This
+reader rejects the first three and measures the nesting before it recurses.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from llm_policy.release.guide_limits import GuideLimits
 JsonValue = Any
 
 MAX_NUMBER_DIGITS = 400
-"""Longest number text: the largest double written out has 309 digits."""
+"""Longest number; the largest double has 309 digits."""
 
 _BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 _LARGEST_EXACT = 2**53
 
 
 def read_json(text: str | bytes, limits: GuideLimits) -> JsonValue:
-    """The value of one JSON text. Raises `schema_invalid` or, over a limit, `schema_too_complex`."""
+    """The value of one JSON text.
+
+    Raises:
+        InvalidRequest: `schema_invalid`, or `schema_too_complex` over `max_bytes` or `max_depth`.
+    """
     data = _utf8(text)
     check_limit("guide size in bytes", len(data), limits.max_bytes)
     if data.startswith(b"\xef\xbb\xbf"):
@@ -37,7 +41,7 @@ def read_json(text: str | bytes, limits: GuideLimits) -> JsonValue:
     except json.JSONDecodeError as error:
         raise invalid(f"the text is not JSON at character {error.pos}") from None
     except RecursionError:
-        raise invalid("the text nests too deep") from None
+        raise invalid("the text is nested too deeply") from None
     _check_strings(value)
     return value
 
@@ -48,11 +52,11 @@ def _utf8(text: str | bytes) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        raise invalid("the text holds a lone surrogate") from None
+        raise invalid("the text contains a lone surrogate") from None
 
 
 def nesting_depth(data: bytes) -> int:
-    """Deepest bracket outside strings. Exact up to the first syntax error, which is as far as a reader gets."""
+    """Depth of the deepest bracket outside strings, exact up to the first syntax error, where the reader stops."""
     depth = deepest = 0
     for match in _BRACKETS.finditer(data):
         mark = match.group()
@@ -72,7 +76,7 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
 
 
 def _constant(_: str) -> NoReturn:
-    raise invalid("NaN and Infinity are no JSON numbers")
+    raise invalid("NaN and Infinity are not JSON numbers")
 
 
 def _integer(digits: str) -> int:
@@ -96,29 +100,29 @@ _DECODER = json.JSONDecoder(
 
 
 def _check_strings(value: JsonValue) -> None:
-    """Refuse lone surrogates, which an escape can smuggle into a string and no UTF-8 text can hold."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
+    """Reject lone surrogates: an escape can put one into a string, but UTF-8 can't encode it."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
         if isinstance(item, dict):
-            waiting.extend(item)
-            waiting.extend(item.values())
+            pending.extend(item)
+            pending.extend(item.values())
         elif isinstance(item, list):
-            waiting.extend(item)
+            pending.extend(item)
         elif isinstance(item, str) and any("\ud800" <= c <= "\udfff" for c in item):
-            raise invalid("a string holds a lone surrogate")
+            raise invalid("a string contains a lone surrogate")
 
 
 def write_json(value: JsonValue) -> str:
-    """Compact JSON text in the members' own order, characters as themselves."""
+    """Compact JSON text, members in their own order, non-ASCII characters unescaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def canonical_json(value: JsonValue) -> str:
     """RFC 8785 text: sorted members, one spelling per value.
 
-    One departure: an integer that no double holds exactly keeps all its digits, so that two schemas
-    which differ only there never share a name.
+    One exception: an integer that a double can't represent exactly keeps all its digits, so that two schemas that
+    differ only there have different ids.
     """
     if isinstance(value, dict):
         members = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be"))

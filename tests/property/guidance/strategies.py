@@ -1,4 +1,4 @@
-"""Schemas and instances that belong together: small enough to run thousands, odd enough to find the corners."""
+"""Schemas and instances over the same few names and values, with unusual ones among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the schema allows, the grammar accepts; every text is planned or refused by a declared code."""
+"""Grammars accept what their schemas allow; every guide is planned or rejected with a declared code."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.json_reader import read_json, write_json
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
-from llm_policy.guidance.plan.planner import plan_json_schema
+from llm_policy.guidance.plan.json_schema_guide import plan_json_schema
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
 from llm_policy.release.guide_limits import GuideLimits
 from llmstack.guides.instance_order import follows_declaration
-from tests.grammar_check import compile_guide, takes
+from tests.grammar_check import accepts, compile_guide
 from tests.property.guidance.strategies import schemas, values
 
 LIMITS = GuideLimits()
 
-lawful = settings(
+law_settings = settings(
     derandomize=True,
     deadline=None,
     max_examples=400,
@@ -29,28 +29,28 @@ lawful = settings(
 )
 
 
-@lawful
+@law_settings
 @given(schemas, st.lists(values, min_size=1, max_size=12))
 @example({"anyOf": [{"required": ["a"]}, {"type": "string"}]}, ["x", {"a": 1}])
 def test_every_valid_instance_in_declared_order_is_accepted(schema: Any, instances: list[Any]) -> None:
-    judge = build_schema_validator(schema)
-    valid = [i for i in instances if judge.validator.is_valid(i) and follows_declaration(schema, i)]
+    validator = build_schema_validator(schema)
+    valid = [i for i in instances if validator.is_valid(i) and follows_declaration(schema, i)]
     assume(valid)
     try:
         plan = plan_json_schema(write_json(schema), LIMITS)
-    except InvalidRequest as refusal:
-        raise AssertionError(f"{refusal} although {valid[0]!r} is valid") from refusal
+    except InvalidRequest as error:
+        raise AssertionError(f"{error} although {valid[0]!r} is valid") from error
     assume(not plan.narrowed)
     compiled = compile_guide(plan.guide)
     for instance in valid:
-        assert takes(compiled, write_json(instance)), (schema, instance, plan.guide)
+        assert accepts(compiled, write_json(instance)), (schema, instance, plan.guide)
 
 
-@lawful
+@law_settings
 @given(schemas, st.lists(values, min_size=1, max_size=12))
-def test_an_invalid_instance_passes_only_where_the_report_says_why(schema: Any, instances: list[Any]) -> None:
-    judge = build_schema_validator(schema)
-    invalid = [i for i in instances if not judge.validator.is_valid(i)]
+def test_without_unenforced_keywords_every_invalid_instance_is_rejected(schema: Any, instances: list[Any]) -> None:
+    validator = build_schema_validator(schema)
+    invalid = [i for i in instances if not validator.is_valid(i)]
     assume(invalid)
     try:
         plan = plan_json_schema(write_json(schema), LIMITS)
@@ -59,12 +59,12 @@ def test_an_invalid_instance_passes_only_where_the_report_says_why(schema: Any, 
     assume(not plan.unenforced)
     compiled = compile_guide(plan.guide)
     for instance in invalid:
-        assert not takes(compiled, write_json(instance)), (schema, instance, plan.guide)
+        assert not accepts(compiled, write_json(instance)), (schema, instance, plan.guide)
 
 
 @settings(derandomize=True, deadline=None, max_examples=500)
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60), st.text('{}[]":,\\u0aef-1tn ', max_size=60)))
-def test_any_text_is_read_or_refused_by_a_declared_code(text: str | bytes) -> None:
+def test_any_text_is_read_or_rejected_with_a_declared_code(text: str | bytes) -> None:
     for plan in (read_json, plan_json_schema, plan_choice):
         with suppress(InvalidRequest):
             plan(text, LIMITS)
@@ -72,7 +72,7 @@ def test_any_text_is_read_or_refused_by_a_declared_code(text: str | bytes) -> No
 
 @settings(derandomize=True, deadline=None, max_examples=500)
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40), st.text("ab(|)[]^$*+?{},0123\\dwsu-.", max_size=40)))
-def test_any_regex_is_planned_or_refused_by_a_declared_code(text: str | bytes) -> None:
+def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes) -> None:
     try:
         plan = plan_regex(text, LIMITS)
     except InvalidRequest:
@@ -82,7 +82,7 @@ def test_any_regex_is_planned_or_refused_by_a_declared_code(text: str | bytes) -
 
 @settings(derandomize=True, deadline=None, max_examples=500)
 @given(st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=40).map(lambda text: "root ::= " + text))
-def test_any_grammar_is_planned_or_refused_by_a_declared_code(text: str) -> None:
+def test_any_grammar_is_planned_or_rejected_with_a_declared_code(text: str) -> None:
     try:
         plan = plan_ebnf(text, LIMITS)
     except InvalidRequest:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli import board, demo, events, gateway, guides, image, ledger, manifest, ready, serve
+from llmstack.cli import board, demo, events, gateway, guides, image, ledger, manifest, ready, serve, tokenizer_info
 from llmstack.cli.bench import app as bench
 from llmstack.cli.capacity import capacity
 from llmstack.cli.configuration import configuration
@@ -16,7 +16,6 @@ from llmstack.cli.doctor import doctor
 from llmstack.cli.release import app as release
 from llmstack.cli.release.smoke import smoke
 from llmstack.cli.release.warmup import warmup
-from llmstack.tokenizer import tokenizer_info
 
 
 def _print_version(is_requested: bool) -> None:

@@ -1,1 +1,1 @@
-"""Measures how well guides hold over a directory of schemas."""
+"""Explains single guides, and measures how well guides work on a directory of schemas."""

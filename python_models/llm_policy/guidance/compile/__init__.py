@@ -1,1 +1,1 @@
-"""Compiling guides in sandboxed child processes, and the cache of the results."""
+"""Compiles guides in sandboxed worker processes and caches the reports."""

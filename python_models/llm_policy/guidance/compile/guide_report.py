@@ -1,4 +1,4 @@
-"""What the sandbox found out about one guide."""
+"""A worker's report on one guide, as it crosses the pipe and enters the cache."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from typing import NamedTuple
 
 
 class GuideReport(NamedTuple):
-    """What became of one guide: a refusal (`code`, `detail`), or what the engine gets instead of the client's text."""
+    """Either an error (`code`, `detail`) or the guide in the engine's form."""
 
     code: str = ""
+    """Error code; empty if the guide compiled."""
     detail: str = ""
     engine_type: str = ""
     engine_text: str = ""
     schema_id: str = ""
     unenforced: list[str] = []  # noqa: RUF012 - never changed
+    """Keywords that the grammar does not enforce."""
     compile_ms: float = 0.0
-
-
-class GuidePlan(NamedTuple):
-    """What the engine gets for a guide, and by which id it is known."""
-
-    engine_type: str
-    engine_text: str
-    schema_id: str
+    """Processor time of the compile."""

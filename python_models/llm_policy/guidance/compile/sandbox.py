@@ -1,4 +1,4 @@
-"""Child processes that plan and compile guides, so that no guide can crash or hang a Triton stub."""
+"""Worker processes that plan and compile guides, so that no guide can crash or hang a Triton stub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import orjson
 from llm_policy.release.guide_limits import GuideLimits
 
 START_TIMEOUT_S = 120.0
-# `sys.executable` inside a Triton stub is no Python: whoever starts the server says which one to use.
+# Inside a Triton stub `sys.executable` is not a Python interpreter; the program that starts the server sets this.
 PYTHON = "LLMSTACK_PYTHON"
 
 
-class SandboxChild:
-    """One child. `fileno` becomes readable when it has something to say, or has died."""
+class SandboxedWorker:
+    """One worker process. `fileno` becomes readable when a message arrives or the process exits."""
 
     def __init__(self, tokenizer_info_path: Path, limits: GuideLimits) -> None:
         command = [os.environ.get(PYTHON, sys.executable), "-m", "llm_policy.guidance.compile.worker"]
@@ -33,33 +33,33 @@ class SandboxChild:
         os.set_blocking(self._output.fileno(), False)
         self._received = b""
         self.is_ready = False
-        self.spoke_s = 0.0  # when it last said something (monotonic)
+        self.last_message_s = 0.0  # monotonic
         self.deadline = time.monotonic() + START_TIMEOUT_S
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process runs."""
         return self._process.poll() is None
 
     def fileno(self) -> int:
-        """For a selector."""
+        """Descriptor of the worker's output, for a selector."""
         return self._output.fileno()
 
-    def ask(self, kind: str, text: str, timeout_s: float) -> None:
-        """Send one guide; the answer is due within `timeout_s`.
+    def send(self, kind: str, text: str, timeout_s: float) -> None:
+        """Send one guide; the report is due within `timeout_s`.
 
         Raises:
-            BrokenPipeError: the child is dead.
+            BrokenPipeError: the worker is dead.
         """
         self.deadline = time.monotonic() + timeout_s
         self._input.write(orjson.dumps([kind, text], option=orjson.OPT_APPEND_NEWLINE))
         self._input.flush()
 
     def receive(self) -> Any:
-        """The child's message once it is whole, None before.
+        """The worker's message; None until it is complete.
 
         Raises:
-            EOFError: the child is dead.
+            EOFError: the worker is dead.
         """
         while True:
             try:
@@ -74,7 +74,7 @@ class SandboxChild:
                 return orjson.loads(message)
 
     def kill(self) -> None:
-        """End the child and wait for it."""
+        """Kill the worker and wait for its exit."""
         self._process.kill()
         self._process.wait()
         self._output.close()
@@ -83,7 +83,7 @@ class SandboxChild:
 
 
 def _environment() -> dict[str, str]:
-    """The child sees this package and nothing that the server's own libraries need."""
+    """The parent's environment without the server's library path, and with this package importable."""
     environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
-    source_root = str(Path(__file__).resolve().parents[2])
+    source_root = str(Path(__file__).resolve().parents[3])
     return {**environment, "PYTHONPATH": source_root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

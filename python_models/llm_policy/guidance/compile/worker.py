@@ -1,11 +1,13 @@
-"""The child process that plans and compiles guides, one at a time: `python -m llm_policy.guidance.compile.worker FILE LIMITS`.
+"""The sandboxed process that plans and compiles guides, one at a time.
 
-FILE is the release's tokenizer_info.json, LIMITS the manifest's guide limits as JSON. Each line on standard input is a
-guide, `["<type>", "<text>"]`; each line on standard output what became of it (see `GuideReport`). The first line says
-that the child is ready.
+    python -m llm_policy.guidance.compile.worker TOKENIZER_INFO LIMITS
 
-A hostile guide may crash it, hang it or blow it up: it is never a Triton stub, its memory is bounded, its stack large
-enough for deep recursion, it has no network where the system allows that, and it dies with its parent.
+TOKENIZER_INFO is the release's tokenizer_info.json, LIMITS the manifest's guide limits as JSON. Each line on standard
+input is a guide, `["<type>", "<text>"]`; each line on standard output is its `GuideReport` as an array. The first line
+of the output announces that the worker is ready.
+
+A hostile guide may crash, hang or exhaust the worker. So it is never a Triton stub, its memory is bounded, its stack is
+large enough for deep recursion, it has no network where the system allows that, and it dies with its parent.
 """
 
 from __future__ import annotations
@@ -26,16 +28,17 @@ import orjson
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.guidance.compile.guide_report import GuideReport
-from llm_policy.guidance.compile.probe import probe
+from llm_policy.guidance.compile.probe import Probe
 from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
-from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
+from llm_policy.guidance.plan.json_schema_guide import plan_json, plan_json_schema
+from llm_policy.guidance.plan.planned_guide import PlannedGuide
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
 from llm_policy.release.guide_limits import GuideLimits
 
 STACK_BYTES = 512 << 20
-# A new guide can wait; the requests of everybody else can't.
+# Compiling a new guide has lower priority than serving requests.
 NICENESS = 10
-# Beyond what the child maps once XGrammar and its tokenizer are loaded.
+# On top of what the worker maps once XGrammar and the vocabulary are loaded.
 MEMORY_BYTES = 2 << 30
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -50,30 +53,32 @@ PLANNERS: dict[str, Callable[[str, GuideLimits], PlannedGuide]] = {
 
 
 class GuideWorker:
-    """Planner, XGrammar and probe for one tokenizer."""
+    """Plans, compiles and probes guides for one tokenizer."""
 
     def __init__(self, tokenizer_info_path: Path, limits: GuideLimits) -> None:
         import xgrammar
 
         info = orjson.loads(tokenizer_info_path.read_bytes())
         self._limits = limits
-        self._tokens = xgrammar.TokenizerInfo(
+        tokenizer_info = xgrammar.TokenizerInfo(
             info["encoded_vocab"], xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=info["stop_token_ids"]
         )
-        self._compiler = xgrammar.GrammarCompiler(self._tokens, max_threads=1, cache_enabled=False)
+        self._compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
+        self._probe = Probe(tokenizer_info, limits)
 
     def compile(self, engine_text: str) -> Any:
         """The compiled grammar of a planned guide.
 
         Raises:
-            InvalidRequest: `schema_invalid`; XGrammar's own text is dropped, because it quotes the guide.
+            InvalidRequest: `schema_invalid` or, out of memory, `schema_too_complex`. XGrammar's message is dropped,
+                because it quotes the guide.
         """
         try:
             return self._compiler.compile_grammar(engine_text)
         except MemoryError:
             raise InvalidRequest(Code.SCHEMA_TOO_COMPLEX, f"guide needs more than {MEMORY_BYTES} bytes") from None
         except Exception:
-            raise InvalidRequest(Code.SCHEMA_INVALID, "the grammar compiler does not take this guide") from None
+            raise InvalidRequest(Code.SCHEMA_INVALID, "the grammar compiler rejects this guide") from None
 
     def report(self, kind: str, text: str) -> GuideReport:
         """Plan, compile and probe one guide."""
@@ -82,7 +87,7 @@ class GuideWorker:
             started = time.process_time()
             grammar = self.compile(planned.guide)
             compile_ms = (time.process_time() - started) * 1_000
-            probe(grammar, self._tokens, self._limits)
+            self._probe.walk(grammar)
         except InvalidRequest as error:
             return GuideReport(error.code.value, error.detail)
         except (MemoryError, RecursionError):
@@ -97,31 +102,31 @@ class GuideWorker:
 
 
 def schema_id(kind: str, canonical: str) -> str:
-    """`sha256:` and 16 hex digits over the canonical schema, or over type and text of another guide."""
+    """`sha256:` and 16 hex digits of the canonical schema, or of the type and text of any other guide."""
     material = canonical if kind == "json_schema" else f"{kind}\n{canonical}"
     return "sha256:" + hashlib.sha256(material.encode()).hexdigest()[:16]
 
 
 def main() -> None:
-    """Serve until standard input closes, on a thread whose stack is large enough for deep recursion."""
+    """Serve until standard input closes, on a thread with a stack of `STACK_BYTES`."""
     _die_with_parent()
     os.nice(NICENESS)
-    # XGrammar writes to stderr, quoting guides; nothing of a client's may reach the server's log.
+    # XGrammar quotes guides on stderr; a client's text must not reach the server's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     limits = GuideLimits(**orjson.loads(sys.argv[2]))
-    compiler = GuideWorker(Path(sys.argv[1]), limits)
+    worker = GuideWorker(Path(sys.argv[1]), limits)
     is_offline = _leave_network()
-    _bound_memory()
+    _limit_memory()
     threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=_serve, args=(compiler, is_offline))
+    thread = threading.Thread(target=_serve, args=(worker, is_offline))
     thread.start()
     thread.join()
 
 
-def _serve(compiler: GuideWorker, is_offline: bool) -> None:
+def _serve(worker: GuideWorker, is_offline: bool) -> None:
     _write({"ready": True, "offline": is_offline})
     for line in sys.stdin.buffer:
-        _write(tuple(compiler.report(*orjson.loads(line))))
+        _write(tuple(worker.report(*orjson.loads(line))))
 
 
 def _write(message: Any) -> None:
@@ -134,12 +139,12 @@ def _die_with_parent() -> None:
 
 
 def _leave_network() -> bool:
-    """Move into a network namespace of its own, which has no way out; false where the system forbids it."""
+    """Move into a new network namespace without interfaces; false if the system forbids it."""
     unshare = ctypes.CDLL(None).unshare
     return bool(unshare(_CLONE_NEWNET) == 0 or unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
 
 
-def _bound_memory() -> None:
+def _limit_memory() -> None:
     mapped_pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = mapped_pages * resource.getpagesize() + MEMORY_BYTES + STACK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,1 +1,1 @@
-"""Context-free grammars as values: expressions, rules, EBNF text in and out."""
+"""Context-free grammars: expressions, rules, and EBNF text read and written."""

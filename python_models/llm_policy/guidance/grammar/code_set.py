@@ -1,4 +1,7 @@
-"""Sets of Unicode code points as sorted, disjoint ranges. Surrogates are in no set: JSON text is UTF-8."""
+"""Sets of Unicode code points as sorted, disjoint ranges.
+
+Complements never contain surrogates, because JSON text is UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _SURROGATES = (0xD800, 0xDFFF)
 
 
 def _joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """Sorted and merged, neighbours included."""
+    """The ranges sorted, overlapping and adjacent ones merged."""
     merged: list[Range] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -38,13 +41,13 @@ def _overlap(left: tuple[Range, ...], right: tuple[Range, ...]) -> tuple[Range, 
 
 @dataclass(frozen=True, slots=True)
 class CodeSet:
-    """An immutable set of code points, both ends of each range included."""
+    """An immutable set of code points; both ends of a range are included."""
 
     ranges: tuple[Range, ...]
 
     @staticmethod
     def of(*items: str | Range) -> CodeSet:
-        """From single characters, two-character pairs `("a", "z")` written as "az" being two characters, or ranges."""
+        """The characters of each string and the code points of each range."""
         ranges: list[Range] = []
         for item in items:
             ranges.extend((ord(c), ord(c)) for c in item) if isinstance(item, str) else ranges.append(item)
@@ -52,7 +55,7 @@ class CodeSet:
 
     @staticmethod
     def joined(sets: Iterable[CodeSet]) -> CodeSet:
-        """The union of all."""
+        """The union of all sets."""
         return CodeSet(_joined(span for one in sets for span in one.ranges))
 
     def __bool__(self) -> bool:
@@ -86,7 +89,7 @@ class CodeSet:
         return sum(high - low + 1 for low, high in self.ranges)
 
     def halves(self) -> tuple[CodeSet, CodeSet]:
-        """Two disjoint non-empty sets that make up this one, which needs two code points or more."""
+        """Two disjoint, non-empty sets whose union is this set of at least two code points."""
         if len(self.ranges) > 1:
             return CodeSet(self.ranges[:1]), CodeSet(self.ranges[1:])
         low, high = self.ranges[0]
@@ -94,10 +97,10 @@ class CodeSet:
         return CodeSet(((low, middle),)), CodeSet(((middle + 1, high),))
 
     def ebnf(self) -> str:
-        """A character class; a set that reaches the last code point is written as a negated class."""
+        """The EBNF character class; a set that contains the last code point is written as a negated class."""
         if self.ranges and self.ranges[-1][1] == LAST_CODE:
-            inside = ~self
-            return "[^" + "".join(map(_write_range, inside.ranges)) + "]" if inside else "[\\u0000-\\U0010ffff]"
+            excluded = ~self
+            return "[^" + "".join(map(_write_range, excluded.ranges)) + "]" if excluded else "[\\u0000-\\U0010ffff]"
         return "[" + "".join(map(_write_range, self.ranges)) + "]"
 
 
@@ -109,7 +112,7 @@ def _write_range(span: Range) -> str:
 def _write_code(code: int) -> str:
     if chr(code).isascii() and chr(code).isalnum():
         return chr(code)
-    # never \\xHH: XGrammar reads as many hexadecimal digits as follow it
+    # not \\xHH: XGrammar reads all hexadecimal digits that follow
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 

@@ -1,8 +1,8 @@
-"""A client's EBNF, read into a grammar of ours (the dialect of XGrammar: GBNF with a few words more).
+"""Reads a client's EBNF into a `Grammar`. The dialect is XGrammar's: GBNF with counted repeats.
 
     rule ::= alternative | "literal" [a-z^] name (group) atom* atom+ atom? atom{2,5}   # comment
 
-Reading it ourselves is what makes it safe: only what is understood here reaches the engine, written anew.
+The grammar is written anew for the engine, so that only constructs known to this reader reach it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ Token = tuple[str, str]
 
 
 def read_ebnf(text: str, limits: GuideLimits) -> Grammar:
-    """The grammar with root `root`. Raises `schema_invalid` and `schema_too_complex`."""
+    """The grammar with root `root`.
+
+    Raises:
+        InvalidRequest: `schema_invalid` or `schema_too_complex`.
+    """
     return _Reader(_tokens(text), limits).grammar()
 
 
@@ -48,7 +52,7 @@ def _tokens(text: str) -> list[Token]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise invalid(f"the grammar has something unknown at character {position}")
+            raise invalid(f"the grammar has an unknown token at character {position}")
         position = match.end()
         if match.lastgroup != "blank":
             tokens.append((str(match.lastgroup), match.group()))
@@ -56,7 +60,7 @@ def _tokens(text: str) -> list[Token]:
 
 
 class _Reader:
-    """Recursive descent; the only recursion is the nesting of groups, which is limited."""
+    """A recursive-descent parser; only groups recurse, and their depth is limited."""
 
     def __init__(self, tokens: list[Token], limits: GuideLimits) -> None:
         self._tokens = tokens
@@ -70,7 +74,7 @@ class _Reader:
         while self._position < len(self._tokens):
             kind, text = self._next()
             if kind != "define":
-                raise invalid("the grammar has something outside a rule")
+                raise invalid("the grammar has text outside a rule")
             name = text.removesuffix("::=").rstrip()
             if name in grammar.rules:
                 raise invalid("the grammar defines a rule twice")
@@ -96,12 +100,12 @@ class _Reader:
             self._position += 1
 
     def _skip_breaks(self) -> None:
-        """Line ends inside a rule: anywhere in a group, and before what goes on with `|`."""
+        """Skip line ends inside a rule: any in a group, elsewhere those before a token other than a new rule."""
         ahead = self._position
         while ahead < len(self._tokens) and self._tokens[ahead][0] == "newline":
             ahead += 1
-        goes_on = ahead < len(self._tokens) and self._tokens[ahead][0] != "define"
-        if goes_on or self._depth:
+        is_continued = ahead < len(self._tokens) and self._tokens[ahead][0] != "define"
+        if is_continued or self._depth:
             self._position = ahead
 
     def _choice(self) -> Expression:
@@ -118,7 +122,7 @@ class _Reader:
             parts.append(self._quantified(self._atom()))
             self._skip_breaks()
         if not parts:
-            raise invalid('the grammar has an empty alternative; write "" for it')
+            raise invalid('the grammar has an empty alternative; write "" instead')
         return sequence(*parts)
 
     def _atom(self) -> Expression:
@@ -140,12 +144,12 @@ class _Reader:
 
     def _quantified(self, atom: Expression) -> Expression:
         if self._kind() == "count":
-            least, most = _counts(self._next()[1])
-            if max(least, most or 0) > self._limits.max_repeat:
-                raise too_complex("repeat of the grammar", max(least, most or 0), self._limits.max_repeat)
-            if most is not None and most < least:
+            min_count, max_count = _counts(self._next()[1])
+            if max(min_count, max_count or 0) > self._limits.max_repeat:
+                raise too_complex("repeat of the grammar", max(min_count, max_count or 0), self._limits.max_repeat)
+            if max_count is not None and max_count < min_count:
                 raise invalid("the grammar has a repeat whose maximum is below its minimum")
-            atom = repeat(atom, least, most)
+            atom = repeat(atom, min_count, max_count)
         elif self._kind() == "mark" and self._tokens[self._position][1] in _MARKS:
             atom = repeat(atom, *_MARKS[self._next()[1]])
         else:
@@ -156,10 +160,10 @@ class _Reader:
 
 
 def _counts(text: str) -> tuple[int, int | None]:
-    least, comma, most = text.strip("{}").partition(",")
+    min_count, comma, max_count = text.strip("{}").partition(",")
     if not comma:
-        return int(least), int(least)
-    return int(least), int(most) if most.strip() else None
+        return int(min_count), int(min_count)
+    return int(min_count), int(max_count) if max_count.strip() else None
 
 
 def _unescaped(text: str) -> str:
@@ -170,7 +174,7 @@ def _code(match: re.Match[str]) -> int:
     digits = match.group(1) or match.group(2) or match.group(3)
     code = int(digits, 16) if digits else ord(_LETTERS.get(match.group(4), match.group(4)))
     if code > _LAST_CODE or 0xD800 <= code <= 0xDFFF:
-        raise invalid("the grammar escapes a character that does not exist")
+        raise invalid("the grammar has an escape that is not a character")
     return code
 
 

@@ -1,8 +1,8 @@
-"""A context-free grammar as a value: expressions, rules, pruning, and the EBNF text that XGrammar reads.
+"""A context-free grammar: expressions, rules, pruning, and the EBNF text that XGrammar reads.
 
-Expressions are immutable and shallow; everything deep or recursive goes through a named rule. Pruning removes
-what can never be completed (an option whose rule has no finite text), so an unsatisfiable schema is seen here
-and not as a dead end in the engine.
+Expressions are immutable and shallow; deep and recursive structures use named rules. Pruning removes options that can
+never be completed (their rule matches no finite text), so an unsatisfiable schema is found here and not as a dead end
+in the engine.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ class Chars:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Whatever the named rule matches."""
+    """A reference to the named rule."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """All parts, one after the other."""
+    """All parts in order."""
 
     parts: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Any one of the options; no option at all is NOTHING, which no text matches."""
+    """One of the options; without options it is NOTHING, which matches no text."""
 
     options: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The part, `least` to `most` times (None: no limit)."""
+    """The part, `min_count` to `max_count` times (None: unlimited)."""
 
     part: Expression
-    least: int
-    most: int | None
+    min_count: int
+    max_count: int | None
 
 
 Expression = Literal | Chars | Rule | Sequence | Choice | Repeat
@@ -68,7 +68,7 @@ NOTHING = Choice(())
 
 
 def sequence(*parts: Expression) -> Expression:
-    """Concatenation: flattened, neighbouring literals joined, NOTHING swallows all."""
+    """The concatenation: flattened, adjacent literals joined; NOTHING if a part is NOTHING."""
     flat: list[Expression] = []
     for part in parts:
         if part == NOTHING:
@@ -82,7 +82,7 @@ def sequence(*parts: Expression) -> Expression:
 
 
 def choice(*options: Expression) -> Expression:
-    """Alternation: flattened, without repetitions."""
+    """The alternation: flattened, without duplicates."""
     flat: dict[Expression, None] = {}
     for option in options:
         for piece in option.options if isinstance(option, Choice) else (option,):
@@ -90,15 +90,15 @@ def choice(*options: Expression) -> Expression:
     return next(iter(flat)) if len(flat) == 1 else Choice(tuple(flat))
 
 
-def repeat(part: Expression, least: int, most: int | None) -> Expression:
-    """`part{least,most}`. A count below zero or a maximum under the minimum matches nothing."""
-    if most is not None and most < least:
+def repeat(part: Expression, min_count: int, max_count: int | None) -> Expression:
+    """`part{min_count,max_count}`. NOTHING if the maximum is below the minimum."""
+    if max_count is not None and max_count < min_count:
         return NOTHING
-    if most == 0 or part == EMPTY:
+    if max_count == 0 or part == EMPTY:
         return EMPTY
     if part == NOTHING:
-        return EMPTY if least == 0 else NOTHING
-    return part if least == most == 1 else Repeat(part, least, most)
+        return EMPTY if min_count == 0 else NOTHING
+    return part if min_count == max_count == 1 else Repeat(part, min_count, max_count)
 
 
 def optional(part: Expression) -> Expression:
@@ -107,25 +107,25 @@ def optional(part: Expression) -> Expression:
 
 
 def references(expression: Expression) -> Iterator[str]:
-    """Names of the rules that the expression mentions."""
-    waiting = [expression]
-    while waiting:
-        item = waiting.pop()
+    """Names of the rules that the expression refers to."""
+    pending = [expression]
+    while pending:
+        item = pending.pop()
         if isinstance(item, Rule):
             yield item.name
         elif isinstance(item, Sequence):
-            waiting.extend(item.parts)
+            pending.extend(item.parts)
         elif isinstance(item, Choice):
-            waiting.extend(item.options)
+            pending.extend(item.options)
         elif isinstance(item, Repeat):
-            waiting.append(item.part)
+            pending.append(item.part)
 
 
 UNREACHABLE = inf
 
 
 def shortest_length(expression: Expression, known: dict[str, float]) -> float:
-    """Characters of the shortest text that matches, given those of the `known` rules; infinite when there is none."""
+    """Length of the shortest matching text, given the lengths of the `known` rules; infinite if there is none."""
     if isinstance(expression, Literal):
         return len(expression.text)
     if isinstance(expression, Rule):
@@ -135,12 +135,12 @@ def shortest_length(expression: Expression, known: dict[str, float]) -> float:
     if isinstance(expression, Choice):
         return min((shortest_length(option, known) for option in expression.options), default=UNREACHABLE)
     if isinstance(expression, Repeat):
-        return shortest_length(expression.part, known) * expression.least if expression.least else 0
+        return shortest_length(expression.part, known) * expression.min_count if expression.min_count else 0
     return 1
 
 
 def pruned(expression: Expression, productive: Set[str]) -> Expression:
-    """The expression without the options that can never be completed."""
+    """The expression without the options whose rules match no finite text."""
     if isinstance(expression, Rule):
         return expression if expression.name in productive else NOTHING
     if isinstance(expression, Sequence):
@@ -149,59 +149,59 @@ def pruned(expression: Expression, productive: Set[str]) -> Expression:
         kept = (pruned(option, productive) for option in expression.options)
         return choice(*(option for option in kept if option != NOTHING))
     if isinstance(expression, Repeat):
-        return repeat(pruned(expression.part, productive), expression.least, expression.most)
+        return repeat(pruned(expression.part, productive), expression.min_count, expression.max_count)
     return expression
 
 
 class Grammar:
-    """Named rules and the root among them."""
+    """Named rules, one of which is the root."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.rules: dict[str, Expression] = {}
 
     def define(self, name: str, expression: Expression) -> Rule:
-        """Set the rule's expression; returns a reference to it."""
+        """Set the rule's expression and return a reference to it."""
         self.rules[name] = expression
         return Rule(name)
 
     def shortest_lengths(self) -> dict[str, float]:
-        """Length of the shortest text of every rule that has one (Knuth's generalisation of Dijkstra's algorithm)."""
+        """Shortest text length of every rule that matches one (Knuth's generalisation of Dijkstra's algorithm)."""
         users: dict[str, list[str]] = defaultdict(list)
         for name, expression in self.rules.items():
             for used in set(references(expression)):
                 users[used].append(name)
         known: dict[str, float] = {}
-        waiting = [(shortest_length(expression, known), name) for name, expression in self.rules.items()]
-        waiting = [entry for entry in waiting if entry[0] != UNREACHABLE]
-        heapify(waiting)
-        while waiting:
-            length, name = heappop(waiting)
+        pending = [(shortest_length(expression, known), name) for name, expression in self.rules.items()]
+        pending = [entry for entry in pending if entry[0] != UNREACHABLE]
+        heapify(pending)
+        while pending:
+            length, name = heappop(pending)
             if name in known:
                 continue
             known[name] = length
             for user in users[name]:
                 if user not in known and (longer := shortest_length(self.rules[user], known)) != UNREACHABLE:
-                    heappush(waiting, (longer, user))
+                    heappush(pending, (longer, user))
         return known
 
     def prune(self) -> bool:
-        """Keep what can be completed and reached. False when the root matches no text at all."""
+        """Remove rules and options that can't be completed or reached. False if the root matches no text."""
         productive = self.shortest_lengths().keys()
         if self.root not in productive:
             return False
         kept: dict[str, Expression] = {}
-        waiting = [self.root]
-        while waiting:
-            name = waiting.pop()
+        pending = [self.root]
+        while pending:
+            name = pending.pop()
             if name not in kept:
                 kept[name] = pruned(self.rules[name], productive)
-                waiting.extend(references(kept[name]))
+                pending.extend(references(kept[name]))
         self.rules = {name: kept[name] for name in self.rules if name in kept}
         return True
 
     def text(self) -> str:
-        """EBNF in the dialect of XGrammar 0.1.21 and later, the root first."""
+        """The grammar as EBNF in the dialect of XGrammar 0.1.21 and later, the root first."""
         names = [self.root, *(name for name in self.rules if name != self.root)]
         return "\n".join(f"{name} ::= {_write(self.rules[name], 0)}" for name in names) + "\n"
 
@@ -210,7 +210,7 @@ _CHOICE, _SEQUENCE, _ATOM = 0, 1, 2
 
 
 def _write(expression: Expression, level: int) -> str:
-    """EBNF of the expression inside a context that binds as tightly as `level`."""
+    """The expression as EBNF, in parentheses if it binds less tightly than `level`."""
     if isinstance(expression, Literal):
         return write_literal(expression.text)
     if isinstance(expression, Chars):
@@ -220,27 +220,27 @@ def _write(expression: Expression, level: int) -> str:
     if isinstance(expression, Repeat):
         part = _write(expression.part, _ATOM)
         part = f"({part})" if isinstance(expression.part, Repeat) else part
-        return part + _quantifier(expression.least, expression.most)
+        return part + _quantifier(expression.min_count, expression.max_count)
     if isinstance(expression, Sequence):
-        return _bracketed(" ", expression.parts, _SEQUENCE, level)
-    return _bracketed(" | ", expression.options, _CHOICE, level)
+        return _parenthesised(" ", expression.parts, _SEQUENCE, level)
+    return _parenthesised(" | ", expression.options, _CHOICE, level)
 
 
-def _bracketed(glue: str, items: Iterable[Expression], own: int, level: int) -> str:
-    text = glue.join(_write(item, own + 1) for item in items)
-    return (f"({text})" if level > own else text) if text else '""'
+def _parenthesised(separator: str, items: Iterable[Expression], own_level: int, level: int) -> str:
+    text = separator.join(_write(item, own_level + 1) for item in items)
+    return (f"({text})" if level > own_level else text) if text else '""'
 
 
-def _quantifier(least: int, most: int | None) -> str:
+def _quantifier(min_count: int, max_count: int | None) -> str:
     marks = {(0, None): "*", (1, None): "+", (0, 1): "?"}
-    if (least, most) in marks:
-        return marks[least, most]
-    return f"{{{least},{'' if most is None else most}}}" if least != most else f"{{{least}}}"
+    if (min_count, max_count) in marks:
+        return marks[min_count, max_count]
+    return f"{{{min_count},{'' if max_count is None else max_count}}}" if min_count != max_count else f"{{{min_count}}}"
 
 
 @lru_cache(maxsize=4096)
 def write_literal(text: str) -> str:
-    """The text as an EBNF string."""
+    """The text as an EBNF literal."""
     return '"' + "".join(map(_write_code, map(ord, text))) + '"'
 
 

@@ -1,7 +1,7 @@
-"""How characters are written inside a JSON string (RFC 8259 §7), as grammar expressions.
+"""Grammar expressions for JSON text (RFC 8259).
 
-A constrained string is written in the one canonical way: a character as itself unless it must be escaped, then
-by its short escape where there is one. An unconstrained string takes every escape.
+In a constrained string each character has one spelling: itself, or if it must be escaped, its short escape or else
+`\\u00xx`. An unconstrained string may use every escape.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Builder = Callable[[], Expression]
 
 _MUST_ESCAPE = CodeSet.of((0x00, 0x1F), '"\\')
 PLAIN = ~_MUST_ESCAPE
-"""Characters that stand for themselves inside a JSON string."""
+"""Characters that need no escape inside a JSON string."""
 _SHORT_ESCAPES = {0x08: "b", 0x09: "t", 0x0A: "n", 0x0C: "f", 0x0D: "r", 0x22: '"', 0x5C: "\\"}
 _HEX = DIGITS | CodeSet.of((0x41, 0x46), (0x61, 0x66))
 
 
 def character(codes: CodeSet) -> Expression:
-    """One character of the set as JSON text."""
+    """One character of the set inside a JSON string."""
     plain = codes - _MUST_ESCAPE
     escaped = codes & _MUST_ESCAPE
     options: list[Expression] = []
@@ -44,7 +44,7 @@ def character(codes: CodeSet) -> Expression:
 
 
 def _escapes(codes: CodeSet) -> list[Expression]:
-    """Short escapes where there are some, `\\u00xx` for control characters."""
+    """Short escapes, and `\\u00xx` for control characters."""
     letters = CodeSet.of("".join(letter for code, letter in _SHORT_ESCAPES.items() if code in codes))
     options: list[Expression] = [sequence(Literal("\\"), _one_of(letters))] if letters else []
     for row in (0, 1):
@@ -59,7 +59,7 @@ def _one_of(codes: CodeSet) -> Expression:
 
 
 def run(codes: CodeSet) -> Expression:
-    """Any number of characters of the set. The plain ones loop in place, so that whole tokens pass at once."""
+    """Any number of characters of the set. Plain ones repeat in place, which is fast for multi-character tokens."""
     plain = repeat(_plain(codes), 0, None)
     escaped = codes & _MUST_ESCAPE
     if not escaped:
@@ -73,133 +73,131 @@ def _plain(codes: CodeSet) -> Expression:
 
 
 def any_escape() -> Expression:
-    """Every escape that RFC 8259 has, surrogates only in pairs."""
-    high = Chars(CodeSet.of("dD"))
-    basic = Chars(_HEX - CodeSet.of("dD"))
+    """Every escape of RFC 8259, surrogates only in pairs."""
+    d = Chars(CodeSet.of("dD"))
+    not_d = Chars(_HEX - CodeSet.of("dD"))
     hexadecimal = Chars(_HEX)
-    below = sequence(basic, *[hexadecimal] * 3)
-    beside = sequence(high, Chars(CodeSet.of((0x30, 0x37))), *[hexadecimal] * 2)
+    other = sequence(not_d, *[hexadecimal] * 3)
+    d_not_surrogate = sequence(d, Chars(CodeSet.of((0x30, 0x37))), *[hexadecimal] * 2)
     pair = sequence(
-        high,
+        d,
         Chars(CodeSet.of("89abAB")),
         *[hexadecimal] * 2,
         Literal("\\u"),
-        high,
+        d,
         Chars(CodeSet.of("cdefCDEF")),
         *[hexadecimal] * 2,
     )
     short = sequence(Literal("\\"), Chars(CodeSet.of('"\\/bfnrt')))
-    return choice(short, sequence(Literal("\\u"), choice(below, beside, pair)))
+    return choice(short, sequence(Literal("\\u"), choice(other, d_not_surrogate, pair)))
 
 
 class JsonText:
-    """The shared rules of JSON text in one grammar, defined when first asked for."""
+    """Rules of JSON text that one grammar shares, defined on first use."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-        self._runs: dict[Expression, int] = {}
+        self._chains: dict[Expression, int] = {}
 
     def any_string(self) -> Rule:
-        """Any string with its quotes."""
-        return self._once("str", lambda: sequence(Literal('"'), self.any_tail(Literal('"'))))
+        """Any string, with its quotes."""
+        return self._define_once("str", lambda: sequence(Literal('"'), self.any_tail(Literal('"'))))
 
     def escape(self) -> Rule:
         """One escape of any kind."""
-        return self._once("esc", any_escape)
+        return self._define_once("esc", any_escape)
 
-    def _free(self, name: str, tail: Expression) -> Rule:
-        """Any characters, then the tail. In place: a rule for one character would end within every token."""
+    def _any_characters(self, name: str, tail: Expression) -> Rule:
+        """Any characters, then the tail. In place, because a rule for one character would end within every token."""
         plain = repeat(Chars(PLAIN), 0, None)
-        return self._once(name, lambda: sequence(plain, choice(tail, sequence(self.escape(), Rule(name)))))
+        return self._define_once(name, lambda: sequence(plain, choice(tail, sequence(self.escape(), Rule(name)))))
 
-    def counted_string(self, least: int, most: int | None, tail: Expression) -> Expression:
-        """A string counted by reference: any length compiles in milliseconds, but each token mask takes some 60 ms."""
-        one = self._once("char", lambda: choice(Chars(PLAIN), self.escape()))
-        return sequence(Literal('"'), repeat(one, least, most), tail)
+    def counted_string(self, min_length: int, max_length: int | None, tail: Expression) -> Expression:
+        """An opening quote, `min_length` to `max_length` characters, and the tail; counted by reference to a rule.
 
-    def bounded_string(self, least: int, most: int | None, tail: Expression) -> Expression:
-        """A string of `least` to `most` characters. All bounded strings of a grammar share one chain of rules."""
+        Any length compiles in milliseconds, but each token mask takes some 60 ms.
+        """
+        one = self._define_once("char", lambda: choice(Chars(PLAIN), self.escape()))
+        return sequence(Literal('"'), repeat(one, min_length, max_length), tail)
+
+    def bounded_string(self, min_length: int, max_length: int | None, tail: Expression) -> Expression:
+        """The same, counted by a chain of rules, which all bounded strings with this tail share."""
         one = choice(Chars(PLAIN), self.escape())
-        head = (Literal('"'), *[one] * least)
-        if most is None:
+        head = (Literal('"'), *[one] * min_length)
+        if max_length is None:
             return sequence(*head, self.any_tail(tail))
-        return sequence(*head, self._run(most - least, tail))
+        return sequence(*head, self._chain(max_length - min_length, tail))
 
-    def longest_run(self, tail: Expression) -> int:
-        """How many characters the shared chain counts already."""
-        return self._runs.get(tail, 0)
+    def longest_chain(self, tail: Expression) -> int:
+        """How many characters the shared chain for this tail counts."""
+        return self._chains.get(tail, 0)
 
-    def _run(self, most: int, tail: Expression) -> Expression:
-        """Up to `most` characters and the tail: each rule one character, then the rule for one less."""
-        if most == 0:
+    def _chain(self, max_length: int, tail: Expression) -> Expression:
+        """Up to `max_length` characters and the tail: each rule is one character and the rule for one less."""
+        if max_length == 0:
             return tail
-        prefix = f"l{list(self._runs).index(tail) if tail in self._runs else len(self._runs)}_"
-        for left in range(self._runs.get(tail, 0) + 1, most + 1):
+        prefix = f"l{list(self._chains).index(tail) if tail in self._chains else len(self._chains)}_"
+        for left in range(self._chains.get(tail, 0) + 1, max_length + 1):
             after: Expression = Rule(f"{prefix}{left - 1}") if left > 1 else tail
             options = (sequence(Chars(PLAIN), after), sequence(self.escape(), after), tail)
             self.grammar.define(f"{prefix}{left}", choice(*options))
-        self._runs[tail] = max(most, self._runs.get(tail, 0))
-        return Rule(f"{prefix}{most}")
+        self._chains[tail] = max(max_length, self._chains.get(tail, 0))
+        return Rule(f"{prefix}{max_length}")
 
     def any_key(self) -> Rule:
-        """Any member name and its colon."""
-        return self._once("key", lambda: sequence(self.any_string(), Literal(":")))
+        """Any member name, with its quotes and colon."""
+        return self._define_once("key", lambda: sequence(self.any_string(), Literal(":")))
 
     def any_tail(self, tail: Expression) -> Rule:
-        """The rest of a string that may go on in any way. Member names go on without escapes, which is cheaper."""
+        """Any rest of a string and the tail. The rest of a member name has no escapes, which is cheaper."""
         if tail == Literal('"'):
-            return self._free("rest", tail)
-        return self._once("keyrest", lambda: sequence(repeat(Chars(PLAIN), 0, None), tail))
+            return self._any_characters("rest", tail)
+        return self._define_once("keyrest", lambda: sequence(repeat(Chars(PLAIN), 0, None), tail))
 
     def any_value(self) -> Rule:
-        """Any JSON value, compact."""
+        """Any JSON value, without whitespace."""
         if "any" not in self.grammar.rules:
             self.grammar.rules["any"] = EMPTY
             self.grammar.define("any", self._any_value())
         return Rule("any")
 
     def any_object(self) -> Rule:
-        """Any JSON object, compact."""
+        """Any JSON object, without whitespace."""
         member = sequence(self.any_key(), Rule("any"))
         self.any_value()
-        return self._once("object", lambda: wrapped("{", listed(member, 0, None), "}"))
+        return self._define_once("object", lambda: wrapped("{", listed(member, 0, None), "}"))
 
     def any_array(self) -> Rule:
-        """Any JSON array, compact."""
+        """Any JSON array, without whitespace."""
         self.any_value()
-        return self._once("array", lambda: wrapped("[", listed(Rule("any"), 0, None), "]"))
+        return self._define_once("array", lambda: wrapped("[", listed(Rule("any"), 0, None), "]"))
 
     def any_number(self) -> Rule:
         """Any JSON number (RFC 8259 §6)."""
-        return self._once("number", _any_number)
+        return self._define_once("number", _any_number)
 
-    def _once(self, name: str, build: Builder) -> Rule:
+    def _define_once(self, name: str, build: Builder) -> Rule:
         if name not in self.grammar.rules:
             self.grammar.define(name, build())
         return Rule(name)
 
     def _any_value(self) -> Expression:
-        words = (Literal("true"), Literal("false"), Literal("null"))
-        return choice(self.any_string(), self.any_number(), self.any_object(), self.any_array(), *words)
-
-
-def quoted(content: Expression) -> Expression:
-    """The content between quotation marks."""
-    return sequence(Literal('"'), content, Literal('"'))
+        keywords = (Literal("true"), Literal("false"), Literal("null"))
+        return choice(self.any_string(), self.any_number(), self.any_object(), self.any_array(), *keywords)
 
 
 def wrapped(opening: str, content: Expression, closing: str) -> Expression:
-    """The content between two brackets."""
+    """The content between an opening and a closing bracket."""
     return sequence(Literal(opening), content, Literal(closing))
 
 
-def listed(item: Expression, least: int, most: int | None) -> Expression:
-    """`least` to `most` items with commas between them."""
-    more = repeat(sequence(Literal(","), item), max(least - 1, 0), None if most is None else most - 1)
-    if most == 0:
-        return EMPTY if least == 0 else NOTHING
-    filled = sequence(item, more)
-    return repeat(filled, 0, 1) if least == 0 else filled
+def listed(item: Expression, min_count: int, max_count: int | None) -> Expression:
+    """`min_count` to `max_count` items, separated by commas."""
+    more = repeat(sequence(Literal(","), item), max(min_count - 1, 0), None if max_count is None else max_count - 1)
+    if max_count == 0:
+        return EMPTY if min_count == 0 else NOTHING
+    non_empty = sequence(item, more)
+    return repeat(non_empty, 0, 1) if min_count == 0 else non_empty
 
 
 def _any_number() -> Expression:

@@ -1,9 +1,9 @@
-"""Bounded repeats in the form that every XGrammar compiles fast.
+"""Rewrites counted repeats so that every version of XGrammar compiles them fast.
 
-A bare character class is copied once per count (200 of them: 6 s), so it gets a rule with two options, which is
-counted instead. Large counts are written as blocks of 64, blocks of blocks and a remainder: older versions copy what
-they count (5,000: 3 s), newer ones slow down with the square of the count while matching. The texts that match are
-exactly the same.
+XGrammar copies a bare character class once per count (200 copies: 6 s), so the class becomes a rule with two options,
+which XGrammar counts instead. Large counts become blocks of 64, blocks of blocks and a remainder: older versions copy
+the counted part (5,000 copies: 3 s), newer versions match in time quadratic in the count. The grammar matches exactly
+the same texts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from llm_policy.guidance.grammar.grammar import (
 )
 
 BLOCK = 64
-_COPIED_AT_MOST = 4
+_MAX_COPIES = 4
 
 
 def lower_repeats(grammar: Grammar, *, copy_classes: bool) -> None:
-    """Rewrite every bounded repeat of the grammar, adding rules for blocks.
+    """Rewrite every counted repeat of the grammar in place; adds rules for blocks.
 
-    With `copy_classes` a repeat of a bare class stays as it is: its cost was budgeted, and its masks are then fast.
+    With `copy_classes` a repeat of a bare class stays: its compile time was budgeted, and its token masks are fast.
     """
     _Lowering(grammar, copy_classes=copy_classes).run()
 
@@ -56,21 +56,21 @@ class _Lowering:
         return expression
 
     def _repeat(self, expression: Repeat) -> Expression:
-        part, least, most = expression.part, expression.least, expression.most
-        if max(least, most or 0) <= _COPIED_AT_MOST or (self._copy_classes and isinstance(part, Chars)):
-            return Repeat(self._lowered(part), least, most)
+        part, min_count, max_count = expression.part, expression.min_count, expression.max_count
+        if max(min_count, max_count or 0) <= _MAX_COPIES or (self._copy_classes and isinstance(part, Chars)):
+            return Repeat(self._lowered(part), min_count, max_count)
         part = self._countable(part)
-        if most is None:
-            return sequence(self._exactly(part, least), repeat(part, 0, None))
-        return sequence(self._exactly(part, least), self._up_to(part, most - least))
+        if max_count is None:
+            return sequence(self._exactly(part, min_count), repeat(part, 0, None))
+        return sequence(self._exactly(part, min_count), self._up_to(part, max_count - min_count))
 
     def _countable(self, part: Expression) -> Expression:
-        """A part that is counted and not copied."""
+        """A form of the part that XGrammar counts and does not copy."""
         if part not in self._counted:
-            self._counted[part] = self._made_countable(part)
+            self._counted[part] = self._build_countable(part)
         return self._counted[part]
 
-    def _made_countable(self, part: Expression) -> Expression:
+    def _build_countable(self, part: Expression) -> Expression:
         inner = self._grammar.rules.get(part.name, part) if isinstance(part, Rule) else part
         if isinstance(inner, Chars) and inner.codes.size() > 1:
             inner = Choice(tuple(Chars(half) for half in inner.codes.halves()))
@@ -87,7 +87,7 @@ class _Lowering:
         return sequence(self._exactly(self._block(part), blocks), repeat(part, rest, rest))
 
     def _up_to(self, part: Expression, count: int) -> Expression:
-        """None to `count`: some blocks, then less than two blocks' worth of single parts."""
+        """Zero to `count` parts: blocks, then fewer than two blocks of single parts."""
         if count < 2 * BLOCK:
             return repeat(part, 0, count) if count else EMPTY
         blocks, rest = divmod(count, BLOCK)

@@ -1,1 +1,1 @@
-"""From a JSON Schema to a grammar, and validation of finished JSON against the schema."""
+"""Translates a JSON Schema to a grammar, and validates finished JSON against the schema."""

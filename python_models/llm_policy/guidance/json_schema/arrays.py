@@ -1,4 +1,4 @@
-"""Arrays as grammar expressions: a tuple's places in order, then the rest, counted."""
+"""Arrays as grammar expressions: the items of `prefixItems` in order, then the rest, counted."""
 
 from __future__ import annotations
 
@@ -24,109 +24,114 @@ from llm_policy.release.guide_limits import GuideLimits
 
 WriteValue = Callable[[Conjunction], Rule]
 
-
-_PLACES_INLINE = 8
-"""Places of a tuple written into one rule; each nests in the one before."""
+_PREFIX_GROUP = 8
+"""Prefix items in one rule; each item nests in the one before."""
 
 
 @dataclass
-class Items:
-    """What one alternative says about an array's items."""
+class ArrayConstraints:
+    """What one alternative demands of an array; `prefix` and `rest` are the schemas of its items."""
 
-    places: list[Conjunction] = field(default_factory=list)
+    prefix: list[Conjunction] = field(default_factory=list)
     rest: Conjunction = ()
-    least: int = 0
-    most: int | None = None
+    min_items: int = 0
+    max_items: int | None = None
     contains: list[Subschema] = field(default_factory=list)
 
 
 class ArrayWriter:
     """Writes the arrays of one alternative."""
 
-    def __init__(self, grammar: Grammar, limits: GuideLimits, report: KeywordReport, write_value: WriteValue) -> None:
+    def __init__(
+        self, grammar: Grammar, limits: GuideLimits, unenforced: KeywordReport, write_value: WriteValue
+    ) -> None:
         self._grammar = grammar
         self._limits = limits
-        self._report = report
+        self._unenforced = unenforced
         self._write_value = write_value
 
-    def expression(self, bases: tuple[Subschema, ...]) -> Expression:
-        """An array with its brackets."""
-        items = self._items(bases)
-        if items.most is not None and items.least > items.most:
+    def expression(self, subschemas: tuple[Subschema, ...]) -> Expression:
+        """An array with its brackets; NOTHING if the keywords contradict each other."""
+        array = self._constraints(subschemas)
+        if array.max_items is not None and array.min_items > array.max_items:
             return NOTHING
-        return wrapped("[", self._content(items), "]")
+        return wrapped("[", self._content(array), "]")
 
-    def _items(self, bases: tuple[Subschema, ...]) -> Items:
-        items = Items()
-        for base in bases:
-            self._read(base, items)
-        width = max((len(base.keywords.get("prefixItems", ())) for base in bases), default=0)
-        items.places = [tuple(s for base in bases for s in _item_schemas(base, i)) for i in range(width)]
-        items.rest = tuple(s for base in bases for s in _item_schemas(base, width))
-        return items
+    def _constraints(self, subschemas: tuple[Subschema, ...]) -> ArrayConstraints:
+        array = ArrayConstraints()
+        for subschema in subschemas:
+            self._add(subschema, array)
+        width = max((len(subschema.keywords.get("prefixItems", ())) for subschema in subschemas), default=0)
+        array.prefix = [tuple(s for subschema in subschemas for s in _item_schemas(subschema, i)) for i in range(width)]
+        array.rest = tuple(s for subschema in subschemas for s in _item_schemas(subschema, width))
+        return array
 
-    def _read(self, base: Subschema, items: Items) -> None:
-        words = base.keywords
-        items.least = max(items.least, words.get("minItems", 0))
-        if "maxItems" in words:
-            items.most = words["maxItems"] if items.most is None else min(items.most, words["maxItems"])
-        if "contains" in words and words.get("minContains") != 0:
-            items.contains.append(words["contains"])
-        if "contains" in words and (words.get("minContains", 1) > 1 or "maxContains" in words):
-            self._report.add(base.pointer, "minContains/maxContains", "the matching items are not counted")
-        if words.get("uniqueItems") and (items.most is None or items.most > 1):
-            self._report.add(base.pointer, "uniqueItems", "items are not compared")
-        if "unevaluatedItems" in words and not words["unevaluatedItems"].is_true:
-            self._report.add(base.pointer, "unevaluatedItems", "not followed")
+    def _add(self, subschema: Subschema, array: ArrayConstraints) -> None:
+        keywords = subschema.keywords
+        array.min_items = max(array.min_items, keywords.get("minItems", 0))
+        if "maxItems" in keywords:
+            array.max_items = (
+                keywords["maxItems"] if array.max_items is None else min(array.max_items, keywords["maxItems"])
+            )
+        if "contains" in keywords and keywords.get("minContains") != 0:
+            array.contains.append(keywords["contains"])
+        if "contains" in keywords and (keywords.get("minContains", 1) > 1 or "maxContains" in keywords):
+            self._unenforced.add(subschema.pointer, "minContains/maxContains", "matching items are not counted")
+        if keywords.get("uniqueItems") and (array.max_items is None or array.max_items > 1):
+            self._unenforced.add(subschema.pointer, "uniqueItems", "items are not compared")
+        if "unevaluatedItems" in keywords and not keywords["unevaluatedItems"].is_true:
+            self._unenforced.add(subschema.pointer, "unevaluatedItems", "not enforced")
 
-    def _content(self, items: Items) -> Expression:
-        rest = self._rest(items)
-        if items.contains:
-            found = self._with_contained(items, rest)
-            if found is not None:
-                return found
-        if not items.places:
-            return listed(rest, min(items.least, self._limits.max_repeat), self._most(items))
-        return self._tuple(items, rest)
+    def _content(self, array: ArrayConstraints) -> Expression:
+        rest = self._rest(array)
+        if array.contains:
+            content = self._with_contained(array, rest)
+            if content is not None:
+                return content
+        if not array.prefix:
+            return listed(rest, min(array.min_items, self._limits.max_repeat), self._max_items(array))
+        return self._tuple(array, rest)
 
-    def _rest(self, items: Items) -> Expression:
-        if any(schema.is_false for schema in items.rest):
+    def _rest(self, array: ArrayConstraints) -> Expression:
+        if any(schema.is_false for schema in array.rest):
             return NOTHING
-        return self._write_value(items.rest)
+        return self._write_value(array.rest)
 
-    def _most(self, items: Items) -> int | None:
-        return None if items.most is None or items.most > self._limits.max_repeat else items.most
+    def _max_items(self, array: ArrayConstraints) -> int | None:
+        return None if array.max_items is None or array.max_items > self._limits.max_repeat else array.max_items
 
-    def _tuple(self, items: Items, rest: Expression) -> Expression:
-        """Each place may end the array once `minItems` is reached."""
-        places = items.places if items.most is None else items.places[: items.most]
-        width = len(places)
-        most = self._most(items)
+    def _tuple(self, array: ArrayConstraints, rest: Expression) -> Expression:
+        """The array may end at every prefix item once `minItems` is reached."""
+        prefix = array.prefix if array.max_items is None else array.prefix[: array.max_items]
+        width = len(prefix)
+        max_items = self._max_items(array)
         tail = repeat(
-            sequence(Literal(","), rest), max(items.least - width, 0), None if most is None else max(most - width, 0)
+            sequence(Literal(","), rest),
+            max(array.min_items - width, 0),
+            None if max_items is None else max(max_items - width, 0),
         )
         for i in range(width - 1, -1, -1):
-            value = self._write_value(places[i])
+            value = self._write_value(prefix[i])
             tail = sequence(Literal(",") if i else EMPTY, value, tail)
-            if i >= items.least:
+            if i >= array.min_items:
                 tail = optional(tail)
-            if i % _PLACES_INLINE == 0 and i:
+            if i % _PREFIX_GROUP == 0 and i:
                 tail = self._grammar.define(f"t{len(self._grammar.rules)}", tail)
         return tail
 
-    def _with_contained(self, items: Items, rest: Expression) -> Expression | None:
-        """`contains` where it stands alone: some item, anywhere, also matches it."""
-        if len(items.contains) > 1 or items.places or items.most is not None or items.least > 1:
-            for schema in items.contains:
-                self._report.add(schema.pointer, "contains", "beside other keywords for items")
+    def _with_contained(self, array: ArrayConstraints, rest: Expression) -> Expression | None:
+        """`contains` on its own: one item, at any index, also matches it; None beside other keywords for items."""
+        if len(array.contains) > 1 or array.prefix or array.max_items is not None or array.min_items > 1:
+            for schema in array.contains:
+                self._unenforced.add(schema.pointer, "contains", "beside other keywords for items")
             return None
-        wanted = self._write_value((*items.rest, items.contains[0]))
+        matching = self._write_value((*array.rest, array.contains[0]))
         before = repeat(sequence(rest, Literal(",")), 0, None)
-        return sequence(before, wanted, repeat(sequence(Literal(","), rest), 0, None))
+        return sequence(before, matching, repeat(sequence(Literal(","), rest), 0, None))
 
 
-def _item_schemas(base: Subschema, place: int) -> list[Subschema]:
-    prefix = base.keywords.get("prefixItems", [])
-    if place < len(prefix):
-        return [prefix[place]]
-    return [base.keywords["items"]] if "items" in base.keywords else []
+def _item_schemas(subschema: Subschema, index: int) -> list[Subschema]:
+    prefix = subschema.keywords.get("prefixItems", [])
+    if index < len(prefix):
+        return [prefix[index]]
+    return [subschema.keywords["items"]] if "items" in subschema.keywords else []

@@ -1,7 +1,7 @@
-"""What a value of each JSON Schema format looks like (2020-12 Validation §7.3), as anchored regexes.
+"""The formats of JSON Schema (2020-12 Validation §7.3) as anchored regexes.
 
-A regex accepts everything that the validator accepts as that format, and little more: what it cannot say (a name's
-total length, punycode) is the validator's to find. Formats without an entry are annotations.
+A regex accepts every value that the validator accepts, and few others: constraints that a regex can't express (a host
+name's total length, punycode) are left to the validator. Formats without an entry are annotations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TIME = (
     rf"(?:{_HOUR}:[0-5]\d:[0-5]\d(?:\.\d+)?{_OFFSET}"
     rf"|23:59:60(?:\.\d+)?[Zz]|{_HOUR}:[0-5]\d:60(?:\.\d+)?[+-]{_HOUR}:[0-5]\d)"
 )
-"""A leap second ends a UTC day (RFC 3339 §5.7); beside an offset only the validator knows which minute that is."""
+"""A leap second ends a UTC day (RFC 3339 §5.7); for other offsets the validator checks which minute that is."""
 
 _HEX = "[0-9A-Fa-f]"
 _UUID = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
@@ -36,7 +36,7 @@ _IPV6 = (
     f"|(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}"
     f"|(?:(?:{_H16}:){{0,6}}{_H16})?::)"
 )
-"""RFC 4291 §2.2 as RFC 3986 §3.2.2 spells it, `::` also standing for a single group."""
+"""RFC 4291 §2.2 in the grammar of RFC 3986 §3.2.2; `::` may also replace a single group."""
 
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
@@ -53,7 +53,7 @@ _IDN_EMAIL = rf"(?:{_WIDE_ATEXT}+(?:\.{_WIDE_ATEXT}+)*|{_WIDE_QUOTED_LOCAL})@(?:
 
 
 def _uri(letters: str) -> tuple[str, str]:
-    """RFC 3986 with these letters for `unreserved`: an absolute reference, and any reference."""
+    """RFC 3986 with these letters as `unreserved`: the patterns of an absolute URI and of any reference."""
     percent = f"%{_HEX}{{2}}"
     name = rf"(?:[{letters}0-9._~!$&'()*+,;=-]|{percent})"
     path_character = rf"(?:[{letters}0-9._~!$&'()*+,;=:@-]|{percent})"
@@ -103,7 +103,7 @@ FORMAT_PATTERNS: dict[str, str] = {
         "relative-json-pointer": rf"(?:0|[1-9]\d*)(?:#|{_POINTER})",
     }.items()
 }
-"""Format → anchored regex in the syntax of `regex_syntax`."""
+"""Format → anchored regex in the syntax of `regex/syntax.py`."""
 
 ASSERTED_WITHOUT_PATTERN = frozenset({"regex", "uri-template"})
-"""Formats that the validator checks and no grammar here follows; the keyword report names them."""
+"""Formats that the validator checks but no grammar enforces; they are reported."""

@@ -1,4 +1,4 @@
-"""What a grammar does not hold the model to: one finding for each keyword that was left out, never silence."""
+"""The keywords that a grammar does not enforce, or enforces too strictly: one finding each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_FINDINGS = 1_000
 
 @dataclass(frozen=True, order=True)
 class KeywordFinding:
-    """One keyword of one subschema. The pointer holds the client's names: for operators, not for error texts."""
+    """One keyword of one subschema. The pointer contains the client's names and must not appear in error texts."""
 
     pointer: str
     keyword: str
@@ -17,16 +17,16 @@ class KeywordFinding:
 
 
 class KeywordReport:
-    """Collects findings, each once."""
+    """Collects findings without duplicates."""
 
     def __init__(self) -> None:
         self._findings: dict[KeywordFinding, None] = {}
 
     def add(self, pointer: str, keyword: str, reason: str) -> None:
-        """Note that `keyword` at `pointer` is not followed, or only in part."""
+        """Add a finding on `keyword` at `pointer`; dropped over `MAX_FINDINGS`."""
         if len(self._findings) < MAX_FINDINGS:
             self._findings[KeywordFinding(pointer, keyword, reason)] = None
 
     def findings(self) -> tuple[KeywordFinding, ...]:
-        """All of them, sorted."""
+        """All findings, sorted."""
         return tuple(sorted(self._findings))

@@ -1,8 +1,8 @@
-"""What `not` means, written without `not` where the vocabulary has the words.
+"""Rewrites `not` in terms of other keywords.
 
-`negate(node)` is a node that allows at least everything the original refuses. It is exact for types, values, bounds,
-lengths, counts, required and declared members, items, and their combinations; for the rest it allows too much and
-says so in the report.
+`negate(node)` is a node that allows at least everything that `node` rejects. It is exact for types, values, bounds,
+lengths, counts, required and declared members, items, and their combinations. For other keywords it allows too much,
+which is reported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.json_schema.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NEVER, NUMBERS, Subschema
+from llm_policy.guidance.json_schema.subschema import ALL_TYPES, EXCLUDED, FORBIDDEN, NEVER, NUMBER_TYPES, Subschema
 
 _STRING, _ARRAY, _OBJECT = (frozenset({name}) for name in ("string", "array", "object"))
 
@@ -20,19 +20,19 @@ Options = list[dict[str, Any]]
 
 
 class Negation:
-    """Negated nodes of one document, each made once."""
+    """The negated nodes of one document, each built once."""
 
-    def __init__(self, document: Document, report: KeywordReport) -> None:
+    def __init__(self, document: Document, unenforced: KeywordReport) -> None:
         self._document = document
-        self._report = report
-        self._made: dict[Subschema, Subschema] = {}
+        self._unenforced = unenforced
+        self._negated_nodes: dict[Subschema, Subschema] = {}
 
     def negate(self, node: Subschema) -> Subschema:
         """The node for `not node`."""
-        if node not in self._made:
-            self._made[node] = self._document.synthetic({}, node.pointer)
-            self._made[node].keywords.update(self._negated(node))
-        return self._made[node]
+        if node not in self._negated_nodes:
+            self._negated_nodes[node] = self._document.synthetic({}, node.pointer)
+            self._negated_nodes[node].keywords.update(self._negated(node))
+        return self._negated_nodes[node]
 
     def _negated(self, node: Subschema) -> dict[str, Any]:
         if node.is_true:
@@ -41,26 +41,26 @@ class Negation:
             return {}
         options: Options = []
         for keyword, value in node.keywords.items():
-            rule = _RULES.get(keyword)
-            if rule is not None:
-                options.extend(rule(self, node, value))
-            elif keyword not in _SILENT:
-                self._report.add(node.pointer, keyword, "its negation is not followed")
-                options.append({"type": _TYPES[keyword]} if keyword in _TYPES else {})
+            negation = _NEGATIONS.get(keyword)
+            if negation is not None:
+                options.extend(negation(self, node, value))
+            elif keyword not in _WITHOUT_EFFECT:
+                self._unenforced.add(node.pointer, keyword, "its negation is not enforced")
+                options.append({"type": _TYPES_OF[keyword]} if keyword in _TYPES_OF else {})
         if len(options) == 1:
             return options[0]
         if not options:
             return dict(NEVER)
         return {"anyOf": [self._document.synthetic(option, node.pointer) for option in options]}
 
-    def _later(self, node: Subschema) -> Subschema:
-        """`not node`, to be written out only when somebody looks at it."""
+    def _deferred(self, node: Subschema) -> Subschema:
+        """`not node`, negated only when it is used."""
         return self._document.synthetic({"not": node}, node.pointer)
 
-    def type(self, node: Subschema, atoms: frozenset[str]) -> Options:
-        """Every other type."""
-        rest = EVERY_TYPE - atoms
-        return [{"type": rest}] if rest else []
+    def type(self, node: Subschema, types: frozenset[str]) -> Options:
+        """Any other type."""
+        other_types = ALL_TYPES - types
+        return [{"type": other_types}] if other_types else []
 
     def values(self, node: Subschema, values: list[Any]) -> Options:
         """None of the values."""
@@ -75,43 +75,43 @@ class Negation:
         return [{"type": _OBJECT, FORBIDDEN: [name]} for name in dict.fromkeys(names)]
 
     def forbidden(self, node: Subschema, names: list[str]) -> Options:
-        """One of the names is there."""
+        """One of the names is present."""
         return [{"type": _OBJECT, "required": [name]} for name in names]
 
     def properties(self, node: Subschema, members: dict[str, Subschema]) -> Options:
-        """Some member is there and wrong."""
+        """Some member is present and invalid."""
         return [
-            {"type": _OBJECT, "required": [name], "properties": {name: self._later(member)}}
+            {"type": _OBJECT, "required": [name], "properties": {name: self._deferred(member)}}
             for name, member in members.items()
             if not member.is_true
         ]
 
     def items(self, node: Subschema, item: Subschema) -> Options:
-        """Some item is wrong."""
+        """Some item is invalid."""
         if item.is_true:
             return []
         if "prefixItems" in node.keywords:
-            self._report.add(node.pointer, "items", "its negation is not followed")
+            self._unenforced.add(node.pointer, "items", "its negation is not enforced")
             return [{"type": _ARRAY}]
-        return [{"type": _ARRAY, "contains": self._later(item)}]
+        return [{"type": _ARRAY, "contains": self._deferred(item)}]
 
     def all_of(self, node: Subschema, members: list[Subschema]) -> Options:
-        """Some member fails."""
+        """Some subschema rejects the value."""
         return [{"not": member} for member in members]
 
     def any_of(self, node: Subschema, members: list[Subschema]) -> Options:
-        """Every member fails."""
-        return [{"allOf": [self._later(member) for member in members]}]
+        """Every subschema rejects the value."""
+        return [{"allOf": [self._deferred(member) for member in members]}]
 
     def one_of(self, node: Subschema, members: list[Subschema]) -> Options:
-        """For a single member its negation; for more, anything."""
+        """The negation of a single subschema; for more of them, anything."""
         if len(members) == 1:
             return self.any_of(node, members)
-        self._report.add(node.pointer, "oneOf", "its negation is not followed")
+        self._unenforced.add(node.pointer, "oneOf", "its negation is not enforced")
         return [{}]
 
     def inner_not(self, node: Subschema, inner: Subschema) -> Options:
-        """What was negated."""
+        """The negated subschema itself."""
         return [{"allOf": [inner]}]
 
     def reference(self, node: Subschema, target: Subschema) -> Options:
@@ -120,18 +120,18 @@ class Negation:
 
 
 def _bound(limit: str) -> Callable[[Negation, Subschema, Any], Options]:
-    return lambda _, __, value: [{"type": NUMBERS, limit: value}]
+    return lambda _, __, value: [{"type": NUMBER_TYPES, limit: value}]
 
 
-def _least(limit: str, types: frozenset[str]) -> Callable[[Negation, Subschema, int], Options]:
+def _below_min(limit: str, types: frozenset[str]) -> Callable[[Negation, Subschema, int], Options]:
     return lambda _, __, count: [{"type": types, limit: count - 1}] if count > 0 else []
 
 
-def _most(limit: str, types: frozenset[str]) -> Callable[[Negation, Subschema, int], Options]:
+def _above_max(limit: str, types: frozenset[str]) -> Callable[[Negation, Subschema, int], Options]:
     return lambda _, __, count: [{"type": types, limit: count + 1}]
 
 
-_RULES: dict[str, Callable[[Negation, Subschema, Any], Options]] = {
+_NEGATIONS: dict[str, Callable[[Negation, Subschema, Any], Options]] = {
     "type": Negation.type,
     "enum": Negation.values,
     "const": Negation.values,
@@ -149,17 +149,17 @@ _RULES: dict[str, Callable[[Negation, Subschema, Any], Options]] = {
     "maximum": _bound("exclusiveMinimum"),
     "exclusiveMinimum": _bound("maximum"),
     "exclusiveMaximum": _bound("minimum"),
-    "minLength": _least("maxLength", _STRING),
-    "maxLength": _most("minLength", _STRING),
-    "minItems": _least("maxItems", _ARRAY),
-    "maxItems": _most("minItems", _ARRAY),
-    "minProperties": _least("maxProperties", _OBJECT),
-    "maxProperties": _most("minProperties", _OBJECT),
+    "minLength": _below_min("maxLength", _STRING),
+    "maxLength": _above_max("minLength", _STRING),
+    "minItems": _below_min("maxItems", _ARRAY),
+    "maxItems": _above_max("minItems", _ARRAY),
+    "minProperties": _below_min("maxProperties", _OBJECT),
+    "maxProperties": _above_max("minProperties", _OBJECT),
 }
-_TYPES = {
+_TYPES_OF = {
     "pattern": _STRING,
     "format": _STRING,
-    "multipleOf": NUMBERS,
+    "multipleOf": NUMBER_TYPES,
     "prefixItems": _ARRAY,
     "contains": _ARRAY,
     "uniqueItems": _ARRAY,
@@ -171,6 +171,6 @@ _TYPES = {
     "dependentSchemas": _OBJECT,
     "unevaluatedProperties": _OBJECT,
 }
-"""Keywords whose negation is at least known to be of these types."""
-_SILENT = frozenset({"$defs", "definitions", "minContains", "maxContains", "then", "else"})
-"""Say nothing by themselves; `if` speaks for its branches."""
+"""Keywords whose negation is only known to have these types."""
+_WITHOUT_EFFECT = frozenset({"$defs", "definitions", "minContains", "maxContains", "then", "else"})
+"""No effect of their own; `if` covers its branches."""

@@ -1,7 +1,7 @@
-"""String constraints that hold together, as one grammar expression.
+"""String constraints as grammar expressions.
 
-A single pattern or format is written as it stands; lengths are counted characters; where several constraints meet,
-their automata are walked side by side. When that grows too large the first one is kept and the rest reported.
+A single pattern or format is written directly; a length is a count of characters; several constraints become the
+intersection of their automata. If that is too large, only the first pattern is enforced and the rest is reported.
 """
 
 from __future__ import annotations
@@ -15,26 +15,22 @@ from llm_policy.guidance.grammar.json_text import PLAIN, JsonText
 from llm_policy.guidance.json_schema.formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.subschema import EXCLUDED, Subschema
-from llm_policy.guidance.regex.automaton import (
-    ApartAutomaton,
-    Automaton,
-    LengthAutomaton,
-    PatternAutomaton,
-    TooManyStates,
-    combine,
-)
+from llm_policy.guidance.regex.automaton import Automaton, ExclusionAutomaton, LengthAutomaton, TooManyStates
 from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
-from llm_policy.guidance.regex.pattern_text import TableText, pattern_expression, written_out
+from llm_policy.guidance.regex.dfa import intersect
+from llm_policy.guidance.regex.dfa_writer import DfaWriter
+from llm_policy.guidance.regex.pattern_automaton import PatternAutomaton
+from llm_policy.guidance.regex.pattern_expression import pattern_expression, unrolled
 from llm_policy.guidance.regex.search import full_match, length_range
 from llm_policy.guidance.regex.syntax import (
     Concat,
-    Loop,
+    InvalidRegex,
     Match,
-    RegexFault,
     RegexNode,
     RegexTooComplex,
-    feature_gaps,
+    Repetition,
     parse_regex,
+    unsupported_features,
 )
 from llm_policy.release.guide_limits import GuideLimits
 
@@ -42,64 +38,64 @@ _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_re
 
 
 @dataclass(frozen=True)
-class StringFacts:
-    """Everything one alternative says about a string; `sources` are (pointer, keyword, regex)."""
+class StringConstraints:
+    """What one alternative demands of a string; `sources` are its patterns as (pointer, keyword, regex)."""
 
-    least: int = 0
-    most: int | None = None
+    min_length: int = 0
+    max_length: int | None = None
     sources: tuple[tuple[str, str, str], ...] = ()
     excluded: frozenset[str] = frozenset()
     pointer: str = ""
 
 
-def string_facts(bases: Iterable[Subschema], report: KeywordReport) -> StringFacts:
-    """Gathered from the subschemas of one alternative."""
-    least, most, pointer = 0, None, ""
+def string_constraints(subschemas: Iterable[Subschema], unenforced: KeywordReport) -> StringConstraints:
+    """The string constraints of all subschemas of one alternative together."""
+    min_length, max_length, pointer = 0, None, ""
     sources: dict[str, tuple[str, str, str]] = {}
     excluded: set[str] = set()
-    for base in bases:
-        words = base.keywords
-        least = max(least, words.get("minLength", 0))
-        if "maxLength" in words:
-            most = words["maxLength"] if most is None else min(most, words["maxLength"])
-        if "minLength" in words or "maxLength" in words:
-            pointer = base.pointer
-        if "pattern" in words:
-            sources.setdefault(words["pattern"], (base.pointer, "pattern", words["pattern"]))
-        if words.get("format") in FORMAT_PATTERNS:
-            pattern = FORMAT_PATTERNS[words["format"]]
-            sources.setdefault(pattern, (base.pointer, "format", pattern))
-        elif words.get("format") in ASSERTED_WITHOUT_PATTERN:
-            report.add(base.pointer, "format", "this format has no grammar")
-        excluded.update(value for value in words.get(EXCLUDED, ()) if isinstance(value, str))
-    return StringFacts(least, most, tuple(sources.values()), frozenset(excluded), pointer)
+    for subschema in subschemas:
+        keywords = subschema.keywords
+        min_length = max(min_length, keywords.get("minLength", 0))
+        if "maxLength" in keywords:
+            max_length = keywords["maxLength"] if max_length is None else min(max_length, keywords["maxLength"])
+        if "minLength" in keywords or "maxLength" in keywords:
+            pointer = subschema.pointer
+        if "pattern" in keywords:
+            sources.setdefault(keywords["pattern"], (subschema.pointer, "pattern", keywords["pattern"]))
+        if keywords.get("format") in FORMAT_PATTERNS:
+            pattern = FORMAT_PATTERNS[keywords["format"]]
+            sources.setdefault(pattern, (subschema.pointer, "format", pattern))
+        elif keywords.get("format") in ASSERTED_WITHOUT_PATTERN:
+            unenforced.add(subschema.pointer, "format", "no grammar for this format")
+        excluded.update(value for value in keywords.get(EXCLUDED, ()) if isinstance(value, str))
+    return StringConstraints(min_length, max_length, tuple(sources.values()), frozenset(excluded), pointer)
 
 
 class StringWriter:
-    """Writes string constraints into one grammar, each distinct set of them once."""
+    """Writes the strings of one grammar, each distinct set of constraints once."""
 
-    def __init__(self, text: JsonText, limits: GuideLimits, report: KeywordReport) -> None:
+    def __init__(self, text: JsonText, limits: GuideLimits, unenforced: KeywordReport) -> None:
         self._text = text
         self._limits = limits
-        self._report = report
-        self._written: dict[tuple[StringFacts, Expression], Expression] = {}
-        self._left_ms: float = limits.max_string_cost_ms
+        self._unenforced = unenforced
+        self._written: dict[tuple[StringConstraints, Expression], Expression] = {}
+        self._budget_ms: float = limits.max_string_cost_ms
         self._trees: dict[str, RegexNode | None] = {}
 
-    def value(self, facts: StringFacts) -> Expression:
-        """A string with its quotes."""
-        return self._expression(facts, Literal('"'))
+    def value(self, constraints: StringConstraints) -> Expression:
+        """A string, with its quotes."""
+        return self._expression(constraints, Literal('"'))
 
-    def key(self, facts: StringFacts) -> Expression:
-        """A member name with its quotes and the colon."""
-        return self._expression(facts, Literal('":'))
+    def key(self, constraints: StringConstraints) -> Expression:
+        """A member name, with its quotes and colon."""
+        return self._expression(constraints, Literal('":'))
 
-    def _expression(self, facts: StringFacts, tail: Expression) -> Expression:
-        if facts.most is not None and facts.least > facts.most:
+    def _expression(self, constraints: StringConstraints, tail: Expression) -> Expression:
+        if constraints.max_length is not None and constraints.min_length > constraints.max_length:
             return NOTHING
-        key = (facts, tail)
+        key = (constraints, tail)
         if key not in self._written:
-            content = self._content(facts, tail)
+            content = self._content(constraints, tail)
             name = f"s{len(self._written)}"
             self._written[key] = (
                 content
@@ -108,139 +104,149 @@ class StringWriter:
             )
         return self._written[key]
 
-    def _content(self, facts: StringFacts, tail: Expression) -> Expression:
-        trees = [tree for source in facts.sources if (tree := self._tree(source)) is not None]
-        if not trees and not facts.excluded:
-            return self._counted(facts, tail)
-        if len(trees) == 1 and not facts.excluded:
-            simple = _within(trees[0], facts, self._limits)
-            if simple is not None and (is_simple(simple) or facts.sources[0][1] == "format"):
-                return self._plain(simple, facts, tail)
+    def _content(self, constraints: StringConstraints, tail: Expression) -> Expression:
+        trees = [tree for source in constraints.sources if (tree := self._tree(source)) is not None]
+        if not trees and not constraints.excluded:
+            return self._counted(constraints, tail)
+        if len(trees) == 1 and not constraints.excluded:
+            bounded_tree = _with_length_bounds(trees[0], constraints, self._limits)
+            if bounded_tree is not None and (is_simple(bounded_tree) or constraints.sources[0][1] == "format"):
+                return self._single_pattern(bounded_tree, constraints, tail)
         try:
-            return self._joined(trees, facts, tail)
+            return self._intersection(trees, constraints, tail)
         except TooManyStates:
-            return self._fallback(trees, facts, tail)
+            return self._approximation(trees, constraints, tail)
 
-    def can_tell_apart(self) -> bool:
-        """Whether there is budget left to keep undeclared names apart from declared ones."""
-        return self._left_ms > BROAD_MS
+    def can_exclude_names(self) -> bool:
+        """Whether the budget is enough to distinguish undeclared names from declared ones."""
+        return self._budget_ms > BROAD_MS
 
-    def _plain(self, tree: RegexNode, facts: StringFacts, tail: Expression) -> Expression:
-        """One pattern as it stands, its counts relaxed where they cost too much."""
-        pointer, keyword, _ = facts.sources[0]
-        cheaper = tree if keyword == "format" else relaxed(tree, self._left_ms / 2)
-        cost = FORMAT_MS if keyword == "format" else tree_cost_ms(cheaper)
-        if cost > self._left_ms:
-            self._report.add(pointer, keyword, "too many patterns that take any character")
-            return self._counted(facts, tail)
-        if cheaper != tree:
-            self._report.add(pointer, keyword, "its counts are not followed to the end")
-        self._left_ms -= cost
-        return sequence(Literal('"'), written_out(pattern_expression(cheaper)), tail)
+    def _single_pattern(self, tree: RegexNode, constraints: StringConstraints, tail: Expression) -> Expression:
+        """One pattern written directly, its counts relaxed where they cost too much."""
+        pointer, keyword, _ = constraints.sources[0]
+        relaxed_tree = tree if keyword == "format" else relaxed(tree, self._budget_ms / 2)
+        cost = FORMAT_MS if keyword == "format" else tree_cost_ms(relaxed_tree)
+        if cost > self._budget_ms:
+            self._unenforced.add(pointer, keyword, "too many patterns that accept any character")
+            return self._counted(constraints, tail)
+        if relaxed_tree != tree:
+            self._unenforced.add(pointer, keyword, "its counts are only partly enforced")
+        self._budget_ms -= cost
+        return sequence(Literal('"'), unrolled(pattern_expression(relaxed_tree)), tail)
 
-    def _counted(self, facts: StringFacts, tail: Expression) -> Expression:
-        """A length and nothing else: written out while the budget lasts, then counted, then reported."""
-        least, most = facts.least, facts.most
-        if (least, most) == (0, None):
+    def _counted(self, constraints: StringConstraints, tail: Expression) -> Expression:
+        """A length alone: unrolled while the budget lasts, else counted by reference, else reported."""
+        min_length, max_length = constraints.min_length, constraints.max_length
+        if (min_length, max_length) == (0, None):
             return self._text.any_string() if tail == Literal('"') else self._text.any_key()
-        grown = 0 if most is None else max(most - least - self._text.longest_run(tail), 0)
-        cost = BROAD_MS * (least + grown)
-        if cost <= self._left_ms / 2:
-            self._left_ms -= cost
-            return self._text.bounded_string(least, most, tail)
+        num_new = 0 if max_length is None else max(max_length - min_length - self._text.longest_chain(tail), 0)
+        cost = BROAD_MS * (min_length + num_new)
+        if cost <= self._budget_ms / 2:
+            self._budget_ms -= cost
+            return self._text.bounded_string(min_length, max_length, tail)
         limit = self._limits.max_counted_length
-        if most is not None and most > limit:
-            self._report.add(facts.pointer, "maxLength", f"longer than {limit} characters is not counted")
-        if least > limit:
-            self._report.add(facts.pointer, "minLength", f"longer than {limit} characters is not counted")
-        most = None if most is not None and most > limit else most
-        if most is None and least <= 1:
-            return self._text.bounded_string(least, None, tail)
-        return self._text.counted_string(min(least, limit), most, tail)
+        if max_length is not None and max_length > limit:
+            self._unenforced.add(constraints.pointer, "maxLength", f"more than {limit} characters are not counted")
+        if min_length > limit:
+            self._unenforced.add(constraints.pointer, "minLength", f"more than {limit} characters are not counted")
+        max_length = None if max_length is not None and max_length > limit else max_length
+        if max_length is None and min_length <= 1:
+            return self._text.bounded_string(min_length, None, tail)
+        return self._text.counted_string(min(min_length, limit), max_length, tail)
 
-    def _joined(self, trees: list[RegexNode], facts: StringFacts, tail: Expression) -> Expression:
+    def _intersection(self, trees: list[RegexNode], constraints: StringConstraints, tail: Expression) -> Expression:
         limit = self._limits.max_automaton_states
         automata: list[Automaton] = [PatternAutomaton(tree, 16 * limit) for tree in trees]
-        if (facts.least, facts.most) != (0, None):
-            automata.append(LengthAutomaton(facts.least, facts.most))
-        if facts.excluded:
-            automata.append(self._apart(facts.excluded, PLAIN if tail != Literal('"') else EVERY_CODE))
-        table = combine(automata, limit)
-        cost = table.cost_ms()
-        if trees and cost > self._left_ms:
+        if (constraints.min_length, constraints.max_length) != (0, None):
+            automata.append(LengthAutomaton(constraints.min_length, constraints.max_length))
+        if constraints.excluded:
+            automata.append(self._exclusion(constraints.excluded, PLAIN if tail != Literal('"') else EVERY_CODE))
+        dfa = intersect(automata, limit)
+        cost = dfa.cost_ms()
+        if trees and cost > self._budget_ms:
             raise TooManyStates
-        self._left_ms -= cost
-        content = TableText(table, self._text, tail).expression()
+        self._budget_ms -= cost
+        content = DfaWriter(dfa, self._text, tail).expression()
         return sequence(Literal('"'), content)
 
-    def _apart(self, names: frozenset[str], alphabet: CodeSet) -> ApartAutomaton:
-        """As deep as a share of the states left allows; the first letter always."""
-        share = max(int(self._left_ms / 3 / BROAD_MS), 1)
+    def _exclusion(self, names: frozenset[str], alphabet: CodeSet) -> ExclusionAutomaton:
+        """Compares as many characters as a third of the budget allows, at least one."""
+        share = max(int(self._budget_ms / 3 / BROAD_MS), 1)
         depth = max(map(len, names)) + 1
-        while depth > 1 and ApartAutomaton.num_states(names, depth) > share:
+        while depth > 1 and ExclusionAutomaton.num_states(names, depth) > share:
             depth -= 1
-        return ApartAutomaton(names, depth, alphabet)
+        return ExclusionAutomaton(names, depth, alphabet)
 
-    def _fallback(self, trees: list[RegexNode], facts: StringFacts, tail: Expression) -> Expression:
-        pointer = facts.sources[0][0] if facts.sources else facts.pointer
+    def _approximation(self, trees: list[RegexNode], constraints: StringConstraints, tail: Expression) -> Expression:
+        pointer = constraints.sources[0][0] if constraints.sources else constraints.pointer
         if not trees:
-            self._report.add(pointer, "not", "too many excluded values")
-            return self._counted(facts, tail)
-        for source in facts.sources[1:]:
-            self._report.add(source[0], source[1], "too large beside another pattern")
-        if (facts.least, facts.most) != (0, None) and _within(trees[0], facts, self._limits) is None:
-            self._report.add(facts.pointer, "minLength/maxLength", "too large beside a pattern")
-        if facts.excluded:
-            self._report.add(pointer, "not", "too large beside a pattern")
-        cheaper = relaxed(trees[0], self._left_ms / 2)
+            self._unenforced.add(pointer, "not", "too many excluded values")
+            return self._counted(constraints, tail)
+        for source in constraints.sources[1:]:
+            self._unenforced.add(source[0], source[1], "too large together with another pattern")
+        if (constraints.min_length, constraints.max_length) != (0, None) and _with_length_bounds(
+            trees[0], constraints, self._limits
+        ) is None:
+            self._unenforced.add(constraints.pointer, "minLength/maxLength", "too large together with a pattern")
+        if constraints.excluded:
+            self._unenforced.add(pointer, "not", "too large together with a pattern")
+        relaxed_tree = relaxed(trees[0], self._budget_ms / 2)
         try:
-            return self._joined([cheaper], StringFacts(), tail)
+            return self._intersection([relaxed_tree], StringConstraints(), tail)
         except TooManyStates:
-            return self._plain(trees[0], facts, tail)
+            return self._single_pattern(trees[0], constraints, tail)
         finally:
-            if cheaper != trees[0]:
-                self._report.add(pointer, facts.sources[0][1], "its counts are not followed to the end")
+            if relaxed_tree != trees[0]:
+                self._unenforced.add(pointer, constraints.sources[0][1], "its counts are only partly enforced")
 
     def _tree(self, source: tuple[str, str, str]) -> RegexNode | None:
-        """The full-match tree of a pattern; None, and a finding, when it cannot be followed."""
+        """The full-match tree of a pattern; None, and a finding, if it can't be parsed."""
         pointer, keyword, pattern = source
         if pattern not in self._trees:
             self._trees[pattern] = self._parse(pattern, keyword)
         tree = self._trees[pattern]
         if tree is None:
-            self._report.add(pointer, keyword, "this pattern is not followed")
+            self._unenforced.add(pointer, keyword, "this pattern is not enforced")
         else:
-            for feature in feature_gaps(tree):
-                self._report.add(pointer, keyword, f"{feature} is left out")
+            for feature in unsupported_features(tree):
+                self._unenforced.add(pointer, keyword, f"{feature} is ignored")
         return tree
 
     def _parse(self, pattern: str, keyword: str) -> RegexNode | None:
         try:
             return full_match(parse_regex(pattern, _FORMAT_LIMITS if keyword == "format" else self._limits))
-        except (RegexFault, RegexTooComplex):
+        except (InvalidRegex, RegexTooComplex):
             return None
 
 
-def _within(tree: RegexNode, facts: StringFacts, limits: GuideLimits) -> RegexNode | None:
-    """The tree with the length bounds worked in, where that needs no automaton; otherwise None."""
+def _with_length_bounds(tree: RegexNode, constraints: StringConstraints, limits: GuideLimits) -> RegexNode | None:
+    """The tree restricted to the length bounds if that needs no automaton; otherwise None."""
     shortest, longest = length_range(tree)
-    if facts.least <= shortest and (facts.most is None or (longest is not None and longest <= facts.most)):
+    if constraints.min_length <= shortest and (
+        constraints.max_length is None or (longest is not None and longest <= constraints.max_length)
+    ):
         return tree
-    if facts.most is not None and facts.most > limits.max_repeat:
+    if constraints.max_length is not None and constraints.max_length > limits.max_repeat:
         return None
     parts = tree.parts if isinstance(tree, Concat) else (tree,)
     *head, last = parts or (Concat(()),)
     fixed = length_range(Concat(tuple(head)))
-    if not (isinstance(last, Loop) and isinstance(last.part, Match) and fixed[0] == fixed[1]):
+    if not (isinstance(last, Repetition) and isinstance(last.part, Match) and fixed[0] == fixed[1]):
         return None
-    return _shortened(tuple(head), last, fixed[0], facts)
+    return _with_bounded_run(tuple(head), last, fixed[0], constraints)
 
 
-def _shortened(head: tuple[RegexNode, ...], last: Loop, width: int, facts: StringFacts) -> RegexNode:
-    """A head of fixed width and a run of characters, the run's count cut to the length bounds."""
-    least = max(last.least, facts.least - width)
-    tops = [top for top in (last.most, None if facts.most is None else facts.most - width) if top is not None]
-    most = min(tops, default=None)
-    if most is not None and most < least:
+def _with_bounded_run(
+    head: tuple[RegexNode, ...], last: Repetition, width: int, constraints: StringConstraints
+) -> RegexNode:
+    """A head of fixed width and a run of characters whose count fits the length bounds."""
+    min_length = max(last.min_count, constraints.min_length - width)
+    maxima = [
+        top
+        for top in (last.max_count, None if constraints.max_length is None else constraints.max_length - width)
+        if top is not None
+    ]
+    max_length = min(maxima, default=None)
+    if max_length is not None and max_length < min_length:
         return Match(NO_CODE)
-    return Concat((*head, Loop(last.part, least, most)))
+    return Concat((*head, Repetition(last.part, min_length, max_length)))

@@ -1,12 +1,12 @@
-"""One subschema of the client's document, in one spelling for all drafts.
+"""One subschema of the client's document, normalised to one vocabulary for all drafts.
 
-`normalise` turns what a draft wrote into a single vocabulary (2020-12's, plus two words of our own that negation
-needs) and leaves out what that draft ignores, exactly as the validator does.
+`normalise` translates the keywords of any draft to those of 2020-12, plus two keywords of our own for negation, and
+removes keywords that the draft ignores, exactly as the validator does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,41 +14,45 @@ from llm_policy.guidance.json_reader import JsonValue
 from llm_policy.guidance.limits import invalid
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
+def keyword_set(text: str) -> frozenset[str]:
+    """The whitespace-separated keywords of a text."""
     return frozenset(text.split())
 
 
-ATOMS = ("null", "boolean", "integer", "fraction", "string", "array", "object")
-"""The types that do not overlap: `number` is integer or fraction."""
-EVERY_TYPE = frozenset(ATOMS)
-NUMBERS = frozenset({"integer", "fraction"})
-_TYPE_ATOMS = {name: frozenset({name}) for name in ATOMS if name != "fraction"} | {"number": NUMBERS}
+PRIMITIVE_TYPES = ("null", "boolean", "integer", "fraction", "string", "array", "object")
+"""Disjoint types: JSON Schema's `number` is integer or fraction."""
+ALL_TYPES = frozenset(PRIMITIVE_TYPES)
+NUMBER_TYPES = frozenset({"integer", "fraction"})
+_PRIMITIVE_TYPES_OF = {name: frozenset({name}) for name in PRIMITIVE_TYPES if name != "fraction"} | {
+    "number": NUMBER_TYPES
+}
 
-SUBSCHEMA_KEYWORDS = words(
+SUBSCHEMA_KEYWORDS = keyword_set(
     "items additionalItems additionalProperties propertyNames contains not if then else "
     "unevaluatedProperties unevaluatedItems"
 )
-SUBSCHEMA_LISTS = words("allOf anyOf oneOf prefixItems")
-SUBSCHEMA_MAPS = words("properties patternProperties dependentSchemas $defs definitions")
+SUBSCHEMA_LISTS = keyword_set("allOf anyOf oneOf prefixItems")
+SUBSCHEMA_MAPS = keyword_set("properties patternProperties dependentSchemas $defs definitions")
 
-COUNTS = words("minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains")
-NUMBERS_AS_VALUES = words("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf")
+COUNT_KEYWORDS = keyword_set(
+    "minLength maxLength minItems maxItems minProperties maxProperties minContains maxContains"
+)
+NUMERIC_KEYWORDS = keyword_set("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf")
 FORBIDDEN = "\0forbidden"
-"""Our own keyword: member names that an object must not have (what `not: {required: …}` asks for)."""
+"""Our own keyword: member names that an object must not have (from `not: {required: …}`)."""
 EXCLUDED = "\0excluded"
-"""Our own keyword: values that are not allowed (what `not: {enum: …}` asks for)."""
+"""Our own keyword: values that are not allowed (from `not: {enum: …}`)."""
 
 KEYWORDS = (
     SUBSCHEMA_KEYWORDS
     | SUBSCHEMA_LISTS
     | SUBSCHEMA_MAPS
-    | COUNTS
-    | NUMBERS_AS_VALUES
-    | words("$ref $dynamicRef $recursiveRef type enum const required pattern format uniqueItems")
-    | words("dependencies dependentRequired $id id $anchor $dynamicAnchor $schema")
+    | COUNT_KEYWORDS
+    | NUMERIC_KEYWORDS
+    | keyword_set("$ref $dynamicRef $recursiveRef type enum const required pattern format uniqueItems")
+    | keyword_set("dependencies dependentRequired $id id $anchor $dynamicAnchor $schema")
 )
-_SINCE = {
+_FIRST_DRAFT = {
     "const": 6,
     "contains": 6,
     "propertyNames": 6,
@@ -66,12 +70,12 @@ _SINCE = {
     "$dynamicRef": 2020,
     "$dynamicAnchor": 2020,
 }
-"""The first draft that knows a keyword; older ones ignore it."""
+"""The first draft that defines a keyword; older drafts ignore it."""
 
 
 @dataclass(eq=False)
 class Subschema:
-    """A node of the document; `keywords` is normalised and holds Subschema objects where schemas stand."""
+    """A node of the document; `keywords` is normalised, with Subschema objects in place of schemas."""
 
     number: int
     pointer: str
@@ -82,13 +86,18 @@ class Subschema:
 
     @property
     def is_false(self) -> bool:
-        """The schema `false`."""
+        """Whether this is the schema `false`."""
         return "\0never" in self.keywords
 
     @property
     def is_true(self) -> bool:
-        """A schema that says nothing."""
+        """Whether this is a schema without constraints."""
         return not self.keywords
+
+
+def keyword_values(subschemas: Iterable[Subschema], keyword: str) -> list[Any]:
+    """The keyword's value of each subschema that has it."""
+    return [subschema.keywords[keyword] for subschema in subschemas if keyword in subschema.keywords]
 
 
 NEVER = {"\0never": True}
@@ -97,10 +106,14 @@ Child = Callable[[JsonValue, str], Subschema]
 
 
 def normalise(raw: dict[str, JsonValue], draft: int, number: int, child: Child) -> dict[str, Any]:
-    """The keywords that count, in the order written; `child(schema, pointer suffix)` makes the nodes below."""
+    """The effective keywords in their order; `child(schema, pointer suffix)` creates the nodes below.
+
+    Raises:
+        InvalidRequest: `schema_invalid`, a keyword's value has the wrong type.
+    """
     if "$ref" in raw and draft <= 7:
         raw = {"$ref": raw["$ref"], **{k: raw[k] for k in ("definitions", "$defs") if k in raw}}
-    known = {k: v for k, v in raw.items() if k in KEYWORDS and _SINCE.get(k, 0) <= draft}
+    known = {k: v for k, v in raw.items() if k in KEYWORDS and _FIRST_DRAFT.get(k, 0) <= draft}
     _check_shapes(known, number)
     found: dict[str, Any] = {}
     for keyword, value in known.items():
@@ -111,13 +124,13 @@ def normalise(raw: dict[str, JsonValue], draft: int, number: int, child: Child) 
 def _check_shapes(known: dict[str, JsonValue], number: int) -> None:
     for keyword, value in known.items():
         if not _has_shape(keyword, value):
-            raise invalid(f"keyword {keyword} of subschema {number} has a value of the wrong kind")
+            raise invalid(f"keyword {keyword} of subschema {number} has a value of the wrong type")
 
 
 def _has_shape(keyword: str, value: JsonValue) -> bool:
-    if keyword in COUNTS:
+    if keyword in COUNT_KEYWORDS:
         return _is_number(value) and value >= 0 and value == int(value)
-    if keyword in NUMBERS_AS_VALUES:
+    if keyword in NUMERIC_KEYWORDS:
         return isinstance(value, bool) or (_is_number(value) and (keyword != "multipleOf" or value > 0))
     if keyword in SUBSCHEMA_MAPS or keyword in ("dependencies", "dependentRequired"):
         return isinstance(value, dict)
@@ -127,7 +140,7 @@ def _has_shape(keyword: str, value: JsonValue) -> bool:
         return isinstance(value, list) and all(isinstance(name, str) for name in value)
     if keyword == "type":
         names = value if isinstance(value, list) else [value]
-        return bool(names) and all(isinstance(name, str) and name in _TYPE_ATOMS for name in names)
+        return bool(names) and all(isinstance(name, str) and name in _PRIMITIVE_TYPES_OF for name in names)
     if keyword == "enum":
         return isinstance(value, list)
     return isinstance(value, str) if keyword in ("pattern", "$ref") else True
@@ -147,7 +160,7 @@ def _keep(found: Found, keyword: str, value: JsonValue, known: Found, child: Chi
         found[keyword] = [child(item, f"/{keyword}/{i}") for i, item in enumerate(value)]
     elif keyword in SUBSCHEMA_MAPS:
         found[keyword] = {name: child(item, f"/{keyword}/{_escape(name)}") for name, item in value.items()}
-    elif keyword in COUNTS:
+    elif keyword in COUNT_KEYWORDS:
         found[keyword] = int(value)
     else:
         found[keyword] = value
@@ -159,7 +172,7 @@ def _escape(name: str) -> str:
 
 def _type(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
     names = value if isinstance(value, list) else [value]
-    found["type"] = frozenset().union(*(_TYPE_ATOMS[name] for name in names))
+    found["type"] = frozenset().union(*(_PRIMITIVE_TYPES_OF[name] for name in names))
 
 
 def _const(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
@@ -180,7 +193,7 @@ def _exclusive(found: Found, keyword: str, value: JsonValue, known: Found, child
 
 
 def _items(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
-    """A list of schemas is a tuple (up to 2019-09), and `additionalItems` then speaks for the rest."""
+    """A list of schemas is a tuple (up to 2019-09); `additionalItems` then applies to the other items."""
     if not isinstance(value, list):
         found["items"] = child(value, "/items")
         return
@@ -190,11 +203,11 @@ def _items(found: Found, keyword: str, value: JsonValue, known: Found, child: Ch
 
 
 def _ignore(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
-    """Read elsewhere, or not at all."""
+    """Handled elsewhere, or without effect."""
 
 
 def _dependencies(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
-    """Split into dependentRequired and dependentSchemas, as 2019-09 did."""
+    """Split into dependentRequired and dependentSchemas, as in 2019-09."""
     for name, needed in value.items():
         if isinstance(needed, list):
             found.setdefault("dependentRequired", {})[name] = needed

@@ -1,7 +1,7 @@
-"""From conjunctions of subschemas to grammar rules, one rule for each distinct conjunction.
+"""Conjunctions of subschemas as grammar rules, one rule per distinct conjunction.
 
-Rules are written from a queue, so neither nesting nor recursion of the schema is a recursion here: a reference back
-to a conjunction that already has a rule is that rule's name.
+A worklist replaces recursion, however deeply the schema nests. A recursive reference becomes a reference to the rule of
+its conjunction.
 """
 
 from __future__ import annotations
@@ -14,50 +14,63 @@ from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.literals import LiteralFilter, listed_values
 from llm_policy.guidance.json_schema.normal_form import Alternative, Conjunction, NormalForm
-from llm_policy.guidance.json_schema.number_constraints import NumberWriter
+from llm_policy.guidance.json_schema.numbers import NumberWriter
 from llm_policy.guidance.json_schema.objects import ObjectWriter
-from llm_policy.guidance.json_schema.strings import StringWriter, string_facts
-from llm_policy.guidance.json_schema.subschema import EVERY_TYPE, EXCLUDED, FORBIDDEN, NUMBERS, Subschema, words
+from llm_policy.guidance.json_schema.strings import StringWriter, string_constraints
+from llm_policy.guidance.json_schema.subschema import (
+    ALL_TYPES,
+    EXCLUDED,
+    FORBIDDEN,
+    NUMBER_TYPES,
+    Subschema,
+    keyword_set,
+)
 from llm_policy.guidance.limits import check_limit, invalid
 from llm_policy.release.guide_limits import GuideLimits
 
 _GROUPS = {
-    "object": words(
+    "object": keyword_set(
         "properties patternProperties additionalProperties propertyNames required minProperties maxProperties "
         "unevaluatedProperties"
     )
     | {FORBIDDEN},
-    "array": words("prefixItems items minItems maxItems contains uniqueItems unevaluatedItems"),
-    "string": words("minLength maxLength pattern format"),
-    "number": words("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"),
+    "array": keyword_set("prefixItems items minItems maxItems contains uniqueItems unevaluatedItems"),
+    "string": keyword_set("minLength maxLength pattern format"),
+    "number": keyword_set("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"),
 }
 
 
 class ValueWriter:
-    """Writes the whole document's grammar."""
+    """Writes the grammar of a whole document."""
 
-    def __init__(self, document: Document, limits: GuideLimits, report: KeywordReport, narrowed: KeywordReport) -> None:
+    def __init__(
+        self, document: Document, limits: GuideLimits, unenforced: KeywordReport, narrowed: KeywordReport
+    ) -> None:
         self.grammar = Grammar("root")
         self._limits = limits
-        self._report = report
+        self._unenforced = unenforced
         self._narrowed = narrowed
         self._text = JsonText(self.grammar)
-        self._expansion = NormalForm(document, limits, report)
-        self._literals = LiteralFilter(self._expansion, document.draft)
-        self._strings = StringWriter(self._text, limits, report)
-        self._numbers = NumberWriter(self.grammar, self._text, report)
-        self._arrays = ArrayWriter(self.grammar, limits, report, self.rule)
+        self._normal_form = NormalForm(document, limits, unenforced)
+        self._literals = LiteralFilter(self._normal_form, document.draft)
+        self._strings = StringWriter(self._text, limits, unenforced)
+        self._numbers = NumberWriter(self.grammar, self._text, unenforced)
+        self._arrays = ArrayWriter(self.grammar, limits, unenforced, self.rule)
         self._objects = ObjectWriter(
-            self.grammar, self._strings, self._literals, self._expansion, limits, report, narrowed, self.rule
+            self.grammar, self._strings, self._literals, self._normal_form, limits, unenforced, narrowed, self.rule
         )
         self._names: dict[Conjunction, str] = {}
-        self._waiting: list[Conjunction] = []
+        self._pending: list[Conjunction] = []
 
     def write(self, root: Subschema) -> Grammar:
-        """The grammar of every value that the root allows. Raises `schema_invalid` when there is none."""
+        """The grammar of the values that the root allows.
+
+        Raises:
+            InvalidRequest: `schema_invalid` if there are none, `schema_too_complex` for too many rules.
+        """
         self.grammar.define("root", self.rule((root,)))
-        while self._waiting:
-            conjunction = self._waiting.pop()
+        while self._pending:
+            conjunction = self._pending.pop()
             self.grammar.define(self._names[conjunction], self._expression(conjunction))
             check_limit("number of grammar rules", len(self.grammar.rules), self._limits.max_rules)
         if not self.grammar.prune():
@@ -65,18 +78,18 @@ class ValueWriter:
         return self.grammar
 
     def rule(self, conjunction: Conjunction) -> Rule:
-        """The rule for values that satisfy all of these."""
+        """The rule of the values that satisfy all these subschemas."""
         nodes = tuple(dict.fromkeys(self._target(node) for node in conjunction))
         nodes = tuple(node for node in nodes if not node.is_true)
         if not nodes:
             return self._text.any_value()
         if nodes not in self._names:
             self._names[nodes] = f"v{len(self._names)}"
-            self._waiting.append(nodes)
+            self._pending.append(nodes)
         return Rule(self._names[nodes])
 
     def _target(self, node: Subschema) -> Subschema:
-        """Where a subschema that is only a reference ends."""
+        """The subschema that `node` refers to if it is only a reference; otherwise `node`."""
         seen: set[Subschema] = set()
         while "$ref" in node.keywords and node.keywords.keys() <= {"$ref", "$defs", "definitions"}:
             if node in seen:
@@ -87,68 +100,76 @@ class ValueWriter:
 
     def _expression(self, conjunction: Conjunction) -> Expression:
         options: list[Expression] = []
-        for alternative in self._expansion.alternatives(conjunction):
+        for alternative in self._normal_form.alternatives(conjunction):
             check_limit("number of grammar rules", len(self.grammar.rules), self._limits.max_rules)
             alternative = self._with_inferred_type(alternative)
             values = listed_values(alternative)
-            options.extend(self._values(alternative, values) if values is not None else self._typed(alternative))
+            options.extend(self._listed(alternative, values) if values is not None else self._typed(alternative))
         options = [option for option in options if option != NOTHING]
         return choice(*options) if options else NOTHING
 
     def _with_inferred_type(self, alternative: Alternative) -> Alternative:
-        """Constraints of a single type and no `type`: models mean that type, and get only that."""
-        if alternative.types != EVERY_TYPE or not alternative.bases:
+        """If a schema has no `type` but constrains a single type, only that type is offered."""
+        if alternative.types != ALL_TYPES or not alternative.subschemas:
             return alternative
-        words = {word for base in alternative.bases for word in base.keywords}
-        if words & {"enum", "const"}:
+        keywords = {literal for subschema in alternative.subschemas for literal in subschema.keywords}
+        if keywords & {"enum", "const"}:
             return alternative
-        groups = [name for name, members in _GROUPS.items() if words & members]
+        groups = [name for name, members in _GROUPS.items() if keywords & members]
         if len(groups) != 1:
             return alternative
-        self._narrowed.add(alternative.bases[0].pointer, "type", f"taken to be {groups[0]}")
-        return Alternative(NUMBERS if groups[0] == "number" else frozenset(groups), alternative.bases)
+        self._narrowed.add(alternative.subschemas[0].pointer, "type", f"inferred as {groups[0]}")
+        return Alternative(NUMBER_TYPES if groups[0] == "number" else frozenset(groups), alternative.subschemas)
 
-    def _values(self, alternative: Alternative, values: list[object]) -> list[Expression]:
+    def _listed(self, alternative: Alternative, values: list[object]) -> list[Expression]:
         options: list[Expression] = []
         for value in values:
-            if self._literals.fits(alternative, value):
-                options.extend(Literal(text) for text in dict.fromkeys((write_json(value), *_short_number(value))))
+            if self._literals.allows(alternative, value):
+                options.extend(Literal(text) for text in dict.fromkeys((write_json(value), *_without_fraction(value))))
         return options
 
     def _typed(self, alternative: Alternative) -> list[Expression]:
-        types, bases = alternative.types, alternative.bases
+        types, subschemas = alternative.types, alternative.subschemas
         options: list[Expression] = []
         if "object" in types:
-            options.append(self._objects.expression(bases) if _speaks(bases, "object") else self._text.any_object())
+            options.append(
+                self._objects.expression(subschemas)
+                if _has_keywords_for(subschemas, "object")
+                else self._text.any_object()
+            )
         if "array" in types:
-            options.append(self._arrays.expression(bases) if _speaks(bases, "array") else self._text.any_array())
+            options.append(
+                self._arrays.expression(subschemas)
+                if _has_keywords_for(subschemas, "array")
+                else self._text.any_array()
+            )
         if "string" in types:
-            options.append(self._strings.value(string_facts(bases, self._report)))
-        if types & NUMBERS:
+            options.append(self._strings.value(string_constraints(subschemas, self._unenforced)))
+        if types & NUMBER_TYPES:
             if "integer" not in types:
-                self._report.add(bases[0].pointer, "type", "integers are not told apart from other numbers")
-            options.append(self._numbers.expression(bases, integers_only="fraction" not in types))
-        options.extend(Literal(word) for word in self._words(types, bases))
+                self._unenforced.add(subschemas[0].pointer, "type", "integers are not distinguished from other numbers")
+            options.append(self._numbers.expression(subschemas, integers_only="fraction" not in types))
+        options.extend(Literal(literal) for literal in self._keyword_literals(types, subschemas))
         return options
 
-    def _words(self, types: frozenset[str], bases: tuple[Subschema, ...]) -> list[str]:
-        excluded = {canonical_json(value) for base in bases for value in base.keywords.get(EXCLUDED, ())}
-        if any(_is_unfollowed(text, types) for text in excluded):
-            self._report.add(bases[0].pointer, "not", "this value is not left out")
-        words = (["true", "false"] if "boolean" in types else []) + (["null"] if "null" in types else [])
-        return [word for word in words if word not in excluded]
+    def _keyword_literals(self, types: frozenset[str], subschemas: tuple[Subschema, ...]) -> list[str]:
+        excluded = {canonical_json(value) for subschema in subschemas for value in subschema.keywords.get(EXCLUDED, ())}
+        if any(_is_not_excludable(text, types) for text in excluded):
+            self._unenforced.add(subschemas[0].pointer, "not", "this value is not excluded")
+        keywords = (["true", "false"] if "boolean" in types else []) + (["null"] if "null" in types else [])
+        return [literal for literal in keywords if literal not in excluded]
 
 
-def _speaks(bases: tuple[Subschema, ...], group: str) -> bool:
-    return any(not _GROUPS[group].isdisjoint(base.keywords) for base in bases)
+def _has_keywords_for(subschemas: tuple[Subschema, ...], group: str) -> bool:
+    return any(not _GROUPS[group].isdisjoint(subschema.keywords) for subschema in subschemas)
 
 
-def _is_unfollowed(text: str, types: frozenset[str]) -> bool:
-    """Whether an excluded value (as canonical text) has a type that cannot leave single values out here."""
+def _is_not_excludable(text: str, types: frozenset[str]) -> bool:
+    """Whether an excluded value (as canonical text) has a type from which no single value can be excluded here."""
     kind = {"{": "object", "[": "array", '"': "", "t": "", "f": "", "n": ""}.get(text[0], "fraction")
     return kind in types
 
 
-def _short_number(value: object) -> list[str]:
-    """A float that is whole may be written without its fraction."""
+def _without_fraction(value: object) -> list[str]:
+    """The text without the fraction, for a float that is an integer."""
     return [canonical_json(value)] if isinstance(value, float) and value.is_integer() else []

@@ -1,1 +1,1 @@
-"""Planners: one for each type of guide, from the client's text to the guide that the engine gets."""
+"""Plans guides: from the client's text to the grammar that the engine gets, one planner per guide type."""

@@ -1,20 +1,22 @@
-"""A client's grammar as a guide: checked for everything that would hang, crash or starve the engine."""
+"""Guides from a client's EBNF grammar, checked for everything that would hang or crash the engine."""
 
 from __future__ import annotations
 
 from llm_policy.guidance.grammar.ebnf_reader import read_ebnf
 from llm_policy.guidance.grammar.grammar import Chars, Choice, Expression, Grammar, Repeat, Rule, Sequence, references
 from llm_policy.guidance.limits import check_limit, invalid
-from llm_policy.guidance.plan.planner import PlannedGuide, planned
-from llm_policy.guidance.plan.text_guides import decoded
+from llm_policy.guidance.plan.planned_guide import PlannedGuide, decode_text, planned
+from llm_policy.guidance.regex.search import BROAD
 from llm_policy.release.guide_limits import GuideLimits
-
-_BROAD = 256
 
 
 def plan_ebnf(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
-    """The guide for an EBNF grammar with a rule `root`. Raises `schema_invalid` and `schema_too_complex`."""
-    source = decoded(text)
+    """The guide for an EBNF grammar with a rule `root`.
+
+    Raises:
+        InvalidRequest: `schema_invalid` or `schema_too_complex`.
+    """
+    source = decode_text(text)
     check_limit("grammar size in bytes", len(source.encode("utf-8")), limits.max_grammar_bytes)
     grammar = read_ebnf(source, limits)
     _check_references(grammar)
@@ -22,7 +24,7 @@ def plan_ebnf(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
         raise invalid("the grammar's root can never be completed")
     if _left_recursive(grammar):
         raise invalid("the grammar has a rule that starts with itself")
-    check_limit("places of the grammar that take any character", _num_broad(grammar), limits.max_broad_states)
+    check_limit("places of the grammar that accept any character", _num_broad(grammar), limits.max_broad_states)
     _rename(grammar)
     return planned(grammar, source, limits, copy_classes=False)
 
@@ -36,13 +38,13 @@ def _check_references(grammar: Grammar) -> None:
 
 
 def _nullable_rules(grammar: Grammar) -> set[str]:
-    """Rules that match the empty text: a least fixed point."""
+    """Rules that match the empty text (a least fixed point)."""
     nullable: set[str] = set()
-    grew = True
-    while grew:
+    has_grown = True
+    while has_grown:
         found = {name for name, e in grammar.rules.items() if name not in nullable and _is_nullable(e, nullable)}
         nullable |= found
-        grew = bool(found)
+        has_grown = bool(found)
     return nullable
 
 
@@ -53,11 +55,11 @@ def _is_nullable(expression: Expression, nullable: set[str]) -> bool:
         return all(_is_nullable(part, nullable) for part in expression.parts)
     if isinstance(expression, Choice):
         return any(_is_nullable(option, nullable) for option in expression.options)
-    return isinstance(expression, Repeat) and (expression.least == 0 or _is_nullable(expression.part, nullable))
+    return isinstance(expression, Repeat) and (expression.min_count == 0 or _is_nullable(expression.part, nullable))
 
 
 def _leftmost(expression: Expression, nullable: set[str]) -> set[str]:
-    """Rules that a match may start with."""
+    """Rules with which a match may start."""
     if isinstance(expression, Rule):
         return {expression.name}
     if isinstance(expression, Repeat):
@@ -73,42 +75,42 @@ def _leftmost(expression: Expression, nullable: set[str]) -> set[str]:
 
 
 def _left_recursive(grammar: Grammar) -> bool:
-    """Whether some rule may start with itself: a cycle, looked for without recursion by removing what has none."""
+    """Whether some rule may start with itself. Finds the cycle without recursion, by removing rules without one."""
     nullable = _nullable_rules(grammar)
     leftmost = {name: _leftmost(expression, nullable) for name, expression in grammar.rules.items()}
     users: dict[str, set[str]] = {name: set() for name in leftmost}
     for name, firsts in leftmost.items():
         for first in firsts:
             users[first].add(name)
-    waiting = [name for name, firsts in leftmost.items() if not firsts]
-    while waiting:
-        done = waiting.pop()
+    pending = [name for name, firsts in leftmost.items() if not firsts]
+    while pending:
+        done = pending.pop()
         del leftmost[done]
         for user in users[done]:
             leftmost[user].discard(done)
             if not leftmost[user]:
-                waiting.append(user)
+                pending.append(user)
     return bool(leftmost)
 
 
 def _num_broad(grammar: Grammar) -> int:
     count = 0
-    waiting = list(grammar.rules.values())
-    while waiting:
-        item = waiting.pop()
+    pending = list(grammar.rules.values())
+    while pending:
+        item = pending.pop()
         if isinstance(item, Chars):
-            count += item.codes.size() > _BROAD
+            count += item.codes.size() > BROAD
         elif isinstance(item, Sequence):
-            waiting.extend(item.parts)
+            pending.extend(item.parts)
         elif isinstance(item, Choice):
-            waiting.extend(item.options)
+            pending.extend(item.options)
         elif isinstance(item, Repeat):
-            waiting.append(item.part)
+            pending.append(item.part)
     return count
 
 
 def _rename(grammar: Grammar) -> None:
-    """Names of ours for all rules but the root, so that none clashes with what is added later."""
+    """Rename all rules except the root, so that none conflicts with rules that are added later."""
     names = {name: name if name == grammar.root else f"r{i}" for i, name in enumerate(grammar.rules)}
     grammar.rules = {names[name]: _renamed(expression, names) for name, expression in grammar.rules.items()}
 
@@ -121,5 +123,5 @@ def _renamed(expression: Expression, names: dict[str, str]) -> Expression:
     if isinstance(expression, Choice):
         return Choice(tuple(_renamed(option, names) for option in expression.options))
     if isinstance(expression, Repeat):
-        return Repeat(_renamed(expression.part, names), expression.least, expression.most)
+        return Repeat(_renamed(expression.part, names), expression.min_count, expression.max_count)
     return expression

@@ -1,1 +1,1 @@
-"""Regular expressions: parsed, as automata, and as grammar expressions."""
+"""Regular expressions: parsed to a tree, to automata, and to grammar expressions."""

@@ -1,76 +1,88 @@
-"""From a search to a full match.
+"""Rewrites a search as a full match.
 
-JSON Schema's patterns are searches (2020-12 Validation §6.3.3): unless anchored, anything may stand before and after.
-`full_match` moves that into the tree: anchors disappear, and an open end gets "anything".
+JSON Schema's patterns are searches (2020-12 Validation §6.3.3): without anchors, any text may precede and follow the
+match. `full_match` removes the anchors and adds "any text" at each end without one.
 """
 
 from __future__ import annotations
 
-from llm_policy.guidance.regex.syntax import ANYTHING, Anchor, Concat, Either, Gap, Loop, Match, RegexNode
+from llm_policy.guidance.regex.syntax import (
+    ANYTHING,
+    Alternation,
+    Anchor,
+    Concat,
+    Match,
+    RegexNode,
+    Repetition,
+    Unsupported,
+)
 
 BROAD = 256
-"""A character set larger than this is broad: it takes most of what a model may write."""
+"""A character set larger than this is broad: it contains most characters that a model may write."""
 MAX_BRANCHES = 64
-"""Branches that carry anchors of their own, such as `^a|b$`, once written out."""
+"""Limit of branches with their own anchors, such as `^a|b$`."""
 
 
 def full_match(node: RegexNode) -> RegexNode:
-    """The tree that matches a whole string exactly when `node` is found in it; what is left out is a Gap."""
-    options = tuple(_closed(branch) for branch in _branches(node))
-    return options[0] if len(options) == 1 else Either(options)
+    """The tree that matches a whole string if and only if a search for `node` finds a match in it.
+
+    Anchors that can't be removed become `Unsupported`.
+    """
+    options = tuple(_without_anchors(branch) for branch in _branches(node))
+    return options[0] if len(options) == 1 else Alternation(options)
 
 
 def _has_anchor(node: RegexNode) -> bool:
     if isinstance(node, Concat):
         return any(map(_has_anchor, node.parts))
-    if isinstance(node, Either):
+    if isinstance(node, Alternation):
         return any(map(_has_anchor, node.options))
-    return _has_anchor(node.part) if isinstance(node, Loop) else isinstance(node, Anchor)
+    return _has_anchor(node.part) if isinstance(node, Repetition) else isinstance(node, Anchor)
 
 
 def _branches(node: RegexNode) -> list[list[RegexNode]]:
-    """Sequences whose anchors stand in the open, not inside a choice."""
+    """The alternatives as sequences whose anchors are direct members."""
     if not _has_anchor(node):
         return [[node]]
-    if isinstance(node, Either):
+    if isinstance(node, Alternation):
         return [branch for option in node.options for branch in _branches(option)]
     if not isinstance(node, Concat):
-        return [[Gap("an anchor inside a repeat") if isinstance(node, Loop) else node]]
+        return [[Unsupported("an anchor inside a repeat") if isinstance(node, Repetition) else node]]
     branches: list[list[RegexNode]] = [[]]
     for part in node.parts:
         inner = _branches(part)
         if len(branches) * len(inner) > MAX_BRANCHES:
-            inner = [[Gap("too many branches with anchors"), ANYTHING]]
+            inner = [[Unsupported("too many branches with anchors"), ANYTHING]]
         branches = [head + tail for head in branches for tail in inner]
     return branches
 
 
-def _closed(parts: list[RegexNode]) -> RegexNode:
-    """One branch with its outer anchors taken off and its open ends filled."""
+def _without_anchors(parts: list[RegexNode]) -> RegexNode:
+    """One branch without its outer anchors; an end that had none gets ANYTHING."""
     start, end = 0, len(parts)
     while start < end and parts[start] == Anchor("^"):
         start += 1
     while end > start and parts[end - 1] == Anchor("$"):
         end -= 1
-    middle = [Gap("an anchor in the middle") if isinstance(part, Anchor) else part for part in parts[start:end]]
+    middle = [Unsupported("an anchor in the middle") if isinstance(part, Anchor) else part for part in parts[start:end]]
     before = [] if start else [ANYTHING]
     after = [] if end < len(parts) else [ANYTHING]
     return Concat((*before, *middle, *after))
 
 
 def length_range(node: RegexNode) -> tuple[int, int | None]:
-    """Fewest and most characters of a match; None where there is no most."""
+    """Minimum and maximum number of characters of a match; None without a maximum."""
     if isinstance(node, Concat):
         spans = [length_range(part) for part in node.parts]
         return sum(low for low, _ in spans), _total([high for _, high in spans])
-    if isinstance(node, Either):
+    if isinstance(node, Alternation):
         spans = [length_range(option) for option in node.options]
         highs = [high for _, high in spans]
         return min(low for low, _ in spans), None if None in highs else max(h for h in highs if h is not None)
-    if isinstance(node, Loop):
+    if isinstance(node, Repetition):
         low, high = length_range(node.part)
-        return low * node.least, None if node.most is None or high is None else high * node.most
-    return (0, 0) if isinstance(node, Gap | Anchor) else (1, 1)
+        return low * node.min_count, None if node.max_count is None or high is None else high * node.max_count
+    return (0, 0) if isinstance(node, Unsupported | Anchor) else (1, 1)
 
 
 def _total(highs: list[int | None]) -> int | None:
@@ -78,11 +90,11 @@ def _total(highs: list[int | None]) -> int | None:
 
 
 def num_broad(node: RegexNode) -> int:
-    """Places in the tree that take most characters, a counted run being one."""
+    """Number of broad character sets in the tree; a repeat counts once."""
     if isinstance(node, Concat):
         return sum(map(num_broad, node.parts))
-    if isinstance(node, Either):
+    if isinstance(node, Alternation):
         return sum(map(num_broad, node.options))
-    if isinstance(node, Loop):
+    if isinstance(node, Repetition):
         return num_broad(node.part)
     return int(isinstance(node, Match) and node.codes.size() > BROAD)

@@ -1,8 +1,8 @@
 """Regular expressions of JSON Schema's `pattern` (ECMA-262 §22.2), parsed into a tree.
 
-Only what a regular language can say is a node. Look-around, word boundaries and back-references become a `Gap`:
-for a schema's pattern the gap is left out (the grammar then accepts more, and the report says so), a client's own
-regex with a gap is refused by the feature's name.
+Only constructs of regular languages have a node of their own; look-around, word boundaries and some anchors become
+`Unsupported`. In a schema's pattern such a construct is ignored (the grammar then accepts more, which is reported); a
+`regex` guide that uses one is rejected.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from llm_policy.guidance.grammar.code_set import DIGITS, EVERY_CODE, NON_ASCII, 
 from llm_policy.release.guide_limits import GuideLimits
 
 
-class RegexFault(ValueError):
-    """The text is no regex that we can follow; the message names the rule, never the text."""
+class InvalidRegex(ValueError):
+    """The text is not a regex that can be parsed; the message states the rule and never quotes the text."""
 
 
 class RegexTooComplex(ValueError):
-    """The regex is over a limit: what, how much, and the limit."""
+    """The regex is over a limit."""
 
     def __init__(self, what: str, given: int, limit: int) -> None:
         super().__init__(f"{what} is {given}, limit {limit}")
@@ -42,19 +42,19 @@ class Concat:
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
+class Alternation:
     """One of the options."""
 
     options: tuple[RegexNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
-    """The part, `least` to `most` times."""
+class Repetition:
+    """The part, `min_count` to `max_count` times."""
 
     part: RegexNode
-    least: int
-    most: int | None
+    min_count: int
+    max_count: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +65,30 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """A construct that is left out: `feature` names it."""
+class Unsupported:
+    """A construct without an equivalent in a regular language, by its name."""
 
     feature: str
 
 
-RegexNode = Match | Concat | Either | Loop | Anchor | Gap
+RegexNode = Match | Concat | Alternation | Repetition | Anchor | Unsupported
 
-NOTHING_BUT_EMPTY = Concat(())
-ANYTHING = Loop(Match(EVERY_CODE), 0, None)
+ANYTHING = Repetition(Match(EVERY_CODE), 0, None)
 
 _CLASS_ESCAPES = {"d": DIGITS, "D": ~DIGITS, "w": WORD, "W": ~WORD, "s": SPACE, "S": ~SPACE}
 _CONTROL_ESCAPES = {"n": 0x0A, "r": 0x0D, "t": 0x09, "v": 0x0B, "f": 0x0C}
 _DOT = ~CodeSet.of("\n")
-"""ECMA-262 leaves out three more line ends; the validator only this one. The wider set is never too narrow."""
+"""As in the validator. ECMA-262 also excludes `\\r`, U+2028 and U+2029; the wider set never rejects a valid text."""
 _PROPERTY_ASCII = {"L": (0x41, 0x7A), "N": (0x30, 0x39)}
 
 
 def parse_regex(text: str, limits: GuideLimits) -> RegexNode:
-    """The tree. Raises RegexFault, or RegexTooComplex over a limit."""
+    """The tree of a regex.
+
+    Raises:
+        InvalidRegex: the text is not a regex.
+        RegexTooComplex: it is over a limit.
+    """
     size = len(text.encode("utf-8"))
     if size > limits.max_regex_bytes:
         raise RegexTooComplex("regex size in bytes", size, limits.max_regex_bytes)
@@ -96,18 +100,18 @@ def parse_regex(text: str, limits: GuideLimits) -> RegexNode:
 
 
 def count_positions(node: RegexNode) -> int:
-    """Characters matched by the tree when every bounded repeat is written out.
+    """Number of character positions once every counted repeat is unrolled.
 
     A repeat of a single character set counts once: the grammar counts it without copies.
     """
     if isinstance(node, Concat):
         return sum(map(count_positions, node.parts))
-    if isinstance(node, Either):
+    if isinstance(node, Alternation):
         return sum(map(count_positions, node.options)) + len(node.options)
-    if isinstance(node, Loop):
+    if isinstance(node, Repetition):
         if isinstance(node.part, Match):
             return 1
-        return (count_positions(node.part) + 1) * max(1, node.most or node.least)
+        return (count_positions(node.part) + 1) * max(1, node.max_count or node.min_count)
     return 1
 
 
@@ -123,7 +127,7 @@ class _Parser:
     def parse(self) -> RegexNode:
         tree = self.disjunction()
         if self.position < len(self.text):
-            raise RegexFault("a closing parenthesis without an opening one")
+            raise InvalidRegex("a closing parenthesis without an opening one")
         return tree
 
     def peek(self, wanted: str) -> bool:
@@ -136,7 +140,7 @@ class _Parser:
 
     def next(self) -> str:
         if self.position >= len(self.text):
-            raise RegexFault("the regex ends in the middle of a construct")
+            raise InvalidRegex("the regex ends in the middle of a construct")
         self.position += 1
         return self.text[self.position - 1]
 
@@ -144,7 +148,7 @@ class _Parser:
         options = [self.alternative()]
         while self.take("|"):
             options.append(self.alternative())
-        return options[0] if len(options) == 1 else Either(tuple(options))
+        return options[0] if len(options) == 1 else Alternation(tuple(options))
 
     def alternative(self) -> RegexNode:
         parts: list[RegexNode] = []
@@ -158,10 +162,10 @@ class _Parser:
         if bounds is None:
             return atom
         if isinstance(atom, Anchor):
-            return Gap("a repeated anchor")
+            return Unsupported("a repeated anchor")
         if self.quantifier() is not None:
-            raise RegexFault("a quantifier follows a quantifier")
-        return atom if isinstance(atom, Gap) else Loop(atom, *bounds)
+            raise InvalidRegex("a quantifier follows a quantifier")
+        return atom if isinstance(atom, Unsupported) else Repetition(atom, *bounds)
 
     def quantifier(self) -> tuple[int, int | None] | None:
         bounds = self.simple_quantifier() or self.counted_quantifier()
@@ -179,14 +183,14 @@ class _Parser:
         if not self.peek("{"):
             return None
         inside, closed, _ = self.text[self.position + 1 :].partition("}")
-        least, comma, most = inside.partition(",")
-        if not closed or not _is_count(least) or (most and not _is_count(most)):
+        min_count, comma, max_count = inside.partition(",")
+        if not closed or not _is_count(min_count) or (max_count and not _is_count(max_count)):
             return None
         self.position += len(inside) + 2
-        high = (int(most) if most else None) if comma else int(least)
-        if high is not None and high < int(least):
-            raise RegexFault("a repeat's maximum is below its minimum")
-        return int(least), high
+        high = (int(max_count) if max_count else None) if comma else int(min_count)
+        if high is not None and high < int(min_count):
+            raise InvalidRegex("a repeat's maximum is below its minimum")
+        return int(min_count), high
 
     def atom(self) -> RegexNode:
         mark = self.next()
@@ -201,7 +205,7 @@ class _Parser:
         if mark == ".":
             return Match(_DOT)
         if mark in "*+?":
-            raise RegexFault("a quantifier has nothing to repeat")
+            raise InvalidRegex("a quantifier has nothing to repeat")
         return Match(CodeSet.of(mark))
 
     def group(self) -> RegexNode:
@@ -211,12 +215,12 @@ class _Parser:
         feature = self.group_kind()
         inner = self.disjunction()
         if not self.take(")"):
-            raise RegexFault("a parenthesis is not closed")
+            raise InvalidRegex("a parenthesis is not closed")
         self.depth -= 1
-        return Gap(feature) if feature else inner
+        return Unsupported(feature) if feature else inner
 
     def group_kind(self) -> str:
-        """Name of the feature when the group only looks and matches nothing; empty for an ordinary group."""
+        """Name of the feature for look-around; empty for an ordinary group."""
         if not self.take("?") or self.take(":"):
             return ""
         for mark, feature in (("=", "lookahead"), ("!", "lookahead"), ("<=", "lookbehind"), ("<!", "lookbehind")):
@@ -227,14 +231,14 @@ class _Parser:
             if closed:
                 self.position = self.text.index(">", self.position) + 1
                 return ""
-        raise RegexFault("a group option that ECMA-262 does not know")
+        raise InvalidRegex("a group option that ECMA-262 does not define")
 
     def escape(self) -> RegexNode:
         mark = self.next()
         if mark in "bB":
-            return Gap("word boundary")
+            return Unsupported("word boundary")
         if mark in "123456789" or (mark == "k" and self.peek("<")):
-            raise RegexFault("a back-reference")
+            raise InvalidRegex("a back-reference")
         return Match(self.escaped_set(mark))
 
     def escaped_set(self, mark: str) -> CodeSet:
@@ -245,7 +249,7 @@ class _Parser:
         return CodeSet.of((code := self.escaped_code(mark), code)) if mark else CodeSet(())
 
     def unicode_property(self, mark: str) -> CodeSet:
-        """Too wide on purpose: the ASCII part is exact only for letters and digits, all the rest may match."""
+        """A superset of the property: only ASCII letters and digits are exact."""
         name, _, _ = self.text[self.position + 1 :].partition("}")
         self.position += len(name) + 2
         if mark == "P" or name[:1] not in _PROPERTY_ASCII:
@@ -273,7 +277,7 @@ class _Parser:
         try:
             return min(int(digits, 16), 0x10FFFF)
         except ValueError:
-            raise RegexFault("an escape without its hexadecimal digits") from None
+            raise InvalidRegex("an escape without its hexadecimal digits") from None
 
     def character_class(self) -> CodeSet:
         negated = self.take("^")
@@ -292,7 +296,7 @@ class _Parser:
             return low | high | CodeSet.of("-")
         first, last = low.ranges[0][0], high.ranges[0][0]
         if first > last:
-            raise RegexFault("a character range that runs backwards")
+            raise InvalidRegex("a character range that runs backwards")
         return CodeSet.of((first, last)) - CodeSet.of((0xD800, 0xDFFF))
 
     def class_atom(self) -> CodeSet:
@@ -307,18 +311,18 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 6
 
 
-def feature_gaps(node: RegexNode) -> tuple[str, ...]:
-    """Names of the features that the tree leaves out."""
+def unsupported_features(node: RegexNode) -> tuple[str, ...]:
+    """Names of the unsupported features that the tree uses."""
     found: dict[str, None] = {}
-    waiting = [node]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Gap):
+    pending = [node]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Unsupported):
             found[item.feature] = None
         elif isinstance(item, Concat):
-            waiting.extend(item.parts)
-        elif isinstance(item, Either):
-            waiting.extend(item.options)
-        elif isinstance(item, Loop):
-            waiting.append(item.part)
+            pending.extend(item.parts)
+        elif isinstance(item, Alternation):
+            pending.extend(item.options)
+        elif isinstance(item, Repetition):
+            pending.append(item.part)
     return tuple(found)

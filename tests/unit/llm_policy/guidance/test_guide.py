@@ -1,4 +1,4 @@
-"""Resolving what a client asked the answer to look like."""
+"""Resolving a row's schema id or inline guide."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def resolve(schema_id=None, guide_type=None, guide=None, default=None, resolver=
     return resolver.resolve(schema_id, guide_type, guide, default)
 
 
-def test_a_request_without_guide_and_default_is_unguided():
+def test_without_a_guide_and_a_default_a_row_is_unguided():
     assert resolve() is None
 
 
@@ -22,19 +22,19 @@ def test_empty_texts_count_as_not_given():
     assert resolve("", "", "") is None
 
 
-def test_a_registered_schema_goes_by_its_name():
+def test_a_registered_schema_is_resolved_by_its_name():
     assert resolve("order") == ("json_schema", ORDER, "order")
 
 
-def test_the_tasks_schema_is_the_default():
+def test_the_schema_of_the_task_is_the_default():
     assert resolve(default="order").name == "order"
 
 
-def test_a_clients_guide_goes_before_the_tasks_schema():
+def test_an_inline_guide_overrides_the_schema_of_the_task():
     assert resolve(guide_type="regex", guide="[a-z]+", default="order") == ("regex", "[a-z]+", "")
 
 
-def test_json_needs_no_guide():
+def test_the_type_json_needs_no_guide_text():
     assert resolve(guide_type="json").kind == "json"
 
 
@@ -51,13 +51,13 @@ def test_json_needs_no_guide():
         ({"guide_type": "regex", "guide": "a" * 300_000}, Code.SCHEMA_TOO_COMPLEX),
     ],
 )
-def test_a_guide_that_cannot_be_used_is_refused_and_never_dropped(arguments, code):
+def test_an_unusable_guide_is_an_error_and_never_ignored(arguments, code):
     with pytest.raises(InvalidRequest) as caught:
         resolve(**arguments)
     assert caught.value.code is code
 
 
-def test_inline_guides_can_be_switched_off():
+def test_inline_guides_can_be_disabled():
     closed = GuideResolver(Guidance(allow_adhoc=False), {"order": ORDER})
     with pytest.raises(InvalidRequest, match="allow_adhoc"):
         resolve(guide_type="json", resolver=closed)

@@ -1,4 +1,4 @@
-"""Regex, EBNF and choice guides: what passes, what is refused, and by which name."""
+"""Regex, EBNF and choice guides: the texts they accept, and the guides that are rejected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
 from llm_policy.release.guide_limits import GuideLimits
-from tests.grammar_check import compile_guide, takes
+from tests.grammar_check import accepts, compile_guide
 
 LIMITS = GuideLimits()
 
@@ -26,7 +26,7 @@ LIMITS = GuideLimits()
 )
 def test_a_regex_must_match_the_whole_text(regex: str, good: list[str], bad: list[str]) -> None:
     compiled = compile_guide(plan_regex(regex, LIMITS).guide)
-    assert [takes(compiled, text) for text in (*good, *bad)] == [True] * len(good) + [False] * len(bad)
+    assert [accepts(compiled, text) for text in (*good, *bad)] == [True] * len(good) + [False] * len(bad)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_regex_must_match_the_whole_text(regex: str, good: list[str], bad: lis
         ("[a", "ends in the middle"),
     ],
 )
-def test_a_regex_that_no_grammar_can_follow_is_refused_by_name(regex: str, reason: str) -> None:
+def test_an_unsupported_or_invalid_regex_is_rejected_with_the_reason(regex: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^schema_invalid: .*{reason}"):
         plan_regex(regex, LIMITS)
 
@@ -65,16 +65,16 @@ def test_a_regex_that_no_grammar_can_follow_is_refused_by_name(regex: str, reaso
         "(a{1000}){1000}",
     ],
 )
-def test_a_regex_that_is_too_large_is_refused_with_its_limit(regex: str) -> None:
+def test_a_regex_over_a_limit_is_rejected_with_the_limit(regex: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_too_complex: .* is \d+, limit \d+$"):
         plan_regex(regex, LIMITS)
 
 
-def test_a_grammar_is_read_and_written_anew() -> None:
+def test_a_grammar_accepts_its_language_after_the_rewrite() -> None:
     text = 'root ::= e # sum\ne ::= t ("+" t)*\nt ::= [0-9]{1,3} |\n  "(" e ")" | "\\u00e9"\n'
     compiled = compile_guide(plan_ebnf(text, LIMITS).guide)
-    assert takes(compiled, "(1+é)+345")
-    assert not takes(compiled, "1+")
+    assert accepts(compiled, "(1+é)+345")
+    assert not accepts(compiled, "1+")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_grammar_is_read_and_written_anew() -> None:
         ("root ::= [^\\u0000-\\U0010ffff]", "never be completed"),
     ],
 )
-def test_a_grammar_that_would_starve_the_engine_is_refused(text: str, reason: str) -> None:
+def test_an_invalid_or_endless_grammar_is_rejected_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^schema_invalid: .*{reason}"):
         plan_ebnf(text, LIMITS)
 
@@ -109,17 +109,17 @@ def test_a_grammar_that_would_starve_the_engine_is_refused(text: str, reason: st
         "root ::= " + "[^a] " * 60,
     ],
 )
-def test_a_grammar_that_is_too_large_is_refused_with_its_limit(text: str) -> None:
+def test_a_grammar_over_a_limit_is_rejected_with_the_limit(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_too_complex: .* is \d+, limit \d+$"):
         plan_ebnf(text, LIMITS)
 
 
-def test_a_choice_is_one_of_its_texts_and_nothing_else() -> None:
+def test_a_choice_accepts_exactly_its_texts() -> None:
     compiled = compile_guide(plan_choice('["yes","no \\"x\\"","é"]', LIMITS).guide)
-    assert [takes(compiled, text) for text in ("yes", 'no "x"', "é", "ye", "")] == [True, True, True, False, False]
+    assert [accepts(compiled, text) for text in ("yes", 'no "x"', "é", "ye", "")] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize("text", ["[]", '["a","a"]', '{"a":1}', "[1]", '[""]', "nonsense", '["a"] x'])
-def test_a_choice_that_is_no_list_of_distinct_texts_is_refused(text: str) -> None:
+def test_a_choice_that_is_not_a_list_of_distinct_texts_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_invalid: "):
         plan_choice(text, LIMITS)

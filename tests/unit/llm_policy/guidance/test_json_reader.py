@@ -1,4 +1,4 @@
-"""One reading of every JSON text, or a refusal."""
+"""Strict JSON: every text has one meaning or is rejected."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LIMITS = GuideLimits()
         "\ud800",
     ],
 )
-def test_a_text_with_two_readings_or_none_is_refused(text: str | bytes) -> None:
+def test_an_ambiguous_or_invalid_text_is_rejected(text: str | bytes) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_invalid: "):
         read_json(text, LIMITS)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_deep_nesting_is_refused_before_it_is_read(opening: str) -> None:
+def test_deep_nesting_is_rejected_before_the_text_is_parsed(opening: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_too_complex: nesting depth"):
         read_json(opening * 30_000, LIMITS)
 

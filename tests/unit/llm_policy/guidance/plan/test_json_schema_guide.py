@@ -1,4 +1,4 @@
-"""Single keywords: what their grammar takes and what it refuses."""
+"""JSON Schema guides: the instances that their grammars accept, and the schemas that are rejected."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from llm_policy.errors import InvalidRequest
-from llm_policy.guidance.plan.planner import PlannedGuide, plan_json, plan_json_schema
+from llm_policy.guidance.plan.json_schema_guide import plan_json, plan_json_schema
+from llm_policy.guidance.plan.planned_guide import PlannedGuide
 from llm_policy.release.guide_limits import GuideLimits
-from tests.grammar_check import compile_guide, takes
+from tests.grammar_check import accepts, compile_guide
 
 LIMITS = GuideLimits()
 
@@ -21,10 +22,10 @@ def plan(schema: Any, limits: GuideLimits = LIMITS) -> PlannedGuide:
     return plan_json_schema(json.dumps(schema), limits)
 
 
-def verdicts(schema: Any, *instances: Any) -> list[bool]:
+def accepted(schema: Any, *instances: Any) -> list[bool]:
     compiled = compile_guide(plan(schema).guide)
     texts = [json.dumps(i, ensure_ascii=False, separators=(",", ":")) for i in instances]
-    return [takes(compiled, text) for text in texts]
+    return [accepts(compiled, text) for text in texts]
 
 
 A = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}
@@ -138,9 +139,9 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
 
 
 @pytest.mark.parametrize(("schema", "good", "bad"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_a_keyword_is_followed_exactly(schema: Any, good: list[Any], bad: list[Any]) -> None:
-    assert verdicts(schema, *good) == [True] * len(good)
-    assert verdicts(schema, *bad) == [False] * len(bad)
+def test_the_grammar_enforces_the_keyword_exactly(schema: Any, good: list[Any], bad: list[Any]) -> None:
+    assert accepted(schema, *good) == [True] * len(good)
+    assert accepted(schema, *bad) == [False] * len(bad)
     assert plan(schema).unenforced == ()
 
 
@@ -162,7 +163,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize("schema", IMPOSSIBLE)
-def test_a_schema_that_nothing_satisfies_is_refused(schema: Any) -> None:
+def test_an_unsatisfiable_schema_is_rejected(schema: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_invalid: "):
         plan(schema)
 
@@ -185,11 +186,11 @@ WRONG = [
 
 
 @pytest.mark.parametrize("schema", WRONG)
-def test_a_schema_that_is_none_is_refused_without_quoting_it(schema: Any) -> None:
-    with pytest.raises(InvalidRequest, match=r"^schema_invalid: ") as refusal:
+def test_the_error_of_an_invalid_schema_does_not_quote_it(schema: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid: ") as caught:
         plan(schema)
-    assert "example" not in str(refusal.value)
-    assert "text" not in str(refusal.value)
+    assert "example" not in str(caught.value)
+    assert "text" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -204,59 +205,59 @@ def test_a_schema_that_is_none_is_refused_without_quoting_it(schema: Any) -> Non
         ({"type": "array", "items": {"const": "x"}, "minItems": 99}, GuideLimits(max_shortest_text=99)),
     ],
 )
-def test_a_schema_over_a_limit_is_refused_with_what_it_is_and_the_limit(schema: Any, limits: GuideLimits) -> None:
+def test_a_schema_over_a_limit_is_rejected_with_the_value_and_the_limit(schema: Any, limits: GuideLimits) -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_too_complex: .* is \d+, limit \d+$"):
         plan(schema, limits)
 
 
-def test_nesting_is_measured_before_anything_recurses() -> None:
+def test_nesting_is_measured_before_the_schema_is_parsed() -> None:
     with pytest.raises(InvalidRequest, match=r"^schema_too_complex: nesting depth is 100000, limit 96$"):
         plan_json_schema("[" * 100_000, LIMITS)
 
 
-def test_a_long_chain_of_definitions_is_no_recursion() -> None:
+def test_a_long_chain_of_definitions_is_planned_without_recursion() -> None:
     chain: dict[str, Any] = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1_500)}
     assert plan({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}).num_rules > 1_500
 
 
-def test_a_long_chain_of_bare_references_is_followed() -> None:
+def test_a_long_chain_of_bare_references_is_resolved() -> None:
     chain: dict[str, Any] = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(1_500)}
-    assert verdicts({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}, None, 1) == [True, False]
+    assert accepted({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}, None, 1) == [True, False]
 
 
-def test_the_text_grows_with_the_number_of_optional_members_and_not_its_square() -> None:
+def test_the_grammar_size_is_linear_in_the_number_of_optional_members() -> None:
     def size(count: int) -> int:
         return plan({"type": "object", "properties": {f"p{i:03}": {"type": "null"} for i in range(count)}}).num_bytes
 
     assert size(400) < 2.2 * size(200)
 
 
-def test_what_is_not_followed_is_reported_with_its_place() -> None:
+def test_an_unenforced_keyword_is_reported_with_its_pointer() -> None:
     found = plan({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}).unenforced
     assert [(item.pointer, item.keyword) for item in found] == [("/properties/a", "uniqueItems")]
 
 
-def test_constraints_without_a_type_are_taken_for_the_type_they_speak_of() -> None:
+def test_a_missing_type_is_inferred_from_the_constraints() -> None:
     planned = plan({"properties": {"a": {"type": "null"}}})
     assert [item.keyword for item in planned.narrowed] == ["type"]
-    assert verdicts({"properties": {"a": {"type": "null"}}}, {"a": None}, "x") == [True, False]
+    assert accepted({"properties": {"a": {"type": "null"}}}, {"a": None}, "x") == [True, False]
 
 
-def test_an_escape_cannot_smuggle_a_declared_name_past_its_schema() -> None:
+def test_an_escaped_spelling_of_a_declared_name_is_rejected() -> None:
     compiled = compile_guide(plan({**A, "additionalProperties": True}).guide)
-    assert not takes(compiled, '{"\\u0061":"no integer"}')
+    assert not accepts(compiled, '{"\\u0061":"no integer"}')
 
 
-def test_equal_schemas_have_one_canonical_text() -> None:
+def test_equal_schemas_have_the_same_canonical_text() -> None:
     first = plan_json_schema('{"type":"object", "properties":{}}', LIMITS)
     assert first.canonical == plan_json_schema('{"properties":{},"type":"object"}', LIMITS).canonical
 
 
-def test_plain_json_is_compact_and_has_no_lone_surrogates() -> None:
+def test_any_json_has_no_whitespace_and_no_lone_surrogates() -> None:
     compiled = compile_guide(plan_json(LIMITS).guide)
-    assert takes(compiled, '{"a":[1,-2.5e3,"\\ud83d\\ude00"],"b":null}')
-    assert not takes(compiled, '"\\ud83d"')
-    assert not takes(compiled, "[1, 2]")
+    assert accepts(compiled, '{"a":[1,-2.5e3,"\\ud83d\\ude00"],"b":null}')
+    assert not accepts(compiled, '"\\ud83d"')
+    assert not accepts(compiled, "[1, 2]")
 
 
 HOSTILE = [
@@ -285,7 +286,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("schema", HOSTILE)
-def test_what_multiplies_is_planned_or_refused_in_seconds(schema: Any) -> None:
+def test_a_schema_with_exponentially_many_combinations_is_planned_or_rejected_in_seconds(schema: Any) -> None:
     start = time.process_time()
     with suppress(InvalidRequest):
         plan(schema)

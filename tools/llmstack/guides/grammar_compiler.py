@@ -1,4 +1,4 @@
-"""XGrammar as the engine uses it: compile a guide for a vocabulary, ask whether a text passes."""
+"""XGrammar as the engine uses it, without its cache: compiles a grammar, checks texts, times token masks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import xgrammar
 from llmstack.tokenizer.qwen_vocabulary import PADDED_VOCAB_SIZE, STOP_TOKENS, encoded_vocab
 
 MASK_CHARACTERS = 120
-"""Characters of one instance at which the token mask is timed."""
+"""Number of characters of an instance at which the token mask is timed."""
 
 
-class GrammarTrial:
-    """One vocabulary. Nothing is cached between guides, so every compile time stands for itself."""
+class GrammarCompiler:
+    """Compiles for one vocabulary. Nothing is cached between grammars, so compile times are independent."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         tokens = encoded_vocab(json.loads(tokenizer_json.read_text(encoding="utf-8")))
@@ -29,20 +29,28 @@ class GrammarTrial:
         return xgrammar.GrammarCompiler(self.tokenizer_info, max_threads=1, cache_enabled=False)
 
     def compile_ebnf(self, grammar: str) -> Any:
-        """A compiled grammar. Raises RuntimeError for a text that XGrammar does not take."""
+        """The compiled grammar.
+
+        Raises:
+            RuntimeError: XGrammar rejects the text.
+        """
         return self._compiler().compile_grammar(grammar)
 
     def compile_json_schema(self, schema: str) -> Any:
-        """XGrammar's own conversion with its defaults. Raises RuntimeError."""
+        """The compiled grammar of XGrammar's own schema converter with its defaults.
+
+        Raises:
+            RuntimeError: XGrammar rejects the schema.
+        """
         return self._compiler().compile_json_schema(schema)
 
     def accepts(self, compiled: Any, text: str) -> bool:
-        """Whether the whole text passes and the model may stop after it."""
+        """Whether the grammar accepts the whole text and the output may end after it."""
         matcher = xgrammar.GrammarMatcher(compiled)
         return bool(matcher.accept_string(text) and matcher.accept_token(self.stop_ids[0]))
 
     def mask_ms(self, compiled: Any, text: str) -> list[float]:
-        """Milliseconds to fill the token mask before each of the first characters of the text, while it passes."""
+        """Milliseconds to fill the token mask before each of the first characters of the text, while it is accepted."""
         matcher = xgrammar.GrammarMatcher(compiled)
         bitmask = xgrammar.allocate_token_bitmask(1, PADDED_VOCAB_SIZE)
         times: list[float] = []

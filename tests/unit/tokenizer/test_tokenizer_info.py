@@ -1,11 +1,10 @@
-"""The tokenizer info: three keys, every token at its own id, and nothing that would quietly weaken guidance."""
+"""The tokenizer info: three keys, every token at its own id, and no input that would weaken guided decoding."""
 
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, app, build_info, check_info, info_bytes
+from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, build_info, check_info, info_bytes
 from tests.releases import TOKENIZER, write_tokenizer
 
 
@@ -16,10 +15,6 @@ def tokenizer(vocab=None, added=None):
 
 def added(content, token_id):
     return {"content": content, "id": token_id}
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_the_info_has_exactly_the_three_keys(tmp_path):
@@ -37,22 +32,22 @@ def test_the_same_tokenizer_gives_the_same_bytes(tmp_path):
     assert info_bytes(build_info(first)) == info_bytes(build_info(second))
 
 
-def test_tokens_stand_in_order_of_ids_not_of_the_file(tmp_path):
+def test_tokens_are_in_order_of_their_ids(tmp_path):
     directory = write_tokenizer(tmp_path, tokenizer({"z": 2, "y": 0, "x": 1}, [added("<|end|>", 3)]))
     assert build_info(directory)["encoded_vocab"] == ["y", "x", "z", "<|end|>"]
 
 
-def test_an_id_without_a_token_keeps_its_place(tmp_path):
+def test_an_id_without_a_token_keeps_its_place_as_an_empty_string(tmp_path):
     directory = write_tokenizer(tmp_path, tokenizer({"a": 0, "b": 2}, [added("<|end|>", 6)]))
     assert build_info(directory)["encoded_vocab"] == ["a", "", "b", "", "", "", "<|end|>"]
 
 
-def test_an_added_token_may_repeat_its_own_entry_of_the_vocabulary(tmp_path):
+def test_an_added_token_may_repeat_its_entry_of_the_vocabulary(tmp_path):
     directory = write_tokenizer(tmp_path, tokenizer({"a": 0, "<|end|>": 1}, [added("<|end|>", 1)]))
     assert build_info(directory)["encoded_vocab"] == ["a", "<|end|>"]
 
 
-def test_line_ends_in_the_tokenizer_stay_as_they_are(tmp_path):
+def test_line_ends_of_the_tokenizer_are_preserved(tmp_path):
     directory = write_tokenizer(tmp_path)
     raw = json.dumps(TOKENIZER, indent=1).replace("\n", "\r\n").encode()
     (directory / "tokenizer.json").write_bytes(raw)
@@ -60,13 +55,13 @@ def test_line_ends_in_the_tokenizer_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("eos", ["<|end|>", {"content": "<|end|>", "special": True}])
-def test_an_answer_ends_with_the_tokenizers_eos_token_alone(tmp_path, eos):
+def test_the_eos_token_of_the_tokenizer_is_the_only_stop_token(tmp_path, eos):
     configs = {"tokenizer_config": {"eos_token": eos}, "generation_config": {"eos_token_id": [3, 0]}}
     assert build_info(write_tokenizer(tmp_path, **configs))["stop_token_ids"] == [3]
 
 
 @pytest.mark.parametrize(("eos", "ids"), [(3, [3]), ([3, 2], [3, 2])])
-def test_without_an_eos_token_the_generation_config_says_what_ends_an_answer(tmp_path, eos, ids):
+def test_without_an_eos_token_the_generation_config_gives_the_stop_tokens(tmp_path, eos, ids):
     configs = {"tokenizer_config": {"eos_token": None}, "generation_config": {"eos_token_id": eos}}
     assert build_info(write_tokenizer(tmp_path, **configs))["stop_token_ids"] == ids
 
@@ -74,34 +69,34 @@ def test_without_an_eos_token_the_generation_config_says_what_ends_an_answer(tmp
 @pytest.mark.parametrize(
     ("content", "configs", "text"),
     [
-        (tokenizer({}, []), {}, r"model\.vocab: an object of token → id is needed"),
-        ({"model": {"type": "Unigram", "vocab": [["a", 0]]}}, {}, r"model\.vocab: an object of token → id is needed"),
-        ({"model": []}, {}, r"model\.vocab: an object of token → id is needed"),
-        (tokenizer(added=[{"content": "x"}]), {}, "added_tokens: a list of objects with content and id is needed"),
+        (tokenizer({}, []), {}, r"model\.vocab: must be an object of token → id"),
+        ({"model": {"type": "Unigram", "vocab": [["a", 0]]}}, {}, r"model\.vocab: must be an object of token → id"),
+        ({"model": []}, {}, r"model\.vocab: must be an object of token → id"),
+        (tokenizer(added=[{"content": "x"}]), {}, "added_tokens: must be a list of objects with content and id"),
         (tokenizer(added=[added("<|end|>", 1)]), {}, "id 1 belongs to 'b' and to '<|end|>'"),
         (tokenizer(added=[added("ab", 3)]), {}, "'ab' has the ids 2 and 3"),
         (tokenizer(added=[added("<|end|>", -1)]), {}, r"token '<\|end\|>' has id -1, allowed 0 to 3999999"),
         (tokenizer(added=[added("<|end|>", 10**12)]), {}, r"has id 1000000000000, allowed 0 to 3999999"),
-        (None, {"tokenizer_config": {"eos_token": "</s>"}}, "eos_token: '</s>' is no token of tokenizer.json"),
-        (None, {"generation_config": {"eos_token_id": 9}}, "eos_token_id: 9 is no id of tokenizer.json"),
-        (None, {"generation_config": {"eos_token_id": []}}, "nothing says what ends an answer"),
-        (None, {"tokenizer_config": {}}, "nothing says what ends an answer"),
-        (None, {"tokenizer_config": []}, r"tokenizer_config\.json: a JSON object is needed, found list"),
+        (None, {"tokenizer_config": {"eos_token": "</s>"}}, "eos_token: '</s>' is not a token of tokenizer.json"),
+        (None, {"generation_config": {"eos_token_id": 9}}, "eos_token_id: 9 is not an id of tokenizer.json"),
+        (None, {"generation_config": {"eos_token_id": []}}, "no stop token"),
+        (None, {"tokenizer_config": {}}, "no stop token"),
+        (None, {"tokenizer_config": []}, r"tokenizer_config\.json: must be a JSON object, is list"),
     ],
 )
-def test_a_tokenizer_that_would_weaken_guidance_is_refused(tmp_path, content, configs, text):
+def test_a_tokenizer_that_would_weaken_guided_decoding_is_rejected(tmp_path, content, configs, text):
     with pytest.raises(TokenizerInfoError, match=text.replace("<|end|>", r"<\|end\|>")):
         build_info(write_tokenizer(tmp_path, content, **configs))
 
 
-def test_a_missing_tokenizer_is_named(tmp_path):
+def test_the_error_of_a_missing_tokenizer_names_the_file(tmp_path):
     with pytest.raises(TokenizerInfoError, match=r"tokenizer\.json: No such file or directory"):
         build_info(tmp_path)
 
 
-def test_a_tokenizer_that_is_no_json_is_named(tmp_path):
+def test_the_error_of_a_tokenizer_that_is_not_json_names_the_file(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(TokenizerInfoError, match=r"tokenizer\.json: no JSON"):
+    with pytest.raises(TokenizerInfoError, match=r"tokenizer\.json: not JSON"):
         build_info(tmp_path)
 
 
@@ -119,8 +114,8 @@ def test_a_tokenizer_that_is_no_json_is_named(tmp_path):
                 "encoded_vocab[2]: file has 'y', tokenizer has 'ab'",
             ],
         ),
-        ({"encoded_vocab": {}}, ["encoded_vocab: a list is needed, found dict"]),
-        ({"tokenizer_str": 1}, ["tokenizer_str: a string is needed, found int"]),
+        ({"encoded_vocab": {}}, ["encoded_vocab: must be a list, is dict"]),
+        ({"tokenizer_str": 1}, ["tokenizer_str: must be a string, is int"]),
     ],
 )
 def test_every_difference_is_listed(tmp_path, change, differences):
@@ -138,36 +133,10 @@ def test_a_missing_key_is_listed(tmp_path):
     assert check_info(tmp_path / "info.json", directory) == ["tokenizer_str: missing"]
 
 
-def test_a_changed_tokenizer_text_is_shown_where_it_differs(tmp_path):
+def test_a_changed_tokenizer_text_is_reported_with_its_position(tmp_path):
     directory = write_tokenizer(tmp_path / "tokenizer")
     info = build_info(directory)
     info["tokenizer_str"] = info["tokenizer_str"].replace("BPE", "BPX")
     (tmp_path / "info.json").write_text(json.dumps(info))
     (difference,) = check_info(tmp_path / "info.json", directory)
     assert difference.startswith("tokenizer_str: differs from tokenizer.json at character 22: file has 'X")
-
-
-def test_build_writes_beside_the_tokenizer_and_check_agrees(tmp_path):
-    directory = write_tokenizer(tmp_path / "tokenizer")
-    built = invoke("build", "--tokenizer-dir", directory)
-    assert built.exit_code == 0
-    assert "4 tokens, an answer ends with 3 <|end|>" in built.stdout
-    assert (tmp_path / "tokenizer_info.json").read_bytes() == info_bytes(build_info(directory))
-    assert invoke("check", "--tokenizer-dir", directory).exit_code == 0
-
-
-def test_check_exits_with_one_on_a_difference_and_can_print_json(tmp_path):
-    directory = write_tokenizer(tmp_path / "tokenizer")
-    path = tmp_path / "info.json"
-    path.write_text(json.dumps({**build_info(directory), "stop_token_ids": []}))
-    found = invoke("check", "--tokenizer-dir", directory, "--info", path, "--json")
-    assert found.exit_code == 1
-    assert json.loads(found.stdout)["differences"] == ["stop_token_ids: file has [], tokenizer has [3]"]
-
-
-@pytest.mark.parametrize("command", ["build", "check"])
-def test_what_cant_be_read_exits_with_two_and_says_what_to_do_next(tmp_path, command):
-    found = invoke(command, "--tokenizer-dir", tmp_path)
-    assert found.exit_code == 2
-    assert "No such file or directory" in found.stderr
-    assert "next:  point --tokenizer-dir at" in found.stderr

@@ -1,0 +1,162 @@
+"""The compile queue, with real workers."""
+
+import queue
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
+from llm_policy.guidance.compile.compile_queue import MAX_WAITING_GUIDES, NUM_WORKERS, GuideCompiler
+from llm_policy.guidance.compile.guide_cache import GuideCache
+from llm_policy.guidance.compile.guide_report import GuideReport
+from llm_policy.guidance.compile.sandbox import SandboxedWorker
+from llm_policy.guidance.guide import Guide
+from llm_policy.release.manifest import Guidance
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+pytest.importorskip("xgrammar")
+INFO = DEFAULT_RELEASE_DIR / "tokenizer_info.json"
+
+
+def started_compiler(guidance, *arguments):
+    """A compiler whose workers have started: only a registered guide may wait for that."""
+    compiler = GuideCompiler(guidance, INFO, GuideCache(None, "test"), *arguments)
+    compiler.register([Guide("regex", "ready", "ready")])
+    return compiler
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    compiler = started_compiler(Guidance(max_adhoc_per_minute=1_000))
+    yield compiler
+    compiler.close()
+
+
+def compile_guides(compiler, *guides, timeout_s=30):
+    """The error that the callback receives, or None."""
+    errors = queue.Queue()
+    compiler.submit(list(guides), errors.put)
+    return errors.get(timeout=timeout_s)
+
+
+def test_a_valid_guide_is_found_after_its_compile(compiler):
+    guide = Guide("json_schema", '{"type":"integer","minimum":3,"maximum":9}')
+    assert compiler.lookup(guide) is None
+    assert compile_guides(compiler, guide) is None
+    engine_guide = compiler.lookup(guide)
+    assert engine_guide.engine_type == "ebnf_grammar"
+    assert engine_guide.schema_id.startswith("sha256:")
+
+
+def test_a_registered_schema_keeps_its_name_as_id(compiler):
+    compiler.register([Guide("json_schema", '{"type":"boolean"}', "flag")])
+    assert compiler.lookup(Guide("json_schema", '{"type":"boolean"}', "flag")).schema_id == "flag"
+
+
+def test_the_error_of_an_invalid_registered_schema_names_it(compiler):
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid: registered schema bad: "):
+        compiler.register([Guide("json_schema", '{"type":"strin"}', "bad")])
+
+
+def test_a_registered_schema_in_the_cache_file_needs_no_worker(tmp_path):
+    cache = GuideCache(tmp_path / "guides.db", "test")
+    cache.put("regex", "a", GuideReport(engine_type="regex", engine_text="a"))
+    compiler = GuideCompiler(Guidance(), Path("/nowhere"), GuideCache(tmp_path / "guides.db", "test"))
+    compiler.register([Guide("regex", "a", "known")])
+    assert compiler.lookup(Guide("regex", "a", "known")).schema_id == "known"
+    compiler.close()
+
+
+def test_a_rejected_guide_is_rejected_from_the_cache_afterwards(compiler):
+    guide = Guide("regex", "(")
+    error = compile_guides(compiler, guide)
+    assert error.code is Code.SCHEMA_INVALID
+    with pytest.raises(InvalidRequest, match=r"^schema_invalid"):
+        compiler.lookup(guide)
+
+
+def test_one_invalid_guide_rejects_the_whole_submission(compiler):
+    assert isinstance(compile_guides(compiler, Guide("regex", "a"), Guide("regex", "[")), PolicyError)
+
+
+def test_every_request_that_waits_for_a_guide_is_answered(compiler):
+    guide, errors = Guide("regex", "[a-z]{1,9}x"), queue.Queue()
+    for _ in range(20):
+        compiler.submit([guide], errors.put)
+    assert [errors.get(timeout=30) for _ in range(20)] == [None] * 20
+
+
+def worker_processes() -> list[psutil.Process]:
+    """The live workers; a killed one may be a zombie for a while."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "llm_policy.guidance.compile.worker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_a_killed_worker_is_replaced(compiler):
+    killed = worker_processes()
+    assert len(killed) == NUM_WORKERS
+    for worker in killed:
+        worker.kill()
+    compiler.register([Guide("regex", "after[0-9]", "after")])
+    assert {worker.pid for worker in worker_processes()} - {worker.pid for worker in killed}
+
+
+def test_the_number_of_new_guides_per_minute_is_limited():
+    compiler = started_compiler(Guidance(max_adhoc_per_minute=1))
+    compiler.submit([Guide("regex", "a")], print)
+    with pytest.raises(Unavailable, match=r"limit 1 .max_adhoc_per_minute."):
+        compiler.submit([Guide("regex", "b")], print)
+    compiler.close()
+
+
+def test_unenforced_keywords_are_rejected_if_the_manifest_says_so():
+    guidance = Guidance(unenforced_keywords="reject")
+    compiler = started_compiler(guidance)
+    error = compile_guides(
+        compiler, Guide("json_schema", '{"type":"array","items":{"type":"number"},"uniqueItems":true}')
+    )
+    assert str(error) == "schema_invalid: 1 keywords can't be enforced, limit 0: uniqueItems"
+    compiler.close()
+
+
+def test_closing_the_compiler_stops_all_workers():
+    before = set(psutil.Process().children())
+    compiler = started_compiler(Guidance())
+    compile_guides(compiler, Guide("regex", "a"))
+    compiler.close()
+    assert set(psutil.Process().children()) <= before
+
+
+def test_a_failing_callback_is_reported_and_does_not_affect_other_requests():
+    faults = queue.Queue()
+    compiler = started_compiler(Guidance(), faults.put)
+    compiler.submit([Guide("regex", "a")], lambda error: 1 / 0)
+    assert compile_guides(compiler, Guide("regex", "b")) is None
+    assert isinstance(faults.get(timeout=10), ZeroDivisionError)
+    compiler.close()
+
+
+def test_requests_for_the_same_new_guide_share_one_compile(compiler, monkeypatch):
+    sent, errors = [], queue.Queue()
+    guide = Guide("regex", "once[0-9]{1,3}")
+    send = SandboxedWorker.send
+    monkeypatch.setattr(SandboxedWorker, "send", lambda self, *guide: (sent.append(guide), send(self, *guide)))
+    for _ in range(10):
+        compiler.submit([guide], errors.put)
+    assert [errors.get(timeout=30) for _ in range(10)] == [None] * 10
+    assert len(sent) == 1
+
+
+def test_new_guides_beyond_the_queue_limit_are_rejected(compiler):
+    slow = [Guide("json_schema", f'{{"enum":{list(range(n, n + 1_500))}}}') for n in range(2 * MAX_WAITING_GUIDES)]
+    with pytest.raises(
+        Unavailable, match=rf"^guidance_unavailable: \d+ new guides are waiting, limit {MAX_WAITING_GUIDES}"
+    ):
+        for guide in slow:
+            compiler.submit([guide], lambda error: None)
