@@ -1,4 +1,4 @@
-"""A store with a release that lacks only signatures, and one with every failure that the board shows."""
+"""A store with a release that lacks only sign-offs, and one with every failure that the board shows."""
 
 import json
 import shutil

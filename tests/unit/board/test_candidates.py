@@ -71,7 +71,7 @@ def test_a_release_that_is_not_ready_lists_what_is_missing(board):
 def test_a_release_with_all_evidence_and_sign_offs_lacks_nothing(board):
     candidate = find_candidate(board.settings.store, "good")
     assert find_missing(candidate, ["Ada", "Grace"], 2, []) == []
-    assert find_missing(candidate, ["Ada"], 2, []) == ["1 more of 2 signatures"]
+    assert find_missing(candidate, ["Ada"], 2, []) == ["1 more of 2 sign-offs"]
     assert find_missing(candidate, ["Ada", "Grace"], 2, ["engine_unhealthy"]) == [
         "an end to the open alert engine_unhealthy"
     ]

@@ -176,13 +176,13 @@ def test_a_ledger_that_can_not_be_read_blocks(tmp_path):
     assert "can't be read" in missing(release, tmp_path)["alerts"][0]
 
 
-def test_requiring_fewer_signatures_than_configured_blocks(tmp_path):
+def test_requiring_fewer_sign_offs_than_configured_blocks(tmp_path):
     release = published(tmp_path)
     write_passed_runs(release)
     results = check_gates(release, GateSources((), None, 0, tmp_path / "state", min_sign_offs=2))
     (found,) = [result for result in results if result.missing]
     assert (found.gate, found.is_absolute) == ("sign-offs", False)
-    assert found.missing == ("0 signatures asked for, 2 are configured here",)
+    assert found.missing == ("0 sign-offs required, 2 are configured here",)
 
 
 class FixedAnswer(BaseHTTPRequestHandler):
@@ -231,7 +231,7 @@ def test_an_alert_that_only_the_board_has_received_blocks_too(tmp_path, fixed_an
     assert "can't be read" in missing(release, tmp_path, 0, access)["alerts"][0]
 
 
-def test_the_board_must_have_enough_signatures_for_exactly_these_hashes(tmp_path):
+def test_the_board_must_have_enough_sign_offs_for_exactly_these_hashes(tmp_path):
     release = published(tmp_path)
     write_passed_runs(release)
     board_dir = tmp_path / "board"
@@ -240,7 +240,7 @@ def test_the_board_must_have_enough_signatures_for_exactly_these_hashes(tmp_path
         token_file = board_dir / "token"
         token_file.write_text(board.add_reader())
         access = BoardAccess(board.url, token_file)
-        assert "0 of 2 signatures" in missing(release, tmp_path, 2, access)["sign-offs"][0]
+        assert "0 of 2 sign-offs" in missing(release, tmp_path, 2, access)["sign-offs"][0]
         hashes = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
         for name in ("Ada", "Grace"):
             sign(board.log_in(board.add(name)), hashes)

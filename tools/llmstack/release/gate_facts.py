@@ -38,7 +38,7 @@ class RunFacts(NamedTuple):
 
 
 class SignOffFacts(NamedTuple):
-    """Who signed a release off, and how many signatures its promotion needs."""
+    """Who signed a release off, and how many sign-offs its promotion needs."""
 
     reviewers: Sequence[str]
     required: int
@@ -122,7 +122,7 @@ def _sign_off_facts(release: Release, sources: GateSources) -> SignOffFacts:
     required, min_required = sources.required_sign_offs, sources.min_sign_offs
     if sources.board is None:
         options = "--board-url (LLMSTACK_BOARD_URL) and --board-token-file (LLMSTACK_BOARD_TOKEN_FILE)"
-        error = f"{required} signatures needed and no board to ask: {options}" if required else ""
+        error = f"{required} sign-offs needed and no board to ask: {options}" if required else ""
         return SignOffFacts((), required, min_required, error)
     try:
         return SignOffFacts(fetch_reviewers(sources.board, release), required, min_required)

@@ -130,9 +130,9 @@ def _sign_offs(facts: GateFacts) -> GateResult:
     elif len(reviewers) < required:
         names = f" ({', '.join(reviewers)})" if reviewers else ""
         hashes = f"engine {facts.engine_hash} and manifest {facts.manifest_hash}"
-        missing = [f"{len(reviewers)} of {required} signatures for {hashes}{names}"]
-        summary = [f"{required - len(reviewers)} more of {required} signatures"]
+        missing = [f"{len(reviewers)} of {required} sign-offs for {hashes}{names}"]
+        summary = [f"{required - len(reviewers)} more of {required} sign-offs"]
     if required < min_required:
-        too_few = f"{required} signatures asked for, {min_required} are configured here"
+        too_few = f"{required} sign-offs required, {min_required} are configured here"
         missing, summary = [*missing, too_few], [*summary, too_few]
     return GateResult("sign-offs", tuple(missing), tuple(summary), reviewers=tuple(reviewers))

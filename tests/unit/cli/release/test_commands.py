@@ -148,12 +148,12 @@ def test_a_link_that_can_not_be_switched_is_an_error_before_the_change_is_reques
     assert journal.open_change() is None
 
 
-def test_fewer_signatures_than_configured_need_an_override(store, monkeypatch):
+def test_fewer_sign_offs_than_configured_need_an_override(store, monkeypatch):
     for name in ("r1", "r2"):
         write_release(store.releases_dir / name)
     point_link(store.link, store.directory("r1"))
     promote = ("promote", "r2", "--required-sign-offs", "0")
-    assert "0 signatures asked for, 2 are" in run_json(*promote, exit_code=1)["missing"]["sign-offs"][0]
+    assert "0 sign-offs required, 2 are" in run_json(*promote, exit_code=1)["missing"]["sign-offs"][0]
     monkeypatch.setenv("LLMSTACK_REQUIRED_SIGN_OFFS", "0")
     assert "sign-offs" not in run_json("promote", "r2", exit_code=1)["missing"]
 

@@ -53,7 +53,7 @@ NumSignOffs = Annotated[
         "--required-sign-offs",
         envvar=_NUM_SIGN_OFFS_VARIABLE,
         min=0,
-        help="Required number of signatures. Fewer than the variable says (2 without it) need --override.",
+        help="Required number of sign-offs. Fewer than the variable says (2 without it) need --override.",
     ),
 ]
 
@@ -70,7 +70,7 @@ Serve = Annotated[
 
 
 def min_sign_offs() -> int:
-    """The number of signatures configured for this installation.
+    """The number of sign-offs configured for this installation.
 
     Call it after the option was parsed, which rejects a variable that is not a number.
     """
