@@ -35,7 +35,7 @@ def test_paths_of_source_files_exist(page):
 @by_page
 def test_python_blocks_are_python(page):
     for block in blocks(page):
-        if block.language == "python":
+        if block.language in ("python", "py"):
             ast.parse(block.text)
 
 
