@@ -1,4 +1,4 @@
-"""Hostile guides against a live server under a steady load of good ones."""
+"""Hostile guides against a live server under a steady load of valid requests."""
 
 import json
 import shutil
@@ -17,16 +17,16 @@ from tests.hostile_guides import hostile_guides
 from tests.integration import client as ensemble
 from tests.integration.client import Client
 
-# Whatever is asked, the answer comes within this; the clients' own time-out holds them to it.
+# Limit for every response; enforced by the clients' time-out.
 ANSWER_TIMEOUT_S = 10.0
 MAX_STUB_MIB = 400
-MAX_CHILD_MIB = 4_096
-NUM_AT_ONCE = 4
+MAX_WORKER_MIB = 4_096
+CONCURRENCY = 4
 
 
 @pytest.fixture(scope="module")
-def own_server(tmp_path_factory):
-    """A server that judges every guide: the embedded release without its bound on new ones in a minute."""
+def guide_server(tmp_path_factory):
+    """A server with the embedded release, but without its limit of new guides per minute."""
     release = tmp_path_factory.mktemp("release") / "open"
     shutil.copytree(DEFAULT_RELEASE_DIR, release)
     manifest = json.loads((release / "manifest.json").read_text())
@@ -37,23 +37,23 @@ def own_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def outcome(own_server):
-    """Send all hostile guides while good requests run: (processes before, good answers, hostile answers)."""
-    before = stubs(own_server)
-    good, stop = [], threading.Event()
+def outcome(guide_server):
+    """Send all hostile guides under load: (stubs before, responses to valid requests, responses to hostile guides)."""
+    before = stubs(guide_server)
+    valid, stop = [], threading.Event()
 
     def steady_load():
-        client = Client(own_server, "grpc")
+        client = Client(guide_server, "grpc")
         while not stop.is_set():
-            good.append(client.send({"text_input": "Ada ordered 5 lamps.", "schema_id": "order", "max_tokens": 8}))
+            valid.append(client.send({"text_input": "Ada ordered 5 lamps.", "schema_id": "order", "max_tokens": 8}))
 
     load = threading.Thread(target=steady_load)
     load.start()
-    with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
-        answers = list(pool.map(lambda guide: send(own_server, *guide), hostile_guides()))
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        answers = list(pool.map(lambda guide: send(guide_server, *guide), hostile_guides()))
     stop.set()
     load.join()
-    return before, good, answers
+    return before, valid, answers
 
 
 def send(server, kind, text):
@@ -67,57 +67,57 @@ def stubs(server):
     return {c.cmdline()[1].split("/")[-3]: c.pid for c in children if "python_backend_stub" in c.name()}
 
 
-def test_there_are_at_least_150_of_them():
+def test_there_are_at_least_150_hostile_guides():
     assert len(set(hostile_guides())) >= 150
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_timeout():
-    patient, ensemble.TIMEOUT_S = ensemble.TIMEOUT_S, ANSWER_TIMEOUT_S
+    default, ensemble.TIMEOUT_S = ensemble.TIMEOUT_S, ANSWER_TIMEOUT_S
     yield
-    ensemble.TIMEOUT_S = patient
+    ensemble.TIMEOUT_S = default
 
 
-def test_each_is_answered_or_refused_with_a_declared_code(outcome):
+def test_each_hostile_guide_is_answered_or_rejected_with_a_declared_code(outcome):
     _, _, answers = outcome
     undeclared = [answer.error for answer in answers if answer.error is not None and answer.code is None]
     assert undeclared == []
     assert "internal" not in Counter(answer.code for answer in answers)
 
 
-def test_most_of_them_are_refused(outcome):
+def test_most_hostile_guides_are_rejected(outcome):
     _, _, answers = outcome
     codes = Counter(answer.code for answer in answers)
     assert codes["schema_invalid"] > 50
     assert codes["schema_too_complex"] > 20
 
 
-def test_the_good_load_was_answered_all_along(outcome):
-    _, good, _ = outcome
-    assert len(good) > 100
-    assert [answer.error for answer in good if answer.error is not None] == []
+def test_all_valid_requests_are_answered(outcome):
+    _, valid, _ = outcome
+    assert len(valid) > 100
+    assert [answer.error for answer in valid if answer.error is not None] == []
 
 
-def test_no_stub_was_restarted(own_server, outcome):
+def test_no_stub_is_restarted(guide_server, outcome):
     before, _, _ = outcome
-    assert stubs(own_server) == before
+    assert stubs(guide_server) == before
 
 
-def test_the_memory_of_every_process_stayed_bounded(own_server, outcome):
-    for process in psutil.Process(own_server.pid).children(recursive=True):
-        is_child = "llm_policy.guidance.compile.worker" in " ".join(process.cmdline())
-        limit = MAX_CHILD_MIB if is_child else MAX_STUB_MIB
+def test_the_memory_of_every_process_stays_bounded(guide_server, outcome):
+    for process in psutil.Process(guide_server.pid).children(recursive=True):
+        is_worker = "llm_policy.guidance.compile.worker" in " ".join(process.cmdline())
+        limit = MAX_WORKER_MIB if is_worker else MAX_STUB_MIB
         assert process.memory_info().rss < limit << 20
 
 
-def test_nothing_of_a_guide_reached_the_log(own_server, outcome):
-    log = own_server.log_path.read_text(errors="replace")
+def test_no_text_of_a_guide_reaches_the_log(guide_server, outcome):
+    log = guide_server.log_path.read_text(errors="replace")
     assert "Traceback" not in log
     assert "word1999" not in log
 
 
-def test_no_child_outlives_its_stub():
-    """Sandboxed children must not be left behind when a stub is killed, which is all that a crash is to them."""
+def test_no_worker_outlives_its_stub():
+    """The workers must exit when their stub is killed; for them a crash is the same."""
     with TritonServer(engine="echo") as server:
         stub = psutil.Process(stubs(server)["preprocess"])
         children = stub.children(recursive=True)
@@ -127,10 +127,10 @@ def test_no_child_outlives_its_stub():
         assert alive == []
 
 
-def test_an_answer_that_breaks_its_schema_is_counted(own_server):
-    """The no-op engine knows no grammar; a stop word makes its answer complete."""
-    client = Client(own_server, "grpc")
+def test_an_answer_that_violates_its_schema_is_counted(guide_server):
+    """The no-op engine ignores the grammar; a stop word makes its answer complete."""
+    client = Client(guide_server, "grpc")
     word = client.send({"text_input": "hello", "max_tokens": 4})["text_output"][-1]
     answer = client.send({"text_input": "hello", "max_tokens": 4, "schema_id": "order", "stop_words": [word]})
     assert (answer["flags"], answer["schema_valid"]) == ("schema_violation", False)
-    assert b"llm_schema_violations_total 1.0" in exposition(own_server.state_dir)
+    assert b"llm_schema_violations_total 1.0" in exposition(guide_server.state_dir)

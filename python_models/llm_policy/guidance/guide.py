@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.errors import Code, InvalidRequest, invalid_input
 from llm_policy.release.manifest import Guidance
 
 GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar", "choice")
@@ -56,7 +56,7 @@ class GuideResolver:
         """
         if guide_type or guide:
             if schema_id:
-                raise _invalid("schema_id and a guide were both given, at most one is allowed")
+                raise invalid_input("schema_id and a guide were both given, at most one is allowed")
             return self._inline_guide(guide_type, guide or "")
         name = schema_id or default
         if not name:
@@ -68,7 +68,7 @@ class GuideResolver:
 
     def _inline_guide(self, guide_type: str | None, text: str) -> Guide:
         if not guide_type:
-            raise _invalid("guided_decoding_guide was given without guided_decoding_guide_type")
+            raise invalid_input("guided_decoding_guide was given without guided_decoding_guide_type")
         if guide_type not in GUIDE_TYPES:
             raise InvalidRequest(
                 Code.UNKNOWN_GUIDE_TYPE,
@@ -84,14 +84,10 @@ class GuideResolver:
     def _check_text(self, guide_type: str, text: str) -> None:
         if guide_type == "json":
             if text:
-                raise _invalid("guide type json takes no guide, but guided_decoding_guide was given")
+                raise invalid_input("guide type json takes no guide, but guided_decoding_guide was given")
             return
         if not text:
-            raise _invalid(f"guide type {guide_type} requires guided_decoding_guide, which was not given")
+            raise invalid_input(f"guide type {guide_type} requires guided_decoding_guide, which was not given")
         limit = self._guidance.limits.max_bytes
         if (given := len(text.encode())) > limit:
             raise InvalidRequest(Code.SCHEMA_TOO_COMPLEX, f"guide has {given} bytes, limit {limit} (max_bytes)")
-
-
-def _invalid(detail: str) -> InvalidRequest:
-    return InvalidRequest(Code.INVALID_INPUT, detail)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_policy.errors import Code, PolicyError
+from llm_policy.errors import Code, create_error
 from llm_policy.release.guide_limits import GuideLimits
 from llm_policy.release.release import Release
 
@@ -20,7 +20,7 @@ def explain_guide(kind: str, text: str, release: Release) -> dict[str, object]:
     planned = PLANNERS[kind](text, limits)
     report = GuideWorker(release.tokenizer_info_path, limits).report(kind, text)
     if report.code:
-        raise PolicyError(Code(report.code), report.detail)
+        raise create_error(Code(report.code), report.detail)
     return {
         "schema_id": schema_id(kind, planned.canonical),
         "guide_type": planned.guide_type,

@@ -1,7 +1,7 @@
 """Whether an instance has only declared properties, in the order in which its schema declares them.
 
-A deliberately plain reading of a schema, independent of the planner that is being measured: the names declared at a
-place are those of `properties` in every branch that speaks about the place, in the order of the text.
+This is a simple interpretation of a schema, independent of the measured planner: the declared names of an object are
+those in `properties` of every branch that applies to it, in the order of the text.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ _LISTS = ("allOf", "anyOf", "oneOf")
 _SINGLE = ("if", "then", "else")
 _MAPS = ("dependencies", "dependentSchemas")
 MAX_SCHEMAS = 200
-"""Subschemas followed at one place."""
+"""Limit of subschemas that apply to one value."""
 
 
 def follows_declaration(schema: Any, instance: Any) -> bool:
-    """True when no object of the instance has an undeclared property or one out of order."""
+    """Whether no object of the instance has an undeclared property, or properties out of order."""
     return _follows(schema, [schema], instance)
 
 
 def _follows(root: Any, schemas: list[Any], instance: Any) -> bool:
-    here = _spread(root, schemas)
+    applicable = _expanded(root, schemas)
     if isinstance(instance, dict):
-        return _members_follow(root, here, instance)
+        return _members_follow(root, applicable, instance)
     if isinstance(instance, list):
-        return all(_follows(root, list(_item_schemas(here, i)), item) for i, item in enumerate(instance))
+        return all(_follows(root, list(_item_schemas(applicable, i)), item) for i, item in enumerate(instance))
     return True
 
 
-def _spread(root: Any, schemas: list[Any]) -> list[dict[str, Any]]:
-    """The schemas and everything that their references and combinators bring in, in the order of the text."""
+def _expanded(root: Any, schemas: list[Any]) -> list[dict[str, Any]]:
+    """The schemas with all schemas of their references and combinators, in the order of the text."""
     found: list[dict[str, Any]] = []
-    waiting = list(schemas)
-    while waiting and len(found) < MAX_SCHEMAS:
-        schema = waiting.pop(0)
+    pending = list(schemas)
+    while pending and len(found) < MAX_SCHEMAS:
+        schema = pending.pop(0)
         if not isinstance(schema, dict) or any(schema is other for other in found):
             continue
         found.append(schema)
-        waiting[:0] = list(_branches(root, schema))
+        pending[:0] = list(_branches(root, schema))
     return found
 
 
@@ -73,7 +73,7 @@ def _members_follow(root: Any, schemas: list[dict[str, Any]], instance: dict[str
     positions = [_position(name, declared, patterns) for name in instance]
     if (declared or patterns) and (-1 in positions or positions != sorted(positions)):
         return False
-    if not declared and not _demanded_first(schemas, instance):
+    if not declared and not _required_come_first(schemas, instance):
         return False
     return all(_follows(root, _member_schemas(schemas, name), value) for name, value in instance.items())
 
@@ -91,14 +91,14 @@ def _patterns(schemas: list[dict[str, Any]]) -> list[str]:
     return [pattern for schema in schemas for pattern in schema.get("patternProperties", {})]
 
 
-def _demanded_first(schemas: list[dict[str, Any]], instance: dict[str, Any]) -> bool:
-    """Where no property is declared, those that are demanded count as declared: they come first, in their order."""
-    demanded = _demanded(schemas)
-    positions = [demanded.get(name, len(demanded)) for name in instance]
+def _required_come_first(schemas: list[dict[str, Any]], instance: dict[str, Any]) -> bool:
+    """If no property is declared, the required ones count as declared: they come first, in their order."""
+    required = _required_names(schemas)
+    positions = [required.get(name, len(required)) for name in instance]
     return positions == sorted(positions)
 
 
-def _demanded(schemas: list[dict[str, Any]]) -> dict[str, int]:
+def _required_names(schemas: list[dict[str, Any]]) -> dict[str, int]:
     names: dict[str, int] = {}
     for schema in schemas:
         maps = [schema.get("dependentRequired", {}), schema.get("dependencies", {})]
@@ -109,7 +109,7 @@ def _demanded(schemas: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _position(name: str, declared: dict[str, int], patterns: list[str]) -> int:
-    """Declared names first, then those that a pattern declares; -1 is undeclared."""
+    """The position of a declared name; names that match a pattern come last; -1 for an undeclared name."""
     if name in declared:
         return declared[name]
     return len(declared) if any(_is_found(pattern, name) for pattern in patterns) else -1
@@ -131,12 +131,12 @@ def _is_found(pattern: str, name: str) -> bool:
         return True
 
 
-def _item_schemas(schemas: list[dict[str, Any]], place: int) -> Iterator[Any]:
+def _item_schemas(schemas: list[dict[str, Any]], index: int) -> Iterator[Any]:
     for schema in schemas:
         items = schema.get("items")
         prefix = schema.get("prefixItems", items if isinstance(items, list) else [])
-        if place < len(prefix):
-            yield prefix[place]
+        if index < len(prefix):
+            yield prefix[index]
         elif isinstance(items, list):
             yield schema.get("additionalItems")
         else:

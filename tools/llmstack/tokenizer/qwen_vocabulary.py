@@ -1,9 +1,9 @@
-"""A real Qwen tokenizer from the vocabulary that the `dashscope` package carries (Apache-2.0).
+"""A real Qwen tokenizer from the vocabulary in the `dashscope` package (Apache-2.0).
 
 The package ships `resources/qwen.tiktoken`: one `base64(token bytes) rank` per line, 151,643 of them. This module
 turns it into a byte-level BPE `tokenizer.json` whose ids equal Qwen's own ("Hello" is 9707), for tests and benchmarks
-at the real vocabulary size. Merges are not stored in the file: each token's last merge is the split into the
-two parts that all lower-ranked merges leave over.
+at the real vocabulary size. The file has no merges: a token's last merge joins the two parts that remain after all
+merges of lower rank.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-"""Follow the 151,643 ordinary tokens in this order: ids 151643, 151644, 151645."""
+"""In the order of their ids: 151643, 151644, 151645."""
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
@@ -28,10 +28,14 @@ SPLIT_PATTERN = (
 
 
 def vocabulary_path() -> Path:
-    """Where dashscope keeps the file. Raises FileNotFoundError when the package is not installed."""
+    """Path of the file in the dashscope package.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
     spec = importlib.util.find_spec("dashscope")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("package dashscope is not installed (it carries the Qwen vocabulary)")
+        raise FileNotFoundError("package dashscope is not installed (it contains the Qwen vocabulary)")
     return Path(spec.origin).parent / "resources" / "qwen.tiktoken"
 
 
@@ -46,7 +50,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def byte_characters() -> dict[int, str]:
-    """The printable character that byte-level BPE writes for each byte (GPT-2's table)."""
+    """The printable character of each byte in byte-level BPE (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {byte: chr(byte) for byte in printable}
     for offset, byte in enumerate(b for b in range(256) if b not in table):
@@ -55,12 +59,12 @@ def byte_characters() -> dict[int, str]:
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two parts whose merge makes `token`: apply every merge of a lower rank, two parts are left."""
+    """The two parts of `token` that remain after every merge of a lower rank."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         rank, position = min((ranks.get(parts[i] + parts[i + 1], len(ranks)), i) for i in range(len(parts) - 1))
         if rank >= ranks[token]:
-            raise ValueError(f"token of rank {ranks[token]} is no merge of earlier tokens")
+            raise ValueError(f"token of rank {ranks[token]} is not a merge of earlier tokens")
         parts[position : position + 2] = [parts[position] + parts[position + 1]]
     return parts[0], parts[1]
 
@@ -118,7 +122,7 @@ def _added_token(token_id: int, content: str) -> dict[str, Any]:
 
 
 def encoded_vocab(document: dict[str, Any]) -> list[str]:
-    """Token strings in id order, special tokens included: what a TokenizerInfo is built from."""
+    """Token strings in id order, special tokens included."""
     vocab: dict[str, int] = document["model"]["vocab"]
     tokens = [""] * (len(vocab) + len(document["added_tokens"]))
     for token, token_id in vocab.items():
@@ -129,7 +133,7 @@ def encoded_vocab(document: dict[str, Any]) -> list[str]:
 
 
 def build_tokenizer(directory: Path) -> Path:
-    """Write tokenizer.json into `directory` unless it is there already (about 10 s); returns its path."""
+    """Write tokenizer.json into `directory` unless it exists (takes about 10 s); return its path."""
     target = directory / "tokenizer.json"
     if not target.exists():
         directory.mkdir(parents=True, exist_ok=True)

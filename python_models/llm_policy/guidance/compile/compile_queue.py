@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
+from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable, create_error
 from llm_policy.guidance.compile.guide_cache import GuideCache, Key
 from llm_policy.guidance.compile.guide_report import GuideReport
 from llm_policy.guidance.compile.sandbox import START_TIMEOUT_S, SandboxedWorker
@@ -126,7 +126,7 @@ class GuideCompiler:
             report = self._cache.load(guide.kind, guide.text)
             error = self._rejection(guide, report) if report is not None else self._submit_and_wait(guide)
             if error is not None:
-                raise type(error)(error.code, f"registered schema {guide.name}: {error.detail}")
+                raise error.with_prefix(f"registered schema {guide.name}: ")
 
     def _submit_and_wait(self, guide: Guide) -> PolicyError | None:
         done = threading.Event()
@@ -164,8 +164,7 @@ class GuideCompiler:
 
     def _rejection(self, guide: Guide, report: GuideReport) -> PolicyError | None:
         if report.code:
-            error_type = Unavailable if report.code == Code.GUIDANCE_UNAVAILABLE.value else InvalidRequest
-            return error_type(Code(report.code), report.detail)
+            return create_error(Code(report.code), report.detail)
         if report.unenforced and self._guidance.unenforced_keywords == "reject":
             first = ", ".join(dict.fromkeys(report.unenforced[:MAX_LISTED_KEYWORDS]))
             count = len(report.unenforced)

@@ -82,7 +82,7 @@ def sequence(*parts: Expression) -> Expression:
 
 
 def choice(*options: Expression) -> Expression:
-    """The alternation: flattened, without duplicates."""
+    """The alternation: flattened, without duplicates and without NOTHING."""
     flat: dict[Expression, None] = {}
     for option in options:
         for piece in option.options if isinstance(option, Choice) else (option,):
@@ -147,7 +147,7 @@ def pruned(expression: Expression, productive: Set[str]) -> Expression:
         return sequence(*(pruned(part, productive) for part in expression.parts))
     if isinstance(expression, Choice):
         kept = (pruned(option, productive) for option in expression.options)
-        return choice(*(option for option in kept if option != NOTHING))
+        return choice(*kept)
     if isinstance(expression, Repeat):
         return repeat(pruned(expression.part, productive), expression.min_count, expression.max_count)
     return expression

@@ -40,7 +40,7 @@ def character(codes: CodeSet) -> Expression:
         options.append(_one_of(plain))
     if escaped:
         options.extend(_escapes(escaped))
-    return choice(*options) if options else NOTHING
+    return choice(*options)
 
 
 def _escapes(codes: CodeSet) -> list[Expression]:

@@ -15,7 +15,6 @@ from llm_policy.guidance.json_schema.integer_ranges import (
     DIGIT,
     MINUS,
     NONZERO,
-    choices,
     digit_range,
     natural,
     natural_from,
@@ -38,7 +37,7 @@ def number_expression(bounds: Bounds) -> Expression:
         options.append(sequence(MINUS, _magnitude(negated)))
     if bounds.high is None or bounds.high >= 0:
         options.append(_magnitude(bounds))
-    return choice(*(option for option in options if option != NOTHING))
+    return choice(*options)
 
 
 def _magnitude(bounds: Bounds) -> Expression:
@@ -72,18 +71,22 @@ def _plain(bounds: Bounds) -> Expression:
     low_whole, low_fraction = _split(bounds.low or Decimal(0))
     low_tail = _fraction_from(low_fraction, is_open=bounds.open_low)
     if bounds.high is None:
-        return choice(_whole(low_whole, low_tail), sequence(natural_from(low_whole + 1), _fraction_from("", False)))
+        return choice(
+            _with_whole_part(low_whole, low_tail), sequence(natural_from(low_whole + 1), _fraction_from("", False))
+        )
     high_whole, high_fraction = _split(bounds.high)
     if low_whole == high_whole:
-        return _whole(low_whole, _fraction_between(low_fraction, high_fraction, bounds.open_low, bounds.open_high))
+        return _with_whole_part(
+            low_whole, _fraction_between(low_fraction, high_fraction, bounds.open_low, bounds.open_high)
+        )
     middle: Expression = NOTHING
     if high_whole - low_whole > 1:
         middle = sequence(natural(low_whole + 1, high_whole - 1), _fraction_from("", False))
     high_tail = _fraction_to(high_fraction, is_open=bounds.open_high)
-    return choices(_whole(low_whole, low_tail), middle, _whole(high_whole, high_tail))
+    return choice(_with_whole_part(low_whole, low_tail), middle, _with_whole_part(high_whole, high_tail))
 
 
-def _whole(value: int, tail: Expression) -> Expression:
+def _with_whole_part(value: int, tail: Expression) -> Expression:
     return sequence(Literal(str(value)), tail)
 
 
@@ -158,7 +161,7 @@ def _digits_between(low: str, high: str, open_low: bool, open_high: bool) -> Exp
     if first <= last:
         options.append(sequence(digit_range(first, last), ANY_DIGITS))
     options.append(sequence(Literal(high[0]), _tail_to(high[1:].rstrip("0"), open_high)))
-    return choices(*options)
+    return choice(*options)
 
 
 def _common_digit(low: str, high: str, open_low: bool, open_high: bool) -> Expression:

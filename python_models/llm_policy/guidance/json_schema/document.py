@@ -7,6 +7,7 @@ own `$id`s); nothing is ever fetched.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -73,7 +74,7 @@ class Document:
         return location.node
 
     def _base_uri_of(self, raw: dict[str, JsonValue], base_uri: str) -> str:
-        """The base for references inside `raw`; remembers its `$id` and its anchors."""
+        """The base URI of references inside `raw`; records its `$id` and its anchors."""
         name = raw.get("id" if self.draft == 4 else "$id")
         if isinstance(name, str) and not (self.draft <= 7 and "$ref" in raw):
             address, fragment = _split(name)
@@ -95,17 +96,13 @@ class Document:
         while self._pending:
             location = self._pending.pop()
             self._check_sizes(location)
-            found = normalise(
-                location.raw,
-                self.draft,
-                location.node.number,
-                lambda raw, suffix, location=location: self._node(
-                    raw, location.node.pointer + suffix, location.base_uri
-                ),  # type: ignore[misc]
-            )
-            location.node.keywords = found
-            if "$ref" in found:
+            keywords = normalise(location.raw, self.draft, location.node.number, partial(self._child, location))
+            location.node.keywords = keywords
+            if "$ref" in keywords:
                 self._references.append(location)
+
+    def _child(self, location: _SchemaLocation, raw: JsonValue, suffix: str) -> Subschema:
+        return self._node(raw, location.node.pointer + suffix, location.base_uri)
 
     def _check_sizes(self, location: _SchemaLocation) -> None:
         limits, raw = self._limits, location.raw

@@ -25,7 +25,7 @@ from llm_policy.guidance.json_schema.number_bounds import Bounds
 DIGIT = Chars(CodeSet.of((0x30, 0x39)))
 NONZERO = Chars(CodeSet.of((0x31, 0x39)))
 ANY_DIGITS = repeat(DIGIT, 0, None)
-_WHOLE = choice(Literal("0"), sequence(NONZERO, ANY_DIGITS))
+_NATURAL = choice(Literal("0"), sequence(NONZERO, ANY_DIGITS))
 MINUS = Literal("-")
 
 MAX_LISTED = 512
@@ -55,7 +55,7 @@ def integers_without(low: int | None, high: int | None, excluded: list[int]) -> 
             options.append(integer_expression(low, value - 1))
             low = value + 1
     options.append(integer_expression(low, high))
-    return choices(*options)
+    return choice(*options)
 
 
 def natural(low: int, high: int | None) -> Expression:
@@ -75,7 +75,7 @@ def natural(low: int, high: int | None) -> Expression:
 def natural_from(low: int) -> Expression:
     """Integers from low ≥ 0."""
     if low == 0:
-        return _WHOLE
+        return _NATURAL
     bottom = str(low)
     if low == 1:
         return sequence(NONZERO, ANY_DIGITS)
@@ -107,11 +107,6 @@ def _between(low: str, high: str) -> Expression:
 def digit_range(first: int, last: int) -> Expression:
     """One digit from first to last."""
     return Literal(str(first)) if first == last else Chars(CodeSet.of((0x30 + first, 0x30 + last)))
-
-
-def choices(*options: Expression) -> Expression:
-    """The alternation of the options that are not NOTHING."""
-    return choice(*(option for option in options if option != NOTHING))
 
 
 def multiples(bounds: Bounds, divisor: int, grammar: Grammar, rule_prefix: str) -> Expression | None:

@@ -36,8 +36,8 @@ class Member:
 
     def following(self) -> Expression:
         """The member after another one: with its comma, and optional unless it is required."""
-        piece = sequence(_COMMA, self.text)
-        return piece if self.is_required else optional(piece)
+        member = sequence(_COMMA, self.text)
+        return member if self.is_required else optional(member)
 
 
 class MemberChain:
@@ -87,19 +87,17 @@ class MemberChain:
 
     def _optional_starts(self, starts: list[Expression], after: Expression) -> Expression:
         """The optional members before the first required one, built from the last group to the first."""
-        found = choice(*starts) if starts else NOTHING
+        content = choice(*starts)
         for low in reversed(range(0, self._first_required, GROUP_SIZE)):
             group = self._members[low : min(low + GROUP_SIZE, self._first_required)]
             first = choice(
-                *(sequence(member.text, *(p.following() for p in group[i + 1 :])) for i, member in enumerate(group))
+                *(
+                    sequence(member.text, *(later.following() for later in group[i + 1 :]))
+                    for i, member in enumerate(group)
+                )
             )
-            found = _choices(sequence(first, after), found)
+            content = choice(sequence(first, after), content)
             if low:
-                found = self._define(f"s{low}", found)
+                content = self._define(f"s{low}", content)
                 after = self._define(f"r{low}", sequence(*(member.following() for member in group), after))
-        return found
-
-
-def _choices(*options: Expression) -> Expression:
-    kept = [option for option in options if option != NOTHING]
-    return choice(*kept) if kept else NOTHING
+        return content

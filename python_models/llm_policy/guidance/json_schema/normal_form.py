@@ -59,10 +59,10 @@ class NormalForm:
 
     def alternatives(self, conjunction: Conjunction) -> list[Alternative]:
         """The alternatives of the conjunction; empty if it allows nothing."""
-        found = [ANYTHING]
+        expanded = [ANYTHING]
         for node in conjunction:
-            found = self._product(found, self._expand(node), node, "allOf")
-        return found
+            expanded = self._product(expanded, self._expand(node), node, "allOf")
+        return expanded
 
     def _expand(self, node: Subschema) -> list[Alternative]:
         if node.is_false:
@@ -81,37 +81,37 @@ class NormalForm:
         return self._expanded[node]
 
     def _expand_keywords(self, node: Subschema) -> list[Alternative]:
-        found = [ANYTHING]
+        expanded = [ANYTHING]
         own = Alternative(node.keywords.get("type", ALL_TYPES), (node,))
         is_own_pending = any(keyword not in _COMBINATORS for keyword in node.keywords)
         for keyword, value in node.keywords.items():
             if keyword not in _COMBINATORS:
                 if is_own_pending and (keyword == "properties" or "properties" not in node.keywords):
-                    found, is_own_pending = self._product(found, [own], node, keyword), False
+                    expanded, is_own_pending = self._product(expanded, [own], node, keyword), False
             else:
-                found = self._combine(found, node, keyword, value)
-        return found
+                expanded = self._combine(expanded, node, keyword, value)
+        return expanded
 
-    def _combine(self, found: list[Alternative], node: Subschema, keyword: str, value: Any) -> list[Alternative]:
-        """`found`, restricted by one combinator."""
+    def _combine(self, expanded: list[Alternative], node: Subschema, keyword: str, value: Any) -> list[Alternative]:
+        """`expanded`, restricted by one combinator."""
         if keyword == "$ref":
-            return self._product(found, self._expand(value), node, keyword)
+            return self._product(expanded, self._expand(value), node, keyword)
         if keyword == "allOf":
             for member in value:
-                found = self._product(found, self._expand(member), node, keyword)
-            return found
+                expanded = self._product(expanded, self._expand(member), node, keyword)
+            return expanded
         if keyword == "anyOf":
-            return self._product(found, self._union(value), node, keyword)
+            return self._product(expanded, self._union(value), node, keyword)
         if keyword == "oneOf":
-            return self._product(found, self._exactly_one(node, value), node, keyword)
+            return self._product(expanded, self._exactly_one(node, value), node, keyword)
         if keyword == "not":
-            return self._product(found, self._expand(self._negation.negate(value)), node, keyword)
+            return self._product(expanded, self._expand(self._negation.negate(value)), node, keyword)
         if keyword == "if":
-            return self._product(found, self._condition(node, value), node, keyword)
+            return self._product(expanded, self._condition(node, value), node, keyword)
         if keyword in ("dependentRequired", "dependentSchemas"):
             for name, needed in value.items():
-                found = self._product(found, self._dependency(node, keyword, name, needed), node, keyword)
-        return found
+                expanded = self._product(expanded, self._dependency(node, keyword, name, needed), node, keyword)
+        return expanded
 
     def _product(
         self, left: list[Alternative], right: list[Alternative], node: Subschema, keyword: str
@@ -129,23 +129,23 @@ class NormalForm:
         return left if len(left) > 1 else right
 
     def _union(self, members: Iterable[Subschema]) -> list[Alternative]:
-        found = [alternative for member in members for alternative in self._expand(member)]
-        if len(found) > 4 * self._limits.max_alternatives:
-            raise too_complex("alternatives of one subschema", len(found), 4 * self._limits.max_alternatives)
-        return list(dict.fromkeys(found))
+        expanded = [alternative for member in members for alternative in self._expand(member)]
+        if len(expanded) > 4 * self._limits.max_alternatives:
+            raise too_complex("alternatives of one subschema", len(expanded), 4 * self._limits.max_alternatives)
+        return list(dict.fromkeys(expanded))
 
     def _exactly_one(self, node: Subschema, members: list[Subschema]) -> list[Alternative]:
         """Each member minus the others where their negation is small; other overlaps are reported."""
         branches = [self._expand(member) for member in members]
-        found: list[Alternative] = []
+        expanded: list[Alternative] = []
         for i, branch in enumerate(branches):
             for j, member in enumerate(members):
                 if j != i and not _are_disjoint(branch, branches[j]):
                     branch = self._without(branch, member, node)
-            found.extend(branch)
-        if len(found) > 4 * self._limits.max_alternatives:
-            raise too_complex("alternatives of one subschema", len(found), 4 * self._limits.max_alternatives)
-        return list(dict.fromkeys(found))
+            expanded.extend(branch)
+        if len(expanded) > 4 * self._limits.max_alternatives:
+            raise too_complex("alternatives of one subschema", len(expanded), 4 * self._limits.max_alternatives)
+        return list(dict.fromkeys(expanded))
 
     def _without(self, branch: list[Alternative], member: Subschema, node: Subschema) -> list[Alternative]:
         negated = self._expand(self._negation.negate(member))
@@ -176,8 +176,8 @@ class NormalForm:
             present = self._synthetic(node, f"{keyword}+\0{name}", {"required": [name, *needed]})
             return [Alternative(ALL_TYPES, (absent,)), Alternative(_OBJECT, (present,))]
         present = self._synthetic(node, f"{keyword}+\0{name}", {"required": [name]})
-        held = self._product([Alternative(_OBJECT, (present,))], self._expand(needed), node, keyword)
-        return [Alternative(ALL_TYPES, (absent,)), *held]
+        satisfied = self._product([Alternative(_OBJECT, (present,))], self._expand(needed), node, keyword)
+        return [Alternative(ALL_TYPES, (absent,)), *satisfied]
 
     def _synthetic(self, node: Subschema, key: str, keywords: dict[str, Any]) -> Subschema:
         if (node, key) not in self._synthetic_nodes:

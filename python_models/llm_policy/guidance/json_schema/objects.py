@@ -28,7 +28,7 @@ from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.literals import LiteralFilter, is_found, listed_values, member_schemas
 from llm_policy.guidance.json_schema.member_chain import Member, MemberChain
 from llm_policy.guidance.json_schema.normal_form import Conjunction, NormalForm
-from llm_policy.guidance.json_schema.strings import StringConstraints, StringWriter, string_constraints
+from llm_policy.guidance.json_schema.strings import PatternSource, StringConstraints, StringWriter, string_constraints
 from llm_policy.guidance.json_schema.subschema import FORBIDDEN, Subschema, keyword_values
 from llm_policy.release.guide_limits import GuideLimits
 
@@ -169,7 +169,7 @@ class ObjectWriter:
             )
         others = tuple(s for s in rest if s not in {e for b in patterned for e in _rest_schemas(b)})
         for subschema, pattern, schema in entries:
-            source = (subschema.pointer, "patternProperties", pattern)
+            source = PatternSource(subschema.pointer, "patternProperties", pattern)
             key = self._strings.key(replace(names, sources=(*names.sources, source)))
             constraints.extras.append(sequence(key, self._write_value((schema, *others))))
 
@@ -183,7 +183,7 @@ class ObjectWriter:
         constraints.extras.append(sequence(self._strings.key(names), self._write_value(rest)))
 
     def _content(self, constraints: ObjectConstraints) -> Expression:
-        extra = choice(*constraints.extras) if constraints.extras else NOTHING
+        extra = choice(*constraints.extras)
         members = [
             Member(sequence(Literal(write_json(name) + ":"), self._write_value(schemas)), name in constraints.required)
             for name, schemas in constraints.declared.items()
@@ -201,13 +201,20 @@ class ObjectWriter:
         return listed(extra, min(constraints.min_properties, self._limits.max_repeat), max_properties)
 
     def _must_count(self, members: list[Member], extra: Expression, constraints: ObjectConstraints) -> bool:
-        required = sum(member.is_required for member in members)
-        enough = constraints.min_properties <= max(required, 1)
-        few = constraints.max_properties is None or (extra == NOTHING and constraints.max_properties >= len(members))
-        if enough and few:
+        num_required = sum(member.is_required for member in members)
+        min_holds = constraints.min_properties <= max(num_required, 1)
+        max_holds = constraints.max_properties is None or (
+            extra == NOTHING and constraints.max_properties >= len(members)
+        )
+        if min_holds and max_holds:
             return False
-        top = constraints.max_properties if constraints.max_properties is not None else constraints.min_properties
-        if len(members) * min(top, len(members) + 1) <= MAX_COUNTING_RULES and top <= MAX_COUNTING_RULES:
+        max_written = (
+            constraints.max_properties if constraints.max_properties is not None else constraints.min_properties
+        )
+        if (
+            len(members) * min(max_written, len(members) + 1) <= MAX_COUNTING_RULES
+            and max_written <= MAX_COUNTING_RULES
+        ):
             return True
         self._unenforced.add(constraints.pointer, "minProperties/maxProperties", "too many members to count")
         return False
@@ -220,12 +227,14 @@ class ObjectWriter:
         """Exact counts: one rule per (members considered, members written)."""
         self._num_chains += 1
         prefix = f"k{self._num_chains}_"
-        top = constraints.max_properties if constraints.max_properties is not None else constraints.min_properties
-        for written in range(top + 1):
+        max_written = (
+            constraints.max_properties if constraints.max_properties is not None else constraints.min_properties
+        )
+        for written in range(max_written + 1):
             self._grammar.define(f"{prefix}{len(members)}_{written}", _remaining_extras(extra, written, constraints))
         for i in range(len(members) - 1, -1, -1):
-            for written in range(min(i, top) + 1):
-                step = _counted_step(prefix, i, written, members[i], constraints, top)
+            for written in range(min(i, max_written) + 1):
+                step = _counted_step(prefix, i, written, members[i], constraints, max_written)
                 self._grammar.define(f"{prefix}{i}_{written}", step)
         return Rule(f"{prefix}0_0")
 
@@ -240,12 +249,12 @@ def _remaining_extras(extra: Expression, written: int, constraints: ObjectConstr
 
 
 def _counted_step(
-    prefix: str, i: int, written: int, member: Member, constraints: ObjectConstraints, top: int
+    prefix: str, i: int, written: int, member: Member, constraints: ObjectConstraints, max_written: int
 ) -> Expression:
     options: list[Expression] = []
-    if constraints.max_properties is None or written < top:
+    if constraints.max_properties is None or written < max_written:
         comma = Literal(",") if written else EMPTY
-        options.append(sequence(comma, member.text, Rule(f"{prefix}{i + 1}_{min(written + 1, top)}")))
+        options.append(sequence(comma, member.text, Rule(f"{prefix}{i + 1}_{min(written + 1, max_written)}")))
     if not member.is_required:
         options.append(Rule(f"{prefix}{i + 1}_{written}"))
     return choice(*options)
@@ -253,8 +262,8 @@ def _counted_step(
 
 def _is_closed(subschema: Subschema) -> bool:
     """Whether only declared names are allowed. Members of other branches count as evaluated, which allows more."""
-    for word in ("additionalProperties", "unevaluatedProperties"):
-        if word in subschema.keywords and subschema.keywords[word].is_false:
+    for keyword in ("additionalProperties", "unevaluatedProperties"):
+        if keyword in subschema.keywords and subschema.keywords[keyword].is_false:
             return True
     return False
 

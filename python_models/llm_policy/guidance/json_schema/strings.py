@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llm_policy.guidance.grammar.code_set import EVERY_CODE, NO_CODE, CodeSet
 from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Literal, Rule, sequence
@@ -37,13 +38,21 @@ from llm_policy.release.guide_limits import GuideLimits
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
 
 
+class PatternSource(NamedTuple):
+    """A regex and the keyword from which it comes."""
+
+    pointer: str
+    keyword: str
+    regex: str
+
+
 @dataclass(frozen=True)
 class StringConstraints:
-    """What one alternative demands of a string; `sources` are its patterns as (pointer, keyword, regex)."""
+    """What one alternative demands of a string."""
 
     min_length: int = 0
     max_length: int | None = None
-    sources: tuple[tuple[str, str, str], ...] = ()
+    sources: tuple[PatternSource, ...] = ()
     excluded: frozenset[str] = frozenset()
     pointer: str = ""
 
@@ -51,7 +60,7 @@ class StringConstraints:
 def string_constraints(subschemas: Iterable[Subschema], unenforced: KeywordReport) -> StringConstraints:
     """The string constraints of all subschemas of one alternative together."""
     min_length, max_length, pointer = 0, None, ""
-    sources: dict[str, tuple[str, str, str]] = {}
+    sources: dict[str, PatternSource] = {}
     excluded: set[str] = set()
     for subschema in subschemas:
         keywords = subschema.keywords
@@ -61,10 +70,10 @@ def string_constraints(subschemas: Iterable[Subschema], unenforced: KeywordRepor
         if "minLength" in keywords or "maxLength" in keywords:
             pointer = subschema.pointer
         if "pattern" in keywords:
-            sources.setdefault(keywords["pattern"], (subschema.pointer, "pattern", keywords["pattern"]))
+            sources.setdefault(keywords["pattern"], PatternSource(subschema.pointer, "pattern", keywords["pattern"]))
         if keywords.get("format") in FORMAT_PATTERNS:
             pattern = FORMAT_PATTERNS[keywords["format"]]
-            sources.setdefault(pattern, (subschema.pointer, "format", pattern))
+            sources.setdefault(pattern, PatternSource(subschema.pointer, "format", pattern))
         elif keywords.get("format") in ASSERTED_WITHOUT_PATTERN:
             unenforced.add(subschema.pointer, "format", "no grammar for this format")
         excluded.update(value for value in keywords.get(EXCLUDED, ()) if isinstance(value, str))
@@ -97,11 +106,8 @@ class StringWriter:
         if key not in self._written:
             content = self._content(constraints, tail)
             name = f"s{len(self._written)}"
-            self._written[key] = (
-                content
-                if isinstance(content, Rule) or content == NOTHING
-                else (self._text.grammar.define(name, content))
-            )
+            needs_rule = not isinstance(content, Rule) and content != NOTHING
+            self._written[key] = self._text.grammar.define(name, content) if needs_rule else content
         return self._written[key]
 
     def _content(self, constraints: StringConstraints, tail: Expression) -> Expression:
@@ -110,7 +116,7 @@ class StringWriter:
             return self._counted(constraints, tail)
         if len(trees) == 1 and not constraints.excluded:
             bounded_tree = _with_length_bounds(trees[0], constraints, self._limits)
-            if bounded_tree is not None and (is_simple(bounded_tree) or constraints.sources[0][1] == "format"):
+            if bounded_tree is not None and (is_simple(bounded_tree) or constraints.sources[0].keyword == "format"):
                 return self._single_pattern(bounded_tree, constraints, tail)
         try:
             return self._intersection(trees, constraints, tail)
@@ -178,15 +184,15 @@ class StringWriter:
         return ExclusionAutomaton(names, depth, alphabet)
 
     def _approximation(self, trees: list[RegexNode], constraints: StringConstraints, tail: Expression) -> Expression:
-        pointer = constraints.sources[0][0] if constraints.sources else constraints.pointer
+        """Only the first pattern, relaxed where it costs too much; everything else is reported."""
+        pointer = constraints.sources[0].pointer if constraints.sources else constraints.pointer
         if not trees:
             self._unenforced.add(pointer, "not", "too many excluded values")
             return self._counted(constraints, tail)
         for source in constraints.sources[1:]:
-            self._unenforced.add(source[0], source[1], "too large together with another pattern")
-        if (constraints.min_length, constraints.max_length) != (0, None) and _with_length_bounds(
-            trees[0], constraints, self._limits
-        ) is None:
+            self._unenforced.add(source.pointer, source.keyword, "too large together with another pattern")
+        has_length = (constraints.min_length, constraints.max_length) != (0, None)
+        if has_length and _with_length_bounds(trees[0], constraints, self._limits) is None:
             self._unenforced.add(constraints.pointer, "minLength/maxLength", "too large together with a pattern")
         if constraints.excluded:
             self._unenforced.add(pointer, "not", "too large together with a pattern")
@@ -197,9 +203,9 @@ class StringWriter:
             return self._single_pattern(trees[0], constraints, tail)
         finally:
             if relaxed_tree != trees[0]:
-                self._unenforced.add(pointer, constraints.sources[0][1], "its counts are only partly enforced")
+                self._unenforced.add(pointer, constraints.sources[0].keyword, "its counts are only partly enforced")
 
-    def _tree(self, source: tuple[str, str, str]) -> RegexNode | None:
+    def _tree(self, source: PatternSource) -> RegexNode | None:
         """The full-match tree of a pattern; None, and a finding, if it can't be parsed."""
         pointer, keyword, pattern = source
         if pattern not in self._trees:
@@ -240,13 +246,9 @@ def _with_bounded_run(
     head: tuple[RegexNode, ...], last: Repetition, width: int, constraints: StringConstraints
 ) -> RegexNode:
     """A head of fixed width and a run of characters whose count fits the length bounds."""
-    min_length = max(last.min_count, constraints.min_length - width)
-    maxima = [
-        top
-        for top in (last.max_count, None if constraints.max_length is None else constraints.max_length - width)
-        if top is not None
-    ]
-    max_length = min(maxima, default=None)
-    if max_length is not None and max_length < min_length:
+    min_count = max(last.min_count, constraints.min_length - width)
+    longest = None if constraints.max_length is None else constraints.max_length - width
+    max_count = min((count for count in (last.max_count, longest) if count is not None), default=None)
+    if max_count is not None and max_count < min_count:
         return Match(NO_CODE)
-    return Concat((*head, Repetition(last.part, min_length, max_length)))
+    return Concat((*head, Repetition(last.part, min_count, max_count)))

@@ -109,25 +109,25 @@ def normalise(raw: dict[str, JsonValue], draft: int, number: int, child: Child) 
     """The effective keywords in their order; `child(schema, pointer suffix)` creates the nodes below.
 
     Raises:
-        InvalidRequest: `schema_invalid`, a keyword's value has the wrong type.
+        InvalidRequest: `schema_invalid`, a keyword has an invalid value.
     """
     if "$ref" in raw and draft <= 7:
         raw = {"$ref": raw["$ref"], **{k: raw[k] for k in ("definitions", "$defs") if k in raw}}
     known = {k: v for k, v in raw.items() if k in KEYWORDS and _FIRST_DRAFT.get(k, 0) <= draft}
-    _check_shapes(known, number)
-    found: dict[str, Any] = {}
+    _check_values(known, number)
+    normalised: dict[str, Any] = {}
     for keyword, value in known.items():
-        _REWRITES.get(keyword, _keep)(found, keyword, value, known, child)
-    return found
+        _REWRITES.get(keyword, _keep)(normalised, keyword, value, known, child)
+    return normalised
 
 
-def _check_shapes(known: dict[str, JsonValue], number: int) -> None:
+def _check_values(known: dict[str, JsonValue], number: int) -> None:
     for keyword, value in known.items():
-        if not _has_shape(keyword, value):
-            raise invalid(f"keyword {keyword} of subschema {number} has a value of the wrong type")
+        if not _is_valid_value(keyword, value):
+            raise invalid(f"keyword {keyword} of subschema {number} has an invalid value")
 
 
-def _has_shape(keyword: str, value: JsonValue) -> bool:
+def _is_valid_value(keyword: str, value: JsonValue) -> bool:
     if keyword in COUNT_KEYWORDS:
         return _is_number(value) and value >= 0 and value == int(value)
     if keyword in NUMERIC_KEYWORDS:
@@ -150,73 +150,73 @@ def _is_number(value: JsonValue) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-Found = dict[str, Any]
+Keywords = dict[str, Any]
 
 
-def _keep(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+def _keep(normalised: Keywords, keyword: str, value: JsonValue, known: Keywords, child: Child) -> None:
     if keyword in SUBSCHEMA_KEYWORDS:
-        found[keyword] = child(value, f"/{keyword}")
+        normalised[keyword] = child(value, f"/{keyword}")
     elif keyword in SUBSCHEMA_LISTS:
-        found[keyword] = [child(item, f"/{keyword}/{i}") for i, item in enumerate(value)]
+        normalised[keyword] = [child(item, f"/{keyword}/{i}") for i, item in enumerate(value)]
     elif keyword in SUBSCHEMA_MAPS:
-        found[keyword] = {name: child(item, f"/{keyword}/{_escape(name)}") for name, item in value.items()}
+        normalised[keyword] = {name: child(item, f"/{keyword}/{_escape(name)}") for name, item in value.items()}
     elif keyword in COUNT_KEYWORDS:
-        found[keyword] = int(value)
+        normalised[keyword] = int(value)
     else:
-        found[keyword] = value
+        normalised[keyword] = value
 
 
 def _escape(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _type(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
+def _type(normalised: Keywords, _: str, value: JsonValue, known: Keywords, child: Child) -> None:
     names = value if isinstance(value, list) else [value]
-    found["type"] = frozenset().union(*(_PRIMITIVE_TYPES_OF[name] for name in names))
+    normalised["type"] = frozenset().union(*(_PRIMITIVE_TYPES_OF[name] for name in names))
 
 
-def _const(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
-    found["const"] = [value]
+def _const(normalised: Keywords, _: str, value: JsonValue, known: Keywords, child: Child) -> None:
+    normalised["const"] = [value]
 
 
-def _minimum(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
-    found["exclusiveMinimum" if known.get("exclusiveMinimum") is True else "minimum"] = value
+def _minimum(normalised: Keywords, _: str, value: JsonValue, known: Keywords, child: Child) -> None:
+    normalised["exclusiveMinimum" if known.get("exclusiveMinimum") is True else "minimum"] = value
 
 
-def _maximum(found: Found, _: str, value: JsonValue, known: Found, child: Child) -> None:
-    found["exclusiveMaximum" if known.get("exclusiveMaximum") is True else "maximum"] = value
+def _maximum(normalised: Keywords, _: str, value: JsonValue, known: Keywords, child: Child) -> None:
+    normalised["exclusiveMaximum" if known.get("exclusiveMaximum") is True else "maximum"] = value
 
 
-def _exclusive(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+def _exclusive(normalised: Keywords, keyword: str, value: JsonValue, known: Keywords, child: Child) -> None:
     if not isinstance(value, bool):
-        found[keyword] = value
+        normalised[keyword] = value
 
 
-def _items(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+def _items(normalised: Keywords, keyword: str, value: JsonValue, known: Keywords, child: Child) -> None:
     """A list of schemas is a tuple (up to 2019-09); `additionalItems` then applies to the other items."""
     if not isinstance(value, list):
-        found["items"] = child(value, "/items")
+        normalised["items"] = child(value, "/items")
         return
-    found["prefixItems"] = [child(item, f"/items/{i}") for i, item in enumerate(value)]
+    normalised["prefixItems"] = [child(item, f"/items/{i}") for i, item in enumerate(value)]
     if "additionalItems" in known:
-        found["items"] = child(known["additionalItems"], "/additionalItems")
+        normalised["items"] = child(known["additionalItems"], "/additionalItems")
 
 
-def _ignore(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+def _ignore(normalised: Keywords, keyword: str, value: JsonValue, known: Keywords, child: Child) -> None:
     """Handled elsewhere, or without effect."""
 
 
-def _dependencies(found: Found, keyword: str, value: JsonValue, known: Found, child: Child) -> None:
+def _dependencies(normalised: Keywords, keyword: str, value: JsonValue, known: Keywords, child: Child) -> None:
     """Split into dependentRequired and dependentSchemas, as in 2019-09."""
     for name, needed in value.items():
         if isinstance(needed, list):
-            found.setdefault("dependentRequired", {})[name] = needed
+            normalised.setdefault("dependentRequired", {})[name] = needed
         else:
-            schemas = found.setdefault("dependentSchemas", {})
+            schemas = normalised.setdefault("dependentSchemas", {})
             schemas[name] = child(needed, f"/dependencies/{_escape(name)}")
 
 
-_REWRITES: dict[str, Callable[[Found, str, JsonValue, Found, Child], None]] = {
+_REWRITES: dict[str, Callable[[Keywords, str, JsonValue, Keywords, Child], None]] = {
     "type": _type,
     "const": _const,
     "minimum": _minimum,

@@ -6,7 +6,7 @@ its conjunction.
 
 from __future__ import annotations
 
-from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Grammar, Literal, Rule, choice
+from llm_policy.guidance.grammar.grammar import Expression, Grammar, Literal, Rule, choice
 from llm_policy.guidance.grammar.json_text import JsonText
 from llm_policy.guidance.json_reader import canonical_json, write_json
 from llm_policy.guidance.json_schema.arrays import ArrayWriter
@@ -28,7 +28,7 @@ from llm_policy.guidance.json_schema.subschema import (
 from llm_policy.guidance.limits import check_limit, invalid
 from llm_policy.release.guide_limits import GuideLimits
 
-_GROUPS = {
+_KEYWORDS_BY_TYPE = {
     "object": keyword_set(
         "properties patternProperties additionalProperties propertyNames required minProperties maxProperties "
         "unevaluatedProperties"
@@ -105,21 +105,21 @@ class ValueWriter:
             alternative = self._with_inferred_type(alternative)
             values = listed_values(alternative)
             options.extend(self._listed(alternative, values) if values is not None else self._typed(alternative))
-        options = [option for option in options if option != NOTHING]
-        return choice(*options) if options else NOTHING
+        return choice(*options)
 
     def _with_inferred_type(self, alternative: Alternative) -> Alternative:
         """If a schema has no `type` but constrains a single type, only that type is offered."""
         if alternative.types != ALL_TYPES or not alternative.subschemas:
             return alternative
-        keywords = {literal for subschema in alternative.subschemas for literal in subschema.keywords}
+        keywords = {keyword for subschema in alternative.subschemas for keyword in subschema.keywords}
         if keywords & {"enum", "const"}:
             return alternative
-        groups = [name for name, members in _GROUPS.items() if keywords & members]
-        if len(groups) != 1:
+        constrained = [name for name, members in _KEYWORDS_BY_TYPE.items() if keywords & members]
+        if len(constrained) != 1:
             return alternative
-        self._narrowed.add(alternative.subschemas[0].pointer, "type", f"inferred as {groups[0]}")
-        return Alternative(NUMBER_TYPES if groups[0] == "number" else frozenset(groups), alternative.subschemas)
+        self._narrowed.add(alternative.subschemas[0].pointer, "type", f"inferred as {constrained[0]}")
+        types = NUMBER_TYPES if constrained[0] == "number" else frozenset(constrained)
+        return Alternative(types, alternative.subschemas)
 
     def _listed(self, alternative: Alternative, values: list[object]) -> list[Expression]:
         options: list[Expression] = []
@@ -132,17 +132,11 @@ class ValueWriter:
         types, subschemas = alternative.types, alternative.subschemas
         options: list[Expression] = []
         if "object" in types:
-            options.append(
-                self._objects.expression(subschemas)
-                if _has_keywords_for(subschemas, "object")
-                else self._text.any_object()
-            )
+            is_free = not _constrains(subschemas, "object")
+            options.append(self._text.any_object() if is_free else self._objects.expression(subschemas))
         if "array" in types:
-            options.append(
-                self._arrays.expression(subschemas)
-                if _has_keywords_for(subschemas, "array")
-                else self._text.any_array()
-            )
+            is_free = not _constrains(subschemas, "array")
+            options.append(self._text.any_array() if is_free else self._arrays.expression(subschemas))
         if "string" in types:
             options.append(self._strings.value(string_constraints(subschemas, self._unenforced)))
         if types & NUMBER_TYPES:
@@ -156,18 +150,18 @@ class ValueWriter:
         excluded = {canonical_json(value) for subschema in subschemas for value in subschema.keywords.get(EXCLUDED, ())}
         if any(_is_not_excludable(text, types) for text in excluded):
             self._unenforced.add(subschemas[0].pointer, "not", "this value is not excluded")
-        keywords = (["true", "false"] if "boolean" in types else []) + (["null"] if "null" in types else [])
-        return [literal for literal in keywords if literal not in excluded]
+        literals = (["true", "false"] if "boolean" in types else []) + (["null"] if "null" in types else [])
+        return [literal for literal in literals if literal not in excluded]
 
 
-def _has_keywords_for(subschemas: tuple[Subschema, ...], group: str) -> bool:
-    return any(not _GROUPS[group].isdisjoint(subschema.keywords) for subschema in subschemas)
+def _constrains(subschemas: tuple[Subschema, ...], type_name: str) -> bool:
+    return any(not _KEYWORDS_BY_TYPE[type_name].isdisjoint(subschema.keywords) for subschema in subschemas)
 
 
 def _is_not_excludable(text: str, types: frozenset[str]) -> bool:
     """Whether an excluded value (as canonical text) has a type from which no single value can be excluded here."""
-    kind = {"{": "object", "[": "array", '"': "", "t": "", "f": "", "n": ""}.get(text[0], "fraction")
-    return kind in types
+    value_type = {"{": "object", "[": "array", '"': "", "t": "", "f": "", "n": ""}.get(text[0], "fraction")
+    return value_type in types
 
 
 def _without_fraction(value: object) -> list[str]:
