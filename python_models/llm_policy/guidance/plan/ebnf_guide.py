@@ -24,7 +24,7 @@ def plan_ebnf(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
         raise invalid("the grammar's root can never be completed")
     if _left_recursive(grammar):
         raise invalid("the grammar has a rule that starts with itself")
-    check_limit("places of the grammar that accept any character", _num_broad(grammar), limits.max_broad_states)
+    check_limit("positions of the grammar that accept any character", _num_broad(grammar), limits.max_broad_states)
     _rename(grammar)
     return planned(grammar, source, limits, copy_classes=False)
 

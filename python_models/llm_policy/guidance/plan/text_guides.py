@@ -33,7 +33,7 @@ def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
     tree = _full_text(_parsed(pattern, limits))
     if unsupported := unsupported_features(tree):
         raise invalid(f"the regex uses {unsupported[0]}, which is not supported")
-    check_limit("places of the regex that accept any character", num_broad(tree), limits.max_broad_states)
+    check_limit("positions of the regex that accept any character", num_broad(tree), limits.max_broad_states)
     grammar = Grammar("root")
     grammar.define("root", pattern_expression(tree, plain_character))
     if not grammar.prune():

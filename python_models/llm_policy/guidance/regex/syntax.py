@@ -14,7 +14,7 @@ from llm_policy.release.guide_limits import GuideLimits
 
 
 class InvalidRegex(ValueError):
-    """The text is not a regex that can be parsed; the message states the rule and never quotes the text."""
+    """The text is not a regex that can be parsed; the message names the error and never quotes the text."""
 
 
 class RegexTooComplex(ValueError):
@@ -140,7 +140,7 @@ class _Parser:
 
     def next(self) -> str:
         if self.position >= len(self.text):
-            raise InvalidRegex("the regex ends in the middle of a construct")
+            raise InvalidRegex("an incomplete construct at its end")
         self.position += 1
         return self.text[self.position - 1]
 
@@ -164,7 +164,7 @@ class _Parser:
         if isinstance(atom, Anchor):
             return Unsupported("a repeated anchor")
         if self.quantifier() is not None:
-            raise InvalidRegex("a quantifier follows a quantifier")
+            raise InvalidRegex("a quantifier after a quantifier")
         return atom if isinstance(atom, Unsupported) else Repetition(atom, *bounds)
 
     def quantifier(self) -> tuple[int, int | None] | None:
@@ -189,7 +189,7 @@ class _Parser:
         self.position += len(inside) + 2
         high = (int(max_count) if max_count else None) if comma else int(min_count)
         if high is not None and high < int(min_count):
-            raise InvalidRegex("a repeat's maximum is below its minimum")
+            raise InvalidRegex("a repeat whose maximum is below its minimum")
         return int(min_count), high
 
     def atom(self) -> RegexNode:
@@ -205,7 +205,7 @@ class _Parser:
         if mark == ".":
             return Match(_DOT)
         if mark in "*+?":
-            raise InvalidRegex("a quantifier has nothing to repeat")
+            raise InvalidRegex("a quantifier with nothing to repeat")
         return Match(CodeSet.of(mark))
 
     def group(self) -> RegexNode:
@@ -215,7 +215,7 @@ class _Parser:
         feature = self.group_kind()
         inner = self.disjunction()
         if not self.take(")"):
-            raise InvalidRegex("a parenthesis is not closed")
+            raise InvalidRegex("a parenthesis that is not closed")
         self.depth -= 1
         return Unsupported(feature) if feature else inner
 
