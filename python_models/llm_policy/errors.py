@@ -1,19 +1,22 @@
 """Every error with which the policy can reject a request.
 
 PolicyError
-├── InvalidRequest     the client must change something (Triton INVALID_ARG, HTTP 400)
-├── Unavailable        the same request may succeed later (Triton UNAVAILABLE, HTTP 503)
-├── LedgerUnavailable  the ledger can't be written (`steps/ledger_writer.py`; Triton INTERNAL, HTTP 500)
-└── InternalFault      a bug; the client gets a reference number (Triton INTERNAL, HTTP 500)
+├── InvalidRequest         INVALID_ARG 400, final: the client must change the request
+├── Unavailable            UNAVAILABLE 503, retryable: the same request may succeed later, or on another server
+│   └── LedgerUnavailable  UNAVAILABLE 503, retryable: the ledger can't be written, so nothing is served
+└── InternalFault          INTERNAL 500, retryable: a bug; the client gets a reference number
 
 Each rule raises its own error; only `triton/error_responses.py` turns it into a Triton error. The text is
 `<code>: <rule, limit, given value>` and never quotes a prompt, a schema or a path. Codes are stable and clients match
-on them, because Triton has no status of its own for a budget or a guide.
+on them, because Triton has no status of its own for a budget or a guide. Each code belongs to one class (`codes`),
+which gives it its status and says whether a client may retry.
 """
 
 from __future__ import annotations
 
+import re
 from enum import Enum
+from typing import ClassVar
 
 
 class Code(str, Enum):
@@ -34,28 +37,117 @@ class Code(str, Enum):
     OVERLOADED = "overloaded"
     GUIDANCE_UNAVAILABLE = "guidance_unavailable"
     DRAINING = "draining"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
     INTERNAL = "internal"
+
+
+class Status(Enum):
+    """A status of `pb_utils.TritonError` by its name there; the value is the HTTP status."""
+
+    INVALID_ARG = 400
+    UNAVAILABLE = 503
+    INTERNAL = 500
 
 
 class PolicyError(Exception):
     """A declared error: a stable `code`, and a `detail` with rule, limit and given value."""
 
+    codes: ClassVar[frozenset[Code]] = frozenset()
+    status: ClassVar[Status]
+    is_retryable: ClassVar[bool]
+
     def __init__(self, code: Code, detail: str) -> None:
-        super().__init__(f"{code.value}: {detail}")
+        """Raises ValueError if `code` belongs to another class."""
+        if code not in self.codes:
+            raise ValueError(f"{code.value} is not a code of {type(self).__name__}")
+        super().__init__(code, detail)
         self.code = code
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.detail}"
+
+    def in_row(self, number: int) -> PolicyError:
+        """This error with the number of the row that has it."""
+        return create_error(self.code, f"{self.detail} (row {number})")
+
+    def with_prefix(self, prefix: str) -> PolicyError:
+        """This error with `prefix` before its detail."""
+        return create_error(self.code, f"{prefix}{self.detail}")
 
 
 class InvalidRequest(PolicyError):
     """The client must change the request."""
 
+    codes = frozenset(
+        (
+            *(Code.MISSING_HEADER, Code.INVALID_HEADER, Code.ENGINE_HASH_MISMATCH, Code.QUANTISATION_MISMATCH),
+            *(Code.INVALID_INPUT, Code.UNKNOWN_TASK, Code.UNKNOWN_SCHEMA, Code.UNKNOWN_GUIDE_TYPE),
+            *(Code.SCHEMA_INVALID, Code.SCHEMA_TOO_COMPLEX, Code.TOKEN_BUDGET_OVERRUN, Code.COST_BUDGET_OVERRUN),
+        )
+    )
+    status = Status.INVALID_ARG
+    is_retryable = False
+
 
 class Unavailable(PolicyError):
-    """The same request may succeed later."""
+    """The same request may succeed later, or on another server."""
+
+    codes = frozenset((Code.OVERLOADED, Code.GUIDANCE_UNAVAILABLE, Code.DRAINING))
+    status = Status.UNAVAILABLE
+    is_retryable = True
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger can't be written, so no request is served."""
+
+    codes = frozenset((Code.LEDGER_UNAVAILABLE,))
+
+    def __init__(self, cause: object) -> None:
+        super().__init__(
+            Code.LEDGER_UNAVAILABLE, f"the ledger can't be written ({cause}), so nothing is served; try again later"
+        )
 
 
 class InternalFault(PolicyError):
     """An unexpected exception. `detail` has only a reference number, which the server's log has too."""
 
+    codes = frozenset((Code.INTERNAL,))
+    status = Status.INTERNAL
+    is_retryable = True
+
     def __init__(self, reference: str) -> None:
         super().__init__(Code.INTERNAL, f"unexpected error, reference {reference}")
+
+
+_TYPES: dict[Code, type[PolicyError]] = {
+    code: error_type
+    for error_type in (InvalidRequest, Unavailable, LedgerUnavailable, InternalFault)
+    for code in error_type.codes
+}
+
+
+def create_error(code: Code, detail: str) -> PolicyError:
+    """The error of the class that `code` belongs to, with exactly this detail."""
+    error_type = _TYPES[code]
+    error = error_type.__new__(error_type)
+    PolicyError.__init__(error, code, detail)  # some classes build the detail from other arguments
+    return error
+
+
+def invalid_input(detail: str) -> InvalidRequest:
+    """The error of an input with the wrong form or a value out of range."""
+    return InvalidRequest(Code.INVALID_INPUT, detail)
+
+
+_ERROR_TEXT = re.compile(r"(?:in ensemble '[^']*', )?([a-z_]+): ")
+_CODES = {code.value: code for code in Code}
+
+
+def find_code(text: str) -> Code | None:
+    """The code of an error that a client received; None if the policy did not reject the request.
+
+    An ensemble puts its name before the text of its models' errors.
+    """
+    match = _ERROR_TEXT.match(text)
+    return _CODES.get(match[1]) if match else None

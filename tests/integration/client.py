@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import tritonclient.grpc as triton_grpc
 
-from llm_policy.errors import Code
+from llm_policy.errors import find_code
 from llm_policy.release.release import Release
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 
@@ -36,9 +36,8 @@ class Answer:
     @property
     def code(self) -> str | None:
         """The declared code at the beginning of the error, or None."""
-        text = (self.error or "").removeprefix("in ensemble 'ensemble', ")
-        head = text.split(":", 1)[0]
-        return head if head in {code.value for code in Code} else None
+        code = find_code(self.error or "")
+        return code.value if code else None
 
     def __getitem__(self, name: str) -> Any:
         assert self.error is None, self.error

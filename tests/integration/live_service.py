@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
+from llm_policy.errors import find_code
 from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.ports import Ports
@@ -30,7 +31,7 @@ START_TIMEOUT_S = 120.0
 
 
 class Reply(NamedTuple):
-    """One answer over HTTP: outputs by name, or the error's declared code."""
+    """One answer over HTTP: outputs by name, or the error's declared code; empty if it has none."""
 
     status: int
     outputs: dict[str, Any]
@@ -38,7 +39,8 @@ class Reply(NamedTuple):
 
     @property
     def code(self) -> str:
-        return self.error.removeprefix("in ensemble 'ensemble', ").split(":", 1)[0]
+        code = find_code(self.error)
+        return code.value if code else ""
 
 
 class LiveService:

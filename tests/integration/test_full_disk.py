@@ -102,7 +102,7 @@ def test_a_full_disk_rejects_requests_and_service_resumes_with_free_space(live, 
         wait_until(lambda: len(load.answered) > num_before, 120, live.output)
     assert any("No space left" in reason or "full" in reason for reason in reasons), reasons
     codes = {sent.reply.code for sent in load.sent if sent.reply.status != 200}
-    assert codes == {"internal"}
+    assert codes == {"ledger_unavailable"}
     assert live.readiness()["restarts"] == 0
     answered = {sent.request_id for sent in load.answered}
     settled = {row[0] for row in live.rows("SELECT request_id FROM request WHERE state = 'settled'")}

@@ -164,8 +164,7 @@ def test_nothing_is_served_while_the_ledger_cannot_be_written_and_service_resume
             rejected = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "unwritten"})
         finally:
             connection.execute("DROP TRIGGER full")
-    assert (rejected.code, rejected.status) == ("internal", "StatusCode.INTERNAL")
-    assert "the ledger can't be written" in rejected.error
+    assert (rejected.code, rejected.status) == ("ledger_unavailable", "StatusCode.UNAVAILABLE")
     assert rows_where(busy, "request_id = 'unwritten'") == []
     assert client.send({"text_input": TEXT, "max_tokens": 2}).error is None
 
@@ -178,8 +177,8 @@ def test_an_answer_that_cannot_be_recorded_is_withheld_and_its_row_closed_later(
             withheld = client.send({"text_input": TEXT, "max_tokens": 2}, {"X-Request-Id": "withheld"})
         finally:
             connection.execute("DROP TRIGGER full")
-    assert withheld.code == "internal"
-    wait_for_rows(busy, "request_id = 'withheld' AND state = 'refused' AND code = 'internal'", 1)
+    assert withheld.code == "ledger_unavailable"
+    wait_for_rows(busy, "request_id = 'withheld' AND state = 'refused' AND code = 'ledger_unavailable'", 1)
 
 
 def test_a_killed_server_loses_only_its_open_requests(busy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.errors import Code, InvalidRequest, invalid_input
 from llm_policy.pricing import usd
 from llm_policy.release.manifest import Manifest, Task
 
@@ -41,7 +41,7 @@ class Budget:
             default = task.max_tokens if task else None
             return left if default is None else min(default, left)
         if requested < 1:
-            raise InvalidRequest(Code.INVALID_INPUT, f"max_tokens is {requested}, allowed 1 to {left}")
+            raise invalid_input(f"max_tokens is {requested}, allowed 1 to {left}")
         if requested > left:
             raise InvalidRequest(
                 Code.TOKEN_BUDGET_OVERRUN,

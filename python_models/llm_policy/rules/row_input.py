@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.errors import invalid_input
 
 Array = npt.NDArray[Any]
 
@@ -54,13 +54,13 @@ def unpack_rows(inputs: Mapping[str, Array]) -> list[RowInput]:
         InvalidRequest: `invalid_input`.
     """
     if "text_input" in inputs and "messages" in inputs:
-        raise _invalid("both text_input and messages were given, exactly one is required")
+        raise invalid_input("both text_input and messages were given, exactly one is required")
     prompt = inputs.get("text_input", inputs.get("messages"))
     if prompt is None:
-        raise _invalid("neither text_input nor messages was given, exactly one is required")
+        raise invalid_input("neither text_input nor messages was given, exactly one is required")
     num_rows = prompt.shape[0] if prompt.ndim else 0
     if not 1 <= num_rows <= MAX_BATCH_ROWS:
-        raise _invalid(f"the batch has {num_rows} rows, allowed 1 to {MAX_BATCH_ROWS}")
+        raise invalid_input(f"the batch has {num_rows} rows, allowed 1 to {MAX_BATCH_ROWS}")
     row_inputs = [RowInput() for _ in range(num_rows)]
     for name, array in inputs.items():
         _check_shape(name, array, num_rows)
@@ -72,7 +72,7 @@ def unpack_rows(inputs: Mapping[str, Array]) -> list[RowInput]:
 def _check_shape(name: str, array: Array, num_rows: int) -> None:
     if array.ndim != 2 or array.shape[0] != num_rows or (name not in _WORDS and array.shape[1] != 1):
         expected = f"[{num_rows}, n]" if name in _WORDS else f"[{num_rows}, 1]"
-        raise _invalid(f"{name} has shape {list(array.shape)}, {expected} is required")
+        raise invalid_input(f"{name} has shape {list(array.shape)}, {expected} is required")
 
 
 def _set(row_input: RowInput, name: str, values: list[Any]) -> None:
@@ -97,20 +97,16 @@ def _set_switch(row_input: RowInput, name: str, value: Any) -> None:
         setattr(row_input, name, bool(value))
     elif name == "stream":
         if value:
-            raise _invalid("stream is true, but this deployment does not stream: only false is allowed")
+            raise invalid_input("stream is true, but this deployment does not stream: only false is allowed")
     elif name == "beam_width":
         if value != 1:
-            raise _invalid(f"beam_width is {value}, only 1 is allowed")
+            raise invalid_input(f"beam_width is {value}, only 1 is allowed")
     else:
-        raise _invalid(f"unknown input {name[:64]!a}")
+        raise invalid_input(f"unknown input {name[:64]!a}")
 
 
 def _text(name: str, value: Any) -> str:
     try:
         return value if isinstance(value, str) else bytes(value).decode()
     except (UnicodeDecodeError, TypeError, ValueError):
-        raise _invalid(f"{name} is not valid UTF-8") from None
-
-
-def _invalid(detail: str) -> InvalidRequest:
-    return InvalidRequest(Code.INVALID_INPUT, detail)
+        raise invalid_input(f"{name} is not valid UTF-8") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.errors import invalid_input
 from llm_policy.release.manifest import Task
 
 # Logits divided by a lower temperature overflow. Exactly 0 means greedy.
@@ -21,7 +21,7 @@ class Range(NamedTuple):
         """Return `value` if it is in the range (NaN never is), else raise `invalid_input`."""
         if self.low <= value <= self.high:
             return value
-        raise InvalidRequest(Code.INVALID_INPUT, f"{name} is {value:g}, allowed {self.low:g} to {self.high:g}")
+        raise invalid_input(f"{name} is {value:g}, allowed {self.low:g} to {self.high:g}")
 
 
 RANGES = {
@@ -64,9 +64,7 @@ def choose_sampling(task: Task | None, overrides: dict[str, float]) -> Sampling:
     if temperature == 0.0:
         return Sampling(1.0, 1, 1.0, *_penalties_and_seed(overrides))
     if temperature < MIN_TEMPERATURE:
-        raise InvalidRequest(
-            Code.INVALID_INPUT, f"temperature is {temperature:g}, allowed 0 or {MIN_TEMPERATURE:g} to 2"
-        )
+        raise invalid_input(f"temperature is {temperature:g}, allowed 0 or {MIN_TEMPERATURE:g} to 2")
     top_p = overrides.get("top_p", (task.top_p if task else None) or 1.0)
     return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, *_penalties_and_seed(overrides))
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import psutil
 
-from llm_policy.errors import Code, PolicyError, Unavailable
+from llm_policy.errors import Code, LedgerUnavailable, Unavailable
 from llm_policy.ledger import outbox
 from llm_policy.ledger.database import FILE_NAME, is_locked, open_database
 from llm_policy.ledger.ledger import Ledger, NewRow, OpenRow, RecordedRequest, Settlement
@@ -28,15 +28,7 @@ from llm_policy.release.manifest import Manifest
 BOOT_ID = "LLMSTACK_BOOT_ID"
 DRAINING = "draining"
 RETRY_S = 1.0
-LEDGER_UNAVAILABLE = "the ledger can't be written"
 Result = TypeVar("Result")
-
-
-class LedgerUnavailable(PolicyError):
-    """The ledger can't be written, so no request is served; the same request may succeed later."""
-
-    def __init__(self, cause: object) -> None:
-        super().__init__(Code.INTERNAL, f"{LEDGER_UNAVAILABLE} ({cause}), so nothing is served; try again later")
 
 
 class LedgerWriter:
@@ -88,7 +80,7 @@ class LedgerWriter:
             return self._use(lambda ledger: ledger.settle(settlements))
         except LedgerUnavailable:
             rows = [OpenRow(row.ledger_id, row.task, row.is_canary) for row in settlements]
-            self._reject_later(rows, Code.INTERNAL.value)
+            self._reject_later(rows, Code.LEDGER_UNAVAILABLE.value)
             raise
 
     def reject(self, rows: Sequence[OpenRow], code: str) -> None:

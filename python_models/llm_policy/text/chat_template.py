@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.errors import invalid_input
 
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 256
@@ -75,7 +75,7 @@ class ChatTemplate:
                 {**self._variables, "messages": masked, "add_generation_prompt": True, "enable_thinking": False}
             )
         except TemplateError:
-            raise _invalid("the chat template rejects this sequence of messages") from None
+            raise invalid_input("the chat template rejects this sequence of messages") from None
         return self._split(rendered)
 
     def _mask(self, content: str) -> str:
@@ -112,10 +112,10 @@ def parse_messages(raw: bytes | str) -> list[Message]:
         InvalidRequest: `invalid_input` with the position of the error, never with its text.
     """
     if len(raw) > MAX_MESSAGES_BYTES:
-        raise _invalid(f"messages has {len(raw)} bytes, limit {MAX_MESSAGES_BYTES}")
+        raise invalid_input(f"messages has {len(raw)} bytes, limit {MAX_MESSAGES_BYTES}")
     messages = _parse_json(raw)
     if not isinstance(messages, _Array) or not 1 <= len(messages.items) <= MAX_MESSAGES:
-        raise _invalid(f"messages is not a JSON array of 1 to {MAX_MESSAGES} messages")
+        raise invalid_input(f"messages is not a JSON array of 1 to {MAX_MESSAGES} messages")
     return [_parse_message(number, item) for number, item in enumerate(messages.items)]
 
 
@@ -128,7 +128,7 @@ def _parse_json(raw: bytes | str) -> Any:
         text = raw if isinstance(raw, str) else raw.decode()
         value = json.loads(text, object_pairs_hook=_Object, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
-        raise _invalid("messages is not valid JSON") from None
+        raise invalid_input("messages is not valid JSON") from None
     return _Array(value) if type(value) is list else value
 
 
@@ -142,17 +142,17 @@ def _reject_constant(name: str) -> NoReturn:
 
 def _parse_message(number: int, item: Any) -> Message:
     if not isinstance(item, _Object) or sorted(name for name, _ in item) != ["content", "role"]:
-        raise _invalid(f"messages[{number}] is not an object with exactly role and content")
+        raise invalid_input(f"messages[{number}] is not an object with exactly role and content")
     members = dict(item)
     role, content = members["role"], members["content"]
     if role not in ROLES:
-        raise _invalid(f"messages[{number}].role is not one of {', '.join(ROLES)}")
+        raise invalid_input(f"messages[{number}].role is not one of {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise _invalid(f"messages[{number}].content is not a string")
+        raise invalid_input(f"messages[{number}].content is not a string")
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise _invalid(f"messages[{number}].content has an unpaired surrogate") from None
+        raise invalid_input(f"messages[{number}].content has an unpaired surrogate") from None
     return Message(role, content)
 
 
@@ -169,7 +169,3 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
-
-
-def _invalid(detail: str) -> InvalidRequest:
-    return InvalidRequest(Code.INVALID_INPUT, detail)

@@ -11,7 +11,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from llm_policy.errors import Code, InvalidRequest
+from llm_policy.errors import invalid_input
 
 MAX_WORDS = 128
 MAX_TOKENS_PER_WORD = 64
@@ -26,12 +26,10 @@ def check_words(words: Words, name: str) -> None:
         InvalidRequest: `invalid_input` with the limit and the given count.
     """
     if len(words) > MAX_WORDS:
-        raise InvalidRequest(Code.INVALID_INPUT, f"{name} has {len(words)} words, limit {MAX_WORDS}")
+        raise invalid_input(f"{name} has {len(words)} words, limit {MAX_WORDS}")
     for number, word in enumerate(words):
         if not 1 <= len(word) <= MAX_TOKENS_PER_WORD:
-            raise InvalidRequest(
-                Code.INVALID_INPUT, f"{name}[{number}] has {len(word)} tokens, allowed 1 to {MAX_TOKENS_PER_WORD}"
-            )
+            raise invalid_input(f"{name}[{number}] has {len(word)} tokens, allowed 1 to {MAX_TOKENS_PER_WORD}")
 
 
 def pack_words(rows: list[Words]) -> npt.NDArray[np.int32]:

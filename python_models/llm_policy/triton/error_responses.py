@@ -8,7 +8,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from llm_policy.errors import InternalFault, InvalidRequest, PolicyError, Unavailable
+from llm_policy.errors import InternalFault, PolicyError
 from llm_policy.triton.request_log import write_lines
 
 
@@ -29,7 +29,8 @@ def as_policy_error(error: BaseException) -> PolicyError:
 
 def error_response(error: PolicyError) -> Any:
     """The response with the error's text and Triton status."""
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), _status(error)))
+    status = getattr(pb_utils.TritonError, error.status.name)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), status))
 
 
 def internal_fault(error: BaseException) -> InternalFault:
@@ -44,12 +45,3 @@ def internal_fault(error: BaseException) -> InternalFault:
     line = {"event": "internal_fault", "reference": reference, "error": type(error).__name__, "at": where}
     write_lines([line])  # not Triton's logger: the guide compiler's thread uses this too
     return InternalFault(reference)
-
-
-def _status(error: PolicyError) -> Any:
-    # No table at module level: pb_utils gets its TritonError only after this module is imported.
-    if isinstance(error, InvalidRequest):
-        return pb_utils.TritonError.INVALID_ARG
-    if isinstance(error, Unavailable):
-        return pb_utils.TritonError.UNAVAILABLE
-    return pb_utils.TritonError.INTERNAL

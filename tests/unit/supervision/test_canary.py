@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from llm_policy.errors import LedgerUnavailable
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT
-from llm_policy.steps.ledger_writer import LedgerUnavailable
 from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.process import TritonServer
 from llmstack.supervision.canary import MAX_STALL_S, Canary, ProbeStatus, warm_up_inputs

@@ -3,7 +3,8 @@
 A restart costs every client its requests in flight, so a failed canary must not cause one that would not help:
 
 - `overloaded` and `draining` come from a preprocess that works: inconclusive, neither healthy nor failed.
-- A ledger that can't be written is a fault of the disk. The stubs retry at each request; a restart frees no space.
+- `ledger_unavailable` is a fault of the disk: inconclusive too. The stubs retry at each request, and a restart frees no
+  space.
 - A timeout is inconclusive while clients' requests may be in flight (`in_flight_requests`) in an engine that finished
   something within `MAX_STALL_S`. On an otherwise idle server it is a failure.
 - Clients' requests that succeeded since the last canary show as much as the canary itself.
@@ -11,7 +12,6 @@ A restart costs every client its requests in flight, so a failed canary must not
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from llm_policy.errors import Code
+from llm_policy.errors import Code, find_code
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
-from llm_policy.steps.ledger_writer import LEDGER_UNAVAILABLE
 from llmstack.server.command import ADMIN_KEY_HEADER
 from llmstack.server.process import TritonServer
 from llmstack.supervision.readiness import CanaryResult
@@ -31,12 +30,7 @@ from llmstack.supervision.triton_statistics import TritonStatistics, read_statis
 
 MAX_TOKENS = 8
 MAX_STALL_S = 120.0
-_TRANSIENT_ERRORS = (
-    f"{Code.OVERLOADED.value}: ",
-    f"{Code.DRAINING.value}: ",
-    f"{Code.INTERNAL.value}: {LEDGER_UNAVAILABLE}",
-)
-_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+_INCONCLUSIVE_CODES = (Code.OVERLOADED, Code.DRAINING, Code.LEDGER_UNAVAILABLE)
 _DEAD_STUB = "is not healthy"
 _PROMPT = "Is the service well?"
 
@@ -204,7 +198,7 @@ def _tensor(name: str, value: Any) -> dict[str, Any]:
 
 
 def _classify_error(text: str) -> ProbeStatus:
-    if _ENSEMBLE.sub("", text, count=1).startswith(_TRANSIENT_ERRORS):
+    if find_code(text) in _INCONCLUSIVE_CODES:
         return ProbeStatus.INCONCLUSIVE
     return ProbeStatus.DEAD if _DEAD_STUB in text else ProbeStatus.FAILED
 

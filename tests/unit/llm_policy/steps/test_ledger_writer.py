@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from llm_policy.errors import Code, PolicyError
+from llm_policy.errors import Code, LedgerUnavailable, Unavailable
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.database import open_database
 from llm_policy.ledger.ledger import NewRow
 from llm_policy.ledger.metric_total import read_totals
-from llm_policy.steps.ledger_writer import RETRY_S, LedgerUnavailable, LedgerWriter
+from llm_policy.steps.ledger_writer import RETRY_S, LedgerWriter
 from tests.ledgers import NEW_ROW, full_disk, open_row, settlement
 from tests.manifests import manifest
 
@@ -63,9 +63,9 @@ def record_until_full(writer):
 def test_on_a_full_disk_requests_are_rejected_with_a_declared_error(writer, tmp_path):
     fill(writer)
     num_recorded, error = record_until_full(writer)
-    assert isinstance(error, PolicyError)
-    assert error.code is Code.INTERNAL
-    assert str(error).startswith("internal: the ledger can't be written (database or disk is full)")
+    assert isinstance(error, Unavailable)
+    assert error.code is Code.LEDGER_UNAVAILABLE
+    assert str(error).startswith("ledger_unavailable: the ledger can't be written (database or disk is full)")
     assert len(states(tmp_path)) == num_recorded
 
 
@@ -162,7 +162,8 @@ def test_a_full_queue_rejects_requests_before_any_work_is_done(tmp_path):
 DISK_SCENARIO = """
 import json, subprocess, sys
 from pathlib import Path
-from llm_policy.steps.ledger_writer import LedgerWriter, LedgerUnavailable
+from llm_policy.errors import LedgerUnavailable
+from llm_policy.steps.ledger_writer import LedgerWriter
 from tests.ledgers import NEW_ROW, settlement
 from tests.manifests import manifest
 from tests.unit.llm_policy.steps.test_ledger_writer import record_until_full
@@ -206,12 +207,12 @@ def test_a_full_disk_and_a_read_only_disk_reject_requests_and_recover(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
-    assert results["full"].startswith("internal: the ledger can't be written (database or disk is full)")
+    assert results["full"].startswith("ledger_unavailable: the ledger can't be written (database or disk is full)")
     assert results["settled_with_room"] == [True] == results["settled_afterwards"]
-    assert results["read_only"].startswith("internal: the ledger can't be written (")
+    assert results["read_only"].startswith("ledger_unavailable: the ledger can't be written (")
     assert results["integrity"] == "ok"
     assert results["states"] == {
         "refused:invalid_input": results["num_recorded"],
         "settled:": 2,
-        "refused:internal": 1,
+        "refused:ledger_unavailable": 1,
     }
