@@ -31,7 +31,7 @@ class WindowSummary(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One rule in one hour of the chart; position and size are per cent of the chart's."""
+    """One rule in one hour of the chart. Positions and sizes are percentages of the chart's size."""
 
     rule: str
     hour: str
@@ -60,7 +60,7 @@ def list_alerts(connection: sqlite3.Connection, engine_hash: str, since_ns: int)
 
 
 def open_error_rules(connection: sqlite3.Connection, engine_hash: str, now_ns: int) -> list[str]:
-    """The error-level rules with an open alert, by the same period as in promotions."""
+    """The error-level rules with an alert within the period that promotions use."""
     reported = {
         alert["rule"] for alert in list_alerts(connection, engine_hash, now_ns - ALERT_WINDOW_S * 1_000_000_000)
     }

@@ -64,11 +64,11 @@ def report(
     """
     names = list(dict.fromkeys(name.value for name in by)) if by else ["day"]
     with _ledger(state_dir) as connection, Console(stderr=True).status("adding up"):
-        made = make_report(connection, names, _period(since, until), with_canary=canary)
+        result = make_report(connection, names, _period(since, until), with_canary=canary)
     if as_json:
-        print_json(made.as_json())
+        print_json(result.as_json())
     else:
-        Console().print(_report_table(made))
+        Console().print(_report_table(result))
 
 
 @app.command()
@@ -154,14 +154,14 @@ def bench(
     console.print(_cost_table(costs))
 
 
-def _report_table(made: Report) -> Table:
-    table = Table(*made.group_names, box=None, show_footer=True)
-    for column, name in zip(table.columns, made.group_names, strict=True):
-        column.footer, column.no_wrap = ("all" if name == made.group_names[0] else ""), True
-    cells = _cells(made.total)
+def _report_table(result: Report) -> Table:
+    table = Table(*result.group_names, box=None, show_footer=True)
+    for column, name in zip(table.columns, result.group_names, strict=True):
+        column.footer, column.no_wrap = ("all" if name == result.group_names[0] else ""), True
+    cells = _cells(result.total)
     for title, footer in cells.items():
         table.add_column(title, footer=footer, justify="right", no_wrap=True)
-    for key, sums in made.groups:
+    for key, sums in result.groups:
         table.add_row(*(escape(_short_key(text)) for text in key), *_cells(sums).values())
     return table
 
