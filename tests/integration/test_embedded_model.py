@@ -26,7 +26,7 @@ PAYMENT = (
     "Evidence: On 2026-11-02 Ada Lovelace paid 311.84 dollars in Leeds.",
     "Claim: Ada Lovelace paid 371.84 dollars in Leeds on 2026-11-02.",
 )
-PRICES = "Rank by price, cheapest first.\n- A: lamp, 30 dollars\n- B: desk, 150 dollars\n- C: pen, 2 dollars"
+PRICES = "Rank by price, cheapest first.\n- A: lamp, 30 dollars\n- B: chair, 150 dollars\n- C: pen, 2 dollars"
 
 
 @pytest.fixture(scope="module")
