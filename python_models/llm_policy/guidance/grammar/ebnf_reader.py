@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 
-from llm_policy.guidance.grammar.code_set import CodeSet
+from llm_policy.guidance.grammar.code_set import LAST_CODE, CodeSet
 from llm_policy.guidance.grammar.grammar import (
-    NOTHING,
-    Chars,
     Expression,
     Grammar,
     Literal,
     Rule,
     choice,
+    one_of,
     repeat,
     sequence,
 )
@@ -32,7 +31,6 @@ _TOKEN = re.compile(
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0", "e": "\x1b"}
 _MARKS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-_LAST_CODE = 0x10FFFF
 
 Token = tuple[str, str]
 
@@ -173,7 +171,7 @@ def _unescaped(text: str) -> str:
 def _code(match: re.Match[str]) -> int:
     digits = match.group(1) or match.group(2) or match.group(3)
     code = int(digits, 16) if digits else ord(_LETTERS.get(match.group(4), match.group(4)))
-    if code > _LAST_CODE or 0xD800 <= code <= 0xDFFF:
+    if code > LAST_CODE or 0xD800 <= code <= 0xDFFF:
         raise invalid("the grammar has an escape that is not a character")
     return code
 
@@ -182,10 +180,7 @@ def _character_class(text: str) -> Expression:
     negated = text.startswith("^")
     items = _class_items(text[1:] if negated else text)
     codes = CodeSet.of(*items)
-    codes = ~codes if negated else codes - CodeSet.of((0xD800, 0xDFFF))
-    if not codes:
-        return NOTHING
-    return Literal(chr(codes.ranges[0][0])) if codes.size() == 1 else Chars(codes)
+    return one_of(~codes if negated else codes - CodeSet.of((0xD800, 0xDFFF)))
 
 
 def _class_items(text: str) -> list[tuple[int, int]]:

@@ -81,6 +81,13 @@ def sequence(*parts: Expression) -> Expression:
     return flat[0] if len(flat) == 1 else Sequence(tuple(flat))
 
 
+def one_of(codes: CodeSet) -> Expression:
+    """One character of the set."""
+    if not codes:
+        return NOTHING
+    return Literal(chr(codes.ranges[0][0])) if codes.size() == 1 else Chars(codes)
+
+
 def choice(*options: Expression) -> Expression:
     """The alternation: flattened, without duplicates and without NOTHING."""
     flat: dict[Expression, None] = {}

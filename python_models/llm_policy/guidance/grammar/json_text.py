@@ -18,6 +18,7 @@ from llm_policy.guidance.grammar.grammar import (
     Literal,
     Rule,
     choice,
+    one_of,
     repeat,
     sequence,
 )
@@ -37,7 +38,7 @@ def character(codes: CodeSet) -> Expression:
     escaped = codes & _MUST_ESCAPE
     options: list[Expression] = []
     if plain:
-        options.append(_one_of(plain))
+        options.append(one_of(plain))
     if escaped:
         options.extend(_escapes(escaped))
     return choice(*options)
@@ -46,30 +47,21 @@ def character(codes: CodeSet) -> Expression:
 def _escapes(codes: CodeSet) -> list[Expression]:
     """Short escapes, and `\\u00xx` for control characters."""
     letters = CodeSet.of("".join(letter for code, letter in _SHORT_ESCAPES.items() if code in codes))
-    options: list[Expression] = [sequence(Literal("\\"), _one_of(letters))] if letters else []
+    options: list[Expression] = [sequence(Literal("\\"), one_of(letters))] if letters else []
     for row in (0, 1):
         digits = "".join(f"{code:x}" for code in range(16) if 16 * row + code in codes)
         if digits:
-            options.append(sequence(Literal(f"\\u00{row}"), _one_of(CodeSet.of(digits))))
+            options.append(sequence(Literal(f"\\u00{row}"), one_of(CodeSet.of(digits))))
     return options
-
-
-def _one_of(codes: CodeSet) -> Expression:
-    return Literal(chr(codes.ranges[0][0])) if codes.size() == 1 else Chars(codes)
 
 
 def run(codes: CodeSet) -> Expression:
     """Any number of characters of the set. Plain ones repeat in place, which is fast for multi-character tokens."""
-    plain = repeat(_plain(codes), 0, None)
+    plain = repeat(one_of(codes - _MUST_ESCAPE), 0, None)
     escaped = codes & _MUST_ESCAPE
     if not escaped:
         return plain
     return sequence(plain, repeat(sequence(choice(*_escapes(escaped)), plain), 0, None))
-
-
-def _plain(codes: CodeSet) -> Expression:
-    plain = codes - _MUST_ESCAPE
-    return _one_of(plain) if plain else NOTHING
 
 
 def any_escape() -> Expression:

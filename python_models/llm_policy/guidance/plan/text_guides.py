@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from llm_policy.guidance.grammar.code_set import CodeSet
-from llm_policy.guidance.grammar.grammar import NOTHING, Chars, Expression, Grammar, Literal, choice
+from llm_policy.guidance.grammar.grammar import Grammar, Literal, choice, one_of
 from llm_policy.guidance.json_reader import canonical_json, read_json
 from llm_policy.guidance.limits import check_limit, invalid, too_complex
 from llm_policy.guidance.plan.planned_guide import PlannedGuide, decode_text, planned
@@ -35,7 +34,7 @@ def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
         raise invalid(f"the regex uses {unsupported[0]}, which is not supported")
     check_limit("positions of the regex that accept any character", num_broad(tree), limits.max_broad_states)
     grammar = Grammar("root")
-    grammar.define("root", pattern_expression(tree, plain_character))
+    grammar.define("root", pattern_expression(tree, one_of))
     if not grammar.prune():
         raise invalid("no text matches the regex")
     return planned(grammar, pattern, limits, copy_classes=False)
@@ -58,13 +57,6 @@ def plan_choice(list_json_text: str | bytes, limits: GuideLimits) -> PlannedGuid
     grammar = Grammar("root")
     grammar.define("root", choice(*map(Literal, choices)))
     return planned(grammar, canonical_json(choices), limits)
-
-
-def plain_character(codes: CodeSet) -> Expression:
-    """One character of the set, unescaped."""
-    if not codes:
-        return NOTHING
-    return Literal(chr(codes.ranges[0][0])) if codes.size() == 1 else Chars(codes)
 
 
 def _parsed(pattern: str, limits: GuideLimits) -> RegexNode:

@@ -95,7 +95,7 @@ def parse_regex(text: str, limits: GuideLimits) -> RegexNode:
     tree = _Parser(text, limits.max_regex_depth).parse()
     positions = count_positions(tree)
     if positions > limits.max_regex_positions:
-        raise RegexTooComplex("size of the regex with repeats written out", positions, limits.max_regex_positions)
+        raise RegexTooComplex("size of the regex with repeats unrolled", positions, limits.max_regex_positions)
     return tree
 
 
