@@ -6,7 +6,7 @@ import json
 import re
 import ssl
 import subprocess
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -325,15 +325,18 @@ def test_every_other_call_is_rejected_with_a_status_and_a_reason(
 def test_a_later_message_to_another_model_ends_the_stream(gateway: RunningGateway, counts: Counts) -> None:
     before, rejected = counts(), gateway.num_rejected()
     num_lines = len(gateway.log())
+    is_answered = threading.Event()
 
     def messages() -> Iterator[bytes]:
         yield infer_request().SerializeToString()
-        time.sleep(0.5)
+        is_answered.wait(20)
         yield infer_request("tensorrt_llm").SerializeToString()
 
     with channel(gateway) as opened, pytest.raises(grpc.RpcError) as failure:
-        stub = opened.stream_stream(SERVICE + "ModelStreamInfer")
-        list(stub(messages(), metadata=METADATA, timeout=20))
+        answers = opened.stream_stream(SERVICE + "ModelStreamInfer")(messages(), metadata=METADATA, timeout=20)
+        next(answers)
+        is_answered.set()
+        list(answers)
     # HAProxy can't send a status for a stream that has started: the client sees a reset, the log has the reason.
     assert failure.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
     assert counts()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call

@@ -80,9 +80,7 @@ def test_the_demos_requests_are_answered_through_the_gateway(gateway: RunningGat
 def test_it_drains_and_exits_with_0_when_it_is_stopped(image: str) -> None:
     with container(*HARDENED, image, "--engine", "echo") as live:
         wait_healthy(live)
-        start = time.monotonic()
-        docker("stop", "--time", "60", live)
-        assert time.monotonic() - start < 45
+        docker("stop", "--time", "60", live)  # then Docker kills it, and the exit code is 137
         assert docker("inspect", "-f", "{{.State.ExitCode}}", live) == "0"
 
 

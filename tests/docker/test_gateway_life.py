@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,12 +103,11 @@ def test_a_dying_server_fails_only_requests_that_had_reached_it(
     try:
         with running_gateway(tmp_path, *pair, limits=limits) as gateway:
             with Load(gateway, kind) as load:
-                time.sleep(2)
-                num_before = load.num_answers
+                gateway.wait_until(lambda: load.num_answers > 50)
                 os.killpg(pair[0].pid, signal.SIGKILL)
-                gateway.wait_until(lambda: gateway.num_servers_up() == 1, 10)
+                gateway.wait_until(lambda: gateway.num_servers_up() == 1)
                 num_down = load.num_answers
-                time.sleep(2)
+                gateway.wait_until(lambda: load.num_answers > num_down + 50)
             # A server may also die between an answer's headers and its body: the status is 200, `end` is not --.
             lines = [line for line in gateway.log() if line["frontend"] in ("http", "grpc")]
             failed = [line for line in lines if line["end"] != "--" or line["status"] != 200 or line["reason"] != "-"]
@@ -118,7 +116,6 @@ def test_a_dying_server_fails_only_requests_that_had_reached_it(
             assert len(failed) <= len(load.failures) <= NUM_CLIENTS
             # The message that invites a retry is for calls that no server received.
             assert not [each for each in load.failures if "no server took" in str(each)]
-            assert min(num_before, load.num_answers - num_down) > 50
     finally:
         pair[0].stop()
         pair[0].start()
@@ -169,13 +166,12 @@ def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:
         backends = [Backend("127.0.0.1", each.http_port, each.grpc_port, each.ready_port) for each in services]
         gateway = stack.enter_context(RunningGateway(tmp_path, backends, limits, "/readyz"))
         loads = [stack.enter_context(Load(gateway, kind)) for kind in ("a kept connection", "gRPC")]
-        time.sleep(2)
+        gateway.wait_until(lambda: all(load.num_answers > 50 for load in loads))
         services[0].process.terminate()
         services[0].process.wait(timeout=60)
-        num_answers = [load.num_answers for load in loads]
-        time.sleep(2)
+        after = [load.num_answers + 50 for load in loads]
+        gateway.wait_until(lambda: all(load.num_answers > n for load, n in zip(loads, after, strict=True)))
     assert [load.failures for load in loads] == [[], []]
-    assert all(load.num_answers > before > 50 for load, before in zip(loads, num_answers, strict=True))
 
 
 def test_a_draining_gateway_answers_requests_in_flight_and_accepts_no_new_ones(
@@ -184,7 +180,7 @@ def test_a_draining_gateway_answers_requests_in_flight_and_accepts_no_new_ones(
     with running_gateway(tmp_path, echo) as gateway:
         with gateway.connect() as in_flight:
             in_flight.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n")
-            time.sleep(0.3)
+            gateway.wait_until(lambda: gateway.metric("haproxy_frontend_bytes_in_total", proxy="http") > 0)
             gateway.begin_soft_stop()
             gateway.wait_until(lambda: not is_open(gateway.http_port), 10)
             in_flight.sendall(b"\r\n")
@@ -223,7 +219,7 @@ def test_a_large_grpc_message_that_stops_midway_does_not_occupy_a_server(echo: T
     begun = tmp_path / "begun"
     begun.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message[:40_000])
     (tmp_path / "gateway").mkdir()
-    with running_gateway(tmp_path / "gateway", echo, limits=Limits(max_body_s=1, max_answer_s=60)) as gateway:
+    with running_gateway(tmp_path / "gateway", echo, limits=Limits(max_body_s=1, max_answer_s=600)) as gateway:
         certificate = str(gateway.directory / "certificate.pem")
         command = ["curl", "-s", "-i", "--http2", "-N", "--cacert", certificate, "-T", "-"]
         command += ["-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers"]
@@ -234,13 +230,12 @@ def test_a_large_grpc_message_that_stops_midway_does_not_occupy_a_server(echo: T
         ) as curl:
             curl.stdin.write(begun.read_bytes())
             curl.stdin.flush()
-            gateway.wait_until(lambda: any("ModelInfer" in line["path"] for line in gateway.log()), 20)
+            gateway.wait_until(lambda: any("ModelInfer" in line["path"] for line in gateway.log()))
             assert gateway.metric("haproxy_backend_client_aborts_total", proxy="uploaded_grpc") == 1
             assert gateway.metric("haproxy_backend_current_sessions", proxy="uploaded_grpc") == 0
             curl.kill()
         (line,) = (line for line in gateway.log() if "ModelInfer" in line["path"])
         assert line["server"] == "upload"
-        assert line["total_ms"] < 10_000
 
 
 @pytest.mark.parametrize("size", [20_000, 3_000_000])

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import time
 from datetime import datetime, timezone
 from decimal import Decimal
 
@@ -68,9 +67,11 @@ def test_a_failed_export_leaves_no_file(ledger, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*rows.csv*"))
 
 
-def test_an_export_does_not_block_writers(ledger, tmp_path):
-    rows = read_pages(ledger.connection, Period(), with_canary=True)
-    next(rows)
-    began = time.monotonic()
-    admit(open_ledger(tmp_path))
-    assert time.monotonic() - began < 1.0
+def test_an_export_holds_no_lock_between_its_pages(ledger, tmp_path):
+    pages = read_pages(ledger.connection, Period(), with_canary=True)
+    next(pages)
+    writer = open_ledger(tmp_path)
+    admit(writer)
+    # Emptying the write-ahead log needs every lock; `busy` is 1 while any reader has one.
+    busy, *_ = writer.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert busy == 0

@@ -1,8 +1,10 @@
 """The errors in the server's log, its rotation and its relay."""
 
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 from llmstack.server.log import LogRelay, failure_reasons, is_harmless, rotate_log
 
@@ -62,11 +64,41 @@ def test_a_relay_shows_whole_lines_up_to_the_last(tmp_path: Path):
     assert seen == ["one", "half a line", "last"]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+class CountedPolls(threading.Event):
+    """The event that a relay waits for between two looks at its log; each wait releases `waits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.release()
+        return super().wait(timeout)
+
+
+class Relayed:
+    """The lines that a relay has shown, and its polls."""
+
+    def __init__(self, log: Path) -> None:
+        self._shown: Queue[str] = Queue()
+        self.relay = LogRelay(log, self._shown.put)
+        self._polls = self.relay._closing = CountedPolls()
+
+    def next_line(self) -> str:
+        return self._shown.get(timeout=20)
+
+    def await_poll(self) -> None:
+        """Wait until the relay has looked at its log again: the second wait from now follows a whole look."""
+        while self._polls.waits.acquire(blocking=False):
+            pass
+        assert all(self._polls.waits.acquire(timeout=20) for _ in range(2))
+
+
+@contextmanager
+def relayed(log: Path) -> Iterator[Relayed]:
+    lines = Relayed(log)
+    with lines.relay:
+        yield lines
 
 
 def test_a_short_log_is_not_rotated(tmp_path):
@@ -92,15 +124,15 @@ def test_a_deleted_log_is_not_rotated(tmp_path):
 
 
 def test_a_relay_follows_a_deleted_log(tmp_path):
-    log, shown = tmp_path / "log", []
+    log = tmp_path / "log"
     log.touch()
-    with log.open("ab", buffering=0) as writer, LogRelay(log, shown.append):
+    with log.open("ab", buffering=0) as writer, relayed(log) as lines:
         writer.write(b"one\n")
-        wait_until(lambda: shown == ["one"])
+        assert lines.next_line() == "one"
         log.unlink()
-        time.sleep(0.5)  # two polls
+        lines.await_poll()
         writer.write(b"two\n")
-        wait_until(lambda: shown == ["one", "two"])
+        assert lines.next_line() == "two"
 
 
 def test_a_writer_keeps_writing_to_the_rotated_log(tmp_path):
@@ -115,10 +147,9 @@ def test_a_writer_keeps_writing_to_the_rotated_log(tmp_path):
 def test_a_relay_follows_a_truncated_log(tmp_path):
     log = tmp_path / "log"
     log.write_text("one\n")
-    shown = []
-    with LogRelay(log, shown.append):
-        wait_until(lambda: shown == ["one"])
+    with relayed(log) as lines:
+        assert lines.next_line() == "one"
         rotate_log(log, 1)
-        time.sleep(0.5)  # two polls, to see that the file is shorter than before
+        lines.await_poll()  # so that it sees the empty file
         log.write_text("two\n")
-        wait_until(lambda: shown == ["one", "two"])
+        assert lines.next_line() == "two"

@@ -1,11 +1,13 @@
 """However a process ends, the program that it started ends too."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -42,13 +44,32 @@ def is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def are_gone(*processes: psutil.Process) -> bool:
+def becomes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if not any(is_alive(each) for each in processes):
+        if condition():
             return True
         time.sleep(0.02)
     return False
+
+
+def are_gone(*processes: psutil.Process) -> bool:
+    return becomes_true(lambda: not any(is_alive(each) for each in processes))
+
+
+def has_pending(process: psutil.Process, number: int) -> bool:
+    """Whether the signal was sent to the process and not yet received."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)
+    assert pending
+    return bool(int(pending[1], 16) >> (number - 1) & 1)
+
+
+def await_handled_signals(watcher: psutil.Process) -> None:
+    """Wait until the watcher has acted on the signals sent so far: it receives another after them."""
+    assert becomes_true(lambda: not has_pending(watcher, signal.SIGTERM))
+    watcher.send_signal(signal.SIGTERM)
+    assert becomes_true(lambda: not has_pending(watcher, signal.SIGTERM))
 
 
 in_group = pytest.mark.parametrize("parent", [(signal.SIGKILL, "group")], indirect=True)
@@ -72,8 +93,9 @@ def test_the_death_of_the_program_ends_its_children(parent):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_does_not_end_a_program_that_ignores_it(parent, number):
     program, child = read_processes(parent)
+    (watcher,) = set(program.children()) - {child}
     os.killpg(program.pid, number)
-    time.sleep(0.5)
+    await_handled_signals(watcher)
     assert is_alive(program)
     assert is_alive(child)
     program.kill()  # the watcher is still alive
@@ -92,8 +114,10 @@ def test_the_watcher_ends_with_the_program(parent):
 @pytest.mark.parametrize("parent", [(signal.SIGTERM, "no group")], indirect=True)
 def test_a_program_in_another_process_group_ends_alone(parent):
     program, child = read_processes(parent)
+    assert program.children(recursive=True) == [child]  # it has no watcher, so nothing would end the child later
     program.kill()
-    assert not psutil.wait_procs([child], timeout=0.5)[0]
+    assert are_gone(program)
+    assert is_alive(child)
     assert parent.poll() is None
     child.kill()
 

@@ -1,11 +1,11 @@
 """Long work and recoveries of the server thread are interrupted by a stop or a release change."""
 
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
 
+from llm_policy.release.release import Release
 from llmstack.supervision.interruption import Preempted
 from llmstack.supervision.readiness import Readiness
 from llmstack.supervision.settings import ServiceSettings
@@ -15,11 +15,14 @@ from tests.releases import write_release
 
 
 class CountingReadiness(Readiness):
-    num_pulses = 0
+    def __init__(self, release: Release, engine: str) -> None:
+        super().__init__(release, engine)
+        self.pulses = threading.Semaphore(0)
 
     def pulse(self, thread: str) -> None:
         super().pulse(thread)
-        self.num_pulses += thread == SUPERVISOR
+        if thread == SUPERVISOR:
+            self.pulses.release()
 
 
 def stop(is_requested: bool) -> SimpleNamespace:
@@ -43,9 +46,7 @@ def supervisor(readiness, is_stop_requested=False, should_yield=lambda: False) -
 
 def test_the_supervisor_sends_pulses_while_a_large_engine_is_hashed(readiness):
     def hash_it() -> str:
-        while readiness.num_pulses < 3:
-            time.sleep(0.01)
-        return "hashed"
+        return "hashed" if all(readiness.pulses.acquire(timeout=30) for _ in range(3)) else "no pulse"
 
     assert supervisor(readiness).run_interruptibly(hash_it) == "hashed"
 

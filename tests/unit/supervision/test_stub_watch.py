@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmstack.supervision.stub_watch import STUB, LoadWatch, StubWatch
+from llmstack.supervision.stub_watch import MAX_ZOMBIE_S, STUB, LoadWatch, StubWatch
 
 
 @pytest.fixture
@@ -25,6 +24,11 @@ def stubs(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen]]:
         process.communicate()
 
 
+def await_zombie(child: subprocess.Popen) -> None:
+    """Wait until the process is dead, and leave it unreaped."""
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+
 def test_living_stubs_are_not_reported(stubs):
     assert StubWatch(os.getpid()).find_dead() == []
 
@@ -32,9 +36,7 @@ def test_living_stubs_are_not_reported(stubs):
 def test_a_killed_stub_is_named_by_its_instance(stubs):
     watch = StubWatch(os.getpid())
     stubs["preprocess_0_0"].kill()
-    deadline = time.monotonic() + 10
-    while not watch.find_dead() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    await_zombie(stubs["preprocess_0_0"])
     assert watch.find_dead() == ["preprocess_0_0"]
 
 
@@ -46,12 +48,15 @@ def test_a_stub_that_its_server_ended_is_not_reported(stubs):
 
 
 def test_a_zombie_that_its_loading_server_does_not_reap_is_a_dead_stub():
-    watch = LoadWatch(os.getpid(), max_zombie_s=0.1)
+    now_s = 100.0
+    watch = LoadWatch(os.getpid(), lambda: now_s)
     child = subprocess.Popen(["true"])
     try:
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and a zombie until it is waited for
+        await_zombie(child)
         assert not watch.has_dead_stub()
-        time.sleep(0.2)
+        now_s += MAX_ZOMBIE_S - 1
+        assert not watch.has_dead_stub()
+        now_s += 1
         assert watch.has_dead_stub()
     finally:
         child.wait()

@@ -37,9 +37,15 @@ class CanaryResult:
 class Readiness:
     """The state behind `/readyz` and `/livez`. Thread-safe."""
 
-    def __init__(self, release: Release, engine: str, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        release: Release,
+        engine: str,
+        now_s: Callable[[], float] = time.monotonic,
+        unix_time_s: Callable[[], float] = time.time,
+    ) -> None:
         self._identity = _identity(release, engine)
-        self._now_s = now_s
+        self._now_s, self._unix_time_s = now_s, unix_time_s
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {SERVER: "the server starts"}
         self._canary: CanaryResult | None = None
@@ -49,7 +55,7 @@ class Readiness:
         self._num_restarts = 0
         self._pulses: dict[str, float] = {}
         self._was_ready = False
-        self._since = time.time()
+        self._since = unix_time_s()
 
     def set_release(self, release: Release, engine: str) -> None:
         """Report this release from now on; the health checks of the one before no longer count."""
@@ -161,7 +167,7 @@ class Readiness:
         """Whether the service is ready now; records when that last changed."""
         is_ready = not self._reasons()
         if is_ready != self._was_ready:
-            self._was_ready, self._since = is_ready, time.time()
+            self._was_ready, self._since = is_ready, self._unix_time_s()
         return is_ready
 
 

@@ -6,6 +6,7 @@ Triton itself still reports ready when a stub has died, and never restarts it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -36,20 +37,20 @@ class LoadWatch:
     Triton reaps a stub that it ended itself within moments. A stub that stays a zombie died otherwise.
     """
 
-    def __init__(self, server_pid: int, max_zombie_s: float = MAX_ZOMBIE_S) -> None:
-        self._server_pid, self._max_zombie_s = server_pid, max_zombie_s
+    def __init__(self, server_pid: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._server_pid, self._now_s = server_pid, now_s
         self._dead_since_s: dict[int, float] = {}  # by process id, on the monotonic clock
 
     def has_dead_stub(self) -> bool:
-        """Whether a stub has been a zombie for `max_zombie_s`."""
-        now = time.monotonic()
+        """Whether a stub has been a zombie for `MAX_ZOMBIE_S`."""
+        now_s = self._now_s()
         try:
             children = psutil.Process(self._server_pid).children()
         except psutil.NoSuchProcess:
             return False
         zombies = {child.pid for child in children if _state(child) == psutil.STATUS_ZOMBIE}
-        self._dead_since_s = {pid: self._dead_since_s.get(pid, now) for pid in zombies}
-        return any(now - since_s >= self._max_zombie_s for since_s in self._dead_since_s.values())
+        self._dead_since_s = {pid: self._dead_since_s.get(pid, now_s) for pid in zombies}
+        return any(now_s - since_s >= MAX_ZOMBIE_S for since_s in self._dead_since_s.values())
 
 
 def _state(process: psutil.Process) -> str | None:
