@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -133,4 +132,4 @@ def test_serve_answers_and_stops_without_a_checkout(empty_directory: Path, envir
             process.send_signal(signal.SIGTERM)
             rest = process.communicate(timeout=60)[0]
     assert process.returncode == 0, rest
-    assert os.listdir(empty_directory) == []
+    assert list(empty_directory.iterdir()) == []
