@@ -32,7 +32,7 @@ def history(board) -> str:
 
 
 def test_a_failed_change_is_shown_with_its_cause(board):
-    assert send_event(board, "llm_release_change_failed", kind="rollback", root_cause="not ready after 1 s") == 200
+    assert send_event(board, "llm_release_change_failed", kind="rollback", cause="not ready after 1 s") == 200
     page = history(board)
     assert "rollback failed" in page
     assert "not ready after 1 s" in page

@@ -26,6 +26,7 @@ class ChangeData(BaseModel):
     to: str | dict[str, Any] | None = None
     kind: Annotated[str, Field(max_length=64)] = "change"
     root_cause: str | None = None
+    cause: str | None = None
     override: str | None = None
     overridden: list[str] = []
     automatic: bool = False
@@ -101,7 +102,7 @@ def _change(time_ns: int, event_type: str, event: _Event) -> Change:
 
 def _note(data: ChangeData) -> str:
     if data.override is None:
-        return data.root_cause or ""
+        return data.root_cause or data.cause or ""
     missing = f" (missing: {'; '.join(data.overridden)})" if data.overridden else ""
     return f"override: {data.override}{missing}"
 
