@@ -12,14 +12,14 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 PIP       := $(VENV)/bin/pip install --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-# Files in their order: those on live servers, which take longest, first.
-PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs
-SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py trace.py full_disk.py) \
+# tests/conftest.py orders the files: --no-loadscope-reorder keeps that order.
+PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py) \
              tests/browser/test_release_life.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock demo test test-browser test-docker test-wheel test-gpu soak serve bench embedded-model check format clean distclean
+.PHONY: help install lock demo test test-all test-browser test-docker test-wheel test-gpu soak serve bench embedded-model check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,12 @@ serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 	@$(BIN)/llmstack serve $(ARGS)
 
 # Containers, the gateway and the wheel have targets of their own: they need Docker, HAProxy, downloads and minutes.
-test: $(INSTALLED)  ## Run the tests, those on a live server too; then see make test-docker and make test-wheel
-	$(PYTEST) --ignore=tests/docker --ignore=tests/install $(ARGS)
-	@echo "not among these: make test-docker (containers, gateway), make test-wheel (the wheel without the checkout)"
+test: $(INSTALLED)  ## Run the tests, also on live servers, in five minutes on two idle cores
+	LLMSTACK_SOAK_REQUESTS=1000 $(PYTEST) -m "not slow" $(ARGS)
+	@echo "not among these: make test-all (slow tests), make test-docker (containers, gateway), make test-wheel (the wheel)"
+
+test-all: $(INSTALLED)  ## Run the tests of make test and the slow ones: restarts, full disks, hostile guides, releases
+	$(PYTEST) $(ARGS)
 
 test-wheel: $(INSTALLED)  ## Install the wheel into a fresh environment and use it without the checkout
 	$(BIN)/pytest --timeout 1200 -rs tests/install $(ARGS)

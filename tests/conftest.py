@@ -16,7 +16,24 @@ settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")
 
 # Fixtures that start a server. All files that use one run in the same worker, so each server is started once.
-SERVERS = ("server", "echo_server")
+SERVERS = ("server", "echo_service", "embedded_service")
+
+# The groups that take longest begin first, so that the workers end together. A group is a server or a file.
+_INTEGRATION = "tests/integration"
+LONGEST_FIRST = (
+    "server",
+    f"{_INTEGRATION}/test_webhook_chaos.py",
+    f"{_INTEGRATION}/test_full_disk.py",
+    f"{_INTEGRATION}/test_kills.py",
+    "tests/browser/test_release_life.py",
+    f"{_INTEGRATION}/test_hostile_guides.py",
+    "echo_service",
+    f"{_INTEGRATION}/test_ledger.py",
+    f"{_INTEGRATION}/test_release_change.py",
+    f"{_INTEGRATION}/test_ledger_ends.py",
+    "embedded_service",
+    f"{_INTEGRATION}/test_serve.py",
+)
 
 # The policy is also tested on Pythons without these optional packages.
 _EXTRAS = {"torch", "transformers", "safetensors", "xgrammar"}
@@ -31,10 +48,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if imported & _MISSING else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if set(SERVERS) & set(getattr(item, "fixturenames", ())):
+        if _server_of(item.path) in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
+    items.sort(key=lambda item: _rank(_group_of(config.rootpath, item.nodeid)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,17 +65,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ServerScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            return _server_of(config.rootpath / file) or file
+            return _group_of(config.rootpath, nodeid)
 
     return ServerScheduling(config, log)
 
 
+def _rank(group: str) -> int:
+    """The place of a group: the long ones first, then other files on live servers, then the rest."""
+    if group in LONGEST_FIRST:
+        return LONGEST_FIRST.index(group)
+    return len(LONGEST_FIRST) + (not group.startswith(_INTEGRATION))
+
+
+def _group_of(root: Path, nodeid: str) -> str:
+    file = nodeid.split("::", 1)[0]
+    return _server_of(root / file) or file
+
+
 @cache
 def _server_of(path: Path) -> str | None:
-    """The first server fixture that the tests in this file use."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    arguments = {
-        argument.arg for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for argument in node.args.args
-    }
-    return next((fixture for fixture in SERVERS if fixture in arguments), None)
+    """The first server fixture that the tests in this file use; a file may have a fixture of its own with that name."""
+    functions = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)
+    ]
+    arguments = {argument.arg for function in functions for argument in function.args.args}
+    shared = arguments - {function.name for function in functions}
+    return next((fixture for fixture in SERVERS if fixture in shared), None)

@@ -28,6 +28,7 @@ from tests.releases import change_manifest
 STUB = "triton_python_backend_stub"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
+MAX_QUEUE_SIZE = 4  # of the fixture `embedded_service`
 
 
 class Reply(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from typing import NamedTuple
 
 import httpx
@@ -20,7 +19,6 @@ class SentRequest(NamedTuple):
     request_id: str
     is_costly: bool  # it exceeds the manifest's cost threshold
     reply: Reply
-    duration_s: float
 
 
 class Load:
@@ -57,9 +55,8 @@ class Load:
             while not self._closing.wait(self._pause_s):
                 number = next(self._numbers)
                 request_id, is_costly = f"{self._prefix}-{number}", number % self._dear_every == 0
-                began = time.monotonic()
                 reply = self._live.send_request(client, {"X-Request-Id": request_id}, max_tokens=64 if is_costly else 4)
-                self.sent.append(SentRequest(request_id, is_costly, reply, time.monotonic() - began))
+                self.sent.append(SentRequest(request_id, is_costly, reply))
                 if reply.status != 200:
                     self._closing.wait(RETRY_S)
 

@@ -35,6 +35,7 @@ def headers(server):
     return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_held_out_prompts_reach_the_minimum_scores(server):
     settings = EvaluationSettings(COUNT, 0, seed=7, concurrency=4)

@@ -88,6 +88,7 @@ def check_intact(live: LiveService) -> None:
     assert verified.returncode == 0, verified.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_rejects_requests_and_service_resumes_with_free_space(live, small_disk):
     assert live.send_request().status == 200
     filler = fill(small_disk)
@@ -123,6 +124,7 @@ def test_a_read_only_state_directory_is_rejected_at_startup(tmp_path, small_disk
         live.kill_all()
 
 
+@pytest.mark.slow
 def test_a_server_killed_while_the_directory_is_read_only_restarts_once_it_is_writable(live, small_disk):
     pid = live.process.pid
     with read_only(small_disk):

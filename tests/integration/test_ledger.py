@@ -22,7 +22,7 @@ from tests.integration.live_service import LiveService
 from tests.integration.traffic import MAX_COST_USD, Tally, send_all
 from tests.webhook_receiver import WebhookReceiver, new_secret
 
-# The full run is 20,000: `make soak`.
+# `make test` sends 1,000, `make soak` 20,000.
 NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
 CONCURRENCY = 32
 REJECTION_CODES = {
@@ -170,6 +170,7 @@ def test_both_stubs_of_each_step_served_requests(soak):
     assert len(list((soak.state_dir / "metrics").glob("histogram_*.db"))) == 4
 
 
+@pytest.mark.slow
 def test_no_process_grows_with_the_requests(soak):
     first, second = soak.memory
     print(f"\n{soak.tally.num_requests} requests, {soak.per_second:.0f}/s; MiB after each half:")

@@ -1,16 +1,14 @@
 """Load shedding: a full queue rejects requests immediately, and requests that are never answered do not block it."""
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 import tritonclient.grpc as triton_grpc
 
 from tests.integration.client import start_call
-from tests.integration.live_service import LiveService, wait_until
+from tests.integration.live_service import MAX_QUEUE_SIZE, LiveService, wait_until
 
-MAX_QUEUE_SIZE = 4
 SLOW_TOKENS = 300
 
 pytestmark = pytest.mark.server
@@ -18,12 +16,10 @@ pytestmark = pytest.mark.server
 NUM_OPEN = "SELECT count(*) FROM request WHERE canary = 0 AND state = 'admitted'"
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service with the embedded engine, whose answers take as long as a test needs."""
-    engine = {"max_queue_size": MAX_QUEUE_SIZE}
-    with LiveService(tmp_path_factory.mktemp("service"), "embedded", engine=engine) as service:
-        yield service
+@pytest.fixture
+def live(embedded_service: LiveService) -> LiveService:
+    """A service whose answers take as long as a test needs."""
+    return embedded_service
 
 
 @pytest.fixture
@@ -46,13 +42,10 @@ def full_queue(live: LiveService) -> Iterator[list[threading.Thread]]:
 
 def test_a_full_queue_rejects_requests_immediately_without_an_outage(live, full_queue):
     num_restarts = live.readiness()["restarts"]
-    began = time.monotonic()
     reply = live.send_request()
-    rejected_after_s = time.monotonic() - began
     assert (reply.status, reply.code) == (503, "overloaded")
     assert f"limit {MAX_QUEUE_SIZE} (max_queue_size)" in reply.error
     assert all(thread.is_alive() for thread in full_queue)  # the rejection did not wait for an answer
-    assert rejected_after_s < 2
     for thread in full_queue:
         thread.join()
     assert live.send_request().status == 200

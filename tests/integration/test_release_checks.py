@@ -21,14 +21,20 @@ from tests.releases import change_manifest
 from tests.soak import ONLY_IN_SOAK
 
 pytestmark = [pytest.mark.server]
-CHANGED = {
-    "engine/config.json": "engine.hash: manifest has sha256:",
-    "tokenizer_info.json": "tokenizer.info_hash: manifest has sha256:",
-    "tokenizer/tokenizer.json": "tokenizer/tokenizer.json differs from tokenizer_info.json",
-}
 
 
-@pytest.mark.parametrize(("name", "reason"), CHANGED.items())
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("engine/config.json", "engine.hash: manifest has sha256:"),
+        pytest.param("tokenizer_info.json", "tokenizer.info_hash: manifest has sha256:", marks=pytest.mark.slow),
+        pytest.param(
+            "tokenizer/tokenizer.json",
+            "tokenizer/tokenizer.json differs from tokenizer_info.json",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_reported(tmp_path, name, reason):
     release = tmp_path / "release"
     shutil.copytree(DEFAULT_RELEASE_DIR, release)
@@ -49,6 +55,7 @@ def test_the_embedded_release_passes_the_shipped_slices(server):
     assert {result.task for result in results} == set(target.release.manifest.tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit_us", "passes"), [(60_000_000, True), pytest.param(0, False, marks=ONLY_IN_SOAK)])
 def test_a_bench_gate_passes_within_the_manifests_queue_delay(tmp_path, limit_us, passes):
     release = build_release(tmp_path / "b8", seed=1)

@@ -7,20 +7,16 @@ tests every step.
 import json
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from llm_policy.ledger.outbox import READINESS
-from llmstack.events.endpoint import secret_variable, url_variable
 from llmstack.release.change import PREPARATION_STEPS, UNDOING
 from llmstack.supervision.startup import PHASES
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
 from tests.soak import IS_SOAK, ONLY_IN_SOAK
-from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 ALL_STEPS = (*PREPARATION_STEPS, *PHASES)
 OVERRIDE = ("--override", "test", "--required-sign-offs", "0")
@@ -141,21 +137,3 @@ def test_the_service_completes_a_promotion_whose_command_was_killed(service: Rel
     assert service.served() == SECOND
     assert service.llmstack("release", "rollback", "--root-cause", "back").returncode == 0
     service.kill_all()
-
-
-def test_a_rollback_works_and_is_reported_while_the_server_is_down(service: ReleaseService, tmp_path: Path) -> None:
-    assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
-    with WebhookReceiver(new_secret()) as receiver:
-        environment = {
-            url_variable(READINESS): receiver.url,
-            secret_variable(READINESS): str(write_secrets(tmp_path / "secret", receiver.secret)),
-        }
-        arguments = ("release", "rollback", "--root-cause", "the server is down", "--json")
-        done = service.llmstack(*arguments, environment=environment)
-    assert done.returncode == 0, done.stderr
-    assert receiver.invalid_signatures == []
-    event = receiver.received[-1].event
-    assert (event["type"], event["data"]["root_cause"]) == ("llm_rollback_completed", "the server is down")
-    change = json.loads(done.stdout)
-    assert (change["from"], change["to"], change["outcome"], change["is_served"]) == (SECOND, FIRST, "completed", False)
-    assert service.in_service() == FIRST

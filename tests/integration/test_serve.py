@@ -12,9 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -27,9 +27,12 @@ from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import LOG_NAME, TritonServer
+from tests.integration.live_service import START_TIMEOUT_S, wait_until
 
 ECHO_ENSEMBLE = Path(__file__).parent / "echo_ensemble"
+SERVE = [sys.executable, "-m", "llmstack", "serve", "--engine", "echo"]
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
+UNREACHABLE_PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
 
 pytestmark = pytest.mark.server
 
@@ -40,15 +43,42 @@ def echo_ensemble() -> Iterator[TritonServer]:
         yield live
 
 
+class RunningCommand(NamedTuple):
+    """A ready `llmstack serve` and the URLs that it printed, by name."""
+
+    process: subprocess.Popen[bytes]
+    urls: dict[str, str]
+    state_dir: Path
+    output: Path
+    admin_key: str
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCommand]:
+    """A command with `--verbose`, an administrative key from a file, and a proxy that does not answer."""
+    directory, key = tmp_path_factory.mktemp("running"), "k" * 40
+    (directory / "key").write_text(key + "\n")
+    environment = {**os.environ, **UNREACHABLE_PROXIES, "LLMSTACK_ADMIN_KEY_FILE": str(directory / "key")}
+    state_dir, output = directory / "state", directory / "output.txt"
+    command = [*SERVE, "--state-dir", str(state_dir), *FREE, "--verbose"]
+    with output.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+    try:
+        wait_until(lambda: "\nready" in output.read_text(), START_TIMEOUT_S, output.read_text)
+        yield RunningCommand(process, read_urls(output.read_text().splitlines()), state_dir, output, key)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start `llmstack serve` with these arguments; processes that still run at the end are killed."""
     with contextlib.ExitStack() as started:
 
         def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-            command = [sys.executable, "-m", "llmstack", "serve", "--engine", "echo"]
             process = subprocess.Popen(
-                [*command, "--state-dir", str(tmp_path / "state"), *arguments],
+                [*SERVE, "--state-dir", str(tmp_path / "state"), *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -61,15 +91,15 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield start
 
 
-def read_urls(process: subprocess.Popen[str]) -> dict[str, str]:
+def read_urls(lines: Iterable[str]) -> dict[str, str]:
     """The rows that are printed before "ready", by name."""
     rows = {}
-    for line in process.stdout:
+    for line in lines:
         if line.startswith("ready"):
             return rows
         if len(words := line.split(maxsplit=1)) == 2:
             rows[words[0]] = words[1].strip()
-    raise AssertionError(process.stderr.read())
+    raise AssertionError(rows)
 
 
 def processes_of(state_dir: Path) -> list[int]:
@@ -80,13 +110,6 @@ def processes_of(state_dir: Path) -> list[int]:
             if str(state_dir).encode() in (process / "cmdline").read_bytes():
                 pids.append(int(process.name))
     return pids
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    return condition()
 
 
 def send_http(server: TritonServer, headers: dict[str, str]) -> dict:
@@ -180,32 +203,54 @@ def test_the_server_publishes_metrics_at_its_url(echo_ensemble):
     assert "nv_inference_request_success" in httpx.get(echo_ensemble.metrics_url).text
 
 
-def test_proxies_of_the_environment_are_not_used(serve, monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nothing listens there
-    urls = read_urls(serve(*FREE))
-    server = ServerUrls(urls["HTTP"].removesuffix("/v2/models/ensemble/infer"), urls["gRPC"])
-    headers = {name: urls[name] for name in (ENGINE_HASH, QUANTISATION)}
+def test_proxies_of_the_environment_are_not_used(running, monkeypatch):
+    for name, url in UNREACHABLE_PROXIES.items():
+        monkeypatch.setenv(name, url)
+    server = ServerUrls(running.urls["HTTP"].removesuffix("/v2/models/ensemble/infer"), running.urls["gRPC"])
+    headers = {name: running.urls[name] for name in (ENGINE_HASH, QUANTISATION)}
     for send in PROTOCOLS.values():
         assert send(server, {"text_input": "hello", "max_tokens": 2}, headers).error == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_and_all_its_children(serve, tmp_path, number):
+def test_an_admin_key_from_a_file_opens_the_apis_and_is_not_printed(running):
+    url = running.urls["HTTP"].replace("models/ensemble/infer", "logging")
+    assert httpx.get(url).status_code == 403
+    assert httpx.get(url, headers={ADMIN_KEY_HEADER: running.admin_key}).status_code == 200
+    assert running.admin_key not in running.output.read_text()
+    assert running.admin_key not in (running.state_dir / LOG_NAME).read_text()
+
+
+def test_sigterm_ends_the_server_and_all_its_children(running):
+    assert httpx.get(running.urls["Metrics"]).status_code == 200
+    assert len(processes_of(running.state_dir)) >= 3  # the command, the server, a stub
+    running.process.terminate()
+    assert running.process.wait(60) == 0
+    assert "stopped" in running.output.read_text()
+    assert processes_of(running.state_dir) == []
+    assert (running.state_dir / LOG_NAME).stat().st_size > 0
+
+
+def test_verbose_shows_the_log_without_messages_about_a_missing_gpu(running):
+    running.process.terminate()
+    assert running.process.wait(60) == 0
+    assert "Waiting for in-flight requests" in running.output.read_text()
+    assert "DCGM" not in running.output.read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_server_and_all_its_children(serve, tmp_path):
     process = serve(*FREE)
-    urls = read_urls(process)
-    assert httpx.get(urls["Metrics"]).status_code == 200
-    assert len(processes_of(tmp_path)) >= 3  # the command, the server, a stub
-    process.send_signal(number)
+    read_urls(process.stdout)
+    assert len(processes_of(tmp_path)) >= 3
+    process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     assert "stopped" in process.stdout.read()
     assert processes_of(tmp_path) == []
-    assert (tmp_path / "state" / LOG_NAME).stat().st_size > 0
 
 
 def test_a_signal_while_models_load_ends_the_server_and_all_its_children(serve, tmp_path):
     process = serve(*FREE)
-    assert wait_until(lambda: len(processes_of(tmp_path)) >= 2)
+    wait_until(lambda: len(processes_of(tmp_path)) >= 2)
     process.terminate()
     assert process.wait(60) == 0
     assert processes_of(tmp_path) == []
@@ -249,27 +294,6 @@ def test_the_console_shows_why_a_model_fails_to_load(serve):
     assert errors.count(reason) == 1
     assert LOG_NAME in errors
     assert not re.search(r"Traceback|model\.py|CUDA|DCGM|NVML", errors)
-
-
-def test_an_admin_key_from_a_file_opens_the_apis_and_is_not_printed(serve, tmp_path):
-    key = "k" * 40
-    (tmp_path / "key").write_text(key + "\n")
-    process = serve(*FREE, LLMSTACK_ADMIN_KEY_FILE=str(tmp_path / "key"))
-    urls = read_urls(process)
-    url = urls["HTTP"].replace("models/ensemble/infer", "logging")
-    assert httpx.get(url).status_code == 403
-    assert httpx.get(url, headers={ADMIN_KEY_HEADER: key}).status_code == 200
-    assert key not in str(urls)
-    assert key not in (tmp_path / "state" / LOG_NAME).read_text()
-
-
-def test_verbose_shows_the_log_without_messages_about_a_missing_gpu(serve):
-    process = serve(*FREE, "--verbose")
-    read_urls(process)
-    process.terminate()
-    output, _ = process.communicate(timeout=60)
-    assert "Waiting for in-flight requests" in output
-    assert "DCGM" not in output
 
 
 def test_an_engine_without_its_backend_is_an_error():
