@@ -1,0 +1,49 @@
+"""The no-op engine: as many tokens as a request may have, immediately."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tests import pb_utils
+from tests.pb_utils import InferenceRequest, infer
+
+OUTPUTS = ("output_ids", "sequence_length", "num_input_tokens", "num_output_tokens", "cum_log_probs")
+CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
+
+
+@pytest.fixture
+def model():
+    with pb_utils.installed("portable_engine.echo") as (module,):
+        model = module.EchoModel()
+        model.initialize({})
+        yield model
+        model.finalize()
+
+
+def request(num_tokens, num_prompt_tokens=3, outputs=OUTPUTS):
+    """One row per number of tokens."""
+    lengths = np.full((len(num_tokens), 1), num_prompt_tokens, np.int32)
+    limits = np.array(num_tokens, np.int32).reshape(-1, 1)
+    return InferenceRequest({"input_lengths": lengths, "request_output_len": limits}, outputs)
+
+
+def test_a_row_gets_as_many_tokens_as_it_may_have(model):
+    (answer,) = infer(model, request([2, 30]))
+    assert answer.outputs["output_ids"].shape == (2, 1, 30)
+    assert answer.outputs["output_ids"][:, 0, :3].tolist() == [[64, 65, 66]] * 2
+    assert answer.outputs["output_ids"][0, 0, 26:].tolist() == [64, 65, 66, 67]
+    assert answer.outputs["sequence_length"].tolist() == answer.outputs["num_output_tokens"].tolist() == [[2], [30]]
+    assert answer.outputs["num_input_tokens"].tolist() == [[3], [3]]
+
+
+def test_the_timestamps_are_equal(model):
+    (answer,) = infer(model, request([1, 1], outputs=CLOCKS))
+    times = {int(value) for name in CLOCKS for value in answer.outputs[name].flat}
+    assert len(times) == 1
+    assert 0 < times.pop() <= time.monotonic_ns()
+
+
+def test_a_response_has_the_requested_outputs_that_the_engine_knows(model):
+    answers = infer(model, request([1]), request([5], outputs=("sequence_length",)))
+    assert [set(answer.outputs) for answer in answers] == [set(OUTPUTS) - {"cum_log_probs"}, {"sequence_length"}]
