@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,17 +48,23 @@ def test_a_stub_that_its_server_ended_is_not_reported(stubs):
     assert watch.find_dead() == []
 
 
+# A server that never reaps its only child; it ends by itself when its standard input closes.
+SERVER = "import os, sys; child = os.fork() or os._exit(0); os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)"
+SERVER += "; print(child, flush=True); sys.stdin.readline(); os.waitpid(child, 0); print('reaped', flush=True)"
+SERVER += "; sys.stdin.readline()"
+
+
 def test_a_zombie_that_its_loading_server_does_not_reap_is_a_dead_stub():
     now_s = 100.0
-    watch = LoadWatch(os.getpid(), lambda: now_s)
-    child = subprocess.Popen(["true"])
-    try:
-        await_zombie(child)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", SERVER], **pipes) as server:
+        watch = LoadWatch(server.pid, lambda: now_s)
+        server.stdout.readline()
         assert not watch.has_dead_stub()
         now_s += MAX_ZOMBIE_S - 1
         assert not watch.has_dead_stub()
         now_s += 1
         assert watch.has_dead_stub()
-    finally:
-        child.wait()
-    assert not watch.has_dead_stub()
+        server.stdin.write("reap\n")
+        server.stdout.readline()
+        assert not watch.has_dead_stub()
