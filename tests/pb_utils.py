@@ -133,7 +133,7 @@ class InferenceRequest:
             self._answer = answer
             self._is_answered.set()
 
-    def answer(self, timeout_s: float = 30.0) -> Answer:
+    def answer(self, timeout_s: float = 150.0) -> Answer:
         """What the client receives; waits for it."""
         assert self._is_answered.wait(timeout_s), f"no response within {timeout_s:g} s"
         assert self._answer is not None
@@ -156,8 +156,10 @@ def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | N
 
 
 _MODULE = "triton_python_backend_utils"
+# The module's names: those that exist while a model is imported, and those that exist afterwards.
 _AT_IMPORT = ("TRITONSERVER_RESPONSE_COMPLETE_FINAL", "get_input_tensor_by_name")
 _AFTER_IMPORT = ("InferenceResponse", "Logger", "Tensor", "TritonError")
+NAMES = (*_AT_IMPORT, *_AFTER_IMPORT)
 
 
 class Answer(NamedTuple):
@@ -173,7 +175,8 @@ def transfer(array: Array) -> Array:
     if array.dtype != np.object_:
         return array.copy(order="C")
     arrived = np.empty(array.shape, np.object_)
-    arrived.flat = [value.encode() if isinstance(value, str) else bytes(value) for value in array.flat]
+    for index, value in np.ndenumerate(array):
+        arrived[index] = value.encode() if isinstance(value, str) else bytes(value)
     return arrived
 
 

@@ -1,30 +1,14 @@
-"""The tensor cache, with a stand-in for Triton's `pb_utils`, which exists inside a stub only."""
-
-import importlib
-import sys
-from types import SimpleNamespace
+"""The tensor cache: which tensors are shared, and which one is evicted."""
 
 import numpy as np
 import pytest
 
 from llm_policy.steps.column import Column
 
-MODULE = "llm_policy.triton.tensor_cache"
-
-
-class Tensor:
-    def __init__(self, name, array):
-        self.name, self.array = name, array
-
 
 @pytest.fixture
-def tensor_cache(monkeypatch):
-    """The module, imported with the stand-in and forgotten afterwards."""
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace(Tensor=Tensor))
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    module = importlib.import_module(MODULE)
-    yield module
-    sys.modules.pop(MODULE, None)
+def tensor_cache(triton):
+    return triton.tensor_cache
 
 
 def text(value):
@@ -35,7 +19,7 @@ def test_equal_columns_share_one_tensor(tensor_cache):
     cache = tensor_cache.TensorCache()
     first = cache.tensor("end_id", Column((7, 8), np.int32))
     assert cache.tensor("end_id", Column((7, 8), np.int32)) is first
-    assert first.array.tolist() == [[7], [8]]
+    assert first.as_numpy().tolist() == [[7], [8]]
 
 
 def test_another_name_or_value_is_another_tensor(tensor_cache):
