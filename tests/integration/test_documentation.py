@@ -29,7 +29,7 @@ def script_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_blocks_run(page, server, tmp_path):
+def test_code_blocks_run(page, server):
     script = script_of(page)
     # The pages name the default ports.
     for port, url in (("8000", server.http_url), ("8001", server.grpc_url)):
@@ -38,8 +38,8 @@ def test_code_blocks_run(page, server, tmp_path):
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LLMSTACK_STATE_DIR": str(server.state_dir),
-        "OUT": str(tmp_path),
     }
+    (ROOT / "build").mkdir(exist_ok=True)  # the pages write there
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
@@ -57,5 +57,5 @@ def expected_lines(text: str) -> list[str]:
     return [line.replace('"', '\\"') for line in found]
 
 
-def test_there_are_pages_with_code_to_run():
-    assert len(WITH_BLOCKS) >= 5
+def test_these_pages_have_code_to_run():
+    assert {str(page.relative_to(ROOT)) for page in WITH_BLOCKS} >= {"README.md", "docs/doctor.md", "docs/ledger.md"}
