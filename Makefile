@@ -52,7 +52,7 @@ serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 
 # Containers, the gateway and the wheel have targets of their own: they need Docker, HAProxy, downloads and minutes.
 test: $(INSTALLED)  ## Run the tests, also on live servers, in five minutes on two idle cores
-	LLMSTACK_SOAK_REQUESTS=1000 $(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 	@echo "not among these: make test-all (slow tests), make test-docker (containers, gateway), make test-wheel (the wheel)"
 
 test-all: $(INSTALLED)  ## Run the tests of make test and the slow ones: restarts, full disks, hostile guides, releases

@@ -1,19 +1,24 @@
 """The demo on a live server."""
 
+import pytest
+
 from llm_policy.release.release import Release
 from llmstack.client.ensemble_client import PROTOCOLS
 from llmstack.demo.cases import demo_cases
 from llmstack.demo.run import run_cases
 
 
-def test_every_reply_over_every_protocol_is_as_expected(server):
-    results = list(run_cases(server, demo_cases(Release.open(server.release_dir))))
+@pytest.fixture(scope="module")
+def results(server):
+    return list(run_cases(server, demo_cases(Release.open(server.release_dir))))
+
+
+def test_every_reply_over_every_protocol_is_as_expected(results):
     assert [f"{result.case} over {result.protocol}: {result.fault}" for result in results if result.fault] == []
     assert len(results) == 9 * len(PROTOCOLS)
 
 
-def test_the_answer_is_the_same_over_every_protocol(server):
-    results = run_cases(server, demo_cases(Release.open(server.release_dir)))
+def test_the_answer_is_the_same_over_every_protocol(results):
     answers = {
         (result.answer, result.prompt_tokens, result.completion_tokens)
         for result in results

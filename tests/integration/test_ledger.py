@@ -22,7 +22,7 @@ from tests.integration.live_service import LiveService
 from tests.integration.traffic import MAX_COST_USD, Tally, send_all
 from tests.webhook_receiver import WebhookReceiver, new_secret
 
-# `make test` sends 1,000, `make soak` 20,000.
+# `make soak` sends 20,000.
 NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
 CONCURRENCY = 32
 REJECTION_CODES = {
