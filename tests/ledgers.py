@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from llm_policy.ledger.database import FILE_NAME, open_database
-from llm_policy.ledger.ledger import Ledger, NewRow, OpenRow, Settlement
+from llm_policy.ledger.ledger import Ledger
 from llm_policy.ledger.metric_total import read_totals
+from llm_policy.ledger.row_record import RowRecord
 from tests.manifests import ENGINE_HASH, manifest
 
-NEW_ROW = NewRow("r-1", "acme", "judge", "order", False, 500, 200_000, 50_000)
+NEW_ROW = RowRecord(
+    request_id="r-1",
+    tenant="acme",
+    task="judge",
+    schema_id="order",
+    num_prompt_tokens=500,
+    projected_nano_usd=200_000,
+    prompt_nano_usd=50_000,
+)
 
 
 @contextmanager
@@ -33,28 +42,33 @@ def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, *
     return Ledger(open_database(path / FILE_NAME), manifest(engine=engine, **changes), boot_id)
 
 
-def admit(ledger: Ledger, row: NewRow = NEW_ROW, now_ns: int | None = None) -> int:
+def admit(ledger: Ledger, row: RowRecord = NEW_ROW, now_ns: int | None = None) -> int:
     """Admit one request of one row. Returns the row's id."""
-    ((ids, is_shed),) = ledger.record([[row]], now_ns)
-    assert not is_shed
-    return ids[0]
+    ((admitted,),) = ledger.record([[row]], now_ns)
+    assert not admitted.code
+    return admitted.ledger_id
 
 
 def sheds(ledger: Ledger, num_requests: int = 1, now_ns: int | None = None) -> list[bool]:
     """Record `num_requests` requests in one batch. Returns for each whether it was shed."""
-    return [recorded.is_shed for recorded in ledger.record([[NEW_ROW]] * num_requests, now_ns)]
+    return [rows[0].code == "overloaded" for rows in ledger.record([[NEW_ROW]] * num_requests, now_ns)]
 
 
-def settlement(ledger_id: int, row: NewRow = NEW_ROW, flags: Any = (), **changes: Any) -> Settlement:
-    answered = Settlement(
-        *(ledger_id, row.request_id, row.tenant, row.task, row.schema_id, row.is_canary),
-        *(row.num_prompt_tokens, 40, row.prompt_nano_usd + 12_000, 900, list(flags)),
+def settlement(ledger_id: int, row: RowRecord = NEW_ROW, flags: Any = (), **changes: Any) -> RowRecord:
+    """The record of an answered row."""
+    answered = row._replace(
+        ledger_id=ledger_id,
+        num_completion_tokens=40,
+        actual_nano_usd=row.prompt_nano_usd + 12_000,
+        queue_delay_us=900,
+        flags=tuple(flags),
     )
     return answered._replace(**changes)
 
 
-def open_row(ledger_id: int, row: NewRow = NEW_ROW) -> OpenRow:
-    return OpenRow(ledger_id, row.task, row.is_canary)
+def rejection(ledger_id: int, code: str, row: RowRecord = NEW_ROW) -> RowRecord:
+    """The record of an admitted row that is rejected later."""
+    return row._replace(ledger_id=ledger_id, code=code)
 
 
 def rows(ledger: Ledger) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.metrics.exposition import exposition
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llm_policy.release.release import Release
@@ -39,7 +40,7 @@ def exported(tmp_path_factory):
     state = tmp_path_factory.mktemp("state")
     open_database(state / FILE_NAME).close()
     metrics = PolicyMetrics(state)
-    metrics.observe_answer(1, 2, 3, 4)
+    metrics.observe_answer(RowRecord(num_completion_tokens=4))
     metrics.guide_compile_ms.observe(1)
     for step in metrics.overhead_us.values():
         step.observe(1)

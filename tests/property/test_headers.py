@@ -5,7 +5,6 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_policy.errors import InvalidRequest
 from llm_policy.rules.headers import HeaderGate
 
 ENGINE = "sha256:" + "a" * 64
@@ -20,14 +19,13 @@ def as_json(pairs):
 
 
 def result(pairs):
-    try:
-        return GATE.check(as_json(pairs))
-    except InvalidRequest as error:
-        return str(error)
+    check = GATE.check(as_json(pairs))
+    error = check.error()
+    return check.sender, str(error) if error else None
 
 
 def passes(pairs):
-    return not isinstance(result(pairs), str)
+    return result(pairs)[1] is None
 
 
 @given(PAIRS, st.randoms(use_true_random=False))

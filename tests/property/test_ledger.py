@@ -13,27 +13,32 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.database import transaction
-from llm_policy.ledger.ledger import RULE_OF_FLAG, NewRow
+from llm_policy.ledger.ledger import RULE_OF_FLAG
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import TASKS
-from tests.ledgers import events, open_ledger, open_row, rows, settlement
+from tests.ledgers import events, open_ledger, rejection, rows, settlement
 
 FLAGS = (*RULE_OF_FLAG, "truncated")
 TENANTS = ("acme", "globex", "")
 CODES = ("invalid_input", "token_budget_overrun", "internal")
 PROCESSES = st.integers(0, 1)
 
-new_rows = st.builds(
-    NewRow,
-    request_id=st.sampled_from(["r-1", "r-2", ""]),
-    tenant=st.sampled_from(TENANTS),
-    task=st.sampled_from([*TASKS, ""]),
-    schema_id=st.sampled_from(["order", ""]),
-    is_canary=st.integers(0, 4).map(lambda n: n == 0),
-    num_prompt_tokens=st.integers(0, 4_096),
-    projected_nano_usd=st.integers(0, 10**15),
-    prompt_nano_usd=st.integers(0, 10**12),
-    code=st.just(""),
-)
+new_rows = st.fixed_dictionaries(
+    {
+        "request_id": st.sampled_from(["r-1", "r-2", ""]),
+        "tenant": st.sampled_from(TENANTS),
+        "task": st.sampled_from([*TASKS, ""]),
+        "schema_id": st.sampled_from(["order", ""]),
+        "is_canary": st.integers(0, 4).map(lambda n: n == 0),
+        "num_prompt_tokens": st.integers(0, 4_096),
+        "projected_nano_usd": st.integers(0, 10**15),
+        "prompt_nano_usd": st.integers(0, 10**12),
+    }
+).map(lambda fields: RowRecord(**fields))
+
+
+def of_one_request(rows):
+    return [row._replace(is_canary=rows[0].is_canary, row_number=number) for number, row in enumerate(rows)]
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -65,20 +70,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=admitted, process=PROCESSES, batch=st.lists(st.lists(new_rows, min_size=1, max_size=3), max_size=3))
     def record(self, process, batch):
-        batch = [[row._replace(is_canary=request[0].is_canary) for row in request] for request in batch]
-        recorded = self.ledgers[process].record(batch, self.now_ns)
-        admitted = [
-            zip(ids, request, strict=True)
-            for request, (ids, is_shed) in zip(batch, recorded, strict=True)
-            if not is_shed
-        ]
-        kept = [pair for pairs in admitted for pair in pairs]
-        return multiple(*kept)
+        recorded = self.ledgers[process].record([of_one_request(rows) for rows in batch], self.now_ns)
+        return multiple(*((row.ledger_id, row) for rows in recorded for row in rows if not row.code))
 
     @rule(process=PROCESSES, request=st.lists(new_rows, min_size=1, max_size=3), code=st.sampled_from(CODES))
     def record_rejected(self, process, request, code):
-        request = [row._replace(is_canary=request[0].is_canary, code=code) for row in request]
-        self.ledgers[process].record([request], self.now_ns)
+        rejected = [row._replace(code=code) for row in of_one_request(request)]
+        self.ledgers[process].record([rejected], self.now_ns)
 
     @rule(
         target=answered,
@@ -101,7 +99,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(process=PROCESSES, row=consumes(admitted), code=st.sampled_from(CODES))
     def reject(self, process, row, code):
-        self.ledgers[process].reject([open_row(*row)], code, self.now_ns)
+        self.ledgers[process].reject([rejection(row[0], code, row[1])], self.now_ns)
 
     @rule(process=PROCESSES, good=admitted, bad=admitted)
     def fail(self, process, good, bad):

@@ -7,11 +7,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_policy.errors import Code, PolicyError
+from llm_policy.errors import PolicyError
 from llm_policy.guidance.guide import EngineGuide, GuideResolver
 from llm_policy.release.release import Release
 from llm_policy.steps.column import Column
-from llm_policy.steps.decision import unpack_decisions
+from llm_policy.steps.policy_decision import FIELDS, unpack_records
 from llm_policy.steps.postprocess import Postprocess
 from llm_policy.steps.preprocess import Preprocess
 from llm_policy.text.tokenizer import Tokenizer
@@ -92,28 +92,31 @@ def requests(draw, num_rows=None):
 
 
 def outcome(inputs, parameters=None):
-    try:
-        return preprocess().run(inputs, parameters or headers())
-    except PolicyError as error:
-        assert isinstance(error.code, Code)
-        assert str(error).startswith(f"{error.code.value}: ")
-        return str(error)
+    """The prepared request; the error's text if it is rejected."""
+    prepared = preprocess().run(inputs, parameters or headers())
+    if (error := prepared.error) is None:
+        assert len(prepared.engine_rows) == len(prepared.records)
+        return prepared
+    assert isinstance(error, PolicyError)
+    assert str(error).startswith(f"{error.code.value}: ")
+    assert prepared.records
+    assert not prepared.engine_rows
+    return str(error)
 
 
-def engine_guides(rows):
-    return [EngineGuide("ebnf_grammar", row.guide.text, row.guide.name) if row.guide else None for row in rows]
-
-
-def arrays(tensors):
+def tensors_of(prepared):
+    guides = [row.guide for row in prepared.engine_rows]
+    compiled = [EngineGuide("ebnf_grammar", guide.text, guide.name) if guide else None for guide in guides]
+    tensors = preprocess().pack(prepared.records, prepared.engine_rows, compiled)
     return {name: value.array() if isinstance(value, Column) else value for name, value in tensors.items()}
 
 
 @settings(max_examples=500)
 @given(requests())
 def test_every_request_is_admitted_or_rejected_with_a_declared_code(inputs):
-    rows = outcome(inputs)
-    if not isinstance(rows, str):
-        arrays(preprocess().pack(rows, engine_guides(rows)))
+    prepared = outcome(inputs)
+    if not isinstance(prepared, str):
+        tensors_of(prepared)
 
 
 NAMES = st.sampled_from(["X-Engine-Hash", "x-quantisation", "X-Tenant"]) | st.text(max_size=5)
@@ -128,9 +131,9 @@ def test_any_parameters_are_admitted_or_rejected_with_a_declared_code(parameters
 @settings(max_examples=300)
 @given(requests(num_rows=1))
 def test_every_admitted_request_stays_within_the_token_budget(inputs):
-    rows = outcome(inputs)
-    if not isinstance(rows, str):
-        tensors = arrays(preprocess().pack(rows, engine_guides(rows)))
+    prepared = outcome(inputs)
+    if not isinstance(prepared, str):
+        tensors = tensors_of(prepared)
         limit = release().manifest.thresholds.max_tokens
         assert tensors["request_output_len"][0, 0] >= 1
         assert tensors["input_lengths"][0, 0] + tensors["request_output_len"][0, 0] <= limit
@@ -144,19 +147,19 @@ def test_a_batch_of_n_rows_gives_the_same_decisions_as_n_single_rows(singles):
     singles = [{name: single[name] for name in single if name in shared} for single in singles]
     alone = [outcome(single) for single in singles]
     together = outcome({name: np.concatenate([single[name] for single in singles]) for name in singles[0]})
-    rejected = [number for number, rows in enumerate(alone) if isinstance(rows, str)]
+    rejected = {number: prepared for number, prepared in enumerate(alone) if isinstance(prepared, str)}
     if rejected:
-        assert isinstance(together, str)
+        assert together in {*rejected.values(), *(f"{error} (row {number})" for number, error in rejected.items())}
     else:
-        decided = [rows[0].decision._replace(row_number=number) for number, rows in enumerate(alone)]
-        assert [row.decision for row in together] == decided
+        decided = [prepared.records[0]._replace(row_number=number) for number, prepared in enumerate(alone)]
+        assert together.records == decided
 
 
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 5_000), max_size=30))
 def test_any_tokens_from_the_engine_become_an_answer(ids):
-    (row,) = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers())
-    tensors = arrays(preprocess().pack([row], [None]))
+    prepared = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers())
+    tensors = tensors_of(prepared)
     clock = np.array([[7]], np.int64)
     inputs = {
         "output_ids": np.array([[ids]], np.int32),
@@ -166,5 +169,6 @@ def test_any_tokens_from_the_engine_become_an_answer(ids):
         **{f"{name}_time_ns": clock for name in ("arrival", "first_scheduled", "first_token", "last_token")},
     }
     (answer,) = postprocess().run(inputs)
-    assert answer.cost_nano_usd >= 0
-    assert unpack_decisions(tensors["policy_decision"]) == [answer.decision]
+    assert answer.record.actual_nano_usd >= 0
+    assert unpack_records(tensors["policy_decision"]) == prepared.records
+    assert answer.record[: len(FIELDS)] == prepared.records[0][: len(FIELDS)]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from llm_policy.errors import Code
@@ -26,6 +27,7 @@ from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue
 from llm_policy.ledger.metric_total import Increments
+from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.ledger.tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.release.manifest import Manifest
 
@@ -38,19 +40,35 @@ RULE_OF_FLAG = {
     "schema_violation": alerts.SCHEMA_VIOLATION,
 }
 
+# Columns that hold a field of the record, and that field. Statements take values by position: binding 15 values by name
+# takes twice as long.
+_INSERTED_FIELDS = {
+    "request_id": "request_id",
+    "tenant": "tenant",
+    "task": "task",
+    "schema_id": "schema_id",
+    "row_number": "row_number",
+    "canary": "is_canary",
+    "num_prompt_tokens": "num_prompt_tokens",
+    "projected_nano_usd": "projected_nano_usd",
+    "code": "code",
+}
+_SETTLED_FIELDS = {
+    "schema_id": "schema_id",
+    "num_completion_tokens": "num_completion_tokens",
+    "actual_nano_usd": "actual_nano_usd",
+    "queue_delay_us": "queue_delay_us",
+}
+_inserted_values = attrgetter(*_INSERTED_FIELDS.values())
+_settled_values = attrgetter(*_SETTLED_FIELDS.values())
 _INSERT = (
-    "INSERT INTO request (request_id, tenant, task, schema_id, engine_hash, boot_id, row_number, canary, "
-    "num_prompt_tokens, projected_nano_usd, actual_nano_usd, state, code, admitted_ns, closed_ns) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO request ({', '.join(_INSERTED_FIELDS)}, "  # noqa: S608 - constants
+    f"engine_hash, boot_id, actual_nano_usd, state, admitted_ns, closed_ns) "
+    f"VALUES ({'?, ' * len(_INSERTED_FIELDS)}?, ?, ?, ?, ?, ?)"
 )
-_SETTLE = (
-    "UPDATE request SET state = 'settled', schema_id = ?, num_completion_tokens = ?, actual_nano_usd = ?, "
-    "queue_delay_us = ?, flags = ?, closed_ns = ? WHERE id = ? AND state = 'admitted'"
-)
-_SETTLE_LATE = (
-    "UPDATE request SET state = 'settled', swept_as = state, schema_id = ?, num_completion_tokens = ?, "
-    "actual_nano_usd = ?, queue_delay_us = ?, flags = ?, closed_ns = ? WHERE id = ?"
-)
+_SET_SETTLED = f"{', '.join(f'{column} = ?' for column in _SETTLED_FIELDS)}, flags = ?, closed_ns = ?"
+_SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} WHERE id = ? AND state = 'admitted'"  # noqa: S608
+_SETTLE_LATE = f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
 # Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
     "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request INDEXED BY request_open "
@@ -65,51 +83,6 @@ _REJECT = (
     "UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? "
     "WHERE id = ? AND state = 'admitted'"
 )
-
-
-class NewRow(NamedTuple):
-    """One row as preprocess knows it. A `code` marks it rejected; fields not yet known are empty."""
-
-    request_id: str = ""
-    tenant: str = ""
-    task: str = ""
-    schema_id: str = ""
-    is_canary: bool = False
-    num_prompt_tokens: int = 0
-    projected_nano_usd: int = 0
-    prompt_nano_usd: int = 0
-    code: str = ""
-
-
-class RecordedRequest(NamedTuple):
-    """The ledger ids of one request's rows, and whether the request was shed instead of admitted."""
-
-    ids: list[int]
-    is_shed: bool = False
-
-
-class Settlement(NamedTuple):
-    """One answered row as postprocess knows it."""
-
-    ledger_id: int
-    request_id: str
-    tenant: str
-    task: str
-    schema_id: str
-    is_canary: bool
-    num_prompt_tokens: int
-    num_completion_tokens: int
-    actual_nano_usd: int
-    queue_delay_us: int
-    flags: Sequence[str]
-
-
-class OpenRow(NamedTuple):
-    """An admitted row that is rejected later."""
-
-    ledger_id: int
-    task: str
-    is_canary: bool
 
 
 class _UnansweredRow(NamedTuple):
@@ -146,8 +119,11 @@ class Ledger:
             self._was_full = self._queue.free_places(time.time_ns()) <= 0
         return self._was_full
 
-    def record(self, requests: Sequence[Sequence[NewRow]], now_ns: int | None = None) -> list[RecordedRequest]:
-        """Insert the rows of each request, admitted or rejected, and shed the requests that exceed the queue."""
+    def record(self, requests: Sequence[Sequence[RowRecord]], now_ns: int | None = None) -> list[list[RowRecord]]:
+        """Insert the rows of each request: rejected if they have a code, else admitted.
+
+        Returns the records with their ledger ids; requests that exceed the queue are shed, with the code `overloaded`.
+        """
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
@@ -156,24 +132,23 @@ class Ledger:
             recorded = []
             for rows in requests:
                 is_admission = not rows[0].code
-                is_shed = is_admission and free_places <= 0 and not rows[0].is_canary
-                if is_shed:
-                    rows = [row._replace(code=Code.OVERLOADED.value) for row in rows]
+                if is_admission and free_places <= 0 and not rows[0].is_canary:
+                    rows = rejected(rows, Code.OVERLOADED)
                 else:
                     free_places -= is_admission
-                recorded.append(RecordedRequest(self._insert(rows, now_ns, increments), is_shed))
+                recorded.append([self._insert(row, now_ns, increments) for row in rows])
             metric_total.add(self.connection, increments)
         if has_admissions:
             self._was_full = free_places <= 0
         return recorded
 
-    def settle(self, settlements: Sequence[Settlement], now_ns: int | None = None) -> list[bool]:
+    def settle(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> list[bool]:
         """Close answered rows. False for a row that does not exist, is settled already or was rejected."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             found = []
-            for row in settlements:
+            for row in rows:
                 is_on_time = self._execute_settle(_SETTLE, row, now_ns) == 1
                 is_found = is_on_time or self._settle_late(row, now_ns, increments)
                 found.append(is_found)
@@ -185,14 +160,14 @@ class Ledger:
             metric_total.add(self.connection, increments)
         return found
 
-    def reject(self, rows: Sequence[OpenRow], code: str, now_ns: int | None = None) -> None:
-        """Close admitted rows that can't be served; they get the state `refused` and cost nothing."""
+    def reject(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> None:
+        """Close admitted rows that have got a code; they get the state `refused` and cost nothing."""
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             for row in rows:
-                if self.connection.execute(_REJECT, (code, now_ns, row.ledger_id)).rowcount:
-                    self._count_outcome(increments, row.task, REFUSED, row.is_canary, code)
+                if self.connection.execute(_REJECT, (row.code, now_ns, row.ledger_id)).rowcount:
+                    self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
             metric_total.add(self.connection, increments)
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
@@ -221,33 +196,20 @@ class Ledger:
             with transaction(self.connection):
                 self._queue.record_deaths(num_requests, time.time_ns() if now_ns is None else now_ns)
 
-    def _insert(self, rows: Sequence[NewRow], now_ns: int, increments: Increments) -> list[int]:
-        ids = []
-        for number, row in enumerate(rows):
-            state, charged, closed_ns = (REFUSED, 0, now_ns) if row.code else (ADMITTED, row.prompt_nano_usd, None)
-            cursor = self.connection.execute(
-                _INSERT,
-                (
-                    *(row.request_id, row.tenant, row.task, row.schema_id, self._engine_hash, self._boot_id, number),
-                    *(row.is_canary, row.num_prompt_tokens, row.projected_nano_usd, charged),
-                    *(state, row.code, now_ns, closed_ns),
-                ),
-            )
-            ids.append(int(cursor.lastrowid or 0))
-            if row.code:
-                self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
-        return ids
+    def _insert(self, row: RowRecord, now_ns: int, increments: Increments) -> RowRecord:
+        charged, state, closed_ns = (0, REFUSED, now_ns) if row.code else (row.prompt_nano_usd, ADMITTED, None)
+        cursor = self.connection.execute(
+            _INSERT, (*_inserted_values(row), self._engine_hash, self._boot_id, charged, state, now_ns, closed_ns)
+        )
+        if row.code:
+            self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
+        return row._replace(ledger_id=cursor.lastrowid)
 
-    def _execute_settle(self, statement: str, row: Settlement, now_ns: int) -> int:
-        return self.connection.execute(
-            statement,
-            (
-                *(row.schema_id, row.num_completion_tokens, row.actual_nano_usd, row.queue_delay_us),
-                *(",".join(row.flags), now_ns, row.ledger_id),
-            ),
-        ).rowcount
+    def _execute_settle(self, statement: str, row: RowRecord, now_ns: int) -> int:
+        values = (*_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)
+        return self.connection.execute(statement, values).rowcount
 
-    def _settle_late(self, row: Settlement, now_ns: int, increments: Increments) -> bool:
+    def _settle_late(self, row: RowRecord, now_ns: int, increments: Increments) -> bool:
         """Settle a cancelled or lost row: its prompt is counted already, so only the difference is added."""
         closed = self.connection.execute(
             "SELECT state, actual_nano_usd FROM request WHERE id = ?", (row.ledger_id,)
@@ -259,7 +221,7 @@ class Ledger:
         self._count_usage(increments, row, 0, row.actual_nano_usd - closed[1])
         return True
 
-    def _record_breaches(self, row: Settlement, increments: Increments, now_ns: int) -> None:
+    def _record_breaches(self, row: RowRecord, increments: Increments, now_ns: int) -> None:
         observed = {alerts.QUEUE_DELAY: row.queue_delay_us, alerts.COST: row.actual_nano_usd}
         for flag in row.flags:
             rule = RULE_OF_FLAG.get(flag)
@@ -270,7 +232,12 @@ class Ledger:
             alerts.record_breach(
                 self.connection,
                 self._alert_rules[rule],
-                Breach(observed.get(rule, 1), row.request_id, row.tenant, row.ledger_id),
+                Breach(
+                    observed=observed.get(rule, 1),
+                    request_id=row.request_id,
+                    tenant=row.tenant,
+                    ledger_id=row.ledger_id,
+                ),
                 now_ns,
             )
 
@@ -281,7 +248,7 @@ class Ledger:
         if code:
             metric_total.count(increments, metric_total.REJECTED, code)
 
-    def _count_usage(self, increments: Increments, row: Settlement, num_prompt_tokens: int, nano_usd: int) -> None:
+    def _count_usage(self, increments: Increments, row: RowRecord, num_prompt_tokens: int, nano_usd: int) -> None:
         if row.is_canary:
             return
         metric_total.count(increments, metric_total.TOKENS_IN, by=num_prompt_tokens)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Histogram, values
 
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.metrics.metric_slot import MetricSlot
 
 DIRECTORY = "metrics"
@@ -59,14 +60,13 @@ class PolicyMetrics:
         cache = Counter("llm_guide_cache", "Guide lookups by result", ["result"], registry=None)
         self.guide_cache = {result: cache.labels(result) for result in CACHE_RESULTS}
 
-    def observe_answer(
-        self, queue_delay_us: int, first_token_us: int, total_us: int, num_completion_tokens: int
-    ) -> None:
-        """Record one answered row, measured by the engine's clocks."""
-        self.queue_delay_us.observe(queue_delay_us)
-        self.time_to_first_token_us.observe(first_token_us)
-        if num_completion_tokens > 1:
-            self.time_per_output_token_us.observe((total_us - first_token_us) / (num_completion_tokens - 1))
+    def observe_answer(self, record: RowRecord) -> None:
+        """Add one answered row, measured by the engine's clocks."""
+        self.queue_delay_us.observe(record.queue_delay_us)
+        self.time_to_first_token_us.observe(record.time_to_first_token_us)
+        if record.num_completion_tokens > 1:
+            after_first_us = record.total_time_us - record.time_to_first_token_us
+            self.time_per_output_token_us.observe(after_first_us / (record.num_completion_tokens - 1))
 
 
 def _histogram(name: str, help_text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llm_policy.errors import Code, InvalidRequest, invalid_input
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.pricing import usd
 from llm_policy.release.manifest import Manifest, Task
 
@@ -50,17 +51,16 @@ class Budget:
             )
         return requested
 
-    def project_cost(self, num_prompt_tokens: int, max_completion_tokens: int) -> int:
-        """The worst-case cost of a request in nano-dollars.
+    def check_cost(self, record: RowRecord) -> None:
+        """Check the worst-case cost of a row.
 
         Raises:
             InvalidRequest: `cost_budget_overrun` where the manifest's `on_cost_breach` is `reject`.
         """
-        cost = self.price.cost(num_prompt_tokens, max_completion_tokens)
-        if self._rejects_cost and cost > self.max_cost_nano_usd:
+        if self._rejects_cost and record.projected_nano_usd > self.max_cost_nano_usd:
             raise InvalidRequest(
                 Code.COST_BUDGET_OVERRUN,
-                f"{num_prompt_tokens} prompt and up to {max_completion_tokens} completion tokens may cost "
-                f"{usd(cost):.9f} USD, limit {usd(self.max_cost_nano_usd):.9f} USD (max_cost_usd)",
+                f"{record.num_prompt_tokens} prompt and up to {record.max_completion_tokens} completion tokens "
+                f"may cost {usd(record.projected_nano_usd):.9f} USD, "
+                f"limit {usd(self.max_cost_nano_usd):.9f} USD (max_cost_usd)",
             )
-        return cost

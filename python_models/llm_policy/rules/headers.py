@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from llm_policy.errors import Code, InvalidRequest
+from llm_policy.ledger.row_record import RowRecord
 
 ENGINE_HASH = "X-Engine-Hash"
 QUANTISATION = "X-Quantisation"
@@ -34,26 +35,31 @@ _REQUIRED = (ENGINE_HASH, QUANTISATION)
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
-class Headers(NamedTuple):
-    """The accepted headers. A field is empty if the client did not send it, `trace_id` also if it was malformed."""
+class HeaderFault(NamedTuple):
+    """One rule that the headers break."""
 
-    tenant: str
-    request_id: str
-    is_canary: bool = False
-    trace_id: str = ""
-
-
-class HeaderRejection(InvalidRequest):
-    """Invalid headers. `headers` holds the valid ones, so that ledger and log can name the client."""
-
-    def __init__(self, code: Code, detail: str, headers: Headers) -> None:
-        super().__init__(code, detail)
-        self.headers = headers
-
-
-class _HeaderError(NamedTuple):
     code: Code
     detail: str
+
+
+class HeaderCheck(NamedTuple):
+    """The sender named by the valid headers, and what is wrong with the others.
+
+    `sender` is known for a rejected request too, so that ledger and log can name the client. Its fields are empty where
+    the client sent no header, `trace_id` also where it was malformed.
+    """
+
+    sender: RowRecord
+    faults: tuple[HeaderFault, ...] = ()
+
+    def error(self) -> InvalidRequest | None:
+        """A new error that lists every fault, with the code of the first; None if the headers are valid."""
+        if not self.faults:
+            return None
+        first, *rest = self.faults
+        return InvalidRequest(
+            first.code, "; ".join([first.detail, *(f"{fault.code.value}: {fault.detail}" for fault in rest)])
+        )
 
 
 class HeaderGate:
@@ -65,53 +71,52 @@ class HeaderGate:
             ENGINE_HASH: (engine_hash, Code.ENGINE_HASH_MISMATCH),
             QUANTISATION: (quantisation, Code.QUANTISATION_MISMATCH),
         }
-        # Clients repeat their headers. lru_cache keeps results only, no exceptions.
+        # Clients repeat their headers.
         self._check_cached = lru_cache(MAX_CACHED_RESULTS)(self._check)
 
-    def check(self, parameters_json: str) -> Headers:
-        """Check the headers in a request's parameters (the JSON text that `InferenceRequest.parameters()` returns).
-
-        Raises:
-            HeaderRejection: its text lists every header error; its code is that of the first.
-        """
+    def check(self, parameters_json: str) -> HeaderCheck:
+        """Check the headers in a request's parameters (the JSON text that `InferenceRequest.parameters()` returns)."""
         is_short = len(parameters_json) <= MAX_CACHED_CHARS
         return self._check_cached(parameters_json) if is_short else self._check(parameters_json)
 
-    def _check(self, parameters_json: str) -> Headers:
+    def _check(self, parameters_json: str) -> HeaderCheck:
         values: dict[str, str] = {}
         pairs = _pairs(parameters_json)
-        errors = [*_read_values(pairs, values)]
-        errors += self._compare(values, {error.detail.split(" ", 1)[0] for error in errors})
-        errors += self._check_canary(values)
-        tenant, request_id, trace_id = values.get(TENANT, ""), values.get(REQUEST_ID, ""), _trace_id(pairs)
-        if errors:
-            valid = Headers("" if tenant == CANARY_TENANT else tenant, request_id, trace_id=trace_id)
-            raise _rejection(errors, valid)
-        is_canary = CANARY_TOKEN in values
-        return Headers(CANARY_TENANT if is_canary else tenant, request_id, is_canary, trace_id)
+        faults = [*_read_values(pairs, values)]
+        faults += self._compare(values, {fault.detail.split(" ", 1)[0] for fault in faults})
+        faults += self._check_canary(values)
+        is_canary = not faults and CANARY_TOKEN in values
+        given_tenant = "" if values.get(TENANT) == CANARY_TENANT else values.get(TENANT, "")
+        sender = RowRecord(
+            request_id=values.get(REQUEST_ID, ""),
+            tenant=CANARY_TENANT if is_canary else given_tenant,
+            trace_id=_trace_id(pairs),
+            is_canary=is_canary,
+        )
+        return HeaderCheck(sender, tuple(dict.fromkeys(faults)))
 
-    def _check_canary(self, values: dict[str, str]) -> list[_HeaderError]:
+    def _check_canary(self, values: dict[str, str]) -> list[HeaderFault]:
         token = values.get(CANARY_TOKEN)
         if token is not None:
             is_valid = self._canary_token and hmac.compare_digest(token, self._canary_token)
-            return [] if is_valid else [_HeaderError(Code.INVALID_HEADER, f"{CANARY_TOKEN} is not this server's token")]
+            return [] if is_valid else [HeaderFault(Code.INVALID_HEADER, f"{CANARY_TOKEN} is not this server's token")]
         if values.get(TENANT) == CANARY_TENANT:
             return [
-                _HeaderError(Code.INVALID_HEADER, f"{TENANT} {CANARY_TENANT} is reserved for the server's own requests")
+                HeaderFault(Code.INVALID_HEADER, f"{TENANT} {CANARY_TENANT} is reserved for the server's own requests")
             ]
         return []
 
-    def _compare(self, values: dict[str, str], invalid_names: set[str]) -> list[_HeaderError]:
-        errors = []
+    def _compare(self, values: dict[str, str], invalid_names: set[str]) -> list[HeaderFault]:
+        faults = []
         for name in _REQUIRED:
             expected, mismatch = self._expected[name]
             given = values.get(name)
             if given is None:
                 if name not in invalid_names:
-                    errors.append(_HeaderError(Code.MISSING_HEADER, f"{name} is required, none was given"))
+                    faults.append(HeaderFault(Code.MISSING_HEADER, f"{name} is required, none was given"))
             elif given != expected:
-                errors.append(_HeaderError(mismatch, f"{name} is {given}, this server runs {expected}"))
-        return errors
+                faults.append(HeaderFault(mismatch, f"{name} is {given}, this server runs {expected}"))
+        return faults
 
 
 def _pairs(parameters_json: str) -> list[tuple[str, object]]:
@@ -120,8 +125,8 @@ def _pairs(parameters_json: str) -> list[tuple[str, object]]:
     return pairs if isinstance(pairs, list) else []
 
 
-def _read_values(pairs: Iterable[tuple[str, object]], values: dict[str, str]) -> Iterable[_HeaderError]:
-    """Fill `values` by canonical header name and yield the errors of single headers."""
+def _read_values(pairs: Iterable[tuple[str, object]], values: dict[str, str]) -> Iterable[HeaderFault]:
+    """Fill `values` by canonical header name and yield the faults of single headers."""
     seen: set[str] = set()
     for key, value in pairs:
         name = _BY_LOWER.get(key.lower())
@@ -129,14 +134,14 @@ def _read_values(pairs: Iterable[tuple[str, object]], values: dict[str, str]) ->
             continue
         if name in seen:
             values.pop(name, None)
-            yield _HeaderError(Code.INVALID_HEADER, f"{name} was given more than once, limit 1")
+            yield HeaderFault(Code.INVALID_HEADER, f"{name} was given more than once, limit 1")
             continue
         seen.add(name)
-        error = _value_error(name, value)
-        if error is None:
+        fault = _value_fault(name, value)
+        if fault is None:
             values[name] = str(value)
         else:
-            yield error
+            yield fault
 
 
 def _trace_id(pairs: Iterable[tuple[str, object]]) -> str:
@@ -146,22 +151,16 @@ def _trace_id(pairs: Iterable[tuple[str, object]]) -> str:
     return match[1] if match else ""
 
 
-def is_loggable(text: str) -> bool:
-    """Whether a client's id may be written to logs, the ledger and alerts: short printable ASCII."""
-    return len(text) <= MAX_HEADER_CHARS and text.isascii() and text.isprintable()
+def loggable(text: str) -> str:
+    """A client's id if it may be written to logs, the ledger and alerts (short printable ASCII), else empty."""
+    return text if len(text) <= MAX_HEADER_CHARS and text.isascii() and text.isprintable() else ""
 
 
-def _value_error(name: str, value: object) -> _HeaderError | None:
+def _value_fault(name: str, value: object) -> HeaderFault | None:
     if not isinstance(value, str):
-        return _HeaderError(Code.INVALID_HEADER, f"{name} has type {type(value).__name__}, a string is required")
+        return HeaderFault(Code.INVALID_HEADER, f"{name} has type {type(value).__name__}, a string is required")
     if not 1 <= len(value) <= MAX_HEADER_CHARS:
-        return _HeaderError(Code.INVALID_HEADER, f"{name} has {len(value)} characters, allowed 1 to {MAX_HEADER_CHARS}")
+        return HeaderFault(Code.INVALID_HEADER, f"{name} has {len(value)} characters, allowed 1 to {MAX_HEADER_CHARS}")
     if not (value.isascii() and value.isprintable()):
-        return _HeaderError(Code.INVALID_HEADER, f"{name} has characters that are not printable ASCII")
+        return HeaderFault(Code.INVALID_HEADER, f"{name} has characters that are not printable ASCII")
     return None
-
-
-def _rejection(errors: list[_HeaderError], valid: Headers) -> HeaderRejection:
-    first, *rest = dict.fromkeys(errors)
-    text = "; ".join([first.detail, *(f"{error.code.value}: {error.detail}" for error in rest)])
-    return HeaderRejection(first.code, text, valid)

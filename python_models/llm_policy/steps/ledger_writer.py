@@ -21,7 +21,8 @@ import psutil
 from llm_policy.errors import Code, LedgerUnavailable, Unavailable
 from llm_policy.ledger import outbox
 from llm_policy.ledger.database import FILE_NAME, is_locked, open_database
-from llm_policy.ledger.ledger import Ledger, NewRow, OpenRow, RecordedRequest, Settlement
+from llm_policy.ledger.ledger import Ledger
+from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llm_policy.release.manifest import Manifest
 
@@ -43,7 +44,7 @@ class LedgerWriter:
         self._ledger: Ledger | None = None
         self._metrics: PolicyMetrics | None = None
         self._metrics_retry_s = 0.0  # monotonic time before which opening the metrics is not retried
-        self._pending: list[tuple[Sequence[OpenRow], str]] = []  # rows to reject, and the code
+        self._pending: list[Sequence[RowRecord]] = []  # rows to reject
         self._flush_timer: threading.Timer | None = None
 
     def open(self) -> None:
@@ -70,25 +71,24 @@ class LedgerWriter:
         limit = self._manifest.engine.max_queue_size
         return Unavailable(Code.OVERLOADED, f"{limit} requests wait for their answers, limit {limit} (max_queue_size)")
 
-    def record(self, requests: Sequence[Sequence[NewRow]]) -> list[RecordedRequest]:
+    def record(self, requests: Sequence[Sequence[RowRecord]]) -> list[list[RowRecord]]:
         """See `Ledger.record`."""
         return self._use(lambda ledger: ledger.record(requests))
 
-    def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+    def settle(self, rows: Sequence[RowRecord]) -> list[bool]:
         """See `Ledger.settle`. On failure the caller must withhold the answers; their rows are rejected later."""
         try:
-            return self._use(lambda ledger: ledger.settle(settlements))
-        except LedgerUnavailable:
-            rows = [OpenRow(row.ledger_id, row.task, row.is_canary) for row in settlements]
-            self._reject_later(rows, Code.LEDGER_UNAVAILABLE.value)
+            return self._use(lambda ledger: ledger.settle(rows))
+        except LedgerUnavailable as error:
+            self._reject_later(rejected(rows, error.code))
             raise
 
-    def reject(self, rows: Sequence[OpenRow], code: str) -> None:
+    def reject(self, rows: Sequence[RowRecord]) -> None:
         """See `Ledger.reject`. On failure the rows are rejected later."""
         try:
-            self._use(lambda ledger: ledger.reject(rows, code))
+            self._use(lambda ledger: ledger.reject(rows))
         except LedgerUnavailable:
-            self._reject_later(rows, code)
+            self._reject_later(rows)
             raise
 
     @property
@@ -106,7 +106,7 @@ class LedgerWriter:
             try:
                 ledger = self._open_ledger()
                 while self._pending:
-                    ledger.reject(*self._pending[0])
+                    ledger.reject(self._pending[0])
                     del self._pending[0]
                 return work(ledger)
             except sqlite3.Error as error:
@@ -114,9 +114,9 @@ class LedgerWriter:
                     self._close_ledger()
                 raise LedgerUnavailable(error) from None
 
-    def _reject_later(self, rows: Sequence[OpenRow], code: str) -> None:
+    def _reject_later(self, rows: Sequence[RowRecord]) -> None:
         with self._lock:
-            self._pending.append((rows, code))
+            self._pending.append(rows)
             self._start_flush_timer()
 
     def _start_flush_timer(self) -> None:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from llm_policy.guidance.answer_validator import AnswerValidator
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.pricing import usd
 from llm_policy.release.manifest import Manifest
 from llm_policy.rules.row_input import Array
 from llm_policy.steps.column import Column
-from llm_policy.steps.decision import Decision, unpack_decisions
+from llm_policy.steps.policy_decision import unpack_records
 
 CLOCKS = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 
@@ -25,18 +26,10 @@ class Detokenizer(Protocol):
 
 
 class Answer(NamedTuple):
-    """One finished row."""
+    """One finished row and the text that its client receives."""
 
-    decision: Decision
+    record: RowRecord
     text: str
-    finish_reason: str
-    num_output_tokens: int
-    cost_nano_usd: int
-    schema_valid: bool
-    flags: list[str]
-    queue_delay_us: int
-    time_to_first_token_us: int
-    total_time_us: int
 
 
 class Postprocess:
@@ -52,58 +45,53 @@ class Postprocess:
 
     def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
         """One answer per row of the engine's response."""
-        decisions = self.decisions(inputs)
+        records = self.records(inputs)
         clocks = list(zip(*(inputs[name].reshape(-1).tolist() for name in CLOCKS), strict=True))
         counts = inputs["num_output_tokens"].reshape(-1).tolist()
-        lengths = inputs["sequence_length"].reshape(len(decisions), -1)[:, 0].tolist()
+        lengths = inputs["sequence_length"].reshape(len(records), -1)[:, 0].tolist()
         beams = inputs["output_ids"]
         return [
-            self._answer(decision, beams[row, 0, : lengths[row]].tolist(), counts[row], clocks[row])
-            for row, decision in enumerate(decisions)
+            self._answer(record, beams[row, 0, : lengths[row]].tolist(), counts[row], clocks[row])
+            for row, record in enumerate(records)
         ]
 
-    def decisions(self, inputs: Mapping[str, Array]) -> list[Decision]:
-        """Preprocess's decisions about the rows of a response."""
-        return unpack_decisions(inputs["policy_decision"])
+    def records(self, inputs: Mapping[str, Array]) -> list[RowRecord]:
+        """The records of the rows as preprocess admitted them."""
+        return unpack_records(inputs["policy_decision"])
 
-    def _answer(self, decision: Decision, ids: list[int], num_output_tokens: int, clock: tuple[int, ...]) -> Answer:
-        prompt_ids = ids[: decision.num_prompt_tokens] if decision.includes_prompt else []
+    def _answer(self, record: RowRecord, ids: list[int], num_tokens: int, clock: tuple[int, ...]) -> Answer:
+        prompt_ids = ids[: record.num_prompt_tokens] if record.includes_prompt else []
         completion = ids[len(prompt_ids) :]
-        finish_reason, kept_ids = _finish(completion, num_output_tokens, decision)
+        finish_reason, kept_ids = _finish(completion, num_tokens, record)
         completion_text = self._tokenizer.decode(kept_ids)
         prompt_text = self._tokenizer.decode(prompt_ids) if prompt_ids else ""
         arrival, scheduled, first_token, last_token = clock
-        is_valid = bool(decision.guide_kind) and self._validator.is_valid(
-            decision.guide_kind, decision.guide_text, completion_text, complete=finish_reason == "stop"
-        )
-        cost = self._price.cost(decision.num_prompt_tokens, num_output_tokens)
-        queue_delay_us = (scheduled - arrival) // 1_000
-        return Answer(
-            decision=decision,
-            text=prompt_text + completion_text,
+        finished = record._replace(
             finish_reason=finish_reason,
-            num_output_tokens=num_output_tokens,
-            cost_nano_usd=cost,
-            schema_valid=is_valid,
-            flags=self._flags(decision, finish_reason, is_valid, cost, queue_delay_us),
-            queue_delay_us=queue_delay_us,
+            num_completion_tokens=num_tokens,
+            actual_nano_usd=self._price.cost(record.num_prompt_tokens, num_tokens),
+            schema_valid=bool(record.guide_kind)
+            and self._validator.is_valid(
+                record.guide_kind, record.guide_text, completion_text, complete=finish_reason == "stop"
+            ),
+            queue_delay_us=(scheduled - arrival) // 1_000,
             time_to_first_token_us=(first_token - arrival) // 1_000,
             total_time_us=(last_token - arrival) // 1_000,
         )
+        flags = self._flags(finished)
+        return Answer(finished._replace(flags=flags) if flags else finished, prompt_text + completion_text)
 
-    def _flags(
-        self, decision: Decision, finish_reason: str, is_valid: bool, cost: int, queue_delay_us: int
-    ) -> list[str]:
+    def _flags(self, record: RowRecord) -> tuple[str, ...]:
         flags = []
-        if queue_delay_us > self._max_queue_delay_us:
+        if record.queue_delay_us > self._max_queue_delay_us:
             flags.append("queue_delay_breach")
-        if cost > self._max_cost_nano_usd:
+        if record.actual_nano_usd > self._max_cost_nano_usd:
             flags.append("cost_breach")
-        if finish_reason == "length":
+        if record.finish_reason == "length":
             flags.append("truncated")
-        elif decision.guide_kind and not is_valid:
+        elif record.guide_kind and not record.schema_valid:
             flags.append("schema_violation")
-        return flags
+        return tuple(flags)
 
     def pack(self, answers: list[Answer], requested: set[str]) -> dict[str, Array | Column]:
         """The requested outputs as tensors, by name."""
@@ -115,38 +103,38 @@ class Postprocess:
         if "engine_hash" in requested:
             tensors["engine_hash"] = Column((self._engine_hash,) * len(answers), np.object_)
         if "flags" in requested:
-            tensors["flags"] = _pad_texts([answer.flags for answer in answers])
+            tensors["flags"] = _pad_texts([answer.record.flags for answer in answers])
         return tensors
 
 
 _COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (
     ("text_output", np.object_, lambda answer: answer.text.encode()),
-    ("finish_reason", np.object_, lambda answer: answer.finish_reason.encode()),
-    ("cost_usd", np.float64, lambda answer: usd(answer.cost_nano_usd)),
-    ("guided", np.bool_, lambda answer: bool(answer.decision.guide_kind)),
-    ("resolved_schema_id", np.object_, lambda answer: answer.decision.schema_id.encode()),
-    ("schema_valid", np.bool_, lambda answer: answer.schema_valid),
-    ("queue_delay_us", np.int64, lambda answer: answer.queue_delay_us),
-    ("time_to_first_token_us", np.int64, lambda answer: answer.time_to_first_token_us),
-    ("total_time_us", np.int64, lambda answer: answer.total_time_us),
+    ("finish_reason", np.object_, lambda answer: answer.record.finish_reason.encode()),
+    ("cost_usd", np.float64, lambda answer: usd(answer.record.actual_nano_usd)),
+    ("guided", np.bool_, lambda answer: bool(answer.record.guide_kind)),
+    ("resolved_schema_id", np.object_, lambda answer: answer.record.schema_id.encode()),
+    ("schema_valid", np.bool_, lambda answer: answer.record.schema_valid),
+    ("queue_delay_us", np.int64, lambda answer: answer.record.queue_delay_us),
+    ("time_to_first_token_us", np.int64, lambda answer: answer.record.time_to_first_token_us),
+    ("total_time_us", np.int64, lambda answer: answer.record.total_time_us),
 )
 
 
-def _finish(completion: list[int], num_output_tokens: int, decision: Decision) -> tuple[str, list[int]]:
+def _finish(completion: list[int], num_tokens: int, record: RowRecord) -> tuple[str, list[int]]:
     """The finish reason, and the completion's ids without the end token or stop word.
 
     TensorRT-LLM leaves `end_id` out of its output, so an answer shorter than its limit counts as stopped. A cancelled
     request never gets here: Triton answers it with CANCELLED.
     """
-    if completion and completion[-1] == decision.end_id:
+    if completion and completion[-1] == record.end_id:
         return "stop", completion[:-1]
-    for word in decision.stop_words:
-        if completion[-len(word) :] == word:
+    for word in record.stop_words:
+        if tuple(completion[-len(word) :]) == word:
             return "stop", completion[: -len(word)]
-    return ("length" if num_output_tokens >= decision.max_completion_tokens else "stop"), completion
+    return ("length" if num_tokens >= record.max_completion_tokens else "stop"), completion
 
 
-def _pad_texts(rows: list[list[str]]) -> Array | Column:
+def _pad_texts(rows: list[tuple[str, ...]]) -> Array | Column:
     """Texts as one array [rows, longest row]; shorter rows are padded with empty texts."""
     width = max(map(len, rows))
     if width == 1:

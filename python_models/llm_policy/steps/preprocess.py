@@ -1,4 +1,4 @@
-"""Preprocess: turns a client's request into the engine's tensors, or raises one declared error.
+"""Preprocess: turns a client's request into the engine's tensors, or into one declared error.
 
 header gate → unpack → task and sampling → prompt → token budget → cost → guide → tensors
 """
@@ -11,17 +11,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llm_policy.errors import Code, InvalidRequest, PolicyError
+from llm_policy.errors import Code, InvalidRequest, PolicyError, invalid_input
 from llm_policy.guidance.guide import EngineGuide, Guide, GuideResolver
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import TASKS, Manifest, Task
 from llm_policy.rules.budget import Budget
-from llm_policy.rules.headers import HeaderGate, HeaderRejection
-from llm_policy.rules.row_input import Array, RowInput, unpack_rows
+from llm_policy.rules.headers import HeaderGate
+from llm_policy.rules.row_input import MAX_BATCH_ROWS, Array, RowInput, unpack_rows
 from llm_policy.rules.sampling import Sampling, choose_sampling
 from llm_policy.steps.column import Column
-from llm_policy.steps.decision import Decision, pack_decisions
-from llm_policy.steps.request_context import RequestContext, RowContext
-from llm_policy.text.words import check_words, pack_words
+from llm_policy.steps.policy_decision import pack_records
+from llm_policy.text.words import Words, check_words, pack_words
 
 Ids = npt.NDArray[np.int32]
 
@@ -51,19 +51,27 @@ class PromptEncoder(Protocol):
         """A lower bound on the number of tokens in `text`, cheap for any length."""
 
 
-class PreparedRow(NamedTuple):
-    """One admitted row on its way to the engine."""
+class EngineRow(NamedTuple):
+    """What only the engine needs to know about an admitted row."""
 
     input_ids: Ids
     sampling: Sampling
     guide: Guide | None
-    bad_words: list[list[int]]
+    bad_words: Words
     pad_id: int
-    decision: Decision
+    returns_log_probs: bool
+
+
+class PreparedRequest(NamedTuple):
+    """What preprocess found out about one request; of a rejected one, what was known when a rule rejected it."""
+
+    records: list[RowRecord]
+    engine_rows: list[EngineRow]
+    error: BaseException | None = None
 
 
 class Preprocess:
-    """The rules of one release. `run` has no side effects besides filling its context, and never blocks."""
+    """The rules of one release. `run` has no side effects and never blocks."""
 
     def __init__(
         self, manifest: Manifest, tokenizer: PromptEncoder, guides: GuideResolver, canary_token: str = ""
@@ -78,80 +86,79 @@ class Preprocess:
         self,
         inputs: Mapping[str, Array],
         parameters_json: str,
-        context: RequestContext | None = None,
+        request_id: str = "",
         admission_error: PolicyError | None = None,
-    ) -> list[PreparedRow]:
-        """The admitted rows of one request.
+    ) -> PreparedRequest:
+        """Apply the rules to one request: a record and an engine row for each of its rows, or the error.
 
-        `context` receives everything known about the request, also when it is rejected. `admission_error` is the error
-        of requests while none is admitted; the headers are checked first, so that the context names the client. The
-        canary ignores `overloaded`.
+        A rejected request has a record for each row too, but no engine rows. Its error is a PolicyError, whose text
+        ends with the row's number if there are several rows; any other exception is a bug in a rule.
 
-        Raises:
-            PolicyError: the request is rejected; with several rows the text ends with the row's number.
+        `request_id` is the id that the protocol carried, if it may be logged; the header overrides it.
+        `admission_error` is the error of requests while none is admitted; the headers are checked first, so that the
+        records name the client. The canary ignores `overloaded`.
         """
-        context = context or RequestContext()
-        context.set_num_rows(inputs)
+        check = self._gate.check(parameters_json)
+        records = _first_records(check.sender, request_id, inputs)
+        error = check.error() or admission_error
+        if error is not None and not (check.sender.is_canary and error.code is Code.OVERLOADED):
+            return PreparedRequest(records, [], error)
         try:
-            context.set_headers(self._gate.check(parameters_json))
-        except HeaderRejection as rejection:
-            context.set_headers(rejection.headers)
-            raise
-        if admission_error is not None and not (context.is_canary and admission_error.code is Code.OVERLOADED):
-            raise admission_error
-        row_inputs = unpack_rows(inputs)
+            return PreparedRequest(records, self._prepare_rows(unpack_rows(inputs), records))
+        except BaseException as raised:
+            return PreparedRequest(records, [], raised)
+
+    def _prepare_rows(self, row_inputs: list[RowInput], records: list[RowRecord]) -> list[EngineRow]:
+        """The engine rows of one request. Replaces each of `records` with one that has what was decided."""
         if len(row_inputs) == 1:
-            return [self._prepare(0, row_inputs[0], context)]
-        return [self._prepare_batch_row(number, row_input, context) for number, row_input in enumerate(row_inputs)]
+            return [self._prepare(row_inputs[0], records, 0)]
+        return [self._prepare_batch_row(row_input, records, number) for number, row_input in enumerate(row_inputs)]
 
-    def _prepare_batch_row(self, number: int, row_input: RowInput, context: RequestContext) -> PreparedRow:
+    def _prepare_batch_row(self, row_input: RowInput, records: list[RowRecord], number: int) -> EngineRow:
         try:
-            return self._prepare(number, row_input, context)
+            return self._prepare(row_input, records, number)
         except PolicyError as error:
-            raise type(error)(error.code, f"{error.detail} (row {number})") from None
+            raise error.in_row(number) from None
 
-    def _prepare(self, number: int, row_input: RowInput, context: RequestContext) -> PreparedRow:
-        row_context = context.rows[number]
+    def _prepare(self, row_input: RowInput, records: list[RowRecord], number: int) -> EngineRow:
+        """Decide about one row. `records[number]` has each decision before the next one, which may reject the row."""
         task = self._task(row_input.task)
-        row_context.task = row_input.task or ""
+        record = records[number] = records[number]._replace(
+            task=row_input.task or "", includes_prompt=not row_input.exclude_input_in_output
+        )
         sampling = choose_sampling(task, row_input.sampling)
         guide = self._guides.resolve(
             row_input.schema_id, row_input.guide_type, row_input.guide, task.schema_id if task else None
         )
-        row_context.schema_id = guide.name if guide else ""
+        if guide is not None:
+            record = records[number] = record._replace(
+                schema_id=guide.name, guide_kind=guide.kind, guide_text=guide.text
+            )
         input_ids = self._encode(row_input)
-        num_prompt_tokens = row_context.num_prompt_tokens = len(input_ids)
+        num_prompt_tokens = len(input_ids)
+        record = records[number] = record._replace(num_prompt_tokens=num_prompt_tokens)
         self._budget.check_prompt(num_prompt_tokens)
         limit = self._budget.completion_limit(num_prompt_tokens, row_input.max_tokens, task)
         if sampling.min_tokens is not None and sampling.min_tokens > limit:
-            raise _invalid(f"min_tokens is {sampling.min_tokens}, more than the {limit} completion tokens allowed")
-        decision = Decision(
-            request_id=context.request_id,
-            tenant=context.tenant,
-            task=row_context.task,
-            schema_id=row_context.schema_id,
-            guide_kind=guide.kind if guide else "",
-            guide_text=guide.text if guide else "",
-            num_prompt_tokens=num_prompt_tokens,
+            raise invalid_input(f"min_tokens is {sampling.min_tokens}, more than the {limit} completion tokens allowed")
+        record = records[number] = record._replace(
             max_completion_tokens=limit,
-            projected_nano_usd=self._project_cost(row_context, limit),
+            prompt_nano_usd=self._budget.price.cost(num_prompt_tokens, 0),
+            projected_nano_usd=self._budget.price.cost(num_prompt_tokens, limit),
+        )
+        self._budget.check_cost(record)
+        records[number] = record._replace(
             end_id=self._token_id("end_id", row_input.end_id, self._tokenizer.eos_id),
             stop_words=self._encode_words("stop_words", row_input.stop_words),
-            includes_prompt=not row_input.exclude_input_in_output,
-            returns_log_probs=row_input.return_log_probs,
-            trace_id=context.trace_id,
-            is_canary=context.is_canary,
-            row_number=number,
         )
-        bad_words = self._encode_words("bad_words", row_input.bad_words)
-        pad_id = self._token_id("pad_id", row_input.pad_id, self._tokenizer.pad_id)
-        return PreparedRow(input_ids, sampling, guide, bad_words, pad_id, decision)
-
-    def _project_cost(self, row_context: RowContext, max_completion_tokens: int) -> int:
-        price = self._budget.price
-        row_context.prompt_nano_usd = price.cost(row_context.num_prompt_tokens, 0)
-        row_context.projected_nano_usd = price.cost(row_context.num_prompt_tokens, max_completion_tokens)
-        return self._budget.project_cost(row_context.num_prompt_tokens, max_completion_tokens)
+        return EngineRow(
+            input_ids=input_ids,
+            sampling=sampling,
+            guide=guide,
+            bad_words=self._encode_words("bad_words", row_input.bad_words),
+            pad_id=self._token_id("pad_id", row_input.pad_id, self._tokenizer.pad_id),
+            returns_log_probs=row_input.return_log_probs,
+        )
 
     def _task(self, name: str | None) -> Task | None:
         if name is None:
@@ -166,7 +173,7 @@ class Preprocess:
             return self._tokenizer.encode_chat(row_input.messages, self._check_length)
         text = row_input.text_input or ""
         if not text:
-            raise _invalid("text_input is empty, at least 1 character is required")
+            raise invalid_input("text_input is empty, at least 1 character is required")
         self._check_length(text)
         return self._tokenizer.encode_text(text)
 
@@ -178,47 +185,66 @@ class Preprocess:
         if given is None:
             return default
         if not 0 <= given < self._tokenizer.vocab_size:
-            raise _invalid(f"{name} is {given}, allowed 0 to {self._tokenizer.vocab_size - 1}")
+            raise invalid_input(f"{name} is {given}, allowed 0 to {self._tokenizer.vocab_size - 1}")
         return given
 
-    def _encode_words(self, name: str, words: list[str]) -> list[list[int]]:
+    def _encode_words(self, name: str, words: list[str]) -> Words:
         if not words:
-            return []
-        encoded = [self._tokenizer.encode_text(word).tolist() if word else [] for word in words]
+            return ()
+        encoded = tuple(tuple(self._tokenizer.encode_text(word).tolist()) if word else () for word in words)
         check_words(encoded, name)
         return encoded
 
-    def pack(self, rows: list[PreparedRow], engine_guides: list[EngineGuide | None]) -> dict[str, Array | Column]:
-        """The engine's tensors for `rows`, plus one decision per row. An absent tensor keeps the engine's default.
+    def pack(
+        self, records: list[RowRecord], rows: list[EngineRow], engine_guides: list[EngineGuide | None]
+    ) -> dict[str, Array | Column]:
+        """The engine's tensors for `rows`, plus the records for postprocess. An absent tensor keeps the default.
 
         `engine_guides` has one entry per row: the guide in the engine's form, None for an unguided row.
         """
-        decisions = [
-            row.decision._replace(schema_id=engine_guide.schema_id) if engine_guide else row.decision
-            for row, engine_guide in zip(rows, engine_guides, strict=True)
-        ]
         pads = [row.pad_id for row in rows]
         always_on = Column((True,) * len(rows), np.bool_)
         tensors: dict[str, Array | Column] = {
             "input_ids": _pad([row.input_ids for row in rows], pads),
-            "input_lengths": Column(tuple(d.num_prompt_tokens for d in decisions), np.int32),
-            "request_output_len": Column(tuple(d.max_completion_tokens for d in decisions), np.int32),
-            "end_id": Column(tuple(d.end_id for d in decisions), np.int32),
+            "input_lengths": Column(tuple(record.num_prompt_tokens for record in records), np.int32),
+            "request_output_len": Column(tuple(record.max_completion_tokens for record in records), np.int32),
+            "end_id": Column(tuple(record.end_id for record in records), np.int32),
             "pad_id": Column(tuple(pads), np.int32),
             "return_num_input_tokens": always_on,
             "return_num_output_tokens": always_on,
             "return_perf_metrics": always_on,
-            "exclude_input_in_output": Column(tuple(not d.includes_prompt for d in decisions), np.bool_),
-            "policy_decision": pack_decisions(decisions),
+            "exclude_input_in_output": Column(tuple(not record.includes_prompt for record in records), np.bool_),
+            "policy_decision": pack_records(records),
         }
         _pack_sampling(tensors, [row.sampling for row in rows])
-        _pack_words(tensors, "stop_words_list", [d.stop_words for d in decisions])
+        _pack_words(tensors, "stop_words_list", [record.stop_words for record in records])
         _pack_words(tensors, "bad_words_list", [row.bad_words for row in rows])
-        if any(d.returns_log_probs for d in decisions):
-            tensors["return_log_probs"] = Column(tuple(d.returns_log_probs for d in decisions), np.bool_)
+        if any(row.returns_log_probs for row in rows):
+            tensors["return_log_probs"] = Column(tuple(row.returns_log_probs for row in rows), np.bool_)
         if any(engine_guides):
             _pack_guides(tensors, engine_guides)
         return tensors
+
+
+def with_schema_ids(records: list[RowRecord], engine_guides: list[EngineGuide | None]) -> list[RowRecord]:
+    """The records with the schema id that an inline guide gets when it is compiled."""
+    return [
+        record._replace(schema_id=engine_guide.schema_id)
+        if engine_guide and engine_guide.schema_id != record.schema_id
+        else record
+        for record, engine_guide in zip(records, engine_guides, strict=True)
+    ]
+
+
+def _first_records(sender: RowRecord, request_id: str, inputs: Mapping[str, Array]) -> list[RowRecord]:
+    """A record for each row, counted without unpacking the inputs: invalid requests are recorded by row too."""
+    if request_id and not sender.request_id:
+        sender = sender._replace(request_id=request_id)
+    array = next(iter(inputs.values()), None)
+    num_rows = array.shape[0] if array is not None and array.ndim else 1
+    if not 1 < num_rows <= MAX_BATCH_ROWS:
+        return [sender]
+    return [sender._replace(row_number=number) for number in range(num_rows)]
 
 
 _OPTIONAL_SAMPLING = (
@@ -242,7 +268,7 @@ def _pack_sampling(tensors: dict[str, Array | Column], samplings: list[Sampling]
             tensors[name] = Column(tuple(default if v is None else v for v in values), data_type)
 
 
-def _pack_words(tensors: dict[str, Array | Column], name: str, rows: list[list[list[int]]]) -> None:
+def _pack_words(tensors: dict[str, Array | Column], name: str, rows: list[Words]) -> None:
     if any(rows):
         tensors[name] = pack_words(rows)
 
@@ -265,7 +291,3 @@ def _pad(prompts: list[Ids], pads: list[int]) -> Ids:
         padded[row, : len(ids)] = ids
         padded[row, len(ids) :] = pads[row]
     return padded
-
-
-def _invalid(detail: str) -> InvalidRequest:
-    return InvalidRequest(Code.INVALID_INPUT, detail)

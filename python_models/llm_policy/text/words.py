@@ -16,7 +16,7 @@ from llm_policy.errors import invalid_input
 MAX_WORDS = 128
 MAX_TOKENS_PER_WORD = 64
 
-Words = list[list[int]]
+Words = tuple[tuple[int, ...], ...]
 
 
 def check_words(words: Words, name: str) -> None:

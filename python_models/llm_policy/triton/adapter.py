@@ -15,11 +15,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.ledger.ledger import OpenRow
 from llm_policy.release.release import RELEASE_FINGERPRINT, Release, ReleaseError
 from llm_policy.rules.row_input import Array
 from llm_policy.steps.column import Column
-from llm_policy.steps.decision import Decision
 from llm_policy.triton.tensor_cache import TensorCache, new_tensor
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
@@ -78,8 +76,3 @@ def build_response(cache: TensorCache, columns: Mapping[str, Array | Column]) ->
             for name, values in columns.items()
         ]
     )
-
-
-def open_row(decision: Decision) -> OpenRow:
-    """The ledger's reference to the admitted row of `decision`."""
-    return OpenRow(decision.ledger_id, decision.task, decision.is_canary)

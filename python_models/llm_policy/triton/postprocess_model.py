@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 from llm_policy.errors import PolicyError
-from llm_policy.ledger.ledger import Settlement
+from llm_policy.ledger.row_record import rejected
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
 from llm_policy.steps.postprocess import Answer, Postprocess
 from llm_policy.text.tokenizer import Tokenizer
-from llm_policy.triton.adapter import build_response, open_release, open_row, read_inputs, state_directory
+from llm_policy.triton.adapter import build_response, open_release, read_inputs, state_directory
 from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
 from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache
@@ -42,7 +42,7 @@ class PostprocessModel:
         responses = self._settle(batch, responses)
         answers = [answer for answers in batch for answer in answers]
         for answer in answers:
-            self._log.add_settled(answer)
+            self._log.add(answer.record)
         self._log.flush()
         self._observe(answers, began_ns)
         return responses
@@ -59,19 +59,19 @@ class PostprocessModel:
             return [], error_response(policy_error)
 
     def _reject_rows(self, request: Any, policy_error: PolicyError) -> None:
-        """Close the ledger rows of a request that failed here, if its decisions can be read."""
+        """Close the ledger rows of a request that failed here, if its records can be read."""
         try:
-            decisions = self._step.decisions(read_inputs(request))
-            for decision in decisions:
-                self._log.add_withheld(decision, policy_error)
-            self._ledger.reject([open_row(decision) for decision in decisions], policy_error.code.value)
+            records = rejected(self._step.records(read_inputs(request)), policy_error.code)
+            for record in records:
+                self._log.add(record)
+            self._ledger.reject(records)
         except BaseException as error:
             as_policy_error(error)  # logs it
 
     def _settle(self, batch: list[list[Answer]], responses: list[Any]) -> list[Any]:
         """Close the answered rows in one transaction; answers that can't be recorded are withheld."""
         try:
-            found = iter(self._ledger.settle([_settlement(answer) for answers in batch for answer in answers]))
+            found = iter(self._ledger.settle([answer.record for answers in batch for answer in answers]))
         except BaseException as error:
             policy_error = as_policy_error(error)
             return [
@@ -86,8 +86,8 @@ class PostprocessModel:
 
     def _withhold(self, batch: list[list[Answer]], number: int, policy_error: PolicyError) -> Any:
         """Drop the answers of one request from the batch and respond with the error."""
-        for answer in batch[number]:
-            self._log.add_withheld(answer.decision, policy_error)
+        for record in rejected((answer.record for answer in batch[number]), policy_error.code):
+            self._log.add(record)
         batch[number] = []
         return error_response(policy_error)
 
@@ -96,20 +96,9 @@ class PostprocessModel:
         if metrics is None:
             return
         overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
-        for answer in answers:
-            if answer.decision.is_canary:
+        for record, _ in answers:
+            if record.is_canary:
                 continue
-            if answer.decision.row_number == 0:
+            if record.row_number == 0:
                 metrics.overhead_us["postprocess"].observe(overhead_us)
-            metrics.observe_answer(
-                answer.queue_delay_us, answer.time_to_first_token_us, answer.total_time_us, answer.num_output_tokens
-            )
-
-
-def _settlement(answer: Answer) -> Settlement:
-    decision = answer.decision
-    return Settlement(
-        *(decision.ledger_id, decision.request_id, decision.tenant, decision.task, decision.schema_id),
-        *(decision.is_canary, decision.num_prompt_tokens, answer.num_output_tokens),
-        *(answer.cost_nano_usd, answer.queue_delay_us, answer.flags),
-    )
+            metrics.observe_answer(record)

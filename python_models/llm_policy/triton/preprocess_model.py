@@ -17,16 +17,15 @@ from llm_policy.guidance.compile.compile_queue import GuideCompiler
 from llm_policy.guidance.compile.guide_cache import GuideCache
 from llm_policy.guidance.compile.guide_report import GuideReport
 from llm_policy.guidance.guide import EngineGuide, GuideResolver
-from llm_policy.ledger.ledger import NewRow
+from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.release.manifest import Manifest
+from llm_policy.rules.headers import loggable
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
-from llm_policy.steps.preprocess import PreparedRow, Preprocess
-from llm_policy.steps.request_context import RequestContext
+from llm_policy.steps.preprocess import EngineRow, PreparedRequest, Preprocess, with_schema_ids
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import (
     build_response,
     open_release,
-    open_row,
     read_inputs,
     read_parameters,
     state_directory,
@@ -46,21 +45,20 @@ class _PendingRequest:
     """
 
     request: Any
-    context: RequestContext
-    rows: list[PreparedRow] = field(default_factory=list)
+    records: list[RowRecord]
+    engine_rows: list[EngineRow] = field(default_factory=list)
     engine_guides: list[EngineGuide | None] = field(default_factory=list)
     error: PolicyError | None = None
 
-    def ledger_rows(self) -> list[NewRow]:
-        """The request's rows for the ledger."""
-        context, code = self.context, self.error.code.value if self.error else ""
-        return [
-            NewRow(
-                *(context.request_id, context.tenant, row.task, row.schema_id, context.is_canary),
-                *(row.num_prompt_tokens, row.projected_nano_usd, row.prompt_nano_usd, code),
-            )
-            for row in context.rows
-        ]
+    def set_guides(self, engine_guides: list[EngineGuide | None]) -> None:
+        """Take over the compiled guides and their schema ids."""
+        self.engine_guides = engine_guides
+        self.records = with_schema_ids(self.records, engine_guides)
+
+    def reject(self, error: PolicyError) -> None:
+        """Reject the request with `error`, which replaces an earlier one."""
+        self.error = error
+        self.records = rejected(self.records, error.code)
 
 
 class PreprocessModel:
@@ -112,43 +110,48 @@ class PreprocessModel:
             return as_policy_error(error)
 
     def _prepare(self, request: Any, admission_error: PolicyError | None) -> _PendingRequest:
-        pending = _PendingRequest(request, RequestContext())
+        prepared = self._run(request, admission_error)
+        pending = _PendingRequest(request, prepared.records, prepared.engine_rows)
         try:
-            context = pending.context = RequestContext.from_protocol_id(request.request_id())
-            pending.rows = self._step.run(read_inputs(request), read_parameters(request), context, admission_error)
-            pending.engine_guides = self._look_up_guides(pending.rows)
-            for row_context, engine_guide in zip(context.rows, pending.engine_guides, strict=True):
-                row_context.schema_id = engine_guide.schema_id if engine_guide else row_context.schema_id
+            if prepared.error is not None:
+                raise prepared.error
+            pending.set_guides(self._look_up_guides(pending.engine_rows))
         except BaseException as error:
-            pending.error = as_policy_error(error)
+            pending.reject(as_policy_error(error))
         return pending
+
+    def _run(self, request: Any, admission_error: PolicyError | None) -> PreparedRequest:
+        """The prepared request. One that can't be read has one record, with nothing but its id."""
+        request_id = ""
+        try:
+            request_id = loggable(request.request_id())
+            return self._step.run(read_inputs(request), read_parameters(request), request_id, admission_error)
+        except BaseException as error:
+            return PreparedRequest([RowRecord(request_id=request_id)], [], error)
 
     def _record(self, batch: list[_PendingRequest]) -> None:
         """Write the batch into the ledger; requests that can't be written are rejected."""
         try:
-            recorded = self._ledger.record([pending.ledger_rows() for pending in batch])
+            recorded = self._ledger.record([pending.records for pending in batch])
         except BaseException as error:
             policy_error = as_policy_error(error)
             for pending in batch:
-                pending.error = policy_error
+                pending.reject(policy_error)
             return
-        for pending, (ids, is_shed) in zip(batch, recorded, strict=True):
-            for row_context, ledger_id in zip(pending.context.rows, ids, strict=True):
-                row_context.ledger_id = ledger_id
-            if is_shed:
+        for pending, records in zip(batch, recorded, strict=True):
+            pending.records = records
+            if pending.error is None and records[0].code:
                 pending.error = self._ledger.overload_error()
-            elif pending.error is None:
-                pending.rows = [_with_ledger_id(row, row_id) for row, row_id in zip(pending.rows, ids, strict=True)]
 
     def _respond(self, pending: _PendingRequest) -> Any:
         """The response; None if the guide compiler answers the request later."""
         if pending.error is not None:
-            return self._reject(pending, pending.error)
+            return self._respond_with_error(pending, pending.error)
         try:
-            rows_with_guides = zip(pending.rows, pending.engine_guides, strict=True)
+            rows_with_guides = zip(pending.engine_rows, pending.engine_guides, strict=True)
             missing = [row.guide for row, engine_guide in rows_with_guides if row.guide and not engine_guide]
             if not missing:
-                return self._pack(pending.rows, pending.engine_guides)
+                return self._pack(pending)
             sender = pending.request.get_response_sender()
             self._guide_compiler.submit(missing, lambda error: self._respond_later(sender, pending, error))
         except BaseException as error:
@@ -160,8 +163,8 @@ class PreprocessModel:
         try:
             if error is not None:
                 raise error
-            engine_guides = [self._guide_compiler.lookup(row.guide) if row.guide else None for row in pending.rows]
-            response = self._pack(pending.rows, engine_guides)
+            pending.set_guides(self._guides_in_memory(pending.engine_rows))
+            response = self._pack(pending)
         except BaseException as exception:
             response = self._reject_admitted(pending, as_policy_error(exception))
             self._log.flush()
@@ -169,21 +172,28 @@ class PreprocessModel:
 
     def _reject_admitted(self, pending: _PendingRequest, error: PolicyError) -> Any:
         """Close the request's rows in the ledger and respond with the error."""
+        pending.reject(error)
         try:
-            self._ledger.reject([open_row(row.decision) for row in pending.rows], error.code.value)
+            self._ledger.reject(pending.records)
         except BaseException as exception:
             error = as_policy_error(exception)
-        return self._reject(pending, error)
+            pending.reject(error)
+        return self._respond_with_error(pending, error)
 
-    def _reject(self, pending: _PendingRequest, error: PolicyError) -> Any:
-        self._log.add_rejected(pending.context, error)
+    def _respond_with_error(self, pending: _PendingRequest, error: PolicyError) -> Any:
+        for record in pending.records:
+            self._log.add(record)
         return error_response(error)
 
-    def _pack(self, rows: list[PreparedRow], engine_guides: list[EngineGuide | None]) -> Any:
-        return build_response(self._tensors, self._step.pack(rows, engine_guides))
+    def _pack(self, pending: _PendingRequest) -> Any:
+        tensors = self._step.pack(pending.records, pending.engine_rows, pending.engine_guides)
+        return build_response(self._tensors, tensors)
 
-    def _look_up_guides(self, rows: list[PreparedRow]) -> list[EngineGuide | None]:
-        engine_guides = [self._guide_compiler.lookup(row.guide) if row.guide else None for row in rows]
+    def _guides_in_memory(self, rows: list[EngineRow]) -> list[EngineGuide | None]:
+        return [self._guide_compiler.lookup(row.guide) if row.guide else None for row in rows]
+
+    def _look_up_guides(self, rows: list[EngineRow]) -> list[EngineGuide | None]:
+        engine_guides = self._guides_in_memory(rows)
         num_hits = len(engine_guides) - engine_guides.count(None)
         if num_hits and (metrics := self._ledger.metrics):
             metrics.guide_cache["hit"].inc(num_hits)
@@ -200,7 +210,7 @@ class PreprocessModel:
         if metrics := self._ledger.metrics:
             overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
             for pending in batch:
-                if not pending.context.is_canary:
+                if not pending.records[0].is_canary:
                     metrics.overhead_us["preprocess"].observe(overhead_us)
 
 
@@ -208,7 +218,3 @@ def _guide_cache_context(manifest: Manifest) -> str:
     """Everything besides the guide that a cached report depends on."""
     limits = manifest.guidance.limits.model_dump_json()
     return "\n".join((manifest.tokenizer.info_hash, metadata.version("xgrammar"), PLANNER_VERSION, limits))
-
-
-def _with_ledger_id(row: PreparedRow, ledger_id: int) -> PreparedRow:
-    return row._replace(decision=row.decision._replace(ledger_id=ledger_id))

@@ -14,19 +14,11 @@ from typing import Any
 import orjson
 import structlog
 
-from llm_policy.errors import PolicyError
-from llm_policy.steps.decision import Decision
-from llm_policy.steps.postprocess import Answer
-from llm_policy.steps.request_context import RequestContext
+from llm_policy.ledger.row_record import RowRecord
+from llm_policy.ledger.tables import REFUSED, SETTLED
 
 _STDOUT = 1
 _EVENT = "request"
-_NO_USAGE: dict[str, Any] = {
-    "num_completion_tokens": 0,
-    "cost_nano_usd": 0,
-    "queue_delay_us": None,
-    "flags": [],
-}
 
 
 class RequestLog:
@@ -41,18 +33,9 @@ class RequestLog:
             cache_logger_on_first_use=True,
         ).bind()
 
-    def add_rejected(self, context: RequestContext, error: PolicyError) -> None:
-        """Add one line per row of a request that preprocess rejected."""
-        for line in rejected_lines(context, error):
-            self._logger.info(_EVENT, **line)
-
-    def add_withheld(self, decision: Decision, error: PolicyError) -> None:
-        """Add the line of a row that the engine answered but whose client gets an error."""
-        self._logger.info(_EVENT, **withheld_line(decision, error))
-
-    def add_settled(self, answer: Answer) -> None:
-        """Add the line of an answered row."""
-        self._logger.info(_EVENT, **settled_line(answer))
+    def add(self, record: RowRecord) -> None:
+        """Add the line of a row that was answered, or rejected if it has a code."""
+        self._logger.info(_EVENT, **row_fields(record))
 
     def flush(self) -> None:
         """Write the collected lines."""
@@ -60,59 +43,42 @@ class RequestLog:
             _write(b"".join(lines))
 
 
-def rejected_lines(context: RequestContext, error: PolicyError) -> list[dict[str, Any]]:
-    """The fields of each row's line for a rejected request."""
-    return [
-        {
-            **_request_fields(context, row.task, row.schema_id, row.num_prompt_tokens),
-            **_NO_USAGE,
-            "outcome": "refused",
-            "code": error.code.value,
-            "ledger_id": row.ledger_id,
+def row_fields(record: RowRecord) -> dict[str, Any]:
+    """The fields of a row's line. A rejected row has no usage, also if the engine answered it."""
+    if record.code:
+        return {
+            **_request_fields(record),
+            "num_completion_tokens": 0,
+            "cost_nano_usd": 0,
+            "queue_delay_us": None,
+            "flags": [],
+            "outcome": REFUSED,
+            "code": record.code,
+            "ledger_id": record.ledger_id,
         }
-        for row in context.rows
-    ]
-
-
-def withheld_line(decision: Decision, error: PolicyError) -> dict[str, Any]:
-    """The fields of the line of a row whose answer is withheld."""
     return {
-        **_request_fields(decision, decision.task, decision.schema_id, decision.num_prompt_tokens),
-        **_NO_USAGE,
-        "outcome": "refused",
-        "code": error.code.value,
-        "ledger_id": decision.ledger_id,
-    }
-
-
-def settled_line(answer: Answer) -> dict[str, Any]:
-    """The fields of the line of an answered row."""
-    decision = answer.decision
-    return {
-        **_request_fields(decision, decision.task, decision.schema_id, decision.num_prompt_tokens),
-        "num_completion_tokens": answer.num_output_tokens,
-        "cost_nano_usd": answer.cost_nano_usd,
-        "queue_delay_us": answer.queue_delay_us,
-        "flags": answer.flags,
-        "outcome": "settled",
+        **_request_fields(record),
+        "num_completion_tokens": record.num_completion_tokens,
+        "cost_nano_usd": record.actual_nano_usd,
+        "queue_delay_us": record.queue_delay_us,
+        "flags": record.flags,
+        "outcome": SETTLED,
         "code": "",
-        "ledger_id": decision.ledger_id,
-        "finish_reason": answer.finish_reason,
-        "schema_valid": answer.schema_valid,
+        "ledger_id": record.ledger_id,
+        "finish_reason": record.finish_reason,
+        "schema_valid": record.schema_valid,
     }
 
 
-def _request_fields(
-    request: RequestContext | Decision, task: str, schema_id: str, num_prompt_tokens: int
-) -> dict[str, Any]:
+def _request_fields(record: RowRecord) -> dict[str, Any]:
     return {
-        "request_id": request.request_id,
-        "trace_id": request.trace_id,
-        "tenant": request.tenant,
-        "task": task,
-        "schema_id": schema_id,
-        "canary": request.is_canary,
-        "num_prompt_tokens": num_prompt_tokens,
+        "request_id": record.request_id,
+        "trace_id": record.trace_id,
+        "tenant": record.tenant,
+        "task": record.task,
+        "schema_id": record.schema_id,
+        "canary": record.is_canary,
+        "num_prompt_tokens": record.num_prompt_tokens,
     }
 
 

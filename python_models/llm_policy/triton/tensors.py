@@ -73,7 +73,7 @@ ENGINE_INPUTS = (
     TensorSpec("guided_decoding_guide", "TYPE_STRING"),
 )
 
-# From preprocess to postprocess; see `steps/decision.py`.
+# From preprocess to postprocess; see `steps/policy_decision.py`.
 DECISION = TensorSpec("policy_decision", "TYPE_UINT8", (-1,))
 
 PREPROCESS_OUTPUTS = (*ENGINE_INPUTS, DECISION)

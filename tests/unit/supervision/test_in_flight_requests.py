@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from llm_policy.ledger.database import FILE_NAME, open_database
-from llm_policy.ledger.ledger import Ledger, NewRow, Settlement
+from llm_policy.ledger.ledger import Ledger
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import Manifest
 from llmstack.supervision.in_flight_requests import InFlightRequests
 from tests.manifests import manifest as make_manifest
@@ -28,12 +29,14 @@ class RequestLedger(NamedTuple):
     def admit(self, max_tokens: int, at_s: float, is_canary: bool = False) -> int:
         price = self.manifest.prices.per_token
         costs = {"projected_nano_usd": price.cost(10, max_tokens), "prompt_nano_usd": price.cost(10, 0)}
-        entry = NewRow(num_prompt_tokens=10, is_canary=is_canary, **costs)
-        (((ledger_id,), _),) = self.ledger.record([[entry]], START_NS + int(at_s * S))
-        return ledger_id
+        entry = RowRecord(num_prompt_tokens=10, is_canary=is_canary, **costs)
+        ((admitted,),) = self.ledger.record([[entry]], START_NS + int(at_s * S))
+        return admitted.ledger_id
 
     def answer(self, ledger_id: int, num_tokens: int, at_s: float, is_canary: bool = False) -> None:
-        row = Settlement(ledger_id, "", "", "", "", is_canary, 10, num_tokens, 0, 0, ())
+        row = RowRecord(
+            ledger_id=ledger_id, is_canary=is_canary, num_prompt_tokens=10, num_completion_tokens=num_tokens
+        )
         assert self.ledger.settle([row], START_NS + int(at_s * S)) == [True]
 
     def has_any(self, at_s: float) -> bool:

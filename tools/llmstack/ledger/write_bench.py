@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_policy.ledger.database import FILE_NAME, checkpoint, open_database, transaction
-from llm_policy.ledger.ledger import Ledger, NewRow, Settlement
+from llm_policy.ledger.ledger import Ledger
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import TASKS, parse_manifest
 
-_NEW_ROW = NewRow("request-0123456789", "acme", "judge", "verdict", False, 512, 128_000, 51_200)
+_ROW = RowRecord(
+    request_id="request-0123456789",
+    tenant="acme",
+    task="judge",
+    schema_id="verdict",
+    num_prompt_tokens=512,
+    prompt_nano_usd=51_200,
+    projected_nano_usd=128_000,
+)
 _HASH = "sha256:" + "0" * 64
 _MANIFEST = {
     "engine": {"hash": _HASH, "quantisation": "w4a8", "model": "bench", "max_queue_size": 1_000_000},
@@ -24,7 +33,7 @@ _MANIFEST = {
     "prices": {"input_usd_per_million": 0.1, "output_usd_per_million": 0.3},
     "tasks": {task: {"temperature": 0.0} for task in TASKS},
 }
-_FLAGS: dict[str, list[str]] = {"settle": [], "settle with a breach": ["queue_delay_breach"]}
+_FLAGS: dict[str, tuple[str, ...]] = {"settle": (), "settle with a breach": ("queue_delay_breach",)}
 _FILL = """
 WITH RECURSIVE counted (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM counted WHERE number < :num)
 INSERT INTO request (request_id, tenant, task, schema_id, engine_hash, boot_id, row_number, canary, num_prompt_tokens,
@@ -67,7 +76,7 @@ def fill_ledger(directory: Path, num_rows: int) -> None:
     """
     with closing(open_database(directory / FILE_NAME)) as connection:
         with transaction(connection):
-            connection.execute(_FILL, {**_NEW_ROW._asdict(), "hash": _HASH, "now_ns": time.time_ns(), "num": num_rows})
+            connection.execute(_FILL, {**_ROW._asdict(), "hash": _HASH, "now_ns": time.time_ns(), "num": num_rows})
         checkpoint(connection)
 
 
@@ -101,9 +110,9 @@ def _write(directory: Path, num_writes: int, sender: Connection) -> None:
     for number in range(num_writes):
         call = "settle" if number % 10 else "settle with a breach"
         began_ns = time.perf_counter_ns()
-        (((row_id,), _),) = ledger.record([[_NEW_ROW]])
+        ((row,),) = ledger.record([[_ROW]])
         entered_ns = time.perf_counter_ns()
-        row = Settlement(row_id, *_NEW_ROW[:5], 512, 64, 70_400, 900, _FLAGS[call])
+        row = row._replace(num_completion_tokens=64, actual_nano_usd=70_400, queue_delay_us=900, flags=_FLAGS[call])
         settling_ns = time.perf_counter_ns()
         ledger.settle([row])
         times[call].append(time.perf_counter_ns() - settling_ns)

@@ -7,10 +7,11 @@ import pytest
 
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
-from llm_policy.ledger.ledger import NewRow
-from tests.ledgers import NEW_ROW, admit, open_ledger, open_row, rows, settlement, sheds, states, total
+from llm_policy.ledger.row_record import RowRecord
+from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, rows, settlement, sheds, states, total
 
 REJECTED = NEW_ROW._replace(code="invalid_input")
+SECOND_ROW = NEW_ROW._replace(row_number=1)
 CANARY = NEW_ROW._replace(is_canary=True)
 SECOND_NS = 1_000_000_000
 
@@ -59,18 +60,18 @@ def test_a_rejected_request_is_one_row_that_costs_nothing(ledger):
 
 
 def test_a_request_without_a_task_is_counted_as_none(ledger):
-    ledger.record([[NewRow(code="missing_header")]])
+    ledger.record([[RowRecord(code="missing_header")]])
     assert total(ledger, metric_total.REQUESTS, "none,refused") == 1
 
 
 def test_each_row_of_a_request_is_a_ledger_row(ledger):
-    ((ids, _),) = ledger.record([[NEW_ROW, NEW_ROW._replace(schema_id="ticket")]])
-    assert len(set(ids)) == 2
+    (recorded,) = ledger.record([[NEW_ROW, SECOND_ROW._replace(schema_id="ticket")]])
+    assert len({row.ledger_id for row in recorded}) == 2
     assert [(row["row_number"], row["schema_id"]) for row in rows(ledger)] == [(0, "order"), (1, "ticket")]
 
 
 def test_an_admitted_row_can_be_rejected(ledger):
-    ledger.reject([open_row(admit(ledger))], "schema_too_complex")
+    ledger.reject([rejection(admit(ledger), "schema_too_complex")])
     (row,) = rows(ledger)
     assert (row["state"], row["code"], row["actual_nano_usd"]) == ("refused", "schema_too_complex", 0)
     assert total(ledger, metric_total.REJECTED, "schema_too_complex") == 1
@@ -89,7 +90,7 @@ def test_an_unknown_row_is_not_settled(ledger):
 
 def test_a_rejected_row_is_not_settled(ledger):
     row_id = admit(ledger)
-    ledger.reject([open_row(row_id)], "internal")
+    ledger.reject([rejection(row_id, "internal")])
     assert ledger.settle([settlement(row_id)]) == [False]
     assert total(ledger, metric_total.COST) == 0
 
@@ -156,14 +157,15 @@ def test_a_full_queue_sheds_the_next_request(tmp_path):
 
 def test_every_row_has_an_id_admitted_rejected_or_shed(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
-    recorded = ledger.record([[REJECTED], [NEW_ROW, NEW_ROW], [NEW_ROW]])
-    assert [(len(ids), is_shed) for ids, is_shed in recorded] == [(1, False), (2, False), (1, True)]
-    assert [row_id for ids, _ in recorded for row_id in ids] == [row["id"] for row in rows(ledger)]
+    recorded = ledger.record([[REJECTED], [NEW_ROW, SECOND_ROW], [NEW_ROW]])
+    assert [[row.code for row in request] for request in recorded] == [["invalid_input"], ["", ""], ["overloaded"]]
+    assert [row.ledger_id for request in recorded for row in request] == [row["id"] for row in rows(ledger)]
 
 
 def test_a_request_of_several_rows_takes_one_place_in_the_queue(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
-    assert [recorded.is_shed for recorded in ledger.record([[NEW_ROW, NEW_ROW, NEW_ROW], [NEW_ROW]])] == [False, False]
+    three_rows = [NEW_ROW._replace(row_number=number) for number in range(3)]
+    assert [request[0].code for request in ledger.record([three_rows, [NEW_ROW]])] == ["", ""]
 
 
 def test_an_answer_frees_a_place_in_the_queue(tmp_path):

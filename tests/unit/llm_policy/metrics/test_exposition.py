@@ -17,13 +17,17 @@ from llm_policy.metrics.exposition import exposition, exposition_parts
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from tests.ledgers import NEW_ROW, admit, full_disk, open_ledger, settlement
 
+ANSWERED = NEW_ROW._replace(
+    queue_delay_us=900, time_to_first_token_us=5_000, total_time_us=20_000, num_completion_tokens=4
+)
 OBSERVE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from llm_policy.metrics.policy_metrics import PolicyMetrics
+from tests.unit.llm_policy.metrics.test_exposition import ANSWERED
 metrics = PolicyMetrics(Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
-    metrics.observe_answer(900, 5_000, 20_000, 4)
+    metrics.observe_answer(ANSWERED)
     metrics.overhead_us["preprocess"].observe(300)
 if len(sys.argv) > 3:
     sys.stdout.write("ready"); sys.stdout.flush(); sys.stdin.read()
@@ -56,7 +60,7 @@ def observer(state_dir, num_answers, *, stays_alive=False):
         str(num_answers),
         *(["stay"] if stays_alive else []),
     ]
-    environment = {**os.environ, "PYTHONPATH": "python_models"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["python_models", "."])}
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
@@ -109,7 +113,7 @@ def test_observations_of_a_killed_process_are_kept_and_added_to(ledger, tmp_path
 
 def test_an_answer_of_one_token_has_no_time_per_token(ledger, tmp_path):
     metrics = PolicyMetrics(tmp_path)
-    metrics.observe_answer(900, 5_000, 5_000, 1)
+    metrics.observe_answer(ANSWERED._replace(num_completion_tokens=1, total_time_us=5_000))
     values = samples(tmp_path)
     assert (values["llm_time_to_first_token_us_count",], values["llm_time_per_output_token_us_count",]) == (1, 0)
 
@@ -154,7 +158,7 @@ def test_a_process_quarantines_damaged_files_of_its_slot_and_continues(ledger, t
     assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
     for path in (tmp_path / "metrics").glob("*.db"):
         damage(path)
-    PolicyMetrics(tmp_path).observe_answer(900, 5_000, 20_000, 4)
+    PolicyMetrics(tmp_path).observe_answer(ANSWERED)
     assert samples(tmp_path)["llm_queue_delay_us_count",] == 1
     assert len(list((tmp_path / "metrics").glob("*.damaged-*"))) == 2
     assert capsys.readouterr().err.count('"metrics_file_damaged"') == 2
@@ -164,7 +168,7 @@ def test_a_process_quarantines_damaged_files_of_its_slot_and_continues(ledger, t
 def test_a_damaged_file_of_a_free_slot_does_not_hide_other_metrics(ledger, tmp_path, damage):
     first = PolicyMetrics(tmp_path)
     assert observer(tmp_path, 5).wait(60) == -signal.SIGKILL
-    first.observe_answer(900, 5_000, 20_000, 4)
+    first.observe_answer(ANSWERED)
     ledger.settle([settlement(admit(ledger))])
     damage(tmp_path / "metrics" / "histogram_1.db")
     values = samples(tmp_path)
@@ -184,7 +188,7 @@ def test_a_damaged_file_of_a_live_process_fails_the_histograms_but_not_the_ledge
 
 
 def test_without_a_ledger_the_histograms_are_still_rendered(tmp_path):
-    PolicyMetrics(tmp_path).observe_answer(900, 5_000, 20_000, 4)
+    PolicyMetrics(tmp_path).observe_answer(ANSWERED)
     parts = exposition_parts(tmp_path)
     assert b"llm_queue_delay_us_count 1.0" in parts["histograms"]()
     with pytest.raises(sqlite3.Error):

@@ -3,11 +3,13 @@
 import pytest
 
 from llm_policy.errors import InvalidRequest
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import Task
 from llm_policy.rules.budget import Budget
 from tests.manifests import manifest
 
 BUDGET = Budget(manifest())
+COSTLY = RowRecord(num_prompt_tokens=1_000, max_completion_tokens=1_000, projected_nano_usd=200_000_000)
 
 
 def test_a_prompt_at_the_limit_passes():
@@ -50,16 +52,16 @@ def test_a_completion_of_less_than_one_token_is_rejected(requested):
         BUDGET.completion_limit(10, requested, None)
 
 
-def test_notify_admits_a_costly_request_with_its_projected_cost():
+def test_notify_admits_a_costly_request():
     costly = Budget(manifest(prices={"input_usd_per_million": 100.0, "output_usd_per_million": 100.0}))
-    assert costly.project_cost(1_000, 1_000) == 200_000_000
+    costly.check_cost(COSTLY)
 
 
 def test_reject_checks_the_worst_case_cost():
     prices = {"input_usd_per_million": 100.0, "output_usd_per_million": 100.0}
     costly = Budget(manifest(prices=prices, on_cost_breach="reject"))
     with pytest.raises(InvalidRequest) as caught:
-        costly.project_cost(1_000, 1_000)
+        costly.check_cost(COSTLY)
     assert str(caught.value) == (
         "cost_budget_overrun: 1000 prompt and up to 1000 completion tokens may cost 0.200000000 USD, "
         "limit 0.100000000 USD (max_cost_usd)"

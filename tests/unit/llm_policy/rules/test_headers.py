@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.rules.headers import HeaderGate, Headers
+from llm_policy.ledger.row_record import RowRecord
+from llm_policy.rules.headers import CANARY_TENANT, HeaderGate
 
 ENGINE = "sha256:" + "a" * 64
 GATE = HeaderGate(ENGINE, "w4a8")
@@ -14,22 +15,28 @@ GOOD = {"X-Engine-Hash": ENGINE, "X-Quantisation": "w4a8"}
 
 def rejection(parameters: object) -> InvalidRequest:
     text = parameters if isinstance(parameters, str) else json.dumps(parameters)
-    with pytest.raises(InvalidRequest) as caught:
-        GATE.check(text)
-    return caught.value
+    error = GATE.check(text).error()
+    assert error is not None
+    return error
+
+
+def sender(parameters: dict[str, object]) -> RowRecord:
+    check = GATE.check(json.dumps(parameters))
+    assert check.error() is None
+    return check.sender
 
 
 def test_valid_headers_pass_with_tenant_and_request_id():
-    headers = GATE.check(json.dumps({**GOOD, "X-Tenant": "finance", "X-Request-Id": "r-1"}))
-    assert (headers.tenant, headers.request_id) == ("finance", "r-1")
+    headers = {**GOOD, "X-Tenant": "finance", "X-Request-Id": "r-1"}
+    assert sender(headers) == RowRecord(tenant="finance", request_id="r-1")
 
 
 def test_lower_case_names_from_grpc_pass():
-    assert GATE.check(json.dumps({name.lower(): value for name, value in GOOD.items()})) == Headers("", "")
+    assert sender({name.lower(): value for name, value in GOOD.items()}) == RowRecord()
 
 
 def test_an_unknown_parameter_is_ignored():
-    assert GATE.check(json.dumps({**GOOD, "priority": 3})) == Headers("", "")
+    assert sender({**GOOD, "priority": 3}) == RowRecord()
 
 
 @pytest.mark.parametrize("parameters", ["", "{}"])
@@ -69,3 +76,27 @@ def test_a_header_that_is_not_a_string_is_rejected(value):
 
 def test_an_invalid_header_is_not_reported_as_missing_too():
     assert "missing_header" not in str(rejection({**GOOD, "X-Engine-Hash": ""}))
+
+
+def test_the_valid_headers_of_a_rejected_request_name_its_sender():
+    check = GATE.check(json.dumps({"X-Tenant": "finance", "X-Request-Id": "r-1", "X-Engine-Hash": ""}))
+    assert check.error() is not None
+    assert check.sender == RowRecord(tenant="finance", request_id="r-1")
+
+
+def test_each_rejected_request_gets_an_error_of_its_own():
+    first, second = rejection({}), rejection({})
+    assert first is not second
+    assert str(first) == str(second)
+
+
+def test_only_a_request_with_the_token_is_the_canary():
+    gate = HeaderGate(ENGINE, "w4a8", "token")
+    check = gate.check(json.dumps({**GOOD, "X-Canary-Token": "token", "X-Request-Id": "canary-1"}))
+    assert (check.sender, check.error()) == (
+        RowRecord(tenant=CANARY_TENANT, request_id="canary-1", is_canary=True),
+        None,
+    )
+    for headers in ({"X-Canary-Token": "other"}, {"X-Tenant": CANARY_TENANT}):
+        rejected = gate.check(json.dumps({**GOOD, **headers}))
+        assert (rejected.error().code, rejected.sender) == (Code.INVALID_HEADER, RowRecord())

@@ -11,10 +11,10 @@ import pytest
 from llm_policy.errors import Code, LedgerUnavailable, Unavailable
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.database import open_database
-from llm_policy.ledger.ledger import NewRow
 from llm_policy.ledger.metric_total import read_totals
+from llm_policy.ledger.row_record import RowRecord
 from llm_policy.steps.ledger_writer import RETRY_S, LedgerWriter
-from tests.ledgers import NEW_ROW, full_disk, open_row, settlement
+from tests.ledgers import NEW_ROW, full_disk, rejection, settlement
 from tests.manifests import manifest
 
 # The mount vanishes with the child's namespace, even if the test is killed.
@@ -49,9 +49,16 @@ def states(tmp_path):
     return [row[0] for row in open_database(tmp_path / "ledger.db").execute("SELECT state FROM request ORDER BY id")]
 
 
+def admit(writer):
+    """Admit one request. Returns the id of its row."""
+    ((admitted,),) = writer.record([[NEW_ROW]])
+    assert not admitted.code
+    return admitted.ledger_id
+
+
 def record_until_full(writer):
     """Record requests until one fails. Returns how many succeeded, and the error."""
-    row = NewRow("r" * 128, "t" * 128, code=Code.INVALID_INPUT.value)
+    row = RowRecord(request_id="r" * 128, tenant="t" * 128, code=Code.INVALID_INPUT.value)
     number = 0
     with pytest.raises(LedgerUnavailable) as caught:
         while number < 10_000:
@@ -73,7 +80,7 @@ def test_service_resumes_when_the_disk_has_room_again(writer, tmp_path):
     fill(writer)
     num_recorded, _ = record_until_full(writer)
     make_room(writer)
-    assert not writer.record([[NEW_ROW]])[0].is_shed
+    admit(writer)
     assert len(states(tmp_path)) == num_recorded + 1
 
 
@@ -107,7 +114,7 @@ def repair(tmp_path):
 
 
 def test_an_answer_that_cannot_be_recorded_is_withheld_and_its_row_rejected_later(writer, tmp_path):
-    (((row_id,), _),) = writer.record([[NEW_ROW]])
+    row_id = admit(writer)
     break_settling(tmp_path)
     with pytest.raises(LedgerUnavailable):
         writer.settle([settlement(row_id)])
@@ -117,11 +124,11 @@ def test_an_answer_that_cannot_be_recorded_is_withheld_and_its_row_rejected_late
 
 
 def test_pending_rejections_are_flushed_without_a_further_request(writer, tmp_path):
-    ids = [writer.record([[NEW_ROW]])[0].ids[0] for _ in range(3)]
+    ids = [admit(writer) for _ in range(3)]
     break_settling(tmp_path)
     for row_id in ids:
         with pytest.raises(LedgerUnavailable):
-            writer.reject([open_row(row_id)], "guidance_unavailable")
+            writer.reject([rejection(row_id, "guidance_unavailable")])
     time.sleep(1.5 * RETRY_S)  # time for one failing attempt
     assert states(tmp_path) == ["admitted"] * 3
     repair(tmp_path)
@@ -139,7 +146,7 @@ def test_a_lock_that_is_not_free_in_time_rejects_and_keeps_the_connection(writer
     with pytest.raises(LedgerUnavailable, match="locked"):
         writer.record([[NEW_ROW]])
     other.execute("ROLLBACK")
-    assert not writer.record([[NEW_ROW]])[0].is_shed
+    admit(writer)
     assert connection(writer) is before
 
 
@@ -152,7 +159,7 @@ def test_while_the_draining_file_exists_every_request_is_rejected_as_draining(wr
 def test_a_full_queue_rejects_requests_before_any_work_is_done(tmp_path):
     engine = {"hash": "sha256:" + "a" * 64, "quantisation": "w4a8", "model": "m", "max_queue_size": 1}
     writer = LedgerWriter(tmp_path, manifest(engine=engine), "boot-1")
-    (((row_id,), _),) = writer.record([[NEW_ROW]])
+    row_id = admit(writer)
     assert str(writer.admission_error()) == "overloaded: 1 requests wait for their answers, limit 1 (max_queue_size)"
     writer.settle([settlement(row_id)])
     assert writer.admission_error() is None
@@ -164,21 +171,21 @@ import json, subprocess, sys
 from pathlib import Path
 from llm_policy.errors import LedgerUnavailable
 from llm_policy.steps.ledger_writer import LedgerWriter
-from tests.ledgers import NEW_ROW, settlement
+from tests.ledgers import settlement
 from tests.manifests import manifest
-from tests.unit.llm_policy.steps.test_ledger_writer import record_until_full
+from tests.unit.llm_policy.steps.test_ledger_writer import admit, record_until_full
 
 disk = Path("/mnt")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
 writer = LedgerWriter(disk, manifest(), "boot-1")
 results = {}
-(((row_id,), _),) = writer.record([[NEW_ROW]])
+row_id = admit(writer)
 (disk / "ballast").write_bytes(b"x" * (200 << 10))
 results["num_recorded"], full = record_until_full(writer)
 results["full"] = str(full)
 (disk / "ballast").unlink()
 results["settled_with_room"] = writer.settle([settlement(row_id)])
-(((row_id,), _),) = writer.record([[NEW_ROW]])
+row_id = admit(writer)
 writer._close_ledger()  # a mount with open files can't become read-only
 subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
 try:
@@ -186,7 +193,7 @@ try:
 except LedgerUnavailable as error:
     results["read_only"] = str(error)
 subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-(((new_id,), _),) = writer.record([[NEW_ROW]])
+new_id = admit(writer)
 results["settled_afterwards"] = writer.settle([settlement(new_id)])
 connection = writer._open_ledger().connection
 results["integrity"] = connection.execute("PRAGMA integrity_check").fetchone()[0]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from llm_policy.steps.decision import Decision, pack_decisions
+from llm_policy.ledger.row_record import RowRecord
+from llm_policy.steps.policy_decision import pack_records
 from llm_policy.steps.postprocess import Postprocess
 from tests.manifests import ENGINE_HASH, manifest
 
@@ -19,10 +20,12 @@ class Letters:
 
 
 STEP = Postprocess(manifest(), Letters())
-DECISION = Decision("r-1", "", "judge", "", "", "", 3, 10, 0, END, [], False, False)
+ADMITTED = RowRecord(
+    request_id="r-1", task="judge", num_prompt_tokens=3, max_completion_tokens=10, end_id=END, ledger_id=7
+)
 
 
-def engine_output(text, *, end=True, decision=DECISION, queue_delay_ns=0, num_input_tokens=3):
+def engine_output(text, *, end=True, record=ADMITTED, queue_delay_ns=0, num_input_tokens=3):
     ids = [ord(c) for c in text] + ([END] if end else [])
     clocks = {
         "arrival_time_ns": 1_000_000,
@@ -30,13 +33,13 @@ def engine_output(text, *, end=True, decision=DECISION, queue_delay_ns=0, num_in
         "first_token_time_ns": 6_000_000,
         "last_token_time_ns": 9_000_000,
     }
-    prompt = num_input_tokens if decision.includes_prompt else 0
+    prompt = num_input_tokens if record.includes_prompt else 0
     return {
         "output_ids": np.array([[ids]], np.int32),
         "sequence_length": np.array([[len(ids)]], np.int32),
         "num_input_tokens": np.array([[num_input_tokens]], np.int32),
         "num_output_tokens": np.array([[len(ids) - prompt]], np.int32),
-        "policy_decision": pack_decisions([decision]),
+        "policy_decision": pack_records([record]),
         **{name: np.array([[value]], np.int64) for name, value in clocks.items()},
     }
 
@@ -47,7 +50,7 @@ def answer(text, **changes):
 
 
 def test_an_answer_that_ends_with_end_id_has_finish_reason_stop():
-    assert answer("hi").finish_reason == "stop"
+    assert answer("hi").record.finish_reason == "stop"
 
 
 def test_the_end_token_is_not_in_the_text():
@@ -55,63 +58,67 @@ def test_the_end_token_is_not_in_the_text():
 
 
 def test_a_stop_word_is_removed_from_the_text():
-    decision = DECISION._replace(stop_words=[[ord("!"), ord("?")]])
-    stopped = answer("hi!?", end=False, decision=decision)
-    assert (stopped.finish_reason, stopped.text) == ("stop", "hi")
+    record = ADMITTED._replace(stop_words=((ord("!"), ord("?")),))
+    stopped = answer("hi!?", end=False, record=record)
+    assert (stopped.record.finish_reason, stopped.text) == ("stop", "hi")
 
 
 def test_an_answer_that_uses_all_allowed_tokens_is_truncated():
     cut = answer("0123456789", end=False)
-    assert (cut.finish_reason, cut.flags) == ("length", ["truncated"])
+    assert (cut.record.finish_reason, cut.record.flags) == ("length", ("truncated",))
 
 
 def test_a_shorter_answer_without_end_id_has_finish_reason_stop():
-    assert answer("hi", end=False).finish_reason == "stop"
+    assert answer("hi", end=False).record.finish_reason == "stop"
 
 
 def test_an_answer_that_ended_immediately_is_empty():
-    assert (answer("", end=False).finish_reason, answer("", end=False).text) == ("stop", "")
+    assert (answer("", end=False).record.finish_reason, answer("", end=False).text) == ("stop", "")
 
 
 def test_cost_counts_prompt_and_completion_in_nano_dollars():
-    assert answer("hi").cost_nano_usd == 3 * 100 + 3 * 300
+    assert answer("hi").record.actual_nano_usd == 3 * 100 + 3 * 300
 
 
 def test_clocks_become_microseconds():
     timed = answer("hi", queue_delay_ns=2_500_999)
-    assert (timed.queue_delay_us, timed.time_to_first_token_us, timed.total_time_us) == (2_500, 5_000, 8_000)
+    assert (timed.record.queue_delay_us, timed.record.time_to_first_token_us, timed.record.total_time_us) == (
+        2_500,
+        5_000,
+        8_000,
+    )
 
 
 def test_a_queue_delay_at_the_threshold_is_not_a_breach():
-    assert answer("hi", queue_delay_ns=2_500_000).flags == []
+    assert answer("hi", queue_delay_ns=2_500_000).record.flags == ()
 
 
 def test_a_queue_delay_over_the_threshold_is_flagged():
-    assert answer("hi", queue_delay_ns=2_501_000).flags == ["queue_delay_breach"]
+    assert answer("hi", queue_delay_ns=2_501_000).record.flags == ("queue_delay_breach",)
 
 
 def test_a_cost_over_the_threshold_is_flagged():
     costly = Postprocess(manifest(thresholds={"max_cost_usd": 0.000001}), Letters())
     (flagged,) = costly.run(engine_output("hi"))
-    assert flagged.flags == ["cost_breach"]
+    assert flagged.record.flags == ("cost_breach",)
 
 
-@pytest.mark.parametrize(("text", "valid", "flags"), [("{}", True, []), ("[]", False, ["schema_violation"])])
+@pytest.mark.parametrize(("text", "valid", "flags"), [("{}", True, ()), ("[]", False, ("schema_violation",))])
 def test_a_guided_answer_is_validated_against_the_clients_schema(text, valid, flags):
-    guided = DECISION._replace(schema_id="order", guide_kind="json_schema", guide_text=SCHEMA)
-    validated = answer(text, decision=guided)
-    assert (validated.schema_valid, validated.flags) == (valid, flags)
+    guided = ADMITTED._replace(schema_id="order", guide_kind="json_schema", guide_text=SCHEMA)
+    validated = answer(text, record=guided)
+    assert (validated.record.schema_valid, validated.record.flags) == (valid, flags)
 
 
 def test_truncated_json_is_truncated_and_never_valid():
-    guided = DECISION._replace(guide_kind="json_schema", guide_text=SCHEMA, max_completion_tokens=2)
-    cut = answer("{}", end=False, decision=guided)
-    assert (cut.schema_valid, cut.flags) == (False, ["truncated"])
+    guided = ADMITTED._replace(guide_kind="json_schema", guide_text=SCHEMA, max_completion_tokens=2)
+    cut = answer("{}", end=False, record=guided)
+    assert (cut.record.schema_valid, cut.record.flags) == (False, ("truncated",))
 
 
 def test_a_prompt_is_returned_before_the_answer_if_requested():
-    echoed = answer("ab{}", decision=DECISION._replace(includes_prompt=True, num_prompt_tokens=2), num_input_tokens=2)
-    assert (echoed.text, echoed.num_output_tokens) == ("ab{}", 3)
+    echoed = answer("ab{}", record=ADMITTED._replace(includes_prompt=True, num_prompt_tokens=2), num_input_tokens=2)
+    assert (echoed.text, echoed.record.num_completion_tokens) == ("ab{}", 3)
 
 
 def test_only_requested_outputs_are_built():
