@@ -6,7 +6,6 @@ members of the body.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +14,7 @@ import httpx
 import numpy as np
 import tritonclient.grpc as triton_grpc
 
+from llm_policy.errors import find_code
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
@@ -29,7 +29,6 @@ _WIRE_TYPES = {
     "TYPE_BOOL": ("BOOL", np.bool_),
 }
 _TYPES = {spec.name: _WIRE_TYPES[spec.data_type] for spec in ENSEMBLE_INPUTS}
-_CODE = re.compile(r"(?:in ensemble '[^']*', )?([a-z_]+): ")
 
 Inputs = Mapping[str, Any]
 Headers = Mapping[str, str]
@@ -68,8 +67,8 @@ class Reply(NamedTuple):
     @property
     def code(self) -> str:
         """The error code at the start of an error's text; empty if there is none."""
-        match = _CODE.match(self.error)
-        return match[1] if match else ""
+        code = find_code(self.error)
+        return code.value if code else ""
 
     def first(self, name: str) -> Any:
         """The first value of an output; None if the output is missing or empty."""
