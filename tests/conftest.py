@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from tests.import_graph import transitive_imports
 
-# The same examples every time, and no deadlines: test machines are noisy.
-settings.register_profile("deterministic", derandomize=True, deadline=None)
-settings.load_profile("deterministic")
+pytest_plugins = ["tests.hypothesis_profiles"]
 
 # Fixtures that start a server. All files that use one run in the same worker, so each server is started once.
 SERVERS = ("server", "echo_service", "embedded_service")

@@ -16,6 +16,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 import llmstack.gateway
 from tests.docker.conftest import require_programs
+from tests.hypothesis_profiles import num_examples
+from tests.survivors import keep_if, keeps_at_least
 
 GUARD = Path(llmstack.gateway.__file__).with_name("grpc_guard.lua")
 MAX_BYTES = 10_000
@@ -186,16 +188,24 @@ FIELDS = st.one_of(
     st.binary(max_size=8),
 )
 MESSAGES = st.lists(FIELDS, max_size=5).map(b"".join)
-CALLS = st.lists(MESSAGES.map(frame) | st.binary(max_size=12), min_size=1, max_size=3).map(b"".join)
+VALID = st.builds(infer_message, text=st.binary(max_size=40))
+EXTENDED = st.builds(bytes.__add__, VALID, MESSAGES)
+CALLS = st.lists((VALID | EXTENDED | MESSAGES).map(frame) | st.binary(max_size=12), min_size=1, max_size=3).map(
+    b"".join
+)
 POSITIONS = st.lists(st.integers(0, 200), max_size=6)
-PROPERTY_SETTINGS = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY_SETTINGS = settings(
+    max_examples=num_examples(400), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
+@keeps_at_least(0.1)
 @PROPERTY_SETTINGS
 @given(call=CALLS, positions=POSITIONS)
 def test_protobuf_reads_the_ensembles_name_in_every_forwarded_message(check, call, positions):
     checked = check("ModelStreamInfer", *split(call, positions))
     forwarded = call if checked == ALLOWED else call[: checked.num_forwarded]
+    keep_if(messages_of(forwarded))
     for message in messages_of(forwarded):
         assert model_of(message) in {("ensemble", ""), None}
 

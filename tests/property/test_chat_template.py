@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_policy.text.chat_template import ChatTemplate, Message
+from tests.survivors import keep_if, keeps_at_least
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|im|>")
 CUTS = [
@@ -32,13 +33,14 @@ def test_adjacent_contents_form_no_control_token(contents):
     assert not any(segment.is_control for segment in render(BARE, contents))
 
 
+@keeps_at_least(0.5)
 @given(st.sampled_from(CUTS), st.sampled_from(["{{ m.content }}", "{{ m.content | trim }}"]), CONTENTS, st.booleans())
 def test_content_does_not_complete_a_control_token_that_the_template_begins(cut, place, content, exactly):
     token, start, end = cut
     source = "{% for m in messages %}" + token[:start] + place + token[end:] + "{% endfor %}"
     content = token[start:end] if exactly else content
-    if token[:start] + token[end:] not in TOKENS:
-        assert not any(segment.is_control for segment in render(ChatTemplate(source, TOKENS, {}), [content]))
+    keep_if(token[:start] + token[end:] not in TOKENS)
+    assert not any(segment.is_control for segment in render(ChatTemplate(source, TOKENS, {}), [content]))
 
 
 @given(PROMPTS)

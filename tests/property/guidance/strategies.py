@@ -100,3 +100,28 @@ def _combined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]
 
 
 schemas = st.recursive(leaves, lambda inner: st.one_of(_objects(inner), _arrays(inner), _combined(inner)), max_leaves=6)
+
+
+_ebnf_atoms = st.sampled_from(['"a"', '"ab"', r'"\n"', '"é"', '""', "[a-z]", "[^a]", r"[\x30-9_]", "other", "third"])
+_ebnf_marks = st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,3}", "{2,}"])
+_ebnf_expressions = st.recursive(
+    st.builds(str.__add__, _ebnf_atoms, _ebnf_marks),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(" ".join),
+        st.builds("({}){}".format, st.lists(inner, min_size=1, max_size=3).map(" | ".join), _ebnf_marks),
+    ),
+    max_leaves=6,
+)
+grammars = st.builds(
+    "root ::= {}\nother ::= {} # a comment\nthird ::= {}".format,
+    _ebnf_expressions,
+    _ebnf_expressions,
+    st.sampled_from(['"c"', "[0-9]+"]) | _ebnf_expressions,
+)
+damaged_grammars = st.builds(
+    lambda text, place, length, inserted: text[:place] + inserted + text[place + length :],
+    grammars,
+    st.integers(0, 80),
+    st.integers(0, 3),
+    st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=3),
+)

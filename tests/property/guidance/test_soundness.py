@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -17,18 +18,29 @@ from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
 from llm_policy.release.guide_limits import GuideLimits
 from llmstack.guides.instance_order import follows_declaration
 from tests.grammar_check import accepts, compile_guide
-from tests.property.guidance.strategies import schemas, values
+from tests.hypothesis_profiles import num_examples
+from tests.property.guidance.strategies import damaged_grammars, grammars, schemas, values
+from tests.survivors import keep_if, keeps_at_least
 
 LIMITS = GuideLimits()
 
 law_settings = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=400,
+    max_examples=num_examples(400),
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
+Plan = TypeVar("Plan")
 
+
+def unless_rejected(plan: Callable[[], Plan]) -> Plan | None:
+    """The planned guide; None if it is rejected with a declared code."""
+    try:
+        return plan()
+    except InvalidRequest:
+        return None
+
+
+@keeps_at_least(0.25)
 @law_settings
 @given(schemas, st.lists(values, min_size=1, max_size=12))
 @example({"anyOf": [{"required": ["a"]}, {"type": "string"}]}, ["x", {"a": 1}])
@@ -46,23 +58,21 @@ def test_every_valid_instance_in_declared_order_is_accepted(schema: Any, instanc
         assert accepts(compiled, write_json(instance)), (schema, instance, plan.guide)
 
 
+@keeps_at_least(0.25)
 @law_settings
 @given(schemas, st.lists(values, min_size=1, max_size=12))
 def test_without_unenforced_keywords_every_invalid_instance_is_rejected(schema: Any, instances: list[Any]) -> None:
     validator = build_schema_validator(schema)
     invalid = [i for i in instances if not validator.is_valid(i)]
     assume(invalid)
-    try:
-        plan = plan_json_schema(write_json(schema), LIMITS)
-    except InvalidRequest:
-        return
-    assume(not plan.unenforced)
+    plan = unless_rejected(lambda: plan_json_schema(write_json(schema), LIMITS))
+    assume(plan is not None and not plan.unenforced)
     compiled = compile_guide(plan.guide)
     for instance in invalid:
         assert not accepts(compiled, write_json(instance)), (schema, instance, plan.guide)
 
 
-@settings(derandomize=True, deadline=None, max_examples=500)
+@settings(max_examples=num_examples(500))
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60), st.text('{}[]":,\\u0aef-1tn ', max_size=60)))
 def test_any_text_is_read_or_rejected_with_a_declared_code(text: str | bytes) -> None:
     for plan in (read_json, plan_json_schema, plan_choice):
@@ -70,21 +80,19 @@ def test_any_text_is_read_or_rejected_with_a_declared_code(text: str | bytes) ->
             plan(text, LIMITS)
 
 
-@settings(derandomize=True, deadline=None, max_examples=500)
+@keeps_at_least(0.25)
+@settings(max_examples=num_examples(500))
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40), st.text("ab(|)[]^$*+?{},0123\\dwsu-.", max_size=40)))
 def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes) -> None:
-    try:
-        plan = plan_regex(text, LIMITS)
-    except InvalidRequest:
-        return
+    plan = unless_rejected(lambda: plan_regex(text, LIMITS))
+    keep_if(plan)
     compile_guide(plan.guide)
 
 
-@settings(derandomize=True, deadline=None, max_examples=500)
-@given(st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=40).map(lambda text: "root ::= " + text))
+@keeps_at_least(0.25)
+@settings(max_examples=num_examples(500))
+@given(grammars | damaged_grammars | st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=40).map("root ::= ".__add__))
 def test_any_grammar_is_planned_or_rejected_with_a_declared_code(text: str) -> None:
-    try:
-        plan = plan_ebnf(text, LIMITS)
-    except InvalidRequest:
-        return
+    plan = unless_rejected(lambda: plan_ebnf(text, LIMITS))
+    keep_if(plan)
     compile_guide(plan.guide)
