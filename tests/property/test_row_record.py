@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.steps.policy_decision import FIELDS, pack_records, unpack_records
+from tests.hypothesis_profiles import num_examples
 from tests.ledgers import open_ledger, rows
 
 # Text that JSON and SQLite can hold: no lone surrogates.
@@ -78,7 +79,7 @@ def test_the_tensor_carries_what_is_known_at_admission_and_nothing_later(record)
     assert carried == RowRecord(**{name: getattr(record, name) for name in FIELDS})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=num_examples(50))
 @given(records(**ADMITTED), st.fixed_dictionaries(ANSWER))
 def test_every_column_of_the_ledger_row_comes_from_the_record(record, answer):
     with tempfile.TemporaryDirectory() as directory:
