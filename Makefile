@@ -56,7 +56,7 @@ test: $(INSTALLED)  ## Run the tests, also on live servers, in five minutes on t
 	@echo "not among these: make test-all (slow tests), make test-docker (containers, gateway), make test-wheel (the wheel)"
 
 test-all: $(INSTALLED)  ## Run the tests of make test and the slow ones: restarts, full disks, hostile guides, releases
-	$(PYTEST) $(ARGS)
+	$(PYTEST) --hypothesis-profile explore $(ARGS)
 
 test-wheel: $(INSTALLED)  ## Install the wheel into a fresh environment and use it without the checkout
 	$(BIN)/pytest --timeout 1200 -rs tests/install $(ARGS)
