@@ -13,7 +13,7 @@ from llm_policy.ledger import metric_total
 from llm_policy.ledger.database import open_database
 from llm_policy.ledger.metric_total import read_totals
 from llm_policy.ledger.row_record import RowRecord
-from llm_policy.steps.ledger_writer import RETRY_S, LedgerWriter
+from llm_policy.steps.ledger_writer import LedgerWriter
 from tests.ledgers import NEW_ROW, full_disk, rejection, settlement
 from tests.manifests import manifest
 
@@ -123,19 +123,25 @@ def test_an_answer_that_cannot_be_recorded_is_withheld_and_its_row_rejected_late
     assert states(tmp_path) == ["refused", "admitted"]
 
 
-def test_pending_rejections_are_flushed_without_a_further_request(writer, tmp_path):
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_pending_rejections_are_flushed_without_a_further_request(writer, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_policy.steps.ledger_writer.RETRY_S", 0.05)
     ids = [admit(writer) for _ in range(3)]
     break_settling(tmp_path)
     for row_id in ids:
         with pytest.raises(LedgerUnavailable):
             writer.reject([rejection(row_id, "guidance_unavailable")])
-    time.sleep(1.5 * RETRY_S)  # time for one failing attempt
+    first = writer._flush_timer
+    wait_until(lambda: writer._flush_timer not in (first, None))  # one attempt has failed
     assert states(tmp_path) == ["admitted"] * 3
     repair(tmp_path)
-    deadline = time.monotonic() + 30
-    while states(tmp_path) != ["refused"] * 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert states(tmp_path) == ["refused"] * 3
+    wait_until(lambda: states(tmp_path) == ["refused"] * 3)
 
 
 def test_a_lock_that_is_not_free_in_time_rejects_and_keeps_the_connection(writer, tmp_path, monkeypatch):
