@@ -73,6 +73,7 @@ def test_a_release_is_promoted_and_rolled_back_under_traffic(
     wait_until(lambda: received(receiver, "it answers nonsense") != [])
 
 
+@pytest.mark.slow
 def test_a_rollback_works_and_is_reported_while_the_server_is_down(
     service: ReleaseService, receiver: WebhookReceiver
 ) -> None:
