@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from llm_policy.guidance.compile.compile_queue import NUM_WORKERS
+from llm_policy.guidance.compile.compile_queue import NUM_WORKERS, GuideCompiler
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.steps.ledger_writer import LedgerWriter
 from llm_policy.text.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ from tests.unit.llm_policy.triton.policy_models import (
 )
 
 LEDGER_UNAVAILABLE = ("UNAVAILABLE", "ledger_unavailable")
+TIMEOUT_S = 20.0
 SECRET = "tulip-marmalade"
 INTERNAL = re.compile(r"internal: unexpected error, reference ([0-9a-f]{12})")
 
@@ -160,9 +161,18 @@ def test_requests_with_the_same_new_guide_are_all_answered(policy):
     assert [answer.error for answer in answers] == [None] * 3
 
 
-def test_a_guide_that_is_rejected_later_closes_the_row(policy, capfd):
+def test_a_guide_that_is_rejected_later_closes_and_logs_the_row(policy, monkeypatch, capfd):
+    has_returned = threading.Event()
+    submit = GuideCompiler.submit
+
+    def submit_until_returned(compiler, guides, callback):
+        submit(compiler, guides, lambda error: has_returned.wait(TIMEOUT_S) and callback(error))
+
+    monkeypatch.setattr(GuideCompiler, "submit", submit_until_returned)
     waiting = guided("bad-guide", "(" + SECRET)
-    answer = infer(policy.preprocess, waiting)[0]
+    execute(policy.preprocess, waiting)
+    has_returned.set()
+    answer = waiting.answer()
     assert (answer.status, answer.error.split(":")[0]) == ("INVALID_ARG", "schema_invalid")
     assert states(policy.state_dir, "bad-guide") == [("refused", "schema_invalid")]
     output = capfd.readouterr().out
@@ -297,7 +307,7 @@ def test_finalize_ends_the_thread_and_the_sandboxes(start_policy, tmp_path):
     assert not set(psutil.Process().children()) - children
 
 
-def wait_until(condition, timeout_s=20.0):
+def wait_until(condition, timeout_s=TIMEOUT_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
