@@ -28,6 +28,11 @@ from tests.webhook_receiver import new_secret, write_secrets
 class LiveBoard:
     """A running board at `url` with its state in `directory`."""
 
+    # What a fixture may add: a reviewer's token, a client that has logged in with one, a reader's header.
+    token: str
+    client: httpx.Client
+    bearer: dict[str, str]
+
     def __init__(self, directory: Path, url: str, secret: str, settings: BoardSettings) -> None:
         self.directory, self.url, self.secret, self.settings = directory, url, secret, settings
 

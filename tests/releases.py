@@ -3,13 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from llm_policy.release.release import Release
 from llmstack.release.manifest_file import describe_release, manifest_bytes
 from llmstack.tokenizer.tokenizer_info import build_info, info_bytes
 from tests.manifests import manifest_tree
 
-TOKENIZER = {
+TOKENIZER: dict[str, Any] = {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
     "added_tokens": [{"id": 3, "content": "<|end|>", "special": True}],
 }

@@ -127,7 +127,7 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     @property
     def receiver(self) -> WebhookReceiver:
-        return self.server.receiver  # type: ignore[attr-defined,no-any-return]
+        return self.server.receiver  # type: ignore[attr-defined]
 
     def log_message(self, *args: object) -> None:
         pass

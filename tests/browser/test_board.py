@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -38,7 +39,7 @@ def board(tmp_path: Path) -> Iterator[LiveBoard]:
         yield live
 
 
-def log_in(browser: Browser, board: LiveBoard, token: str, scheme: str = "light", javascript: bool = False) -> Page:
+def log_in(browser: Browser, board: LiveBoard, token: str, scheme: Any = "light", javascript: bool = False) -> Page:
     context = browser.new_context(base_url=board.url, color_scheme=scheme, java_script_enabled=javascript)
     page = context.new_page()
     page.goto("/")

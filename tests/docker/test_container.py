@@ -35,8 +35,10 @@ from tests.docker.containers import (
 )
 from tests.docker.running_gateway import RunningGateway, free_ports
 
-HARDENED = ("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g")
-HARDENED += ("--security-opt", "no-new-privileges")
+HARDENED = (
+    *("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g"),
+    *("--security-opt", "no-new-privileges"),
+)
 PORTS = tuple(option for port in (8000, 8001, 8002, 8003) for option in ("--publish", f"127.0.0.1::{port}"))
 
 

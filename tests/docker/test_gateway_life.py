@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -35,14 +36,14 @@ def pair() -> Iterator[list[TritonServer]]:
         yield [first, second]
 
 
-SendRequest = Callable[[], None]
+SendRequest = Callable[[], object]
 
 
 @contextlib.contextmanager
 def http_client(gateway: RunningGateway, **headers: str) -> Iterator[SendRequest]:
     """Sends requests over HTTPS and keeps the connection, unless a header says otherwise."""
     with httpx.Client(verify=gateway.tls(), timeout=30, headers=HEADERS | headers) as client:
-        yield lambda: client.post(gateway.http_url + INFER, json=BODY).raise_for_status() and None
+        yield lambda: client.post(gateway.http_url + INFER, json=BODY).raise_for_status()
 
 
 @contextlib.contextmanager
@@ -51,7 +52,7 @@ def grpc_client(gateway: RunningGateway) -> Iterator[SendRequest]:
     message = infer_request().SerializeToString()
     with channel(gateway) as opened:
         infer = opened.unary_unary(SERVICE + "ModelInfer")
-        yield lambda: infer(message, metadata=METADATA, timeout=30) and None
+        yield lambda: infer(message, metadata=METADATA, timeout=30)
 
 
 CLIENTS = {
@@ -151,8 +152,11 @@ def test_a_call_that_a_server_does_not_answer_in_time_is_not_reported_as_unavail
 DRAIN_DELAY = "--drain-delay-secs"
 
 
+COMMANDS: Any = get_command(app)
+
+
 @pytest.mark.skipif(
-    all(DRAIN_DELAY not in parameter.opts for parameter in get_command(app).commands["serve"].params),
+    all(DRAIN_DELAY not in parameter.opts for parameter in COMMANDS.commands["serve"].params),
     reason=f"`llmstack serve` has no {DRAIN_DELAY}",
 )
 def test_a_drained_server_fails_no_request(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return is_open
 
-    ReleaseJournal.advance = advance_and_die  # type: ignore[method-assign]
+    ReleaseJournal.advance = advance_and_die  # type: ignore[assignment,method-assign]
     app()
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import psutil
@@ -28,6 +28,7 @@ from tests.releases import change_manifest
 STUB = "triton_python_backend_stub"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
+Service = TypeVar("Service", bound="LiveService")
 MAX_QUEUE_SIZE = 4  # of the fixture `embedded_service`
 
 
@@ -66,7 +67,7 @@ class LiveService:
         self.headers = {"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation}
         self.process: psutil.Popen | None = None
 
-    def __enter__(self) -> LiveService:
+    def __enter__(self: Service) -> Service:
         self.start()
         try:
             self.wait_ready()

@@ -99,8 +99,7 @@ class ReleaseService(LiveService):
     def llmstack_in_background(self, *arguments: str) -> subprocess.Popen[bytes]:
         """`llmstack` without waiting for its end."""
         command = [sys.executable, "-m", "llmstack", *arguments]
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(command, env=self._variables(), **silent)
+        return subprocess.Popen(command, env=self._variables(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_killed(self) -> None:
         """Wait until the parent and every process that it started are dead."""

@@ -1,7 +1,7 @@
 """SIGKILL of every process, at random moments under load: the service recovers and the ledger is complete.
 
-LLMSTACK_SOAK_KILLS=30 (`make soak`) sets more kills, every third followed by another during the recovery. The seconds of
-each recovery are printed. `make test-all` has only a few kills.
+LLMSTACK_SOAK_KILLS=30 (`make soak`) sets more kills, every third followed by another during the recovery. The seconds
+of each recovery are printed. `make test-all` has only a few kills.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -81,6 +82,10 @@ def draw_kills(chance: random.Random) -> list[Kill]:
     ]
 
 
+def has_answered(load: Load, num_requests: int) -> bool:
+    return len(load.answered) >= num_requests
+
+
 def kill_at_random(live: LiveService, load: Load) -> tuple[tuple[int, int], list[tuple[str, float]]]:
     """The least and the greatest number of outages that the parent reported, and the seconds of each recovery."""
     chance = random.Random(SEED)
@@ -88,7 +93,7 @@ def kill_at_random(live: LiveService, load: Load) -> tuple[tuple[int, int], list
     recovery_s = []
     for planned in draw_kills(chance):
         num_answered = len(load.answered) + chance.randint(MIN_ANSWERS, MAX_ANSWERS)
-        wait_until(lambda n=num_answered: len(load.answered) >= n, RECOVERY_TIMEOUT_S, live.output)
+        wait_until(partial(has_answered, load, num_answered), RECOVERY_TIMEOUT_S, live.output)
         was_ready = live.is_ready()
         recovery_s.append((" and ".join(filter(None, planned[:2])), recover_from(live, planned)))
         # A killed parent may not have reported the outage that it found.

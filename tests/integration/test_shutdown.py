@@ -93,7 +93,12 @@ def test_requests_are_served_during_the_drain_delay_and_rejected_after_it(tmp_pa
         live.process.terminate()
         wait_until(lambda: is_draining(live))
         replies = [live.send_request()]
-        wait_until(lambda: replies.append(live.send_request()) or replies[-1].status != 200, 120, live.output)
+
+        def is_rejected() -> bool:
+            replies.append(live.send_request())
+            return replies[-1].status != 200
+
+        wait_until(is_rejected, 120, live.output)
         assert replies[0].status == 200
         assert replies[-1].code == "draining"
         assert live.process.wait(120) == 0

@@ -183,7 +183,7 @@ def outages(live: LiveService, text: str) -> int:
 def test_the_first_outage_is_delivered_immediately(live, receiver):
     if not outages(live, "died"):  # else another test has caused one
         live.stub("postprocess").kill()
-    wait_until(lambda: alerts_about(receiver, "died") or alerts_about(receiver, "ended by itself"))
+    wait_until(lambda: any(alerts_about(receiver, text) for text in ("died", "ended by itself")))
     assert receiver.invalid_signatures == []
 
 

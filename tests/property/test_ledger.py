@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -35,7 +36,7 @@ new_rows = st.fixed_dictionaries(
         "projected_nano_usd": st.integers(0, 10**15),
         "prompt_nano_usd": st.integers(0, 10**12),
     }
-).map(lambda fields: RowRecord(**fields))
+).map(lambda fields: RowRecord(**cast(dict[str, Any], fields)))
 
 
 def of_one_request(rows):
@@ -110,7 +111,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if good[0] == bad[0]:
             return
         type(self).num_failures += 1
-        answers = [settlement(*good, ["cost_breach"]), settlement(*bad, actual_nano_usd=None)]
+        answers = [settlement(good[0], good[1], ["cost_breach"]), settlement(*bad, actual_nano_usd=None)]
         with pytest.raises(sqlite3.IntegrityError):
             self.ledgers[process].settle(answers, self.now_ns)
 
@@ -176,7 +177,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert sorted(listed + [row_id for (row_id,) in waiting]) == sorted(self.costly)
 
 
-class TestLedger(LedgerMachine.TestCase):
+class TestLedger(LedgerMachine.TestCase):  # type: ignore[misc,valid-type]  # made by Hypothesis
     settings = settings(stateful_step_count=40)
 
     def runTest(self):

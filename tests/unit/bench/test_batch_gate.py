@@ -1,11 +1,13 @@
 """The batch gate: it compares the queue delay of a full batch with the manifest's limit."""
 
+from typing import Any
+
 import pytest
 
 from llmstack.bench.batch_gate import BatchGateResult
 from llmstack.bench.load import LoadMeasurement
 
-FIELDS = dict.fromkeys(LoadMeasurement._fields, 1)
+FIELDS: dict[str, Any] = dict.fromkeys(LoadMeasurement._fields, 1)
 ONE_MORE = LoadMeasurement(**FIELDS | {"queue_delay_us_p99": 90_000.0})
 
 

@@ -11,8 +11,8 @@ from llm_policy.release.release import Release
 from llmstack.cli.manifest import app
 from tests.releases import change_manifest, write_release
 
-NEEDED = ("--quantisation", "w4a8", "--model", "Qwen3-32B", "--input-usd-per-million", "0.1")
-NEEDED = (*NEEDED, "--output-usd-per-million", "0.3")
+ENGINE = ("--quantisation", "w4a8", "--model", "Qwen3-32B")
+NEEDED = (*ENGINE, "--input-usd-per-million", "0.1", "--output-usd-per-million", "0.3")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Each case of the demo accepts the expected reply and no other."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from llmstack.client.ensemble_client import Reply
 from llmstack.demo.cases import LONG_PROMPT_TOKENS, ORDER_SCHEMA, TRAINED_MODEL, Case, demo_cases
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
-GOOD = {
+GOOD: dict[str, list[Any]] = {
     "text_output": ['{"verdict": "pass"}'],
     "schema_valid": [True],
     "finish_reason": ["stop"],

@@ -105,8 +105,8 @@ def open_change(
     switch: Switch, store: ReleaseStore, kind: str = PROMOTION, source: str = "old", target: str = "new"
 ) -> Change:
     """Request a change, as `request_change` does; all times are 0."""
-    releases = (ReleaseRef.of(Release.open(store.releases_dir / name)) for name in (source, target))
-    request = ChangeRequest(kind, switch.link, *releases, reason="because")
+    from_release, to_release = (ReleaseRef.of(Release.open(store.releases_dir / name)) for name in (source, target))
+    request = ChangeRequest(kind, switch.link, from_release, to_release, reason="because")
     in_progress = switch.journal.open_change()
     superseded = superseded_by(kind, request.reason, in_progress, 0) if in_progress else None
     return switch.journal.request(request, 0, superseded=superseded)

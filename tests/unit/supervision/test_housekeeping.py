@@ -40,7 +40,7 @@ def supervisor(tmp_path: Path) -> FakeSupervisor:
 
 
 @pytest.fixture
-def housekeeping(tmp_path: Path, supervisor: FakeSupervisor) -> Iterator[Housekeeping]:
+def housekeeping(tmp_path: Path, supervisor: Any) -> Iterator[Housekeeping]:
     with StateDirectory(tmp_path / "state") as state:
         ledger = LedgerMaintenance(state.path, supervisor.manifest)
         yield Housekeeping(supervisor, state, ledger, DeliveryService(state.path, []), max_log_bytes=8)

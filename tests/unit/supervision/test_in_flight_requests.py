@@ -28,8 +28,12 @@ class RequestLedger(NamedTuple):
 
     def admit(self, max_tokens: int, at_s: float, is_canary: bool = False) -> int:
         price = self.manifest.prices.per_token
-        costs = {"projected_nano_usd": price.cost(10, max_tokens), "prompt_nano_usd": price.cost(10, 0)}
-        entry = RowRecord(num_prompt_tokens=10, is_canary=is_canary, **costs)
+        entry = RowRecord(
+            num_prompt_tokens=10,
+            is_canary=is_canary,
+            projected_nano_usd=price.cost(10, max_tokens),
+            prompt_nano_usd=price.cost(10, 0),
+        )
         ((admitted,),) = self.ledger.record([[entry]], START_NS + int(at_s * S))
         return admitted.ledger_id
 

@@ -2,6 +2,7 @@
 
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -39,8 +40,8 @@ def readiness(tmp_path):
 
 
 def supervisor(readiness, is_stop_requested=False, should_yield=lambda: False) -> Supervisor:
-    ledger = SimpleNamespace(record_engine_unhealthy=lambda now_ns, reason: None)
-    signals = stop(is_stop_requested)
+    ledger: Any = SimpleNamespace(record_engine_unhealthy=lambda now_ns, reason: None)
+    signals: Any = stop(is_stop_requested)
     return Supervisor(None, None, readiness, ledger, signals, ServiceSettings(), lambda text: None, should_yield)
 
 

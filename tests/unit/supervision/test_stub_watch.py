@@ -56,8 +56,8 @@ SERVER += "; sys.stdin.readline()"
 
 def test_a_zombie_that_its_loading_server_does_not_reap_is_a_dead_stub():
     now_s = 100.0
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-    with subprocess.Popen([sys.executable, "-c", SERVER], **pipes) as server:
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as server:
         watch = LoadWatch(server.pid, lambda: now_s)
         server.stdout.readline()
         assert not watch.has_dead_stub()

@@ -115,9 +115,9 @@ def publish_and_promote(store, tmp_path, *names):
     for name in names:
         write_release(store.releases_dir / name)
         run("publish", store.directory(name))
-    releases = [ReleaseRef.of(Release.open(store.directory(name))) for name in names]
+    source, target = (ReleaseRef.of(Release.open(store.directory(name))) for name in names)
     journal = ReleaseJournal(tmp_path / "state")
-    journal.end(ChangeResult(journal.request(ChangeRequest(PROMOTION, store.link, *releases), 0), COMPLETED), 1)
+    journal.end(ChangeResult(journal.request(ChangeRequest(PROMOTION, store.link, source, target), 0), COMPLETED), 1)
     point_link(store.link, store.directory(names[-1]))
     return journal
 

@@ -10,7 +10,8 @@ from embedded_model.examples.example import Example
 
 
 def test_a_wrong_answer_that_looks_like_markup_is_printed_literally():
-    console = Console(file=io.StringIO(), width=200)
+    output = io.StringIO()
+    console = Console(file=output, width=200)
     example = Example("judge", "", "", {})
     print_wrong_answers([ScoredAnswer(example, "[/no] [bold]x", {"exact": 0.0})], console, 1)
-    assert "[/no] [bold]x" in console.file.getvalue()
+    assert "[/no] [bold]x" in output.getvalue()

@@ -1,5 +1,8 @@
 """Batches: the token ids are those of the ensemble, and a step's batches depend on nothing but seed and step."""
 
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -58,16 +61,16 @@ def test_long_and_short_examples_are_in_different_batches(tokenizer):
 
 
 def test_batches_are_generated_only_a_few_steps_ahead(monkeypatch):
-    monkeypatch.setattr(batches.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
     submitted = []
 
-    class CountingPool(batches.ProcessPoolExecutor):
+    class CountingPool(ProcessPoolExecutor):
         def submit(self, *args, **kwargs):
             submitted.append(args)
             return super().submit(*args, **kwargs)
 
     monkeypatch.setattr(batches, "ProcessPoolExecutor", CountingPool)
-    steps = batches.generate_steps(TOKENIZER, 0, range(1_000), {"judge": (BatchSize(2, 176),)})
+    steps: Any = batches.generate_steps(TOKENIZER, 0, range(1_000), {"judge": (BatchSize(2, 176),)})
     next(steps)
     next(steps)
     steps.close()

@@ -1,6 +1,7 @@
 """The header gate admits only requests that name this engine."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -20,7 +21,7 @@ def rejection(parameters: object) -> InvalidRequest:
     return error
 
 
-def sender(parameters: dict[str, object]) -> RowRecord:
+def sender(parameters: Mapping[str, object]) -> RowRecord:
     check = GATE.check(json.dumps(parameters))
     assert check.error() is None
     return check.sender

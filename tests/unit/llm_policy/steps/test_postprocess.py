@@ -1,5 +1,7 @@
 """Postprocess: detokenization, validation, price and flags of an answer."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -123,7 +125,7 @@ def test_a_prompt_is_returned_before_the_answer_if_requested():
 
 def test_only_requested_outputs_are_built():
     inputs = engine_output("hi")
-    tensors = STEP.pack(STEP.run(inputs), {"text_output", "engine_hash", "flags"})
+    tensors: dict[str, Any] = STEP.pack(STEP.run(inputs), {"text_output", "engine_hash", "flags"})
     assert set(tensors) == {"text_output", "engine_hash", "flags"}
     assert tensors["engine_hash"].array().tolist() == [[ENGINE_HASH.encode()]]
     assert tensors["flags"].shape == (1, 0)

@@ -105,7 +105,9 @@ def test_nfc_keeps_at_least_each_ascii_byte_and_a_quarter_of_the_others():
     # NFC composes each character from such pieces, whose total must not exceed the composed character's own bytes.
     characters = (chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     composed = {c: d for c in characters if (d := unicodedata.normalize("NFD", c)) != c}
-    worth = {piece: 4 if piece.isascii() else len(piece.encode()) for d in composed.values() for piece in d}
+    worth: dict[str, float] = {
+        piece: 4 if piece.isascii() else len(piece.encode()) for d in composed.values() for piece in d
+    }
     for character, pieces in composed.items():
         for piece in pieces:
             worth[piece] = max(worth[piece], len(character.encode()) / len(pieces))

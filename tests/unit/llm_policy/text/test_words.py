@@ -18,7 +18,7 @@ def unpack(row):
 
 
 def test_ids_are_concatenated_and_end_offsets_padded():
-    packed = pack_words([[[7, 8], [9]]])
+    packed = pack_words([((7, 8), (9,))])
     assert packed.tolist() == [[[7, 8, 9], [2, 3, -1]]]
     assert packed.dtype == np.int32
 

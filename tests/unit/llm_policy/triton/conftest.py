@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm_policy.guidance.compile import compile_queue
+from llm_policy.guidance.compile import compile_queue, sandbox
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests import pb_utils
 from tests.unit.llm_policy.triton.policy_models import CANARY_TOKEN
@@ -44,7 +44,7 @@ def start_policy(triton: SimpleNamespace, guide_cache: Path) -> Callable[..., An
             copy_database(guide_cache, state_dir / guide_cache.name)
         with pytest.MonkeyPatch.context() as patch:
             # On a busy machine the sandboxes start so slowly that a client's guide would expire first.
-            patch.setattr(compile_queue, "MAX_WAIT_S", compile_queue.START_TIMEOUT_S)
+            patch.setattr(compile_queue, "MAX_WAIT_S", sandbox.START_TIMEOUT_S)
             patch.setenv("LLMSTACK_RELEASE_DIR", str(release_dir))
             patch.setenv("LLMSTACK_STATE_DIR", str(state_dir))
             patch.setenv("LLMSTACK_BOOT_ID", "boot-1")

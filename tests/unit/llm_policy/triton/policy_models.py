@@ -33,7 +33,7 @@ _DATA_TYPES = {"TYPE_STRING": np.object_, "TYPE_INT32": np.int32, "TYPE_FP32": n
 _INPUT_TYPES = {spec.name: _DATA_TYPES.get(spec.data_type, np.uint64) for spec in ENSEMBLE_INPUTS}
 
 
-def request(request_id: str, inputs: dict[str, Any] | None = None, **headers: str) -> InferenceRequest:
+def request(request_id: str, inputs: dict[str, Any] | None = None, /, **headers: str) -> InferenceRequest:
     """A client's request. An input is one row's value, a list with one value per row, or None for none."""
     arrays = {}
     for name, value in {"text_input": "hello", **(inputs or {})}.items():

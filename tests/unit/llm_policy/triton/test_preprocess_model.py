@@ -166,7 +166,11 @@ def test_a_guide_that_is_rejected_later_closes_and_logs_the_row(policy, monkeypa
     submit = GuideCompiler.submit
 
     def submit_until_returned(compiler, guides, callback):
-        submit(compiler, guides, lambda error: has_returned.wait(TIMEOUT_S) and callback(error))
+        def call_back(error):
+            assert has_returned.wait(TIMEOUT_S)
+            callback(error)
+
+        submit(compiler, guides, call_back)
 
     monkeypatch.setattr(GuideCompiler, "submit", submit_until_returned)
     waiting = guided("bad-guide", "(" + SECRET)

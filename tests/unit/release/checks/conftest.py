@@ -1,6 +1,5 @@
 """A fake ensemble, and the embedded release as the target of a check against it."""
 
-from http.server import ThreadingHTTPServer
 from threading import Thread
 
 import pytest
@@ -9,13 +8,12 @@ from llm_policy.release.release import Release
 from llmstack.client.ensemble_client import ServerUrls
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.checks.target import Target
-from tests.unit.release.checks.fake_ensemble import Ensemble
+from tests.unit.release.checks.fake_ensemble import EnsembleServer
 
 
 @pytest.fixture
 def ensemble():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ensemble) as server:
-        server.asked = []
+    with EnsembleServer() as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

@@ -1,13 +1,27 @@
 """A server that answers like the ensemble, with outputs that a test decides on."""
 
 import json
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from llm_policy.text.tokenizer import Tokenizer
 
 
+class EnsembleServer(ThreadingHTTPServer):
+    """`asked` has the inputs of each request; `answer` returns the outputs for them, or a text that is no response."""
+
+    answer: Callable[[Any], Any]
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Ensemble)
+        self.asked: list[dict[str, Any]] = []
+
+
 class Ensemble(BaseHTTPRequestHandler):
     """Answers like the ensemble, with the outputs that the server's `answer` returns for the request."""
+
+    server: EnsembleServer
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

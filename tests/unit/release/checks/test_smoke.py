@@ -62,7 +62,8 @@ def test_a_slice_for_another_engine_is_found(tmp_path):
 def test_an_answer_that_is_not_json_fails_only_its_slice(ensemble, target):
     good = answer_of(target, lambda inputs: {"schema_valid": True, "text_output": "{}"})
     ensemble.answer = lambda inputs: "<html>busy</html>" if inputs["text_input"] == "bad" else good(inputs)
-    slices = [Slice(id=text, task="judge", text_input=text, expect={"schema_valid": True}) for text in ("good", "bad")]
+    is_valid = Expectations(schema_valid=True)
+    slices = [Slice(id=text, task="judge", text_input=text, expect=is_valid) for text in ("good", "bad")]
     results = run_slices(target, {"judge": slices}, 2, lambda result: None)
     assert [result.status for result in results] == [PASSED, FAILED]
     assert "not a response of Triton: '<html>busy</html>'" in results[1].faults[0]

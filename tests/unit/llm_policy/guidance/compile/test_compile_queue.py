@@ -146,7 +146,12 @@ def test_requests_for_the_same_new_guide_share_one_compile(compiler, monkeypatch
     sent, errors = [], queue.Queue()
     guide = Guide("regex", "once[0-9]{1,3}")
     send = SandboxedWorker.send
-    monkeypatch.setattr(SandboxedWorker, "send", lambda self, *guide: (sent.append(guide), send(self, *guide)))
+
+    def counted_send(self, *guide):
+        sent.append(guide)
+        return send(self, *guide)
+
+    monkeypatch.setattr(SandboxedWorker, "send", counted_send)
     for _ in range(10):
         compiler.submit([guide], errors.put)
     assert [errors.get(timeout=30) for _ in range(10)] == [None] * 10
