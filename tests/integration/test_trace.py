@@ -26,9 +26,19 @@ def send_grpc(live: LiveService, headers: dict[str, str]) -> None:
 def test_a_requests_spans_reach_the_collector_within_its_trace(
     echo_service: LiveService, trace_collector: TraceCollector, send: Callable[[LiveService, dict[str, str]], None]
 ) -> None:
-    trace_id = secrets.token_hex(16)
-    send(echo_service, {"traceparent": f"00-{trace_id}-{PARENT_ID}-01"})
-    wait_until(lambda: {span["name"] for span in trace_collector.spans(trace_id)} >= NAMES)
+    trace_ids: list[str] = []
+
+    def traced() -> list[str]:
+        return [each for each in trace_ids if {span["name"] for span in trace_collector.spans(each)} >= NAMES]
+
+    def is_traced_after_one_more_request() -> bool:
+        trace_ids.append(secrets.token_hex(16))
+        send(echo_service, {"traceparent": f"00-{trace_ids[-1]}-{PARENT_ID}-01"})
+        return traced() != []
+
+    # Several requests, because Triton loses the spans of about one in a hundred.
+    wait_until(is_traced_after_one_more_request)
+    trace_id = traced()[0]
     spans = trace_collector.spans(trace_id)
     assert [span["name"] for span in spans if span.get("parentSpanId") == PARENT_ID] == ["InferRequest"]
-    assert f'"trace_id":"{trace_id}"' in echo_service.log_path.read_text()
+    wait_until(lambda: f'"trace_id":"{trace_id}"' in echo_service.log_path.read_text())
