@@ -184,7 +184,7 @@ def test_a_draining_gateway_answers_requests_in_flight_and_accepts_no_new_ones(
     with running_gateway(tmp_path, echo) as gateway:
         with gateway.connect() as in_flight:
             in_flight.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n")
-            gateway.wait_until(lambda: gateway.metric("haproxy_frontend_bytes_in_total", proxy="http") > 0)
+            gateway.wait_until(lambda: gateway.metric("haproxy_frontend_current_sessions", proxy="http") == 1)
             gateway.begin_soft_stop()
             gateway.wait_until(lambda: not is_open(gateway.http_port), 10)
             in_flight.sendall(b"\r\n")
