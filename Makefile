@@ -14,7 +14,7 @@ PIP       := $(VENV)/bin/pip install --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 # tests/conftest.py orders the files: --no-loadscope-reorder keeps that order.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install
-SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py) \
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py webhook_chaos.py) \
              tests/browser/test_release_life.py
 
 .DEFAULT_GOAL := help

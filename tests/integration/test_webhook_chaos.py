@@ -8,12 +8,18 @@ from llm_policy.ledger.outbox import FINANCE, READINESS
 from tests.integration.alert_assertions import check_cost_breaches, check_ledger, webhook_environment
 from tests.integration.live_service import LiveService, wait_until
 from tests.integration.load import COSTLY_THRESHOLDS, Load
+from tests.soak import ONLY_IN_SOAK
 from tests.webhook_receiver import Behaviour, RequestHandler, WebhookReceiver, hang, new_secret, reset, respond
 
 NUM_REQUESTS = 250
 SLOW_RESPONSE_S = 8.0
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1_200)]
+pytestmark = [
+    ONLY_IN_SOAK,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.timeout(1_200),
+]  # its retries take minutes
 
 
 @pytest.fixture
