@@ -19,7 +19,7 @@ SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage test-gpu soak serve bench embedded-model check format clean distclean
+.PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage mutate test-gpu soak serve bench embedded-model check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-docker: $(INSTALLED)  ## Run the tests of containers and the gateway; needs
 coverage: $(INSTALLED)  ## Measure line and branch coverage of unit, property and contract tests, per package
 	$(BIN)/pytest -n 2 --timeout 300 --cov --cov-report=json:build/coverage/report.json tests/unit tests/property tests/contract $(ARGS)
 	@$(BIN)/python -m tests.coverage_table build/coverage/report.json
+
+mutate: $(INSTALLED)  ## Mutate the rules about money and access: which changes do the unit tests not notice?
+	$(BIN)/python -m tests.mutation.run $(ARGS)
 
 test-gpu: $(INSTALLED)  ## Run the engine's tests on a GPU; needs CUDA and a torch built for it
 	@$(BIN)/python -c 'import torch; raise SystemExit(not torch.cuda.is_available() and "no CUDA device: nothing to test")'
