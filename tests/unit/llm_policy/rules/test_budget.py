@@ -22,6 +22,12 @@ def test_a_prompt_over_the_limit_is_rejected_with_limit_and_count():
     assert str(caught.value) == "token_budget_overrun: prompt has 5120 tokens, limit 4096 (max_prompt_tokens)"
 
 
+def test_a_lower_bound_of_the_prompts_length_is_reported_as_such():
+    with pytest.raises(InvalidRequest) as caught:
+        BUDGET.check_prompt(4_097, at_least=True)
+    assert str(caught.value) == "token_budget_overrun: prompt has at least 4097 tokens, limit 4096 (max_prompt_tokens)"
+
+
 def test_without_max_tokens_a_request_gets_the_remaining_budget():
     assert BUDGET.completion_limit(1_000, None, None) == 5_000
 
@@ -46,6 +52,10 @@ def test_prompt_and_completion_over_the_budget_are_rejected():
     )
 
 
+def test_a_completion_of_one_token_is_allowed():
+    assert BUDGET.completion_limit(10, 1, None) == 1
+
+
 @pytest.mark.parametrize("requested", [0, -1, -(2**31)])
 def test_a_completion_of_less_than_one_token_is_rejected(requested):
     with pytest.raises(InvalidRequest, match=f"^invalid_input: max_tokens is {requested}, allowed 1 to 5990$"):
@@ -55,6 +65,20 @@ def test_a_completion_of_less_than_one_token_is_rejected(requested):
 def test_notify_admits_a_costly_request():
     costly = Budget(manifest(prices={"input_usd_per_million": 100.0, "output_usd_per_million": 100.0}))
     costly.check_cost(COSTLY)
+
+
+def test_reject_admits_a_request_that_costs_exactly_the_limit():
+    Budget(manifest(on_cost_breach="reject")).check_cost(RowRecord(projected_nano_usd=100_000_000))
+
+
+def test_reject_rejects_a_request_that_costs_a_nano_dollar_more_than_the_limit():
+    record = RowRecord(num_prompt_tokens=7, max_completion_tokens=5, projected_nano_usd=100_000_001)
+    with pytest.raises(InvalidRequest) as caught:
+        Budget(manifest(on_cost_breach="reject")).check_cost(record)
+    assert str(caught.value) == (
+        "cost_budget_overrun: 7 prompt and up to 5 completion tokens may cost 0.100000001 USD, "
+        "limit 0.100000000 USD (max_cost_usd)"
+    )
 
 
 def test_reject_checks_the_worst_case_cost():

@@ -4,14 +4,14 @@ import pytest
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.release.manifest import Task
-from llm_policy.rules.sampling import choose_sampling
+from llm_policy.rules.sampling import Sampling, choose_sampling
 
 JUDGE = Task(temperature=0.1, top_p=0.9)
 GREEDY = Task(temperature=0.0)
 
 
-def test_temperature_zero_reaches_the_engine_as_top_k_one():
-    assert choose_sampling(GREEDY, {}).top_k == 1
+def test_temperature_zero_reaches_the_engine_as_temperature_one_top_k_one_and_top_p_one():
+    assert choose_sampling(GREEDY, {}) == Sampling(temperature=1.0, top_k=1, top_p=1.0)
 
 
 def test_the_judge_task_uses_its_own_temperature_and_top_p():
@@ -37,25 +37,87 @@ def test_temperature_zero_overrides_the_clients_top_k():
     assert choose_sampling(GREEDY, {"top_k": 50}).top_k == 1
 
 
-BAD = [
-    ("temperature", float("nan")),
-    ("temperature", float("inf")),
-    ("temperature", -0.1),
-    ("temperature", 2.5),
-    ("temperature", 1e-9),
-    ("top_p", 0.0),
-    ("top_p", 1.01),
-    ("top_k", -1),
-    ("top_k", 1025),
-    ("repetition_penalty", 0.0),
-    ("presence_penalty", 3.0),
-    ("frequency_penalty", float("-inf")),
-    ("min_tokens", -1),
+def test_a_client_overrides_the_tasks_top_p():
+    assert choose_sampling(JUDGE, {"top_p": 0.5}).top_p == 0.5
+
+
+@pytest.mark.parametrize("task", [GREEDY, JUDGE])
+def test_penalties_min_tokens_and_seed_reach_the_engine_at_any_temperature(task):
+    overrides = {
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.3,
+        "min_tokens": 4,
+        "seed": 5,
+    }
+    assert choose_sampling(task, overrides)[3:] == (1.1, 0.2, 0.3, 4, 5)
+
+
+def test_penalties_min_tokens_and_seed_that_the_client_did_not_send_keep_the_engines_default():
+    assert choose_sampling(JUDGE, {})[3:] == (None, None, None, None, None)
+
+
+def test_the_lowest_temperature_above_zero_is_allowed():
+    assert choose_sampling(None, {"temperature": 0.01}) == Sampling(temperature=0.01, top_k=0, top_p=1.0)
+
+
+LIMITS = [
+    ("temperature", 2.0),
+    ("top_p", 1e-6),
+    ("top_p", 1.0),
+    ("top_k", 0),
+    ("top_k", 1024),
+    ("repetition_penalty", 0.01),
+    ("repetition_penalty", 10.0),
+    ("presence_penalty", -2.0),
+    ("presence_penalty", 2.0),
+    ("frequency_penalty", -2.0),
+    ("frequency_penalty", 2.0),
+    ("min_tokens", 0),
+    ("min_tokens", 1_000_000),
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), BAD)
-def test_a_value_out_of_range_is_rejected_with_range_and_value(name, value):
-    with pytest.raises(InvalidRequest, match=rf"^invalid_input: {name} is {value:g}, allowed ") as caught:
+@pytest.mark.parametrize(("name", "value"), LIMITS)
+def test_the_limits_of_a_range_belong_to_it(name, value):
+    assert getattr(choose_sampling(JUDGE, {name: value}), name) == value
+
+
+OUT_OF_RANGE = [
+    ("temperature", float("nan"), "temperature is nan, allowed 0 to 2"),
+    ("temperature", float("inf"), "temperature is inf, allowed 0 to 2"),
+    ("temperature", -0.1, "temperature is -0.1, allowed 0 to 2"),
+    ("temperature", 2.01, "temperature is 2.01, allowed 0 to 2"),
+    ("temperature", 2.5, "temperature is 2.5, allowed 0 to 2"),
+    ("temperature", 1e-9, "temperature is 1e-09, allowed 0 or 0.01 to 2"),
+    ("temperature", 0.0099, "temperature is 0.0099, allowed 0 or 0.01 to 2"),
+    ("top_p", 0.0, "top_p is 0, allowed 1e-06 to 1"),
+    ("top_p", 9e-7, "top_p is 9e-07, allowed 1e-06 to 1"),
+    ("top_p", 1.01, "top_p is 1.01, allowed 1e-06 to 1"),
+    ("top_k", -1, "top_k is -1, allowed 0 to 1024"),
+    ("top_k", 1025, "top_k is 1025, allowed 0 to 1024"),
+    ("repetition_penalty", 0.0, "repetition_penalty is 0, allowed 0.01 to 10"),
+    ("repetition_penalty", 0.0099, "repetition_penalty is 0.0099, allowed 0.01 to 10"),
+    ("repetition_penalty", 10.01, "repetition_penalty is 10.01, allowed 0.01 to 10"),
+    ("presence_penalty", -2.01, "presence_penalty is -2.01, allowed -2 to 2"),
+    ("presence_penalty", 2.01, "presence_penalty is 2.01, allowed -2 to 2"),
+    ("presence_penalty", 3.0, "presence_penalty is 3, allowed -2 to 2"),
+    ("frequency_penalty", -2.01, "frequency_penalty is -2.01, allowed -2 to 2"),
+    ("frequency_penalty", 2.01, "frequency_penalty is 2.01, allowed -2 to 2"),
+    ("frequency_penalty", float("-inf"), "frequency_penalty is -inf, allowed -2 to 2"),
+    ("min_tokens", -1, "min_tokens is -1, allowed 0 to 1e+06"),
+    ("min_tokens", 2_000_000, "min_tokens is 2e+06, allowed 0 to 1e+06"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "detail"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_rejected_with_range_and_value(name, value, detail):
+    with pytest.raises(InvalidRequest) as caught:
         choose_sampling(JUDGE, {name: value})
     assert caught.value.code is Code.INVALID_INPUT
+    assert str(caught.value) == f"invalid_input: {detail}"
+
+
+def test_min_tokens_just_over_its_limit_is_rejected():
+    with pytest.raises(InvalidRequest, match=r"^invalid_input: min_tokens is "):
+        choose_sampling(JUDGE, {"min_tokens": 1_000_001})
