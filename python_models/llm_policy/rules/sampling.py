@@ -21,7 +21,12 @@ class Range(NamedTuple):
         """Return `value` if it is in the range (NaN never is), else raise `invalid_input`."""
         if self.low <= value <= self.high:
             return value
-        raise invalid_input(f"{name} is {value:g}, allowed {self.low:g} to {self.high:g}")
+        raise invalid_input(f"{name} is {_text(value)}, allowed {_text(self.low)} to {_text(self.high)}")
+
+
+def _text(value: float) -> str:
+    """Whole numbers in full; others in six digits, because FP32 inputs have no more."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 RANGES = {
