@@ -19,10 +19,11 @@ from llm_policy.release.release import Release
 from llmstack.release.board_client import BoardAccess
 from llmstack.release.build_manifest import Build
 from llmstack.release.coverage import coverage_items, prompt_lengths
-from llmstack.release.error_alerts import ALERT_WINDOW_S
-from llmstack.release.evidence import write_evidence
-from llmstack.release.gate_facts import GateSources
-from llmstack.release.promotion_gates import check_gates
+from llmstack.release.error_alerts import ALERT_WINDOW_S, OpenAlert
+from llmstack.release.evidence import BENCH_GATE, FAILED, MISSING, PASSED, SMOKE, STALE, WARMUP, write_evidence
+from llmstack.release.gate_facts import GateFacts, GateSources, RunFacts, SignOffFacts
+from llmstack.release.manifest_file import Alignment
+from llmstack.release.promotion_gates import GateResult, apply_gates, check_gates
 from llmstack.release.publish import publish
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
@@ -265,3 +266,182 @@ def sign(client, hashes: dict[str, str]) -> None:
     token = re.search(r'name="csrf_token" value="([^"]+)"', page)
     answer = client.post("/releases/r1/sign", data={**hashes, "comment": "", "csrf_token": token[1] if token else ""})
     assert answer.status_code == 200, answer.text
+
+
+PASSED_FACTS = GateFacts(
+    release="releases/r1",
+    engine_hash="sha256:e",
+    manifest_hash="sha256:m",
+    max_batch_size=4,
+    build_manifest_error="",
+    alignments=(Alignment("judge.json", []),),
+    runs=(RunFacts(WARMUP, PASSED), RunFacts(SMOKE, PASSED), RunFacts(BENCH_GATE, MISSING)),
+    sign_offs=SignOffFacts(("Ada", "Grace"), 2),
+    alerts=(),
+)
+
+
+def failing_gates(**facts) -> list[GateResult]:
+    """The gates that fail for a release that passes them all but for these facts."""
+    return [result for result in apply_gates(PASSED_FACTS._replace(**facts)) if result.missing or result.summary]
+
+
+def with_run(run: RunFacts) -> list[RunFacts]:
+    return [run if each.kind == run.kind else each for each in PASSED_FACTS.runs]
+
+
+def test_every_gate_is_named_in_a_fixed_order_when_it_passes():
+    assert apply_gates(PASSED_FACTS) == [
+        GateResult("files", is_absolute=True),
+        GateResult("build manifest"),
+        GateResult("alignment"),
+        GateResult("warm-up"),
+        GateResult("smoke"),
+        GateResult("batch size"),
+        GateResult("alerts"),
+        GateResult("sign-offs", reviewers=("Ada", "Grace")),
+    ]
+
+
+def test_differences_of_files_are_listed_alike_in_both_forms():
+    differences = ("engine/rank0.engine: missing", "schemas/label.json: differs")
+    assert failing_gates(file_differences=list(differences)) == [
+        GateResult("files", differences, differences, is_absolute=True)
+    ]
+
+
+def test_a_missing_build_manifest_names_the_error_and_the_command_that_writes_it():
+    assert failing_gates(build_manifest_error="build_manifest.json: No such file or directory") == [
+        GateResult(
+            "build manifest",
+            ("build_manifest.json: No such file or directory: llmstack release publish releases/r1",),
+            ("the build manifest: llmstack release publish",),
+        )
+    ]
+
+
+def test_a_release_without_manifests_of_the_evaluation_side_reports_where_to_put_them():
+    assert failing_gates(alignments=()) == [
+        GateResult(
+            "alignment",
+            ("no manifest of Module 6: put it into releases/r1/module6, or name it with --against",),
+            ("a manifest of the evaluation side to compare with",),
+        )
+    ]
+
+
+def test_the_summary_of_the_alignment_counts_the_manifests_that_differ():
+    alignments = (
+        Alignment("judge.json", []),
+        Alignment("rank.json", ["a: ours 1, theirs 2", "b: ours 3, theirs 4"]),
+        Alignment("write.json", ["a: ours 1, theirs 5"]),
+    )
+    assert failing_gates(alignments=alignments) == [
+        GateResult(
+            "alignment",
+            ("rank.json: a: ours 1, theirs 2", "rank.json: b: ours 3, theirs 4", "write.json: a: ours 1, theirs 5"),
+            ("alignment with 2 of 3 manifests",),
+        )
+    ]
+
+
+@pytest.mark.parametrize(("kind", "gate"), [(WARMUP, "warm-up"), (SMOKE, "smoke")])
+@pytest.mark.parametrize("status", [MISSING, FAILED, STALE])
+def test_a_run_that_has_not_passed_reports_its_status_and_command(kind, gate, status):
+    assert failing_gates(runs=with_run(RunFacts(kind, status))) == [
+        GateResult(
+            gate,
+            (f"{kind}.json: {status}: llmstack {kind} --release releases/r1",),
+            (f"{kind} ({status}): llmstack {kind}",),
+        )
+    ]
+
+
+def test_a_run_that_covers_too_little_is_incomplete_and_lists_each_part():
+    run = RunFacts(WARMUP, PASSED, ("task judge", "schema label"))
+    assert failing_gates(runs=with_run(run)) == [
+        GateResult(
+            "warm-up",
+            (
+                "warmup.json: nothing of task judge: llmstack warmup --release releases/r1",
+                "warmup.json: nothing of schema label: llmstack warmup --release releases/r1",
+            ),
+            ("warmup (incomplete: nothing of task judge; schema label): llmstack warmup",),
+        )
+    ]
+
+
+def test_the_summary_of_a_failed_run_counts_the_failed_rows():
+    (result,) = failing_gates(runs=with_run(RunFacts(SMOKE, FAILED, num_rows=20, num_failed_rows=1)))
+    assert result.summary == ("smoke (failed, 1 of 20 rows): llmstack smoke",)
+
+
+@pytest.mark.parametrize("benched", [5, 6])
+def test_a_passed_bench_gate_of_at_least_the_batch_size_passes(benched):
+    runs = with_run(RunFacts(BENCH_GATE, PASSED, max_batch_size=benched))
+    results = apply_gates(PASSED_FACTS._replace(max_batch_size=5, runs=runs))
+    assert results == apply_gates(PASSED_FACTS)
+
+
+@pytest.mark.parametrize(
+    ("bench", "status", "summary"),
+    [
+        (RunFacts(BENCH_GATE, MISSING), "missing", "missing"),
+        (RunFacts(BENCH_GATE, FAILED, max_batch_size=5), "failed", "failed"),
+        (RunFacts(BENCH_GATE, PASSED, max_batch_size=4), "of batch size 4", "passed"),
+        (RunFacts(BENCH_GATE, PASSED, max_batch_size="5"), "of batch size 5", "passed"),
+    ],
+)
+def test_a_batch_size_of_five_without_a_bench_gate_for_it_names_the_command(bench, status, summary):
+    missing_text = (
+        f"engine.max_batch_size is 5, above 4, and bench_gate.json is {status}: "
+        "llmstack bench gate --max-batch-size 5 --release releases/r1"
+    )
+    assert failing_gates(max_batch_size=5, runs=with_run(bench)) == [
+        GateResult("batch size", (missing_text,), (f"bench_gate ({summary}): llmstack bench gate",))
+    ]
+
+
+def test_alerts_are_listed_one_by_one_and_summarised_by_rule():
+    alerts = (OpenAlert("cost", "cost (1) 5 min ago"), OpenAlert("cost", "cost (2) 3 min ago"))
+    assert failing_gates(alerts=alerts) == [
+        GateResult(
+            "alerts",
+            (
+                "cost (1) 5 min ago: find the cause; it counts for 60 min",
+                "cost (2) 3 min ago: find the cause; it counts for 60 min",
+            ),
+            ("an end to the open alert cost",),
+        )
+    ]
+
+
+def test_alerts_that_are_not_known_block_with_the_error():
+    error = "the ledger in state can't be read: disk I/O error"
+    assert failing_gates(alerts_error=error) == [GateResult("alerts", (error,), (error,))]
+
+
+@pytest.mark.parametrize(
+    ("reviewers", "missing_text", "summary"),
+    [
+        ((), "0 of 3 sign-offs for engine sha256:e and manifest sha256:m", "3 more of 3 sign-offs"),
+        (
+            ("Ada", "Grace"),
+            "2 of 3 sign-offs for engine sha256:e and manifest sha256:m (Ada, Grace)",
+            "1 more of 3 sign-offs",
+        ),
+    ],
+)
+def test_too_few_sign_offs_name_both_hashes_and_those_who_signed(reviewers, missing_text, summary):
+    assert failing_gates(sign_offs=SignOffFacts(reviewers, 3)) == [
+        GateResult("sign-offs", (missing_text,), (summary,), reviewers=reviewers)
+    ]
+
+
+def test_sign_offs_that_are_not_known_and_too_few_required_are_both_reported():
+    found = ("the board can't be read", "1 sign-offs required, 2 are configured here")
+    assert failing_gates(sign_offs=SignOffFacts((), 1, 2, found[0])) == [GateResult("sign-offs", found, found)]
+
+
+def test_as_many_required_sign_offs_as_configured_pass():
+    assert failing_gates(sign_offs=SignOffFacts(("Ada", "Grace"), 2, 2)) == []
