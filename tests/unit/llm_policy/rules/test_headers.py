@@ -7,22 +7,40 @@ import pytest
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.ledger.row_record import RowRecord
-from llm_policy.rules.headers import CANARY_TENANT, HeaderGate
+from llm_policy.rules.headers import CANARY_TENANT, HeaderCheck, HeaderGate, loggable
 
 ENGINE = "sha256:" + "a" * 64
-GATE = HeaderGate(ENGINE, "w4a8")
 GOOD = {"X-Engine-Hash": ENGINE, "X-Quantisation": "w4a8"}
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT_ID = "00f067aa0ba902b7"
+TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
+
+
+def checked(parameters: object) -> HeaderCheck:
+    """The result of a new gate, because a gate caches its results."""
+    text = parameters if isinstance(parameters, str) else json.dumps(parameters)
+    return HeaderGate(ENGINE, "w4a8").check(text)
+
+
+def as_json(*pairs: tuple[str, object]) -> str:
+    """A JSON object that may have a member more than once."""
+    return "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs) + "}"
+
+
+def text_of_length(length: int) -> str:
+    """Valid parameters of exactly `length` characters."""
+    padding = length - len(json.dumps({**GOOD, "other": ""}))
+    return json.dumps({**GOOD, "other": "x" * padding})
 
 
 def rejection(parameters: object) -> InvalidRequest:
-    text = parameters if isinstance(parameters, str) else json.dumps(parameters)
-    error = GATE.check(text).error()
+    error = checked(parameters).error()
     assert error is not None
     return error
 
 
 def sender(parameters: Mapping[str, object]) -> RowRecord:
-    check = GATE.check(json.dumps(parameters))
+    check = checked(parameters)
     assert check.error() is None
     return check.sender
 
@@ -40,18 +58,23 @@ def test_an_unknown_parameter_is_ignored():
     assert sender({**GOOD, "priority": 3}) == RowRecord()
 
 
-@pytest.mark.parametrize("parameters", ["", "{}"])
+@pytest.mark.parametrize("parameters", ["", "{}", "null", "3"])
 def test_both_missing_headers_are_reported_together(parameters):
     error = rejection(parameters)
     assert error.code is Code.MISSING_HEADER
-    assert "X-Engine-Hash is required" in str(error)
-    assert "missing_header: X-Quantisation is required" in str(error)
+    assert str(error) == (
+        "missing_header: X-Engine-Hash is required, none was given; "
+        "missing_header: X-Quantisation is required, none was given"
+    )
 
 
 def test_a_wrong_hash_and_a_missing_quantisation_are_reported_together():
     error = rejection({"X-Engine-Hash": "sha256:" + "b" * 64})
     assert error.code is Code.ENGINE_HASH_MISMATCH
-    assert "missing_header: X-Quantisation" in str(error)
+    assert str(error) == (
+        f"engine_hash_mismatch: X-Engine-Hash is sha256:{'b' * 64}, this server runs {ENGINE}; "
+        "missing_header: X-Quantisation is required, none was given"
+    )
 
 
 def test_a_mismatch_states_the_given_and_the_expected_value():
@@ -65,28 +88,60 @@ def test_a_header_given_twice_is_rejected_even_if_both_are_valid(spelling):
     assert str(error) == "invalid_header: X-Engine-Hash was given more than once, limit 1"
 
 
-@pytest.mark.parametrize("value", ["", "x" * 129, "caf\u00e9", "a\nb", "a\x00b"])
-def test_characters_and_length_of_optional_headers_are_checked(value):
-    assert rejection({**GOOD, "X-Tenant": value}).code is Code.INVALID_HEADER
+def test_a_header_given_three_times_is_reported_once():
+    error = rejection(as_json(*GOOD.items(), *[("X-Tenant", "finance")] * 3))
+    assert str(error) == "invalid_header: X-Tenant was given more than once, limit 1"
 
 
-@pytest.mark.parametrize("value", [5, True, 1.5, None])
-def test_a_header_that_is_not_a_string_is_rejected(value):
-    assert rejection({**GOOD, "X-Engine-Hash": value}).code is Code.INVALID_HEADER
+def test_a_header_given_twice_does_not_name_the_sender():
+    check = checked(as_json(*GOOD.items(), ("X-Tenant", "finance"), ("X-Tenant", "finance")))
+    assert check.sender == RowRecord()
+
+
+def test_the_headers_after_one_given_twice_are_read():
+    tenant = ("X-Tenant", "finance")
+    check = checked(as_json(tenant, tenant, *GOOD.items(), ("X-Request-Id", "r-1")))
+    assert str(check.error()) == "invalid_header: X-Tenant was given more than once, limit 1"
+    assert check.sender == RowRecord(request_id="r-1")
+
+
+@pytest.mark.parametrize("length", [1, 128])
+def test_an_optional_header_of_1_to_128_characters_passes(length):
+    assert sender({**GOOD, "X-Tenant": "x" * length}) == RowRecord(tenant="x" * length)
+
+
+@pytest.mark.parametrize("length", [0, 129])
+def test_an_optional_header_of_another_length_is_rejected(length):
+    error = rejection({**GOOD, "X-Tenant": "x" * length})
+    assert str(error) == f"invalid_header: X-Tenant has {length} characters, allowed 1 to 128"
+
+
+@pytest.mark.parametrize("value", ["caf\u00e9", "a\nb", "a\x00b", "a\x7f"])
+def test_a_header_that_is_not_printable_ascii_is_rejected(value):
+    error = rejection({**GOOD, "X-Tenant": value})
+    assert str(error) == "invalid_header: X-Tenant has characters that are not printable ASCII"
+
+
+@pytest.mark.parametrize(("value", "type_name"), [(5, "int"), (True, "bool"), (1.5, "float"), (None, "NoneType")])
+def test_a_header_that_is_not_a_string_is_rejected(value, type_name):
+    error = rejection({**GOOD, "X-Engine-Hash": value})
+    assert str(error) == f"invalid_header: X-Engine-Hash has type {type_name}, a string is required"
 
 
 def test_an_invalid_header_is_not_reported_as_missing_too():
-    assert "missing_header" not in str(rejection({**GOOD, "X-Engine-Hash": ""}))
+    error = rejection({**GOOD, "X-Engine-Hash": ""})
+    assert str(error) == "invalid_header: X-Engine-Hash has 0 characters, allowed 1 to 128"
 
 
 def test_the_valid_headers_of_a_rejected_request_name_its_sender():
-    check = GATE.check(json.dumps({"X-Tenant": "finance", "X-Request-Id": "r-1", "X-Engine-Hash": ""}))
+    check = checked({"X-Tenant": "finance", "X-Request-Id": "r-1", "X-Engine-Hash": ""})
     assert check.error() is not None
     assert check.sender == RowRecord(tenant="finance", request_id="r-1")
 
 
 def test_each_rejected_request_gets_an_error_of_its_own():
-    first, second = rejection({}), rejection({})
+    gate = HeaderGate(ENGINE, "w4a8")
+    first, second = gate.check("{}").error(), gate.check("{}").error()
     assert first is not second
     assert str(first) == str(second)
 
@@ -101,3 +156,72 @@ def test_only_a_request_with_the_token_is_the_canary():
     for headers in ({"X-Canary-Token": "other"}, {"X-Tenant": CANARY_TENANT}):
         rejected = gate.check(json.dumps({**GOOD, **headers}))
         assert (rejected.error().code, rejected.sender) == (Code.INVALID_HEADER, RowRecord())
+
+
+def test_a_server_without_a_token_rejects_every_token():
+    error = rejection({**GOOD, "X-Canary-Token": "token"})
+    assert str(error) == "invalid_header: X-Canary-Token is not this server's token"
+
+
+@pytest.mark.parametrize("name", ["traceparent", "Traceparent", "TRACEPARENT"])
+def test_the_trace_id_is_read_from_traceparent_in_any_case(name):
+    assert sender({**GOOD, name: TRACEPARENT}) == RowRecord(trace_id=TRACE_ID)
+
+
+def test_a_traceparent_of_a_later_version_may_have_more_fields():
+    assert sender({**GOOD, "traceparent": f"01-{TRACE_ID}-{PARENT_ID}-01-more"}) == RowRecord(trace_id=TRACE_ID)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"ff-{TRACE_ID}-{PARENT_ID}-01",
+        f"00-{'0' * 32}-{PARENT_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID.upper()}-{PARENT_ID}-01",
+        f"00-{TRACE_ID[:-1]}-{PARENT_ID}-01",
+        f"00-{TRACE_ID}-{PARENT_ID}",
+        f"{TRACEPARENT}\n",
+        "",
+        5,
+        None,
+    ],
+)
+def test_a_malformed_traceparent_is_ignored(value):
+    assert sender({**GOOD, "traceparent": value}) == RowRecord()
+
+
+def test_two_traceparents_are_ignored():
+    text = as_json(*GOOD.items(), ("traceparent", TRACEPARENT), ("Traceparent", TRACEPARENT))
+    assert checked(text) == HeaderCheck(RowRecord())
+
+
+def test_parameters_of_1024_characters_are_cached():
+    gate, text = HeaderGate(ENGINE, "w4a8"), text_of_length(1_024)
+    assert gate.check(text) is gate.check(text)
+
+
+def test_longer_parameters_are_checked_without_the_cache():
+    gate, text = HeaderGate(ENGINE, "w4a8"), text_of_length(1_025)
+    first, second = gate.check(text), gate.check(text)
+    assert first is not second
+    assert first == second == HeaderCheck(RowRecord())
+
+
+@pytest.mark.parametrize(("num_others", "is_cached"), [(255, True), (256, False)])
+def test_the_cache_holds_the_last_256_results(num_others, is_cached):
+    gate, text = HeaderGate(ENGINE, "w4a8"), json.dumps(GOOD)
+    first = gate.check(text)
+    for number in range(num_others):
+        gate.check(json.dumps({**GOOD, "X-Request-Id": f"r-{number}"}))
+    assert (gate.check(text) is first) == is_cached
+
+
+@pytest.mark.parametrize("text", ["", "r-1", "x" * 128])
+def test_short_printable_ascii_is_loggable(text):
+    assert loggable(text) == text
+
+
+@pytest.mark.parametrize("text", ["x" * 129, "caf\u00e9", "a\nb", "a\x7f"])
+def test_other_text_is_not_loggable(text):
+    assert loggable(text) == ""
