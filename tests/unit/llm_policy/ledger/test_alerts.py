@@ -1,5 +1,6 @@
 """Alert windows: the first breach is reported immediately, later ones in one summary."""
 
+import json
 import time
 
 import pytest
@@ -108,7 +109,7 @@ def test_a_summary_lists_up_to_ten_samples(ledger):
     for number in range(20):
         breach(ledger, request_id=f"r-{number}")
     close_due(ledger)
-    assert len(events(ledger)[1]["samples"]) == MAX_SAMPLES
+    assert events(ledger)[1]["samples"] == [f"r-{number}" for number in range(1, 11)]
 
 
 def test_a_request_without_an_id_is_listed_by_its_ledger_id(ledger):
@@ -156,6 +157,8 @@ def test_a_long_list_of_costly_requests_is_split_into_several_events(ledger, mon
     close_due(ledger)
     reported = events(ledger, "finance")
     assert [event["count"] for event in reported] == [1, 10, 10, 5] == [len(event["requests"]) for event in reported]
+    assert [event["phase"] for event in reported] == ["first", "summary", "summary", "summary"]
+    assert [event["observed_max"] for event in reported] == [0.1, 0.10000001, 0.10000002, 0.100000025]
     assert [event["count"] for event in events(ledger)] == [1, 25]
     assert MAX_REQUESTS_PER_EVENT > MAX_SAMPLES
 
@@ -201,3 +204,77 @@ def test_a_breach_of_another_engine_closes_the_window_with_its_summary(ledger):
         ("first", other, 1),
         ("summary", other, 1),
     ]
+
+
+def test_an_event_states_the_start_and_end_of_its_window_in_utc(ledger):
+    breach(ledger, at_ns=1_700_000_000 * 1_000_000_000)
+    (event,) = events(ledger)
+    assert (event["window_start"], event["window_end"]) == ("2023-11-14T22:13:20Z", "2023-11-14T22:14:20Z")
+
+
+def test_the_subject_of_an_alert_event_is_its_rule(ledger):
+    breach(ledger, "cost_breach")
+    bodies = ledger.connection.execute("SELECT body FROM event").fetchall()
+    assert [json.loads(body)["subject"] for (body,) in bodies] == ["cost", "cost"]
+
+
+def test_only_the_breaches_that_the_summary_lists_are_stored(ledger):
+    for _ in range(MAX_SAMPLES + 5):
+        breach(ledger)
+    assert ledger.connection.execute("SELECT count(*) FROM alert_breach").fetchone() == (MAX_SAMPLES,)
+
+
+def test_a_summary_of_breaches_that_observed_zero_has_the_maximum_zero(ledger):
+    with transaction(ledger.connection):
+        for _ in range(2):
+            rule = alerts.AlertRule(alerts.ENGINE_UNHEALTHY, 0, ENGINE_HASH, "w4a8")
+            alerts.record_breach(ledger.connection, rule, alerts.Breach(0), NOW_NS)
+    close_due(ledger)
+    assert [(event["phase"], event["observed_max"]) for event in events(ledger)] == [("first", 0), ("summary", 0)]
+
+
+def test_a_schema_violation_observes_one_and_has_the_threshold_zero(ledger):
+    breach(ledger, "schema_violation")
+    (event,) = events(ledger)
+    assert (event["observed_max"], event["threshold"]) == (1, 0)
+
+
+def test_a_queue_delay_breach_is_not_counted_as_a_schema_violation(ledger):
+    breach(ledger)
+    assert total(ledger, metric_total.VIOLATIONS) == 0
+
+
+def test_a_flag_without_a_rule_does_not_hide_the_flags_after_it(ledger):
+    row_id = admit(ledger)
+    ledger.settle([settlement(row_id, flags=["truncated", "schema_violation"])])
+    assert [event["rule"] for event in events(ledger)] == ["schema_violation"]
+
+
+def test_a_window_is_due_from_its_end_until_it_is_closed(ledger):
+    assert not alerts.has_due_windows(ledger.connection, NOW_NS + WINDOW_NS)
+    breach(ledger)
+    assert not alerts.has_due_windows(ledger.connection, NOW_NS + WINDOW_NS - 1)
+    assert alerts.has_due_windows(ledger.connection, NOW_NS + WINDOW_NS)
+    close_due(ledger)
+    assert not alerts.has_due_windows(ledger.connection, NOW_NS + WINDOW_NS)
+
+
+def test_reported_breaches_are_counted_by_endpoint_and_rule(ledger):
+    for flag in ("queue_delay_breach", "cost_breach", "cost_breach", "cost_breach"):
+        breach(ledger, flag)
+    close_due(ledger)
+    assert alerts.count_reported_breaches(ledger.connection) == {
+        ("readiness", "queue_delay"): 1,
+        ("readiness", "cost"): 3,
+        ("finance", "cost"): 3,
+    }
+
+
+def test_reported_breaches_can_be_counted_for_some_events_only(ledger):
+    for flag in ("queue_delay_breach", "schema_violation", "cost_breach"):
+        breach(ledger, flag)
+    assert alerts.count_reported_breaches(ledger.connection, {1, 3}) == {
+        ("readiness", "queue_delay"): 1,
+        ("readiness", "cost"): 1,
+    }
+    assert alerts.count_reported_breaches(ledger.connection, []) == {}

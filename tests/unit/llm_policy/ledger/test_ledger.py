@@ -23,6 +23,19 @@ def ledger(tmp_path):
     opened.connection.close()
 
 
+def nonzero_totals(ledger):
+    return {key: value for key, value in metric_total.read_totals(ledger.connection).items() if value}
+
+
+def count_queue_queries(ledger, call):
+    """The number of times that `call` counts the open rows."""
+    statements = []
+    ledger.connection.set_trace_callback(statements.append)
+    call()
+    ledger.connection.set_trace_callback(None)
+    return sum("count(*) FROM request" in statement for statement in statements)
+
+
 def test_an_admitted_row_is_open_and_charged_for_its_prompt(ledger):
     admit(ledger)
     (row,) = rows(ledger)
@@ -234,3 +247,113 @@ def test_deaths_recorded_long_ago_free_no_place(tmp_path):
     assert sheds(ledger, now_ns=later_ns) == [True]
     ledger.record_dead_requests(8, later_ns)
     assert sheds(ledger, now_ns=later_ns) == [False]
+
+
+def test_an_idle_queue_is_not_full_and_is_not_queried(ledger):
+    assert count_queue_queries(ledger, ledger.is_full) == 0
+    assert ledger.is_full() is False
+
+
+def test_a_queue_with_one_free_place_is_not_queried(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=2)
+    admit(ledger)
+    assert count_queue_queries(ledger, ledger.is_full) == 0
+    admit(ledger)
+    assert count_queue_queries(ledger, ledger.is_full) > 0
+
+
+def test_the_queue_is_not_queried_for_requests_that_are_rejected_already(ledger):
+    assert count_queue_queries(ledger, lambda: ledger.record([[REJECTED]])) == 0
+    assert count_queue_queries(ledger, lambda: ledger.record([[NEW_ROW]])) == 1
+
+
+def test_a_rejected_request_is_counted_once_by_task_and_once_by_code(ledger):
+    ledger.record([[REJECTED]])
+    assert nonzero_totals(ledger) == {
+        (metric_total.REQUESTS, "judge,refused"): 1,
+        (metric_total.REJECTED, "invalid_input"): 1,
+    }
+
+
+def test_an_admitted_row_that_is_rejected_is_counted_once_by_task_and_once_by_code(ledger):
+    ledger.reject([rejection(admit(ledger), "internal")])
+    assert nonzero_totals(ledger) == {
+        (metric_total.REQUESTS, "judge,refused"): 1,
+        (metric_total.REJECTED, "internal"): 1,
+    }
+
+
+def test_an_admitted_row_is_rejected_at_the_current_time_unless_one_is_given(ledger):
+    before_ns = time.time_ns()
+    ledger.reject([rejection(admit(ledger), "internal")])
+    ledger.reject([rejection(admit(ledger), "internal")], now_ns=7)
+    first, second = rows(ledger)
+    assert before_ns <= first["closed_ns"] <= time.time_ns()
+    assert second["closed_ns"] == 7
+
+
+def test_a_canary_row_that_is_rejected_later_is_in_no_total(ledger):
+    ledger.reject([rejection(admit(ledger, CANARY), "internal", CANARY)])
+    assert states(ledger) == {"refused": 1}
+    assert nonzero_totals(ledger) == {}
+
+
+def test_a_late_answer_of_a_canary_is_in_no_total(ledger):
+    row_id = admit(ledger, CANARY)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert ledger.settle([settlement(row_id, CANARY)]) == [True]
+    assert nonzero_totals(ledger) == {}
+
+
+def test_a_cancelled_row_is_counted_by_task_and_has_no_error_code(ledger):
+    now_ns = time.time_ns()
+    admit(ledger, now_ns=now_ns)
+    ledger.close_unanswered(now_ns + 1, max_open_s=0)
+    assert rows(ledger)[0]["closed_ns"] == now_ns + 1
+    assert nonzero_totals(ledger) == {
+        (metric_total.REQUESTS, "judge,cancelled"): 1,
+        (metric_total.TOKENS_IN, ""): 500,
+        (metric_total.COST, ""): 50_000,
+    }
+
+
+def test_a_row_answered_while_its_batch_is_closed_stays_settled_and_does_not_delay_the_others(
+    ledger, tmp_path, monkeypatch
+):
+    answered, unanswered = admit(ledger), admit(ledger)
+    num_found = []
+    query, other_process = ledger._unanswered, open_ledger(tmp_path)
+
+    def query_then_answer(before_ns):
+        found = query(before_ns)
+        num_found.append(len(found))
+        other_process.settle([settlement(answered)])
+        return found
+
+    monkeypatch.setattr(ledger, "_unanswered", query_then_answer)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert {row["id"]: row["state"] for row in rows(ledger)} == {answered: "settled", unanswered: "cancelled"}
+    assert num_found == [2, 0]
+    assert total(ledger, metric_total.COST) == 62_000 + 50_000
+
+
+def test_only_closed_canary_rows_admitted_before_the_limit_are_deleted(ledger):
+    closed = [admit(ledger, row, at_ns) for row, at_ns in ((CANARY, 99), (CANARY, 100), (NEW_ROW, 99))]
+    ledger.settle([settlement(row_id) for row_id in closed])
+    still_open = admit(ledger, CANARY, 99)
+    newest = admit(ledger, NEW_ROW, 99)
+    assert ledger.delete_old_canaries(100) == 1
+    assert [row["id"] for row in rows(ledger)] == [*closed[1:], still_open, newest]
+
+
+def test_the_newest_row_is_not_deleted_because_its_id_would_be_reused(ledger):
+    ledger.settle([settlement(admit(ledger, CANARY, 99), CANARY)])
+    assert ledger.delete_old_canaries(100) == 0
+    assert states(ledger) == {"settled": 1}
+
+
+def test_old_canary_rows_are_deleted_in_batches(ledger, monkeypatch):
+    monkeypatch.setattr("llm_policy.ledger.ledger._DELETE_BATCH_ROWS", 3)
+    ledger.settle([settlement(admit(ledger, CANARY, 99), CANARY) for _ in range(4)])
+    admit(ledger)
+    assert [ledger.delete_old_canaries(100) for _ in range(3)] == [3, 1, 0]
