@@ -178,8 +178,7 @@ class Ledger:
         """
         num_closed = 0
         while rows := self._unanswered(now_ns - int(max_open_s * 1e9)):
-            self._close_rows(rows, now_ns)
-            num_closed += len(rows)
+            num_closed += self._close_rows(rows, now_ns)
         return num_closed
 
     def delete_old_canaries(self, before_ns: int) -> int:
@@ -259,7 +258,9 @@ class Ledger:
         rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _CLOSE_BATCH_ROWS))
         return [_UnansweredRow(*row) for row in rows]
 
-    def _close_rows(self, rows: Sequence[_UnansweredRow], now_ns: int) -> None:
+    def _close_rows(self, rows: Sequence[_UnansweredRow], now_ns: int) -> int:
+        """Returns the number of rows closed: one may have been answered since the query."""
+        num_closed = 0
         increments: Increments = {}
         with transaction(self.connection):
             for row in rows:
@@ -269,9 +270,11 @@ class Ledger:
                     (state, now_ns, row.ledger_id),
                 )
                 if not cursor.rowcount:
-                    continue  # answered since the query
+                    continue
+                num_closed += 1
                 self._count_outcome(increments, row.task, state, row.is_canary)
                 if not row.is_canary:
                     metric_total.count(increments, metric_total.TOKENS_IN, by=row.num_prompt_tokens)
                     metric_total.count(increments, metric_total.COST, by=row.charged_nano_usd)
             metric_total.add(self.connection, increments)
+        return num_closed

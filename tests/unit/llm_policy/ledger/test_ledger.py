@@ -331,7 +331,7 @@ def test_a_row_answered_while_its_batch_is_closed_stays_settled_and_does_not_del
         return found
 
     monkeypatch.setattr(ledger, "_unanswered", query_then_answer)
-    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert ledger.close_unanswered(time.time_ns() + 1, max_open_s=0) == 1
     assert {row["id"]: row["state"] for row in rows(ledger)} == {answered: "settled", unanswered: "cancelled"}
     assert num_found == [2, 0]
     assert total(ledger, metric_total.COST) == 62_000 + 50_000
