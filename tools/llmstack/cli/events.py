@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from llm_policy.ledger.database import FILE_NAME, NewerLedger
 from llm_policy.ledger.outbox import ENDPOINTS, InstanceError
+from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.events.delivery_queue import open_outbox
 from llmstack.events.delivery_settings import DeliverySettings
@@ -184,19 +184,10 @@ def _configured_endpoints(chosen: EndpointName | None) -> list[Endpoint]:
     return endpoints
 
 
-@contextmanager
-def _outbox(state_dir: Path) -> Iterator[sqlite3.Connection]:
+def _outbox(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:
     """The outbox in `state_dir`; exits when it is missing or can't be used."""
-    path = state_dir / FILE_NAME
-    if not path.is_file():
-        fail(f"{state_dir} has no {FILE_NAME}", "set --state-dir (or LLMSTACK_STATE_DIR) to the server's directory")
-    try:
-        with closing(open_outbox(state_dir)) as connection:
-            yield connection
-    except NewerLedger as error:
-        fail(f"{state_dir}: {error}", error.next_step)
-    except sqlite3.Error as error:
-        fail(f"{path}: {error}", "check that the disk is not full and the directory is writable")
+    next_step = "check that the disk is not full and the directory is writable"
+    return ledger_connection(state_dir, lambda: open_outbox(state_dir), next_step)
 
 
 def _delivery_table(rows: list[DeliveryRow], configured: Collection[str]) -> Table:

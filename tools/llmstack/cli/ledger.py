@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from pathlib import Path
@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.ledger.database import FILE_NAME, NewerLedger, open_read_only
+from llm_policy.ledger.database import FILE_NAME, open_read_only
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.ledger.export import WRITERS, count_rows, read_pages, replace_when_complete
 from llmstack.ledger.money import dollar_text
@@ -228,19 +229,10 @@ def _utc_ns(day: datetime) -> int:
     return int(day.replace(tzinfo=timezone.utc).timestamp()) * 1_000_000_000
 
 
-@contextmanager
-def _ledger(state_dir: Path) -> Iterator[sqlite3.Connection]:
+def _ledger(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:
     """A read-only connection to the ledger in `state_dir`; exits when it is missing or can't be read."""
-    path = state_dir / FILE_NAME
-    if not path.is_file():
-        fail(f"{state_dir} has no {FILE_NAME}", "set --state-dir (or LLMSTACK_STATE_DIR) to the server's directory")
-    try:
-        with closing(open_read_only(path)) as connection:
-            yield connection
-    except NewerLedger as error:
-        fail(f"{state_dir}: {error}", error.next_step)
-    except sqlite3.Error as error:
-        fail(f"{path}: {error}", "check that you may read ledger.db* and write the directory")
+    next_step = "check that you may read ledger.db* and write the directory"
+    return ledger_connection(state_dir, lambda: open_read_only(state_dir / FILE_NAME), next_step)
 
 
 @contextmanager
