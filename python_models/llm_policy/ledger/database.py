@@ -69,7 +69,8 @@ def open_database(
     )
     try:
         version = _version(connection)
-        connection.execute("PRAGMA journal_mode = WAL")
+        # SQLite itself doesn't wait here: of several processes that open a new file, one would fail.
+        _execute_when_unlocked(connection, "PRAGMA journal_mode = WAL", BUSY_TIMEOUT_MS / 1_000)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
@@ -106,7 +107,7 @@ def transaction(connection: sqlite3.Connection, max_wait_s: float = MAX_WAIT_S) 
     Raises:
         sqlite3.Error: the write lock was not free within `max_wait_s`, or the write failed; nothing has changed.
     """
-    _begin(connection, max_wait_s)
+    _execute_when_unlocked(connection, "BEGIN IMMEDIATE", max_wait_s)
     try:
         yield
         connection.execute("COMMIT")
@@ -136,12 +137,12 @@ def is_locked(error: sqlite3.Error) -> bool:
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
-def _begin(connection: sqlite3.Connection, max_wait_s: float) -> None:
+def _execute_when_unlocked(connection: sqlite3.Connection, statement: str, max_wait_s: float) -> None:
     deadline_s = time.monotonic() + max_wait_s
     sleep_s = SHORTEST_SLEEP_S
     for attempt in itertools.count():
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if not is_locked(error) or time.monotonic() > deadline_s:

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -96,3 +97,16 @@ def test_a_ledger_that_must_exist_is_not_created(path):
     with pytest.raises(sqlite3.Error):
         open_database(path, must_exist=True)
     assert not path.exists()
+
+
+def test_processes_may_create_the_same_database_together(tmp_path):
+    barrier = threading.Barrier(4)
+
+    def open_new(path: Path) -> bool:
+        barrier.wait()
+        with closing(open_database(path)) as connection:
+            return connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(30):
+            assert all(pool.map(open_new, [tmp_path / f"{number}.db"] * 4))
