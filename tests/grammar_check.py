@@ -7,24 +7,30 @@ from typing import Any
 
 import xgrammar
 
+from llm_policy.guidance.backends.vocabulary import byte_values
+from llm_policy.guidance.backends.xgrammar_backend import XGrammarBackend
+from llm_policy.guidance.grammar.ebnf_writer import write_ebnf
+from llm_policy.guidance.plan.guide_plan import GuidePlan
+from llm_policy.release.guide_limits import GuideLimits
+
 STOP = 256
 
 
 @lru_cache(maxsize=1)
-def tokenizer_info() -> Any:
-    """The vocabulary of single bytes and one stop token."""
-    vocabulary = [bytes([byte]) for byte in range(256)] + [b"</s>"]
-    return xgrammar.TokenizerInfo(vocabulary, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[STOP])
+def backend() -> XGrammarBackend:
+    """XGrammar for the vocabulary of single bytes and one stop token."""
+    characters = {byte: character for character, byte in byte_values().items()}
+    return XGrammarBackend([*(characters[byte] for byte in range(256)), "</s>"], [STOP])
 
 
-@lru_cache(maxsize=1)
-def _compiler() -> Any:
-    return xgrammar.GrammarCompiler(tokenizer_info(), max_threads=1, cache_enabled=False)
+def compile_ebnf(text: str) -> Any:
+    """The compiled grammar of an EBNF text."""
+    return backend().compile(text).grammar
 
 
-def compile_guide(text: str) -> Any:
-    """The compiled grammar of a guide's EBNF."""
-    return _compiler().compile_grammar(text)
+def compile_plan(plan: GuidePlan, *, copy_classes: bool = True) -> Any:
+    """The compiled grammar of a plan."""
+    return compile_ebnf(write_ebnf(plan.grammar, GuideLimits(), copy_classes=copy_classes))
 
 
 def accepts(compiled: Any, text: str) -> bool:

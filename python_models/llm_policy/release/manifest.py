@@ -104,7 +104,11 @@ class Guidance(_Strict):
 
     unenforced_keywords: Literal["report", "reject"] = "report"
     allow_adhoc: bool = True
+    backend: Literal["auto", "xgrammar", "llguidance"] = "auto"
+    """The structured-output backend; `auto` takes the better one of those that the engine has."""
     max_compile_ms: Annotated[int, Field(ge=1, le=60_000)] = 1_000
+    max_mask_ms: Annotated[float, Field(gt=0, le=1_000)] = 5.0
+    """Longest token mask of a guide: the engine's whole batch waits for it."""
     max_adhoc_per_minute: Annotated[int, Field(ge=0, le=100_000)] = 120
     limits: GuideLimits = GuideLimits()
 

@@ -17,7 +17,7 @@ from llm_policy.guidance.plan.json_schema_guide import plan_json_schema
 from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
 from llm_policy.release.guide_limits import GuideLimits
 from llmstack.guides.instance_order import follows_declaration
-from tests.grammar_check import accepts, compile_guide
+from tests.grammar_check import accepts, compile_plan
 from tests.hypothesis_profiles import num_examples
 from tests.property.guidance.strategies import damaged_grammars, grammars, schemas, values
 from tests.survivors import keep_if, keeps_at_least
@@ -53,9 +53,9 @@ def test_every_valid_instance_in_declared_order_is_accepted(schema: Any, instanc
     except InvalidRequest as error:
         raise AssertionError(f"{error} although {valid[0]!r} is valid") from error
     assume(not plan.narrowed)
-    compiled = compile_guide(plan.guide)
+    compiled = compile_plan(plan, copy_classes=False)
     for instance in valid:
-        assert accepts(compiled, write_json(instance)), (schema, instance, plan.guide)
+        assert accepts(compiled, write_json(instance)), (schema, instance)
 
 
 @keeps_at_least(0.25)
@@ -67,9 +67,9 @@ def test_without_unenforced_keywords_every_invalid_instance_is_rejected(schema: 
     assume(invalid)
     plan = unless_rejected(lambda: plan_json_schema(write_json(schema), LIMITS))
     assume(plan is not None and not plan.unenforced)
-    compiled = compile_guide(plan.guide)
+    compiled = compile_plan(plan, copy_classes=False)
     for instance in invalid:
-        assert not accepts(compiled, write_json(instance)), (schema, instance, plan.guide)
+        assert not accepts(compiled, write_json(instance)), (schema, instance)
 
 
 @settings(max_examples=num_examples(500))
@@ -86,7 +86,7 @@ def test_any_text_is_read_or_rejected_with_a_declared_code(text: str | bytes) ->
 def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes) -> None:
     plan = unless_rejected(lambda: plan_regex(text, LIMITS))
     keep_if(plan)
-    compile_guide(plan.guide)
+    compile_plan(plan, copy_classes=False)
 
 
 @keeps_at_least(0.25)
@@ -95,4 +95,4 @@ def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes
 def test_any_grammar_is_planned_or_rejected_with_a_declared_code(text: str) -> None:
     plan = unless_rejected(lambda: plan_ebnf(text, LIMITS))
     keep_if(plan)
-    compile_guide(plan.guide)
+    compile_plan(plan, copy_classes=False)

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from llm_policy.errors import Code, create_error
-from llm_policy.release.guide_limits import GuideLimits
+from llm_policy.guidance.json_schema.keyword_report import KeywordFinding
 from llm_policy.release.release import Release
 
 
-def explain_guide(kind: str, text: str, release: Release) -> dict[str, object]:
-    """Plan and compile a guide with the tokenizer and the limits of `release`; the result is writable as JSON.
+def explain_guide(kind: str, text: str, release: Release, backends: Sequence[str]) -> dict[str, object]:
+    """Plan, compile and probe a guide with the tokenizer and the limits of `release`; the result is writable as JSON.
+
+    The result is for the first of `backends` whose form of the guide the engine can bear.
 
     Raises:
         PolicyError: the release rejects the guide.
     """
-    # XGrammar takes seconds to import, and only this function needs it.
-    from llm_policy.guidance.compile.worker import PLANNERS, GuideWorker, schema_id
+    # The backends take seconds to import, and only this function needs them.
+    from llm_policy.guidance.backends.vocabulary import Vocabulary
+    from llm_policy.guidance.compile.worker import GuideWorker
 
-    limits: GuideLimits = release.manifest.guidance.limits
-    planned = PLANNERS[kind](text, limits)
-    report = GuideWorker(release.tokenizer_info_path, limits).report(kind, text)
-    if report.code:
+    worker = GuideWorker(Vocabulary.read(release.tokenizer_info_path), release.manifest.guidance, backends)
+    report, guide = worker.first_accepted(kind, text)
+    if guide is None:
         raise create_error(Code(report.code), report.detail)
     return {
-        "schema_id": schema_id(kind, planned.canonical),
-        "guide_type": planned.guide_type,
-        "guide": planned.guide,
-        "num_rules": planned.num_rules,
-        "num_bytes": planned.num_bytes,
+        "schema_id": report.schema_id,
+        "backend": report.backend,
+        "guide_type": guide.engine_type,
+        "guide": guide.engine_text,
+        "num_rules": guide.num_rules,
+        "num_bytes": guide.num_bytes,
         "compile_ms": round(report.compile_ms, 3),
-        "unenforced": [{"pointer": f.pointer, "keyword": f.keyword, "reason": f.reason} for f in planned.unenforced],
-        "narrowed": [{"pointer": f.pointer, "keyword": f.keyword, "reason": f.reason} for f in planned.narrowed],
+        "mask_ms": round(report.mask_ms, 3),
+        "unenforced": _written(guide.unenforced),
+        "narrowed": _written(guide.narrowed),
     }
+
+
+def _written(findings: Iterable[KeywordFinding]) -> list[dict[str, str]]:
+    return [{"pointer": f.pointer, "keyword": f.keyword, "reason": f.reason} for f in findings]

@@ -18,3 +18,7 @@ class GuideReport(NamedTuple):
     """Keywords that the grammar does not enforce."""
     compile_ms: float = 0.0
     """Processor time of the compile."""
+    backend: str = ""
+    """The structured-output backend whose form the engine gets."""
+    mask_ms: float = 0.0
+    """Processor time of the worst token mask that the probe saw."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from llm_policy.release.guide_limits import GuideLimits
+from llm_policy.release.manifest import Guidance
 
 START_TIMEOUT_S = 120.0
 # Inside a Triton stub `sys.executable` is not a Python interpreter; the program that starts the server sets this.
@@ -22,9 +22,9 @@ PYTHON = "LLMSTACK_PYTHON"
 class SandboxedWorker:
     """One worker process. `fileno` becomes readable when a message arrives or the process exits."""
 
-    def __init__(self, tokenizer_info_path: Path, limits: GuideLimits) -> None:
+    def __init__(self, tokenizer_info_path: Path, guidance: Guidance) -> None:
         command = [os.environ.get(PYTHON, sys.executable), "-m", "llm_policy.guidance.compile.worker"]
-        arguments = [str(tokenizer_info_path), limits.model_dump_json()]
+        arguments = [str(tokenizer_info_path), guidance.model_dump_json()]
         self._process = subprocess.Popen(
             [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
         )
@@ -45,14 +45,14 @@ class SandboxedWorker:
         """Descriptor of the worker's output, for a selector."""
         return self._output.fileno()
 
-    def send(self, kind: str, text: str, timeout_s: float) -> None:
+    def send(self, kind: str, text: str, timeout_s: float, *, is_registered: bool = False) -> None:
         """Send one guide; the report is due within `timeout_s`.
 
         Raises:
             BrokenPipeError: the worker is dead.
         """
         self.deadline = time.monotonic() + timeout_s
-        self._input.write(orjson.dumps([kind, text], option=orjson.OPT_APPEND_NEWLINE))
+        self._input.write(orjson.dumps([kind, text, is_registered], option=orjson.OPT_APPEND_NEWLINE))
         self._input.flush()
 
     def receive(self) -> Any:

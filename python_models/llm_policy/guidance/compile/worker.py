@@ -1,10 +1,10 @@
 """The sandboxed process that plans and compiles guides, one at a time.
 
-    python -m llm_policy.guidance.compile.worker TOKENIZER_INFO LIMITS
+    python -m llm_policy.guidance.compile.worker TOKENIZER_INFO GUIDANCE
 
-TOKENIZER_INFO is the release's tokenizer_info.json, LIMITS the manifest's guide limits as JSON. Each line on standard
-input is a guide, `["<type>", "<text>"]`; each line on standard output is its `GuideReport` as an array. The first line
-of the output announces that the worker is ready.
+TOKENIZER_INFO is the release's tokenizer_info.json, GUIDANCE the manifest's section as JSON. Each line on standard
+input is a guide, `["<type>", "<text>", <is registered>]`; each line on standard output is its `GuideReport` as an
+array. The first line of the output announces that the worker is ready.
 
 A hostile guide may crash, hang or exhaust the worker. So it is never a Triton stub, its memory is bounded, its stack is
 large enough for deep recursion, it has no network where the system allows that, and it dies with its parent.
@@ -20,20 +20,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from llm_policy.errors import Code, InvalidRequest
+from llm_policy.guidance.backends.create import create_backend
+from llm_policy.guidance.backends.guide_backend import GuideBackend, PlannedGuide, num_mask_words
+from llm_policy.guidance.backends.names import usable_backends
+from llm_policy.guidance.backends.vocabulary import Vocabulary
 from llm_policy.guidance.compile.guide_report import GuideReport
-from llm_policy.guidance.compile.probe import Probe
-from llm_policy.guidance.plan.ebnf_guide import plan_ebnf
-from llm_policy.guidance.plan.json_schema_guide import plan_json, plan_json_schema
-from llm_policy.guidance.plan.planned_guide import PlannedGuide
-from llm_policy.guidance.plan.text_guides import plan_choice, plan_regex
-from llm_policy.release.guide_limits import GuideLimits
+from llm_policy.guidance.compile.probe import Probe, SlowMask
+from llm_policy.release.manifest import Guidance
 
 STACK_BYTES = 512 << 20
 # Compiling a new guide has lower priority than serving requests.
@@ -43,62 +43,65 @@ MEMORY_BYTES = 2 << 30
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
-PLANNERS: dict[str, Callable[[str, GuideLimits], PlannedGuide]] = {
-    "json": lambda text, limits: plan_json(limits),
-    "json_schema": plan_json_schema,
-    "regex": plan_regex,
-    "ebnf_grammar": plan_ebnf,
-    "choice": plan_choice,
-}
-
 
 class GuideWorker:
-    """Plans, compiles and probes guides for one tokenizer."""
+    """Plans, compiles and probes guides for one tokenizer, with the first backend and plan that the engine can bear."""
 
-    def __init__(self, tokenizer_info_path: Path, limits: GuideLimits) -> None:
-        import xgrammar
+    def __init__(self, vocabulary: Vocabulary, guidance: Guidance, backends: Sequence[str]) -> None:
+        self._guidance = guidance
+        self._backends = [create_backend(name, vocabulary) for name in backends]
+        self._probe = Probe(vocabulary.tokens, vocabulary.stop_token_ids, guidance.limits, guidance.max_mask_ms)
 
-        info = orjson.loads(tokenizer_info_path.read_bytes())
-        self._limits = limits
-        tokenizer_info = xgrammar.TokenizerInfo(
-            info["encoded_vocab"], xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=info["stop_token_ids"]
-        )
-        self._compiler = xgrammar.GrammarCompiler(tokenizer_info, max_threads=1, cache_enabled=False)
-        self._probe = Probe(tokenizer_info, limits)
-
-    def compile(self, engine_text: str) -> Any:
-        """The compiled grammar of a planned guide.
-
-        Raises:
-            InvalidRequest: `schema_invalid` or, out of memory, `schema_too_complex`. XGrammar's message is dropped,
-                because it quotes the guide.
-        """
-        try:
-            return self._compiler.compile_grammar(engine_text)
-        except MemoryError:
-            raise InvalidRequest(Code.SCHEMA_TOO_COMPLEX, f"guide needs more than {MEMORY_BYTES} bytes") from None
-        except Exception:
-            raise InvalidRequest(Code.SCHEMA_INVALID, "the grammar compiler rejects this guide") from None
-
-    def report(self, kind: str, text: str) -> GuideReport:
+    def report(self, kind: str, text: str, *, is_registered: bool = False) -> GuideReport:
         """Plan, compile and probe one guide."""
+        return self.first_accepted(kind, text, is_registered=is_registered)[0]
+
+    def first_accepted(
+        self, kind: str, text: str, *, is_registered: bool = False
+    ) -> tuple[GuideReport, PlannedGuide | None]:
+        """The report of the first plan that the engine can bear, and the plan; else the last try's report and None."""
+        report = GuideReport()
+        for backend in self._backends:
+            try:
+                for guide in backend.plans(kind, text, self._guidance.limits, is_registered=is_registered):
+                    report = self._try(backend, kind, guide, is_registered=is_registered)
+                    if not report.code:
+                        return report, guide
+            except InvalidRequest as error:  # noqa: PERF203 - two backends at most
+                report = GuideReport(error.code.value, error.detail)
+            except (MemoryError, RecursionError):
+                report = _too_complex(f"guide needs more than {MEMORY_BYTES} bytes")
+        return report, None
+
+    def _try(self, backend: GuideBackend, kind: str, guide: PlannedGuide, *, is_registered: bool) -> GuideReport:
+        started = time.process_time()
         try:
-            planned = PLANNERS[kind](text, self._limits)
-            started = time.process_time()
-            grammar = self.compile(planned.guide)
+            compiled = backend.compile(guide.engine_text)
             compile_ms = (time.process_time() - started) * 1_000
-            self._probe.walk(grammar)
+            limit_ms = self._guidance.max_compile_ms
+            if compile_ms > limit_ms and not is_registered:
+                return _too_complex(f"guide took {compile_ms:.0f} ms to compile, limit {limit_ms} ms (max_compile_ms)")
+            mask_ms = self._probe.walk(compiled, num_mask_words(backend.vocab_size))
         except InvalidRequest as error:
             return GuideReport(error.code.value, error.detail)
-        except (MemoryError, RecursionError):
-            return GuideReport(Code.SCHEMA_TOO_COMPLEX.value, f"guide needs more than {MEMORY_BYTES} bytes")
+        except SlowMask as finding:
+            limit = self._guidance.max_mask_ms
+            return _too_complex(
+                f"guide needs {finding.mask_ms:.1f} ms for a token mask, limit {limit:g} ms (max_mask_ms)"
+            )
         return GuideReport(
-            engine_type=planned.guide_type,
-            engine_text=planned.guide,
-            schema_id=schema_id(kind, planned.canonical),
-            unenforced=[finding.keyword for finding in planned.unenforced],
+            engine_type=guide.engine_type,
+            engine_text=guide.engine_text,
+            schema_id=schema_id(kind, guide.canonical),
+            unenforced=[finding.keyword for finding in guide.unenforced],
             compile_ms=compile_ms,
+            backend=backend.name,
+            mask_ms=mask_ms,
         )
+
+
+def _too_complex(detail: str) -> GuideReport:
+    return GuideReport(Code.SCHEMA_TOO_COMPLEX.value, detail)
 
 
 def schema_id(kind: str, canonical: str) -> str:
@@ -113,8 +116,9 @@ def main() -> None:
     os.nice(NICENESS)
     # XGrammar quotes guides on stderr; a client's text must not reach the server's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    limits = GuideLimits(**orjson.loads(sys.argv[2]))
-    worker = GuideWorker(Path(sys.argv[1]), limits)
+    guidance = Guidance.model_validate_json(sys.argv[2])
+    backends = usable_backends(guidance.backend, os.environ)
+    worker = GuideWorker(Vocabulary.read(Path(sys.argv[1])), guidance, backends)
     is_offline = _leave_network()
     _limit_memory()
     threading.stack_size(STACK_BYTES)
@@ -126,7 +130,8 @@ def main() -> None:
 def _serve(worker: GuideWorker, is_offline: bool) -> None:
     _write({"ready": True, "offline": is_offline})
     for line in sys.stdin.buffer:
-        _write(tuple(worker.report(*orjson.loads(line))))
+        kind, text, *rest = orjson.loads(line)
+        _write(tuple(worker.report(kind, text, is_registered=bool(rest and rest[0]))))
 
 
 def _write(message: Any) -> None:

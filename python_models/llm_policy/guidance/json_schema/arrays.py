@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.grammar import (
     EMPTY,
     NOTHING,
@@ -43,9 +44,15 @@ class ArrayWriter:
     """Writes the arrays of one alternative."""
 
     def __init__(
-        self, grammar: Grammar, limits: GuideLimits, unenforced: KeywordReport, write_value: WriteValue
+        self,
+        grammar: Grammar,
+        limits: GuideLimits,
+        counting: Counting,
+        unenforced: KeywordReport,
+        write_value: WriteValue,
     ) -> None:
         self._grammar = grammar
+        self._counting = counting
         self._limits = limits
         self._unenforced = unenforced
         self._write_value = write_value

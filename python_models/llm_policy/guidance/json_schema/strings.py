@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.code_set import EVERY_CODE, NO_CODE, CodeSet
 from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Literal, Rule, sequence
 from llm_policy.guidance.grammar.json_text import PLAIN, JsonText
@@ -83,8 +84,9 @@ def string_constraints(subschemas: Iterable[Subschema], unenforced: KeywordRepor
 class StringWriter:
     """Writes the strings of one grammar, each distinct set of constraints once."""
 
-    def __init__(self, text: JsonText, limits: GuideLimits, unenforced: KeywordReport) -> None:
+    def __init__(self, text: JsonText, limits: GuideLimits, counting: Counting, unenforced: KeywordReport) -> None:
         self._text = text
+        self._counting = counting
         self._limits = limits
         self._unenforced = unenforced
         self._written: dict[tuple[StringConstraints, Expression], Expression] = {}

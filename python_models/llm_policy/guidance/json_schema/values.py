@@ -6,6 +6,7 @@ its conjunction.
 
 from __future__ import annotations
 
+from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.grammar import Expression, Grammar, Literal, Rule, choice
 from llm_policy.guidance.grammar.json_text import JsonText
 from llm_policy.guidance.json_reader import canonical_json, write_json
@@ -44,7 +45,12 @@ class ValueWriter:
     """Writes the grammar of a whole document."""
 
     def __init__(
-        self, document: Document, limits: GuideLimits, unenforced: KeywordReport, narrowed: KeywordReport
+        self,
+        document: Document,
+        limits: GuideLimits,
+        counting: Counting,
+        unenforced: KeywordReport,
+        narrowed: KeywordReport,
     ) -> None:
         self.grammar = Grammar("root")
         self._limits = limits
@@ -53,9 +59,9 @@ class ValueWriter:
         self._text = JsonText(self.grammar)
         self._normal_form = NormalForm(document, limits, unenforced)
         self._literals = LiteralFilter(self._normal_form, document.draft)
-        self._strings = StringWriter(self._text, limits, unenforced)
+        self._strings = StringWriter(self._text, limits, counting, unenforced)
         self._numbers = NumberWriter(self.grammar, self._text, unenforced)
-        self._arrays = ArrayWriter(self.grammar, limits, unenforced, self.rule)
+        self._arrays = ArrayWriter(self.grammar, limits, counting, unenforced, self.rule)
         self._objects = ObjectWriter(
             self.grammar, self._strings, self._literals, self._normal_form, limits, unenforced, narrowed, self.rule
         )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.ebnf_reader import read_ebnf
 from llm_policy.guidance.grammar.grammar import Chars, Choice, Expression, Grammar, Repeat, Rule, Sequence, references
 from llm_policy.guidance.limits import check_limit, invalid
-from llm_policy.guidance.plan.planned_guide import PlannedGuide, decode_text, planned
+from llm_policy.guidance.plan.guide_plan import GuidePlan, decode_text, planned
 from llm_policy.guidance.regex.search import BROAD
 from llm_policy.release.guide_limits import GuideLimits
 
 
-def plan_ebnf(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
+def plan_ebnf(text: str | bytes, limits: GuideLimits, counting: Counting = Counting.BOUNDED) -> GuidePlan:
     """The guide for an EBNF grammar with a rule `root`.
 
     Raises:
@@ -26,7 +27,7 @@ def plan_ebnf(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
         raise invalid("the grammar has a rule that starts with itself")
     check_limit("positions of the grammar that accept any character", _num_broad(grammar), limits.max_broad_states)
     _rename(grammar)
-    return planned(grammar, source, limits, copy_classes=False)
+    return planned(grammar, source, limits)
 
 
 def _check_references(grammar: Grammar) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.grammar import Grammar
 from llm_policy.guidance.grammar.json_text import JsonText
 from llm_policy.guidance.json_reader import canonical_json, read_json
@@ -9,11 +10,11 @@ from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.json_schema.values import ValueWriter
-from llm_policy.guidance.plan.planned_guide import PlannedGuide, planned
+from llm_policy.guidance.plan.guide_plan import GuidePlan, planned
 from llm_policy.release.guide_limits import GuideLimits
 
 
-def plan_json_schema(schema_text: str | bytes, limits: GuideLimits) -> PlannedGuide:
+def plan_json_schema(schema_text: str | bytes, limits: GuideLimits, counting: Counting = Counting.BOUNDED) -> GuidePlan:
     """The guide for a JSON Schema.
 
     Raises:
@@ -23,11 +24,11 @@ def plan_json_schema(schema_text: str | bytes, limits: GuideLimits) -> PlannedGu
     draft = build_schema_validator(schema).draft
     unenforced, narrowed = KeywordReport(), KeywordReport()
     document = Document(schema, draft, limits)
-    grammar = ValueWriter(document, limits, unenforced, narrowed).write(document.root)
+    grammar = ValueWriter(document, limits, counting, unenforced, narrowed).write(document.root)
     return planned(grammar, canonical_json(schema), limits, unenforced, narrowed)
 
 
-def plan_json(limits: GuideLimits) -> PlannedGuide:
+def plan_json(limits: GuideLimits) -> GuidePlan:
     """The guide for any JSON value, without whitespace, because a model could emit whitespace endlessly."""
     grammar = Grammar("root")
     grammar.define("root", JsonText(grammar).any_value())

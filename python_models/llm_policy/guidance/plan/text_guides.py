@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.grammar import Grammar, Literal, choice, one_of
 from llm_policy.guidance.json_reader import canonical_json, read_json
 from llm_policy.guidance.limits import check_limit, invalid, too_complex
-from llm_policy.guidance.plan.planned_guide import PlannedGuide, decode_text, planned
+from llm_policy.guidance.plan.guide_plan import GuidePlan, decode_text, planned
 from llm_policy.guidance.regex.pattern_expression import pattern_expression
 from llm_policy.guidance.regex.search import full_match, num_broad
 from llm_policy.guidance.regex.syntax import (
@@ -21,7 +22,7 @@ from llm_policy.guidance.regex.syntax import (
 from llm_policy.release.guide_limits import GuideLimits
 
 
-def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
+def plan_regex(text: str | bytes, limits: GuideLimits, counting: Counting = Counting.BOUNDED) -> GuidePlan:
     """The guide for a regex that the whole output must match; `^` and `$` at its ends are redundant.
 
     Raises:
@@ -37,10 +38,10 @@ def plan_regex(text: str | bytes, limits: GuideLimits) -> PlannedGuide:
     grammar.define("root", pattern_expression(tree, one_of))
     if not grammar.prune():
         raise invalid("no text matches the regex")
-    return planned(grammar, pattern, limits, copy_classes=False)
+    return planned(grammar, pattern, limits)
 
 
-def plan_choice(list_json_text: str | bytes, limits: GuideLimits) -> PlannedGuide:
+def plan_choice(list_json_text: str | bytes, limits: GuideLimits) -> GuidePlan:
     """The guide for one text out of a JSON array of distinct, non-empty strings.
 
     Raises:

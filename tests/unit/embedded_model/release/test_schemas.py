@@ -7,22 +7,21 @@ import pytest
 
 from embedded_model.release.builder import MAX_ANSWER_TOKENS
 from embedded_model.release.schemas import SCHEMAS
-from llm_policy.guidance.compile.worker import PLANNERS
+from llm_policy.guidance.backends.vocabulary import Vocabulary
+from llm_policy.guidance.backends.xgrammar_backend import XGrammarBackend
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))
 def test_every_guided_answer_is_valid_and_within_max_tokens(release, name):
     xgrammar = pytest.importorskip("xgrammar")
     jsonschema_rs = pytest.importorskip("jsonschema_rs")
-    info = json.loads(release.tokenizer_info_path.read_bytes())
-    tokens = xgrammar.TokenizerInfo(
-        info["encoded_vocab"], xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=info["stop_token_ids"]
-    )
+    vocabulary = Vocabulary.read(release.tokenizer_info_path)
+    backend = XGrammarBackend(vocabulary.encoded_vocab, vocabulary.stop_token_ids)
     schema = release.schema_text(name)
-    guide = PLANNERS["json_schema"](schema, release.manifest.guidance.limits).guide
-    grammar = xgrammar.GrammarCompiler(tokens, max_threads=1).compile_grammar(guide)
+    guide = next(backend.plans("json_schema", schema, release.manifest.guidance.limits, is_registered=True))
+    grammar = xgrammar.GrammarCompiler(backend.tokenizer_info, max_threads=1).compile_grammar(guide.engine_text)
     validator = jsonschema_rs.validator_for(json.loads(schema))
-    choice, vocab = random.Random(0), tokens.decoded_vocab
+    choice, vocab = random.Random(0), backend.tokenizer_info.decoded_vocab
     for _ in range(60):
         answer = _random_answer(xgrammar, grammar, vocab, choice)
         assert len(answer) <= MAX_ANSWER_TOKENS

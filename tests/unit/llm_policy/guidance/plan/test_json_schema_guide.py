@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 
 from llm_policy.errors import InvalidRequest
+from llm_policy.guidance.grammar.ebnf_writer import write_ebnf
+from llm_policy.guidance.plan.guide_plan import GuidePlan
 from llm_policy.guidance.plan.json_schema_guide import plan_json, plan_json_schema
-from llm_policy.guidance.plan.planned_guide import PlannedGuide
 from llm_policy.release.guide_limits import GuideLimits
-from tests.grammar_check import accepts, compile_guide
+from tests.grammar_check import accepts, compile_plan
 
 LIMITS = GuideLimits()
 
 
-def plan(schema: Any, limits: GuideLimits = LIMITS) -> PlannedGuide:
+def plan(schema: Any, limits: GuideLimits = LIMITS) -> GuidePlan:
     return plan_json_schema(json.dumps(schema), limits)
 
 
 def accepted(schema: Any, *instances: Any) -> list[bool]:
-    compiled = compile_guide(plan(schema).guide)
+    compiled = compile_plan(plan(schema))
     texts = [json.dumps(i, ensure_ascii=False, separators=(",", ":")) for i in instances]
     return [accepts(compiled, text) for text in texts]
 
@@ -201,7 +202,6 @@ def test_the_error_of_an_invalid_schema_does_not_quote_it(schema: Any) -> None:
         ({"allOf": [{} for _ in range(9)]}, GuideLimits(max_subschemas=8)),
         ({"type": "string", "description": "x" * 100}, GuideLimits(max_bytes=100)),
         ({"const": "x" * 100}, GuideLimits(max_enum_bytes=100)),
-        ({"const": "x" * 100}, GuideLimits(max_grammar_bytes=100)),
         ({"type": "array", "items": {"const": "x"}, "minItems": 99}, GuideLimits(max_shortest_text=99)),
     ],
 )
@@ -217,7 +217,13 @@ def test_nesting_is_measured_before_the_schema_is_parsed() -> None:
 
 def test_a_long_chain_of_definitions_is_planned_without_recursion() -> None:
     chain: dict[str, Any] = {f"d{i}": {"properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}}} for i in range(1_500)}
-    assert plan({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}).num_rules > 1_500
+    assert len(plan({"$defs": {**chain, "d1500": {"type": "null"}}, "$ref": "#/$defs/d0"}).grammar.rules) > 1_500
+
+
+def test_a_grammar_over_the_size_limit_is_rejected() -> None:
+    limits = GuideLimits(max_grammar_bytes=100)
+    with pytest.raises(InvalidRequest, match=r"^schema_too_complex: grammar size in bytes is \d+, limit 100$"):
+        write_ebnf(plan({"const": "x" * 100}, limits).grammar, limits, copy_classes=True)
 
 
 def test_a_long_chain_of_bare_references_is_resolved() -> None:
@@ -227,7 +233,8 @@ def test_a_long_chain_of_bare_references_is_resolved() -> None:
 
 def test_the_grammar_size_is_linear_in_the_number_of_optional_members() -> None:
     def size(count: int) -> int:
-        return plan({"type": "object", "properties": {f"p{i:03}": {"type": "null"} for i in range(count)}}).num_bytes
+        schema = {"type": "object", "properties": {f"p{i:03}": {"type": "null"} for i in range(count)}}
+        return len(write_ebnf(plan(schema).grammar, LIMITS, copy_classes=True))
 
     assert size(400) < 2.2 * size(200)
 
@@ -244,7 +251,7 @@ def test_a_missing_type_is_inferred_from_the_constraints() -> None:
 
 
 def test_an_escaped_spelling_of_a_declared_name_is_rejected() -> None:
-    compiled = compile_guide(plan({**A, "additionalProperties": True}).guide)
+    compiled = compile_plan(plan({**A, "additionalProperties": True}))
     assert not accepts(compiled, '{"\\u0061":"no integer"}')
 
 
@@ -254,7 +261,7 @@ def test_equal_schemas_have_the_same_canonical_text() -> None:
 
 
 def test_any_json_has_no_whitespace_and_no_lone_surrogates() -> None:
-    compiled = compile_guide(plan_json(LIMITS).guide)
+    compiled = compile_plan(plan_json(LIMITS))
     assert accepts(compiled, '{"a":[1,-2.5e3,"\\ud83d\\ude00"],"b":null}')
     assert not accepts(compiled, '"\\ud83d"')
     assert not accepts(compiled, "[1, 2]")

@@ -1,0 +1,1 @@
+"""Structured-output backends: XGrammar and llguidance, behind one interface (plan, compile, mask)."""
