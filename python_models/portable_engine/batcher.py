@@ -167,7 +167,7 @@ class InFlightBatcher:
         now = self._clock()
         for sequence, sampled in zip(sequences, sample_tokens(logits, sequences), strict=True):
             if sampled is None:
-                sequence.finish_reason = FinishReason.NO_ALLOWED_TOKEN
+                sequence.fail_without_token()
             else:
                 sequence.append(*sampled, now)
 

@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from portable_engine.error_response import error_response
+from portable_engine.failure import Failure
+from portable_engine.guide_types import GUIDE_TYPES, UNKNOWN_GUIDE_TYPE
+
 # Letters have low ids in every byte-level vocabulary.
 FIRST_TOKEN_ID = 64
 NUM_TOKEN_IDS = 26
+_GUIDE_TYPES = frozenset(("", *GUIDE_TYPES))  # an empty one is a row without a guide
 
 
 class EchoModel:
-    """`tensorrt_llm` without a model: returns `request_output_len` fixed tokens and four equal timestamps."""
+    """`tensorrt_llm` without a model: returns `request_output_len` fixed tokens and four equal timestamps.
+
+    It ignores guides, but rejects those of a type that no engine here takes.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Do nothing; there is nothing to load."""
@@ -29,6 +37,8 @@ class EchoModel:
 
 
 def _respond(request: Any) -> Any:
+    if not _guide_types(request) <= _GUIDE_TYPES:
+        return error_response(Failure("schema_invalid", UNKNOWN_GUIDE_TYPE))
     num_out = _scalars(request, "request_output_len")
     now = np.full(num_out.shape, time.monotonic_ns(), np.int64)
     arrays = {
@@ -50,6 +60,11 @@ def _output_ids(num_tokens: int, num_rows: int) -> Any:
     """The same tokens in every row, [rows, 1, tokens], without the prompt."""
     tokens = np.arange(num_tokens, dtype=np.int32) % NUM_TOKEN_IDS + FIRST_TOKEN_ID
     return np.ascontiguousarray(np.broadcast_to(tokens, (num_rows, 1, num_tokens)))
+
+
+def _guide_types(request: Any) -> set[str]:
+    tensor = pb_utils.get_input_tensor_by_name(request, "guided_decoding_guide_type")
+    return set() if tensor is None else {value.decode(errors="replace") for value in tensor.as_numpy().flat}
 
 
 def _scalars(request: Any, name: str) -> Any:

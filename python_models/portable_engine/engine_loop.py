@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.failure import NO_ALLOWED_TOKEN, OUT_OF_MEMORY, RESPONSE_FAILED, STEP_FAILED, STOPPING, Failure
-from portable_engine.grammar import GuideError
-from portable_engine.sequence import FinishReason, GenerationRequest, Sequence
+from portable_engine.guide_backend import GuideError
+from portable_engine.sequence import FinishReason, GenerationRequest, Matcher, Sequence
 
 CANCEL_POLL_NS = 50_000_000
 _COMPILE_POLL_S = 0.05  # how often an idle loop looks for cancelled jobs while their guides compile
@@ -33,7 +33,7 @@ class Grammars(Protocol):
     def compile(self, guide_type: str, guide: str) -> Future[Any]:
         """Compile a guide in the background."""
 
-    def matcher(self, grammar: Any, end_id: int) -> Any:
+    def matcher(self, grammar: Any, end_id: int) -> Matcher:
         """A new matcher, the state of one sequence."""
 
 
@@ -156,7 +156,7 @@ class EngineLoop:
                 if grammar is not None:
                     sequence.matcher = self._grammars.matcher(grammar.result(), sequence.request.end_id)
         except GuideError as error:
-            self._send_error(job, Failure("schema_invalid", str(error)))
+            self._send_error(job, error.failure)
             return
         for sequence in job.sequences:
             self._jobs[id(sequence)] = job
@@ -189,7 +189,7 @@ class EngineLoop:
             job = self._jobs.pop(id(sequence))
             if job.is_answered:
                 continue
-            failure = _FAILURES.get(sequence.finish_reason) if sequence.finish_reason else None
+            failure = _failure_of(sequence)
             if failure is not None:
                 self._cancel_sequences(job)
                 self._send_error(job, failure)
@@ -230,3 +230,10 @@ class EngineLoop:
             self._log(f"response failed: {type(error).__name__}")
             return False
         return True
+
+
+def _failure_of(sequence: Sequence) -> Failure | None:
+    """Why a finished sequence failed; None if it did not."""
+    if sequence.finish_reason is FinishReason.GUIDE_FAILED and sequence.matcher is not None:
+        return sequence.matcher.failure
+    return _FAILURES.get(sequence.finish_reason) if sequence.finish_reason else None

@@ -20,3 +20,10 @@ OUT_OF_MEMORY = Failure("overloaded", "not enough memory for a request of this m
 STEP_FAILED = Failure("internal", "the engine failed during decoding")
 STOPPING = Failure("draining", "the engine is stopping")
 RESPONSE_FAILED = Failure("internal", "the response could not be written")
+
+
+def masks_too_slow(mean_ms: float, limit_ms: float) -> Failure:
+    """The failure of a guide whose token masks hold up the sequences beside it."""
+    return Failure(
+        "schema_too_complex", f"processor time of the guide's token masks in ms is {mean_ms:.1f}, limit {limit_ms:g}"
+    )

@@ -1,79 +1,119 @@
-"""Guided decoding: compiles guides to grammars on a thread of its own and masks logits by their token bitmasks."""
+"""Guided decoding: compiles guides on a thread of its own, masks logits by their token bitmasks, and ends guides whose
+masks are too slow.
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 import xgrammar
 
-GUIDE_TYPES = ("json", "json_schema", "regex", "ebnf_grammar")
+from portable_engine.compiled_guides import CompiledGuide, CompiledGuides, guide_key
+from portable_engine.failure import Failure, masks_too_slow
+from portable_engine.guide_backend import GuideBackend, GuideError
+from portable_engine.guide_matcher import GuideMatcher
+from portable_engine.guide_types import LLGUIDANCE_TYPES, UNKNOWN_GUIDE_TYPE, XGRAMMAR_TYPES
+from portable_engine.llguidance_backend import LLGuidanceBackend
+from portable_engine.mask_law import DEFAULT_LIMIT_MS, too_slow_ms
+from portable_engine.xgrammar_backend import XGrammarBackend
+
 # Bounds the compiled grammars kept in memory. TensorRT-LLM's own cache has no bound.
 MAX_CACHE_BYTES = 256 << 20
 
 
-class GuideError(ValueError):
-    """The guide can't be used. The text never quotes the guide."""
-
-
 class GrammarEngine:
-    """Compiles guides for one tokenizer and masks logits.
+    """Compiles guides for one tokenizer and masks logits. A guide's type chooses the backend.
 
-    `vocab_size` is the model's padded vocabulary; ids beyond the tokenizer's are never allowed.
+    `vocab_size` is the model's padded vocabulary; ids beyond the tokenizer's are never allowed. A guide whose masks
+    take more than `max_mask_ms` of processor time loses its place (see `mask_law`); `clock` returns the nanoseconds
+    that the calling thread has used.
     """
 
-    def __init__(self, tokenizer_info_path: Path, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer_info_path: Path,
+        vocab_size: int,
+        max_mask_ms: float = DEFAULT_LIMIT_MS,
+        clock: Callable[[], int] = time.thread_time_ns,
+    ) -> None:
         info = json.loads(tokenizer_info_path.read_bytes())
         self.vocab_size = vocab_size
-        tokens = xgrammar.TokenizerInfo(
-            info["encoded_vocab"],
-            xgrammar.VocabType.BYTE_LEVEL,
-            vocab_size=vocab_size,
-            stop_token_ids=info["stop_token_ids"],
-        )
-        self._compiler = xgrammar.GrammarCompiler(tokens, max_threads=1, cache_limit_bytes=MAX_CACHE_BYTES)
+        self._max_mask_ms = max_mask_ms
+        self._clock = clock
+        self._backends: dict[str, GuideBackend] = {
+            **dict.fromkeys(XGRAMMAR_TYPES, XGrammarBackend(info, vocab_size, MAX_CACHE_BYTES)),
+            **dict.fromkeys(LLGUIDANCE_TYPES, LLGuidanceBackend(info, vocab_size)),
+        }
+        self._guides = CompiledGuides(MAX_CACHE_BYTES)
         self._pool = ThreadPoolExecutor(1, "guide-compiler")
 
-    def compile(self, guide_type: str, guide: str) -> Future[Any]:
-        """Compile a guide in the background. The future holds the compiled grammar, or raises `GuideError`."""
-        return self._pool.submit(self._compile, guide_type, guide)
+    def compile(self, guide_type: str, guide: str) -> Future[CompiledGuide]:
+        """Compile a guide in the background. The future holds the compiled guide, or raises `GuideError`.
 
-    def _compile(self, guide_type: str, guide: str) -> Any:
-        if guide_type not in GUIDE_TYPES:
-            raise GuideError(f"unknown guide type, allowed: {', '.join(GUIDE_TYPES)}")
+        It is done at once for a guide that is compiled already or refused.
+        """
+        key = guide_key(guide_type, guide)
+        future: Future[CompiledGuide] = Future()
         try:
-            if guide_type == "json":
-                return self._compiler.compile_builtin_json_grammar()
-            if guide_type == "json_schema":
-                # Compact JSON, because a small model can repeat whitespace forever.
-                return self._compiler.compile_json_schema(guide, any_whitespace=False, separators=(",", ":"))
-            if guide_type == "regex":
-                return self._compiler.compile_regex(guide)
-            return self._compiler.compile_grammar(guide)
-        except Exception:
-            raise GuideError(f"the {guide_type} guide does not compile") from None
+            known = self._find(key, guide_type)
+        except GuideError as error:
+            future.set_exception(error)
+            return future
+        if known is None:
+            return self._pool.submit(self._compile, key, guide_type, guide)
+        future.set_result(known)
+        return future
 
-    def matcher(self, grammar: Any, end_id: int) -> Any:
-        """A new matcher, the state of one sequence in `grammar`. `end_id` ends the output; below 0 it is ignored."""
-        return xgrammar.GrammarMatcher(grammar, override_stop_tokens=[end_id] if end_id >= 0 else None)
+    def _find(self, key: bytes, guide_type: str) -> CompiledGuide | None:
+        if guide_type not in self._backends:
+            raise GuideError(UNKNOWN_GUIDE_TYPE)
+        found = self._guides.find(key)
+        if isinstance(found, Failure):
+            raise GuideError(found.detail, found.code)
+        return found
 
-    def mask_logits(self, logits: torch.Tensor, matchers: list[Any]) -> None:
+    def _compile(self, key: bytes, guide_type: str, guide: str) -> CompiledGuide:
+        # The same guide may have waited in the queue twice.
+        if (known := self._find(key, guide_type)) is not None:
+            return known
+        compiled = CompiledGuide(key, self._backends[guide_type].compile(guide_type, guide))
+        self._guides.add(compiled)
+        return compiled
+
+    def matcher(self, guide: CompiledGuide, end_id: int) -> GuideMatcher:
+        """A new matcher, the state of one sequence. `end_id` ends the output; below 0, the tokenizer's stop tokens."""
+        return GuideMatcher(guide, guide.grammar.matcher(end_id))
+
+    def mask_logits(self, logits: torch.Tensor, matchers: list[GuideMatcher | None]) -> None:
         """Exclude, in place, the tokens that each row's matcher does not allow; None is an unguided row.
 
-        `logits` is [rows, vocabulary].
+        A matcher that fails, or whose guide loses its place, excludes every token. `logits` is [rows, vocabulary].
         """
-        rows = [row for row, matcher in enumerate(matchers) if matcher is not None]
-        if not rows:
+        guided = [(row, matcher) for row, matcher in enumerate(matchers) if matcher is not None]
+        if not guided:
             return
         bitmask = xgrammar.allocate_token_bitmask(len(matchers), self.vocab_size)
-        for row in rows:
-            matchers[row].fill_next_token_bitmask(bitmask, row)
+        for row, matcher in guided:
+            self._fill(matcher, bitmask, row)
         # XGrammar's default on a GPU compiles a kernel during the first guided request, inside an embedded Python.
         backend = "auto" if logits.device.type == "cpu" else "torch_native"
+        rows = [row for row, _ in guided]
         xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows, backend=backend)
+
+    def _fill(self, matcher: GuideMatcher, bitmask: torch.Tensor, row: int) -> None:
+        """Fill one row, and refuse the guide if its masks break the law."""
+        began = self._clock()
+        matcher.fill_bitmask(bitmask, row)
+        guide = matcher.guide
+        guide.fills_ms.append((self._clock() - began) / 1e6)
+        if guide.failure is None and (mean_ms := too_slow_ms(guide.fills_ms, self._max_mask_ms)) is not None:
+            self._guides.refuse(guide, masks_too_slow(mean_ms, self._max_mask_ms))
+            bitmask[row] = 0
 
     def close(self) -> None:
         """Stop the compile thread."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Protocol
+
+from portable_engine.failure import Failure
 
 
 class FinishReason(Enum):
@@ -15,7 +17,22 @@ class FinishReason(Enum):
     LENGTH = auto()
     CANCELLED = auto()
     NO_ALLOWED_TOKEN = auto()  # the guide, bad words and min_tokens exclude every token
+    GUIDE_FAILED = auto()  # the matcher's `failure` says why
     OUT_OF_MEMORY = auto()  # the cache could not grow for its keys and values
+
+
+class Matcher(Protocol):
+    """A sequence's state in its guide."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the sequence can't continue; None while it can."""
+
+    def accept_token(self, token_id: int) -> bool:
+        """Advance by one token. False if the guide does not allow it, or if the matcher failed."""
+
+    def is_terminated(self) -> bool:
+        """Whether the token that ends the output was accepted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class Sequence:
     num_cached_tokens: int = 0
     completion_token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
-    matcher: Any = None
+    matcher: Matcher | None = None
     generator: Any = None
     finish_reason: FinishReason | None = None
 
@@ -88,13 +105,18 @@ class Sequence:
     def append(self, token_id: int, log_prob: float, now_ns: int) -> None:
         """Add one generated token, and set `finish_reason` if it ends the sequence."""
         if self.matcher is not None and not self.matcher.accept_token(token_id):
-            self.finish_reason = FinishReason.NO_ALLOWED_TOKEN
+            self.fail_without_token()
             return
         self.completion_token_ids.append(token_id)
         self.log_probs.append(log_prob)
         self.first_token_time_ns = self.first_token_time_ns or now_ns
         self.last_token_time_ns = now_ns
         self.finish_reason = self._reason_to_finish(token_id)
+
+    def fail_without_token(self) -> None:
+        """Set `finish_reason` where no token is allowed, or where the guide failed."""
+        has_failed = self.matcher is not None and self.matcher.failure is not None
+        self.finish_reason = FinishReason.GUIDE_FAILED if has_failed else FinishReason.NO_ALLOWED_TOKEN
 
     def _reason_to_finish(self, token_id: int) -> FinishReason | None:
         generated = self.completion_token_ids

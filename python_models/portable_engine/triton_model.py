@@ -17,9 +17,11 @@ import triton_python_backend_utils as pb_utils
 
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.engine_loop import EngineLoop
+from portable_engine.error_response import error_response
 from portable_engine.failure import Failure
 from portable_engine.grammar import GrammarEngine
 from portable_engine.loader import load_model
+from portable_engine.mask_law import DEFAULT_LIMIT_MS
 from portable_engine.sequence import Sequence
 from portable_engine.tensors import RequestError, read_requests, write_response
 
@@ -36,7 +38,9 @@ class PortableEngineModel:
         config = json.loads(args["model_config"])
         model = load_model(release / "engine")
         self._max_tokens = int(model.config.max_position_embeddings)
-        self._grammars = GrammarEngine(release / "tokenizer_info.json", int(model.config.vocab_size))
+        self._grammars = GrammarEngine(
+            release / "tokenizer_info.json", int(model.config.vocab_size), _max_mask_ms(release)
+        )
         torch.set_grad_enabled(False)
         batcher = InFlightBatcher(model, max(1, int(config["max_batch_size"])), self._grammars.mask_logits)
         self._loop = EngineLoop(batcher, self._grammars, pb_utils.Logger.log_error)
@@ -55,10 +59,10 @@ class PortableEngineModel:
         try:
             rows = read_requests(arrays, self._max_tokens, self._grammars.vocab_size)
         except RequestError as error:
-            return _error_response(Failure("invalid_input", str(error)))
+            return error_response(Failure("invalid_input", str(error)))
         except Exception as error:
             pb_utils.Logger.log_error(f"can't read a request: {type(error).__name__}")
-            return _error_response(Failure("invalid_input", "the request's tensors can't be read"))
+            return error_response(Failure("invalid_input", "the request's tensors can't be read"))
         self._loop.submit(rows, _TritonResponder(request, arrays))
         return None
 
@@ -89,7 +93,7 @@ class _TritonResponder:
         self._send(pb_utils.InferenceResponse(tensors))
 
     def send_error(self, failure: Failure) -> None:
-        self._send(_error_response(failure))
+        self._send(error_response(failure))
 
     def send_cancelled(self) -> None:
         error = pb_utils.TritonError("the client cancelled the request", pb_utils.TritonError.CANCELLED)
@@ -99,8 +103,7 @@ class _TritonResponder:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def _error_response(failure: Failure) -> Any:
-    # Not a table at module level: pb_utils defines TritonError only after this module is imported.
-    error = pb_utils.TritonError
-    status = {"internal": error.INTERNAL, "overloaded": error.UNAVAILABLE, "draining": error.UNAVAILABLE}
-    return pb_utils.InferenceResponse(error=error(str(failure), status.get(failure.code, error.INVALID_ARG)))
+def _max_mask_ms(release: Path) -> float:
+    """`guidance.max_mask_ms` of the release's manifest, or its default."""
+    guidance = json.loads((release / "manifest.json").read_bytes()).get("guidance", {})
+    return float(guidance.get("max_mask_ms", DEFAULT_LIMIT_MS))

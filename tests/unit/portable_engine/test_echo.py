@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from portable_engine.guide_types import GUIDE_TYPES
 from tests import pb_utils
 from tests.pb_utils import InferenceRequest, infer
 
@@ -21,11 +22,16 @@ def model():
         model.finalize()
 
 
-def request(num_tokens, num_prompt_tokens=3, outputs=OUTPUTS):
+def request(num_tokens, num_prompt_tokens=3, outputs=OUTPUTS, **inputs):
     """One row per number of tokens."""
     lengths = np.full((len(num_tokens), 1), num_prompt_tokens, np.int32)
     limits = np.array(num_tokens, np.int32).reshape(-1, 1)
-    return InferenceRequest({"input_lengths": lengths, "request_output_len": limits}, outputs)
+    return InferenceRequest({"input_lengths": lengths, "request_output_len": limits, **inputs}, outputs)
+
+
+def guide_types(*names):
+    """The input with each row's type of guide."""
+    return {"guided_decoding_guide_type": np.array(names, np.object_).reshape(-1, 1)}
 
 
 def test_a_row_gets_as_many_tokens_as_it_may_have(model):
@@ -48,3 +54,19 @@ def test_only_requested_outputs_become_tensors(model):
     responses = model.execute([request([1]), request([5], outputs=("sequence_length",))])
     names = [{tensor.name() for tensor in response.output_tensors()} for response in responses]
     assert names == [set(OUTPUTS) - {"cum_log_probs"}, {"sequence_length"}]
+
+
+@pytest.mark.parametrize("guide_type", ["", *GUIDE_TYPES])
+def test_a_guide_of_a_known_type_is_accepted(model, guide_type):
+    (answer,) = infer(model, request([2], **guide_types(guide_type)))
+    assert answer.outputs["sequence_length"].tolist() == [[2]]
+
+
+@pytest.mark.parametrize("name", ["xml", b"\xff", "Json"])
+def test_a_guide_of_an_unknown_type_in_any_row_rejects_its_request_alone(model, name):
+    bad, good = infer(model, request([2, 2], **guide_types("json", name)), request([2]))
+    assert (bad.status, bad.error) == (
+        "INVALID_ARG",
+        "schema_invalid: unknown guide type, allowed: json, json_schema, regex, ebnf_grammar, lark_grammar",
+    )
+    assert good.error is None

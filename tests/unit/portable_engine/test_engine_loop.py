@@ -7,13 +7,17 @@ import pytest
 
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.engine_loop import EngineLoop
-from portable_engine.grammar import GuideError
+from portable_engine.failure import masks_too_slow
+from portable_engine.guide_backend import GuideError
 from portable_engine.sequence import GenerationRequest, SamplingParams
 from tests.unit.portable_engine.tiny_qwen3 import mask_nothing, tiny_model
 
 
 class NoAllowedToken:
-    """A matcher that allows nothing."""
+    """A matcher that allows nothing, maybe because it failed."""
+
+    def __init__(self, failure=None):
+        self.failure = failure
 
     def accept_token(self, token_id):
         return False
@@ -23,18 +27,18 @@ class NoAllowedToken:
 
 
 class Grammars:
-    """The guide `broken` does not compile; every other guide allows no token."""
+    """The guide `broken` does not compile, `slow` loses its place, and every other guide allows no token."""
 
     def compile(self, guide_type, guide):
         future = Future()
         if guide == "broken":
             future.set_exception(GuideError("the regex guide does not compile"))
         else:
-            future.set_result(None)
+            future.set_result(guide)
         return future
 
     def matcher(self, grammar, end_id):
-        return NoAllowedToken()
+        return NoAllowedToken(masks_too_slow(20.0, 5.0) if grammar == "slow" else None)
 
 
 def mask_guided_rows(logits, matchers):
@@ -101,6 +105,14 @@ def test_a_failed_row_fails_its_request_without_waiting_for_the_other_rows(loop)
 def test_a_guide_that_does_not_compile_fails_with_the_policys_error_code(loop):
     broken = GenerationRequest([5], 8, guide_type="regex", guide="broken")
     assert Client(loop, broken).response() == "schema_invalid: the regex guide does not compile"
+
+
+def test_a_guide_that_loses_its_place_fails_its_request_alone(loop):
+    alone = Client(loop, UNGUIDED).response()
+    slow = Client(loop, GenerationRequest([5], 8, guide_type="regex", guide="slow"))
+    neighbour = Client(loop, UNGUIDED)
+    assert slow.response() == ("schema_too_complex: processor time of the guide's token masks in ms is 20.0, limit 5")
+    assert neighbour.response() == alone
 
 
 def test_a_response_that_cannot_be_written_becomes_an_error(loop, log_lines):

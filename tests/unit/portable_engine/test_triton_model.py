@@ -11,9 +11,11 @@ from tokenizers import Tokenizer
 
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from portable_engine.batcher import InFlightBatcher
+from portable_engine.guide_types import UNKNOWN_GUIDE_TYPE
 from portable_engine.kv_cache import SlotCache
 from tests import pb_utils
 from tests.pb_utils import InferenceRequest, execute, infer
+from tests.unit.portable_engine.tiny_qwen3 import Clock
 
 TOKENIZER = Tokenizer.from_file(str(DEFAULT_RELEASE_DIR / "tokenizer" / "tokenizer.json"))
 END_ID = TOKENIZER.token_to_id("<|im_end|>")
@@ -133,9 +135,25 @@ def test_log_probabilities_are_returned_if_the_request_asks_for_them(model, requ
     assert ("cum_log_probs" in answer.outputs, "output_log_probs" in answer.outputs) == (requested, requested)
 
 
-def test_a_guided_answer_follows_its_guide(model):
-    (answer,) = infer(model, guided("regex", b"(yes|no)!"))
+@pytest.mark.parametrize(("guide_type", "guide"), [("regex", b"(yes|no)!"), ("lark_grammar", b"start: /(yes|no)!/")])
+def test_a_guided_answer_follows_its_guide(model, guide_type, guide):
+    (answer,) = infer(model, guided(guide_type, guide))
     assert TOKENIZER.decode(completion(answer)) in ("yes!", "no!")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected_ms"), [({}, 5.0), ({"guidance": {}}, 5.0), ({"guidance": {"max_mask_ms": 2.5}}, 2.5)]
+)
+def test_the_limit_of_token_masks_is_the_releases(module, tmp_path, manifest, expected_ms):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert module._max_mask_ms(tmp_path) == expected_ms
+
+
+def test_a_guide_that_loses_its_place_is_an_invalid_argument(model, monkeypatch):
+    monkeypatch.setattr(model._grammars, "_clock", Clock(step_ns=1_000_000_000))
+    (answer,) = infer(model, guided("lark_grammar", b"start: /[a-c]{30}/"))
+    assert answer.status == "INVALID_ARG"
+    assert answer.error == ("schema_too_complex: processor time of the guide's token masks in ms is 1000.0, limit 5")
 
 
 def test_an_invalid_request_gets_an_error_and_the_others_an_answer(model):
@@ -156,7 +174,7 @@ def test_tensors_that_cannot_be_read_are_logged_without_their_values(model, caps
     ("guide_type", "guide", "error"),
     [
         ("regex", b"(", "schema_invalid: the regex guide does not compile"),
-        ("xml", b"a", "schema_invalid: unknown guide type, allowed: json, json_schema, regex, ebnf_grammar"),
+        ("xml", b"a", f"schema_invalid: {UNKNOWN_GUIDE_TYPE}"),
     ],
 )
 def test_a_guide_that_does_not_compile_is_an_error_of_its_request_alone(model, guide_type, guide, error):

@@ -38,18 +38,21 @@ def make_model(max_position_embeddings: int = 2_048) -> Any:
 
 
 class Clock:
-    """Advances by one nanosecond per call."""
+    """Advances by `step_ns` per call."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_ns: int = 1) -> None:
         self.now = 0
+        self.step_ns = step_ns
 
     def __call__(self) -> int:
-        self.now += 1
+        self.now += self.step_ns
         return self.now
 
 
 class EvenTokens:
     """A matcher that allows even tokens."""
+
+    failure = None
 
     def accept_token(self, token_id: int) -> bool:
         return token_id % 2 == 0
