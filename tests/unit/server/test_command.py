@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from llm_policy.guidance.backends.names import ENVIRONMENT_VARIABLE, usable_backends
 from llmstack.server.binary import ServerBinary
 from llmstack.server.command import (
+    ENGINES,
     admin_flags,
     header_pattern,
     model_flags,
@@ -46,12 +48,20 @@ def test_both_protocols_restrict_the_same_apis():
 
 def test_the_environment_leads_to_this_python_and_keeps_the_given_values():
     given = {"PATH": "/usr/bin", "OMP_NUM_THREADS": "3", "LD_LIBRARY_PATH": "/mine"}
-    environment = server_environment(BINARY, Path("/r"), Path("/s"), given)
+    environment = server_environment(BINARY, Path("/r"), Path("/s"), "embedded", given)
     assert environment["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
     assert environment["LD_LIBRARY_PATH"] == "/t/libs:/mine"
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["LLMSTACK_PYTHON"] == sys.executable
     assert (environment["LLMSTACK_RELEASE_DIR"], environment["LLMSTACK_STATE_DIR"]) == ("/r", "/s")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_policy_takes_the_guide_backends_of_the_engine(engine):
+    given = {ENVIRONMENT_VARIABLE: "another"}
+    environment = server_environment(BINARY, Path("/r"), Path("/s"), engine, given)
+    expected = ("xgrammar",) if engine == "tensorrtllm" else ("llguidance", "xgrammar")
+    assert usable_backends("auto", environment) == expected
 
 
 @pytest.mark.parametrize("url", ["localhost:4318", "ftp://collector/v1", "http:///v1/traces", ""])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from llm_policy.guidance.backends.names import ENVIRONMENT_VARIABLE as GUIDE_BACKENDS
+from llm_policy.guidance.backends.names import LLGUIDANCE, XGRAMMAR
 from llm_policy.guidance.compile.sandbox import PYTHON
 from llm_policy.rules.headers import CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT
 from llmstack.paths import SOURCE_ROOT
@@ -28,16 +30,20 @@ GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 
 class EngineConfig(NamedTuple):
-    """The configuration of the `tensorrt_llm` model that selects an engine (None is config.pbtxt), and its backend."""
+    """The configuration of the `tensorrt_llm` model that selects an engine (None is config.pbtxt), and its backend.
+
+    `guide_backends` are the structured-output backends that it takes.
+    """
 
     config: str | None
     backend: str
+    guide_backends: tuple[str, ...]
 
 
 ENGINES = {
-    "embedded": EngineConfig("embedded", "python"),
-    "echo": EngineConfig("echo", "python"),
-    "tensorrtllm": EngineConfig(None, "tensorrtllm"),
+    "embedded": EngineConfig("embedded", "python", (LLGUIDANCE, XGRAMMAR)),
+    "echo": EngineConfig("echo", "python", (LLGUIDANCE, XGRAMMAR)),
+    "tensorrtllm": EngineConfig(None, "tensorrtllm", (XGRAMMAR,)),
 }
 
 
@@ -117,7 +123,11 @@ def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> li
 
 
 def server_environment(
-    binary: ServerBinary, release_dir: Path, state_dir: Path, environment: Mapping[str, str] = os.environ
+    binary: ServerBinary,
+    release_dir: Path,
+    state_dir: Path,
+    engine: str,
+    environment: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """`environment` with the variables that the server, its Python stubs and their children need.
 
@@ -134,6 +144,7 @@ def server_environment(
         "PYTHONPATH": _joined(*packages, SOURCE_ROOT, environment.get("PYTHONPATH")),
         "LLMSTACK_RELEASE_DIR": str(release_dir),
         "LLMSTACK_STATE_DIR": str(state_dir),
+        GUIDE_BACKENDS: ",".join(ENGINES[engine].guide_backends),
         PYTHON: sys.executable,
     }
 

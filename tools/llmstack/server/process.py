@@ -148,7 +148,7 @@ class TritonServer:
         remove_regions(state_dir)
         self.boot_id = str(uuid.uuid4())
         environment = {
-            **server_environment(binary, self.release_dir.resolve(), state_dir),
+            **server_environment(binary, self.release_dir.resolve(), state_dir, self.engine),
             BOOT_ID: self.boot_id,
             CANARY_TOKEN: self.canary_token,
             RELEASE_FINGERPRINT: self.release_fingerprint,
