@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from llm_policy.errors import PolicyError
+from llm_policy.guidance.backends.names import BACKENDS, ENVIRONMENT_VARIABLE, UnavailableBackend, usable_backends
 from llm_policy.release.release import Release
-from llmstack.guides.bench import BASELINE, PLANNED, measure_schemas, schema_paths
+from llmstack.cli.terminal import fail
+from llmstack.guides.bench import measure_schemas, schema_paths
+from llmstack.guides.converter_names import converter_names
 from llmstack.guides.explain import explain_guide
 from llmstack.guides.schema_result import summarise
 from llmstack.paths import DEFAULT_RELEASE_DIR
@@ -32,21 +36,45 @@ class GuideType(str, Enum):
     choice = "choice"
 
 
+class Backend(str, Enum):
+    """The structured-output backends."""
+
+    xgrammar = "xgrammar"
+    llguidance = "llguidance"
+
+
+class BackendChoice(str, Enum):
+    """The values of `guidance.backend`."""
+
+    auto = "auto"
+    xgrammar = "xgrammar"
+    llguidance = "llguidance"
+
+
 @app.command()
 def explain(
     file: Annotated[Path, typer.Argument(help="File with the guide; - reads standard input.", allow_dash=True)],
     kind: Annotated[GuideType, typer.Option("--type", help="Type of the guide.")] = GuideType.json_schema,
     release: Annotated[Path, typer.Option(help="Release whose tokenizer and limits apply.")] = DEFAULT_RELEASE_DIR,
+    backend: Annotated[
+        BackendChoice | None,
+        typer.Option(
+            help="Structured-output backend; by default the release's guidance.backend. auto takes the better one that "
+            f"the engine has: {ENVIRONMENT_VARIABLE} names the engine's, and without it both count as available.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the grammar that the engine gets for a guide, the keywords it can't enforce, sizes and compile time.
+    """Show what the engine gets for a guide, the keywords it can't enforce, sizes, compile time and token masks.
 
-    Exits with 1 if the guide is rejected. Example: llmstack guides explain order.json
+    Exits with 1 if the guide is rejected. Example: llmstack guides explain order.json --backend xgrammar
     """
     console = Console()
     text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    opened = Release.open(release)
     try:
-        explanation = explain_guide(kind.value, text, Release.open(release))
+        explanation = explain_guide(kind.value, text, opened, _usable_backends(opened, backend))
     except PolicyError as error:
         console.print_json(data={"refused": str(error)}) if as_json else console.print(f"[red]rejected:[/] {error}")
         raise typer.Exit(1) from None
@@ -56,10 +84,20 @@ def explain(
         _print_explanation(console, explanation)
 
 
+def _usable_backends(release: Release, backend: BackendChoice | None) -> tuple[str, ...]:
+    wanted = backend.value if backend else release.manifest.guidance.backend
+    try:
+        return usable_backends(wanted, {ENVIRONMENT_VARIABLE: ",".join(BACKENDS), **os.environ})
+    except UnavailableBackend as error:
+        fail(error, f"choose another --backend, or unset {ENVIRONMENT_VARIABLE}")
+
+
 def _print_explanation(console: Console, explanation: dict[str, Any]) -> None:
     console.print(explanation["guide"], markup=False, highlight=False)
+    engine = f"{explanation['backend']} ({explanation['guide_type']})"
     sizes = f"{explanation['num_rules']} rules, {explanation['num_bytes']} bytes"
-    console.print(f"[bold]{explanation['schema_id']}[/]: {sizes}, compiled in {explanation['compile_ms']} ms")
+    times = f"compiled in {explanation['compile_ms']} ms, token masks up to {explanation['mask_ms']} ms"
+    console.print(f"[bold]{explanation['schema_id']}[/] for {engine}: {sizes}, {times}")
     for name, title in (("unenforced", "Not enforced by the grammar"), ("narrowed", "Narrower than the schema")):
         if not explanation[name]:
             continue
@@ -75,10 +113,18 @@ def bench(
     tokenizer: Annotated[
         Path, typer.Option(help="Directory of the tokenizer.json; it is built there if it is missing.")
     ] = Path("build/qwen-tokenizer"),
-    baseline: Annotated[bool, typer.Option("--baseline", help="Also measure XGrammar's own converter.")] = False,
+    backend: Annotated[
+        Backend | None, typer.Option(help="Measure only this structured-output backend.", show_default=False)
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also measure the libraries' own converters, without the policy.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Also print the report as JSON.")] = False,
 ) -> None:
     """Plan and compile every schema of a directory for a real vocabulary, and check each of its instances.
+
+    Each backend gets the first plan that the policy would accept from a client. Token masks are measured at every token
+    of every valid instance. Times are processor time of one thread.
 
     Example: llmstack guides bench --schemas path/to/maskbench/data --baseline
     """
@@ -87,30 +133,35 @@ def bench(
     tokenizer_json = build_tokenizer(tokenizer)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     report: dict[str, Any] = {}
-    for converter in (PLANNED, BASELINE) if baseline else (PLANNED,):
-        results = measure_schemas(converter, paths, tokenizer_json)
-        with Progress(*columns, console=console) as progress:
-            measured = list(progress.track(results, total=len(paths), description=f"{converter:>8}"))
-        report[converter] = summarise(measured)
-    console.print(_bench_table(report))
+    for name in converter_names(backend.value if backend else None, with_baseline=baseline):
+        results = measure_schemas(name, paths, tokenizer_json)
+        with Progress(*columns, console=console, transient=True) as progress:
+            measured = list(progress.track(results, total=len(paths), description=name))
+        report[name] = summarise(measured)
+        _print_summary(console, name, report[name])
     if as_json:
-        others = {name: summary for name, summary in report.items() if name != PLANNED}
-        print(orjson.dumps({**report[PLANNED], **others}).decode())
+        print(orjson.dumps(report).decode())
 
 
-def _bench_table(report: dict[str, dict[str, Any]]) -> Table:
-    """The report as a table with one column per converter."""
-    table = Table(title="Guides")
-    table.add_column("result")
-    for converter in report:
-        table.add_column(converter, justify="right")
-    for name in next(iter(report.values())):
-        if name not in ("details", "unenforced"):
-            table.add_row(name, *(_cell(summary[name]) for summary in report.values()))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{name} {number}" for name, number in value.items()) or "-"
-    return f"{100 * value:.2f} %" if isinstance(value, float) else str(value)
+def _print_summary(console: Console, name: str, summary: dict[str, Any]) -> None:
+    refused = ", ".join(f"{number} {code}" for code, number in summary["refused"].items())
+    accepted = f"{summary['accepted']} of {summary['schemas']} schemas accepted"
+    console.print(f"[bold]{name}[/]: {accepted}" + (f" ({refused})" if refused else ""), highlight=False)
+    table = Table()
+    table.add_column("")
+    for heading in ("p50", "p90", "p99", "max"):
+        table.add_column(heading, justify="right")
+    for row, ranks in summary.items():
+        if isinstance(ranks, dict) and list(ranks) == ["p50", "p90", "p99", "max"] and any(ranks.values()):
+            table.add_row(row, *(f"{value:.2f}" if row.endswith("_ms") else f"{value:.0f}" for value in ranks.values()))
+    console.print(table)
+    rates = {
+        "invalid instances that the grammar accepts": ("false_accept_rate", "num_invalid"),
+        "valid instances that it rejects": ("false_reject_rate_all", "num_valid"),
+        "those in the schema's order, without undeclared properties": ("false_reject_rate", "num_valid_in_order"),
+    }
+    for title, (rate, total) in rates.items():
+        console.print(f"{title}: {summary[rate]:.2%} of {summary[total]}", highlight=False)
+    errors = summary["valid_flag_errors"], summary["invalid_flag_errors"]
+    console.print(f"instances wrongly judged valid: {errors[0]}, invalid: {errors[1]}", highlight=False)
+    console.print(f"schemas with keywords that are not enforced: {summary['unenforced_schemas']}\n", highlight=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 PERCENTILES = (50, 90, 99)
 NOTABLE_COMPILE_MS = 500
-NOTABLE_MASK_MS = 20
+NOTABLE_MASK_MS = 5
 
 
 @dataclass
@@ -35,11 +35,15 @@ class SchemaResult:
     name: str
     refusal: str = ""
     """Error code (`timeout`, `crash` and `compile_error` are the bench's own); empty if the schema was accepted."""
+    refusal_detail: str = ""
     plan_ms: float = 0.0
+    admit_ms: float = 0.0
+    """The policy's whole work on a new guide: every plan that it tried, compiled and probed."""
     compile_ms: float = 0.0
+    probe_mask_ms: float = 0.0
+    """Worst token mask that the policy's probe saw."""
     mask_ms: list[float] = field(default_factory=list)
-    """Time of the token mask at each of the first characters of the longest valid instance; each decode step waits
-    this long."""
+    """Time of each token mask of all valid instances; each decode step waits this long."""
     grammar_bytes: int = 0
     unenforced: list[str] = field(default_factory=list)
     instances: list[InstanceResult] = field(default_factory=list)
@@ -64,8 +68,11 @@ def summarise(results: list[SchemaResult]) -> dict[str, Any]:
         "accepted": len(accepted),
         "refused": dict(Counter(result.refusal for result in results if result.refusal)),
         "plan_ms": percentiles([result.plan_ms for result in accepted]),
+        "admit_ms": percentiles([result.admit_ms for result in accepted]),
         "compile_ms": percentiles([result.compile_ms for result in accepted]),
+        "probe_mask_ms": percentiles([result.probe_mask_ms for result in accepted]),
         "mask_ms": percentiles([value for result in accepted for value in result.mask_ms]),
+        "num_masks": sum(len(result.mask_ms) for result in accepted),
         "grammar_bytes": percentiles([result.grammar_bytes for result in accepted]),
         "num_invalid": len(invalid),
         "num_valid": len(valid),
