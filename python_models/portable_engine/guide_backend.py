@@ -24,7 +24,7 @@ class BackendMatcher(Protocol):
         """Write the allowed tokens into one row of an int32 tensor [rows, words]; its bits must all be 1 before.
 
         Raises:
-            GuideError: the mask exceeds a limit of the backend.
+            GuideError: the backend failed, or the mask exceeds a limit of it.
         """
 
     def accept_token(self, token_id: int) -> bool:

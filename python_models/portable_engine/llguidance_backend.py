@@ -11,8 +11,8 @@ from llguidance.numpy import fill_next_token_bitmask
 
 from portable_engine.guide_backend import GuideError, does_not_compile
 
-# A matcher's memory is not known: a compiled grammar of `n` bytes of text takes about this much.
-_BASE_BYTES, _BYTES_PER_TEXT_BYTE = 64 << 10, 64
+# llguidance does not tell what a compiled grammar of a text takes; measured are less than 10 bytes per byte of text.
+_BASE_BYTES, _BYTES_PER_TEXT_BYTE = 256 << 10, 64
 _WORD_BITS = 32
 
 

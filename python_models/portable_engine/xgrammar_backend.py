@@ -7,7 +7,7 @@ from typing import Any
 
 import xgrammar
 
-from portable_engine.guide_backend import does_not_compile
+from portable_engine.guide_backend import GuideError, does_not_compile
 
 
 class XGrammarBackend:
@@ -68,8 +68,15 @@ class XGrammarMatcher:
         self._matcher = matcher
 
     def fill_bitmask(self, bitmask: Any, row: int) -> None:
-        """Write the allowed tokens into one row of an int32 tensor [rows, words]; its bits must all be 1 before."""
-        self._matcher.fill_next_token_bitmask(bitmask, row)
+        """Write the allowed tokens into one row of an int32 tensor [rows, words]; its bits must all be 1 before.
+
+        Raises:
+            GuideError: XGrammar failed. Otherwise its error would end the step of every sequence.
+        """
+        try:
+            self._matcher.fill_next_token_bitmask(bitmask, row)
+        except Exception:
+            raise GuideError("the guide's token mask can't be computed", "internal") from None
 
     def accept_token(self, token_id: int) -> bool:
         """Advance by one token. False if the grammar does not allow it."""

@@ -176,3 +176,11 @@ def test_a_failed_matcher_allows_no_token(guide, limits):
 def test_a_guide_that_exceeds_a_limit_when_it_compiles_is_rejected(limits):
     with pytest.raises(GuideError, match="does not compile"):
         compile_with("start: /[a-z]{1,30}b/", **limits)
+
+
+def test_an_error_of_xgrammar_is_a_failure_of_its_row():
+    matcher = compile_guide(("ebnf_grammar", 'root ::= "a"')).matcher(STOP_ID)
+    assert all(matcher.accept_token(token) for token in (TOKENIZER.token_to_id("a"), STOP_ID))
+    with pytest.raises(GuideError) as caught:
+        fill(matcher)
+    assert caught.value.failure == ("internal", "the guide's token mask can't be computed")
