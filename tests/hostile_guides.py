@@ -1,4 +1,7 @@
-"""Hostile guides of every class that is known to crash, hang or exhaust a grammar compiler."""
+"""Hostile guides: those that crash, hang or exhaust a grammar compiler, and those that slow down decoding.
+
+`python -m tests.hostile_guides` prints the latter as lines of JSON for `llmstack bench beside`.
+"""
 
 import json
 from collections.abc import Iterator
@@ -201,3 +204,121 @@ def hostile_guides() -> list[tuple[str, str]]:
     """(type, text) of all hostile guides."""
     makers = (deep, references, wide, counted, unsatisfiable, unreadable, patterns, grammars, choices)
     return [guide for maker in makers for guide in maker()]
+
+
+def text_of(**bounds: int) -> dict:
+    """A string with bounds on its length."""
+    return {"type": "string", **bounds}
+
+
+def record(**properties: dict) -> dict:
+    """An object with all of the properties."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def counted_strings() -> Iterator[tuple[str, str]]:
+    """A mask inside a counted string can't be precomputed: nearly every token may end beyond the count."""
+    for length in (11, 12, 16, 24, 48, 64, 100, 250, 512, 2_000):
+        yield schema(record(a=text_of(maxLength=length)))
+    for length in (8, 20, 60, 150, 400):
+        yield schema(record(a=text_of(minLength=length)))
+    yield schema(record(a=text_of(minLength=2, maxLength=100)))
+    yield schema(record(a=text_of(minLength=90, maxLength=110)))
+    yield schema(record(a=text_of(maxLength=200), b=text_of(maxLength=300)))
+    yield schema(record(**{f"s{n}": text_of(maxLength=200) for n in range(5)}))
+    yield schema(record(**{f"s{n}": text_of(maxLength=10 + n) for n in range(20)}))
+    yield schema(record(a={"type": "string", "pattern": "^[a-z]{1,100}$"}))
+    yield schema(record(a={"type": "string", "pattern": "^.{1,200}$"}))
+    yield schema(record(a={"type": "string", "pattern": "^(\\w+ ?){1,40}$", "maxLength": 120}))
+    yield schema(record(a={"type": "string", "pattern": "^[A-Z][a-z]*", "minLength": 5, "maxLength": 80}))
+
+
+def nested_counts() -> Iterator[tuple[str, str]]:
+    for size in (5, 50, 500):
+        yield schema({"type": "array", "items": text_of(maxLength=16), "maxItems": size})
+    yield schema({"type": "array", "items": text_of(minLength=3, maxLength=40), "minItems": 20, "maxItems": 60})
+    rows = {"type": "array", "items": {"type": "array", "items": text_of(maxLength=30), "maxItems": 12}, "maxItems": 12}
+    yield schema(rows)
+    yield schema({"type": "array", "items": record(a=text_of(maxLength=64), b=text_of(maxLength=80)), "maxItems": 30})
+    yield schema({"type": "object", "additionalProperties": text_of(maxLength=50), "maxProperties": 40})
+    yield schema(
+        {"type": "object", "propertyNames": text_of(maxLength=25), "additionalProperties": {"type": "integer"}}
+    )
+    deep_record = text_of(maxLength=90)
+    for _ in range(6):
+        deep_record = record(a=text_of(maxLength=33), next=deep_record)
+    yield schema(deep_record)
+    tree = record(name=text_of(maxLength=40), children={"type": "array", "items": {"$ref": "#"}, "maxItems": 4})
+    yield schema(tree)
+
+
+def alternatives() -> Iterator[tuple[str, str]]:
+    for count, length in ((4, 100), (20, 15), (60, 40)):
+        yield schema({"anyOf": [record(**{f"k{n}": text_of(maxLength=length + n)}) for n in range(count)]})
+    yield schema({"anyOf": [record(kind={"const": f"kind {n}"}, text=text_of(maxLength=150)) for n in range(30)]})
+    yield schema({"oneOf": [text_of(maxLength=90, minLength=10 * n) for n in range(4)]})
+    yield schema({"anyOf": [text_of(maxLength=70), {"type": "array", "items": text_of(maxLength=70)}]})
+    for count in (100, 1_000, 1_900):
+        yield schema({"enum": [f"{n * 7919 % 100_003} is one of the values" for n in range(count)]})
+    yield schema({"type": "array", "items": {"enum": [f"{'ab' * (n % 17)}{n}" for n in range(300)]}, "maxItems": 25})
+    yield schema({"enum": ["a" * n for n in range(1, 250)]})
+
+
+def counted_regexes() -> Iterator[tuple[str, str]]:
+    texts = [
+        r"[a-z]{1,100}",
+        r"[a-z]{3,300}",
+        r".{0,250}",
+        r"(\w+ ?){1,60}",
+        r"(\w+ ?){1,600}",
+        r"(\w+\s?)+",
+        r"(a*)*b7",
+        r"(a|b|ab){1,80}c",
+        r"([a-z]+,){1,50}[a-z]+",
+        r"((\d{1,3}\.){3}\d{1,3} ?){1,20}",
+        r"([A-Z][a-z]{0,12} ){5,25}",
+        r"(([a-z]{1,8} ){1,8}\n){1,8}",
+        r"[\u0400-\u04ff ]{10,90}",
+        r"(.{1,20};){1,20}",
+        "|".join(f"[a-z]{{{n},{n + 40}}}{n}" for n in range(1, 12)),
+        "|".join(f"answer {n * 31 % 997} of many" for n in range(150)),
+    ]
+    for text in texts:
+        yield "regex", text
+
+
+def counted_grammars() -> Iterator[tuple[str, str]]:
+    texts = [
+        "root ::= [a-z ]{0,200}",
+        "root ::= [a-z ]{100,150}",
+        'root ::= "\\"" [^"\\\\\\x00-\\x1f]{0,300} "\\""',
+        "root ::= ([a-z]+ [ ]?){1,60}",
+        "root ::= x root | x\nx ::= [a-z]",
+        "root ::= x root | x\nx ::= [a-z]{1,9} | [0-9]{1,9}",
+        "root ::= root x | x\nx ::= [a-z]",
+        "root ::= a{1,30}\na ::= b{1,30}\nb ::= [a-z] [0-9]?",
+        'root ::= "(" root ")" | [a-z]{1,40}',
+        'root ::= pair ("," pair){0,40}\npair ::= word "=" word\nword ::= [a-z]{1,20}',
+        'root ::= x root y | ""\nx ::= [a-z]\ny ::= [0-9]',
+        "root ::= " + " | ".join(f'[a-z]{{0,{n}}} "{n}"' for n in range(20, 60)),
+        "root ::= " + " | ".join(f'"word {n * 7 % 311}" [a-z]*' for n in range(300)),
+    ]
+    for text in texts:
+        yield "ebnf_grammar", text
+
+
+def long_choices() -> Iterator[tuple[str, str]]:
+    yield "choice", json.dumps([f"{n * 7919 % 100_003} is one of the choices" for n in range(900)])
+    yield "choice", json.dumps(["a" * n for n in range(1, 200)])
+    yield "choice", json.dumps([f"{'the same beginning ' * 20}{n}" for n in range(100)])
+
+
+def decode_hostile_guides() -> list[tuple[str, str]]:
+    """(type, text) of guides whose token masks are slow if they are compiled as they are."""
+    makers = (counted_strings, nested_counts, alternatives, counted_regexes, counted_grammars, long_choices)
+    return [guide for maker in makers for guide in maker()]
+
+
+if __name__ == "__main__":
+    for guide in decode_hostile_guides():
+        print(json.dumps(guide))

@@ -13,7 +13,7 @@ from llm_policy.guidance.compile.compile_queue import NUM_WORKERS
 from llm_policy.metrics.exposition import exposition
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.process import TritonServer
-from tests.hostile_guides import hostile_guides
+from tests.hostile_guides import decode_hostile_guides, hostile_guides
 from tests.integration.client import Client
 
 MAX_STUB_MIB = 400
@@ -24,39 +24,64 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def guide_server(tmp_path_factory):
-    """A server with the embedded release, but without its limit of new guides per minute."""
+def open_release(tmp_path_factory):
+    """The embedded release without its limit of new guides per minute."""
     release = tmp_path_factory.mktemp("release") / "open"
     shutil.copytree(DEFAULT_RELEASE_DIR, release)
     manifest = json.loads((release / "manifest.json").read_text())
     manifest["guidance"]["max_adhoc_per_minute"] = 100_000
     (release / "manifest.json").write_text(json.dumps(manifest))
-    with TritonServer(release, engine="echo") as server:
+    return release
+
+
+@pytest.fixture(scope="module")
+def guide_server(open_release):
+    with TritonServer(open_release, engine="echo") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def outcome(guide_server):
-    """Send all hostile guides under load: (stubs before, responses to valid requests, responses to hostile guides)."""
-    before = stubs(guide_server)
+    """(stubs before, responses to valid requests, responses to hostile guides)."""
+    return outcome_of(guide_server, hostile_guides(), max_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def decoding_server(open_release):
+    """A server whose engine obeys the guides."""
+    with TritonServer(open_release, engine="embedded") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def decoded(decoding_server):
+    """The same for the guides that slow down decoding, with completions that reach late positions."""
+    return outcome_of(decoding_server, decode_hostile_guides(), max_tokens=96)
+
+
+def outcome_of(server, guides, max_tokens):
+    """Send all guides under a steady load of valid requests."""
+    before = stubs(server)
     valid, stop = [], threading.Event()
 
     def steady_load():
-        client = Client(guide_server, "grpc")
+        client = Client(server, "grpc")
         while not stop.is_set():
             valid.append(client.send({"text_input": "Ada ordered 5 lamps.", "schema_id": "order", "max_tokens": 8}))
 
     load = threading.Thread(target=steady_load)
     load.start()
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = list(pool.map(lambda guide: send(guide_server, *guide), hostile_guides()))
-    stop.set()
-    load.join()
+    try:
+        with ThreadPoolExecutor(CONCURRENCY) as pool:
+            answers = list(pool.map(lambda guide: send(server, *guide, max_tokens), guides))
+    finally:
+        stop.set()
+        load.join()
     return before, valid, answers
 
 
-def send(server, kind, text):
-    inputs = {"text_input": "hello", "max_tokens": 4, "guided_decoding_guide_type": kind}
+def send(server, kind, text, max_tokens):
+    inputs = {"text_input": "hello", "max_tokens": max_tokens, "guided_decoding_guide_type": kind}
     return Client(server, "grpc").send({**inputs, "guided_decoding_guide": text})
 
 
@@ -70,11 +95,28 @@ def test_there_are_at_least_150_hostile_guides():
     assert len(set(hostile_guides())) >= 150
 
 
-def test_each_hostile_guide_is_answered_or_rejected_with_a_declared_code(outcome):
-    _, _, answers = outcome
+def test_there_are_at_least_60_guides_that_slow_down_decoding():
+    assert len(set(decode_hostile_guides()) - set(hostile_guides())) == len(decode_hostile_guides()) >= 60
+
+
+@pytest.mark.parametrize("kind_of_outcome", ["outcome", "decoded"])
+def test_each_hostile_guide_is_answered_or_rejected_with_a_declared_code(request, kind_of_outcome):
+    _, _, answers = request.getfixturevalue(kind_of_outcome)
     undeclared = [answer.error for answer in answers if answer.error is not None and answer.code is None]
     assert undeclared == []
     assert "internal" not in Counter(answer.code for answer in answers)
+
+
+def test_most_guides_that_slow_down_decoding_are_answered(decoded):
+    _, _, answers = decoded
+    assert sum(answer.error is None for answer in answers) > len(answers) / 2
+
+
+def test_guides_that_slow_down_decoding_keep_nobody_from_an_answer(decoding_server, decoded):
+    before, valid, _ = decoded
+    assert len(valid) > 100
+    assert [answer.error for answer in valid if answer.error is not None] == []
+    assert stubs(decoding_server) == before
 
 
 def test_most_hostile_guides_are_rejected(outcome):
