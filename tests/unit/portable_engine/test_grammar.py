@@ -3,6 +3,7 @@
 import json
 import re
 
+import llguidance
 import pytest
 from tokenizers import Tokenizer
 
@@ -213,3 +214,17 @@ def test_a_guide_without_room_in_the_cache_is_still_served(engine, monkeypatch):
     grammars, _ = engine
     monkeypatch.setattr(grammars, "_guides", CompiledGuides(max_bytes=0))
     assert decode_guided(engine, "lark_grammar", 'start: "no room"') == "no room"
+
+
+def test_a_guide_whose_state_exceeds_a_limit_fails_its_row_alone(timed_engine, monkeypatch):
+    grammars, batcher, _ = timed_engine
+    alone = decode(make_sequence([70], 10), batcher=batcher)[0]
+    limits = llguidance.LLParserLimits(verbose_errors=False, max_items_in_row=3)
+    monkeypatch.setattr(grammars._backends["lark_grammar"], "_limits", limits)
+    failing = make_sequence([70], 40, end_id=END_ID)
+    guide = 'start: "sesame" (("," | ",,")+ | x+)\nx: ("," | y)\ny: ("," | ",,")'
+    failing.matcher = compile_matcher(grammars, "lark_grammar", guide)
+    assert decode(make_sequence([70], 10), failing, batcher=batcher)[0] == alone
+    assert failing.finish_reason is FinishReason.GUIDE_FAILED
+    assert failing.matcher.failure == ("schema_too_complex", "the guide's state exceeds a limit")
+    assert "sesame".startswith(TOKENIZER.decode(failing.completion_token_ids))

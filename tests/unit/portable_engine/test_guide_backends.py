@@ -184,3 +184,10 @@ def test_an_error_of_xgrammar_is_a_failure_of_its_row():
     with pytest.raises(GuideError) as caught:
         fill(matcher)
     assert caught.value.failure == ("internal", "the guide's token mask can't be computed")
+
+
+def test_no_text_follows_the_end_of_a_lark_grammar():
+    matcher = compile_guide(("lark_grammar", "start: /a+/")).matcher(STOP_ID)
+    letter = TOKENIZER.token_to_id("a")
+    assert [matcher.accept_token(token) for token in (letter, STOP_ID, letter)] == [True, True, False]
+    assert matcher.is_terminated()
