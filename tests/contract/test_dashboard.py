@@ -42,6 +42,7 @@ def exported(tmp_path_factory):
     metrics = PolicyMetrics(state)
     metrics.observe_answer(RowRecord(num_completion_tokens=4))
     metrics.guide_compile_ms.observe(1)
+    metrics.guide_mask_ms.observe(1)
     for step in metrics.overhead_us.values():
         step.observe(1)
     return set(NAME.findall(exposition(state).decode()))

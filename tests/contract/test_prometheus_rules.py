@@ -19,6 +19,7 @@ HISTOGRAMS = {
     "llm_time_to_first_token_us",
     "llm_time_per_output_token_us",
     "llm_guide_compile_ms",
+    "llm_guide_mask_ms",
     "llm_policy_overhead_us",
 }
 COUNTERS_AND_GAUGES = {

@@ -25,6 +25,7 @@ QUEUE_DELAY_US = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000
 FIRST_TOKEN_US = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1e6, 2.5e6, 5e6, 15e6, 60e6)
 PER_TOKEN_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 30_000, 50_000, 100_000, 250_000, 1e6)
 COMPILE_MS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+MASK_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 OVERHEAD_US = (50, 100, 200, 300, 500, 750, 1_000, 1_500, 2_500, 5_000, 10_000, 50_000, 250_000, 1e6)
 
 
@@ -55,6 +56,7 @@ class PolicyMetrics:
             "llm_time_per_output_token_us", "Time per completion token after the first", PER_TOKEN_US
         )
         self.guide_compile_ms = _histogram("llm_guide_compile_ms", "Compile time of one new guide", COMPILE_MS)
+        self.guide_mask_ms = _histogram("llm_guide_mask_ms", "Slowest token mask of one new guide", MASK_MS)
         overhead = _histogram("llm_policy_overhead_us", "Time that a step adds to a request", OVERHEAD_US, ["step"])
         self.overhead_us = {step: overhead.labels(step) for step in STEPS}
         cache = Counter("llm_guide_cache", "Guide lookups by result", ["result"], registry=None)

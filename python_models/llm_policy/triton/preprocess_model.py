@@ -31,7 +31,7 @@ from llm_policy.triton.adapter import (
     state_directory,
 )
 from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
-from llm_policy.triton.request_log import RequestLog
+from llm_policy.triton.request_log import RequestLog, write_lines
 from llm_policy.triton.tensor_cache import TensorCache
 
 CANARY_TOKEN = "LLMSTACK_CANARY_TOKEN"  # noqa: S105 - a variable's name
@@ -153,7 +153,9 @@ class PreprocessModel:
             if not missing:
                 return self._pack(pending)
             sender = pending.request.get_response_sender()
-            self._guide_compiler.submit(missing, lambda error: self._respond_later(sender, pending, error))
+            self._guide_compiler.submit(
+                missing, lambda error: self._respond_later(sender, pending, error), pending.records[0].tenant
+            )
         except BaseException as error:
             return self._reject_admitted(pending, as_policy_error(error))
         return None
@@ -200,11 +202,18 @@ class PreprocessModel:
         return engine_guides
 
     def _observe_new_guide(self, report: GuideReport | None) -> None:
-        """Count a guide that was not in memory: compiled now (with its report), or read from the cache file (None)."""
+        """Count a guide that was not in memory: compiled now (with its report), or read from the cache file (None).
+
+        A guide that compiled gets a line in the log. One that is rejected has the lines of its requests.
+        """
         if metrics := self._ledger.metrics:
             metrics.guide_cache["miss" if report else "file"].inc()
             if report:
                 metrics.guide_compile_ms.observe(report.compile_ms)
+                if report.mask_ms:
+                    metrics.guide_mask_ms.observe(report.mask_ms)
+        if report and not report.code:
+            write_lines([_guide_line(report)])
 
     def _observe_overhead(self, batch: list[_PendingRequest], began_ns: int) -> None:
         if metrics := self._ledger.metrics:
@@ -212,6 +221,16 @@ class PreprocessModel:
             for pending in batch:
                 if not pending.records[0].is_canary:
                     metrics.overhead_us["preprocess"].observe(overhead_us)
+
+
+def _guide_line(report: GuideReport) -> dict[str, Any]:
+    return {
+        "event": "guide_compiled",
+        "schema_id": report.schema_id,
+        "backend": report.backend,
+        "compile_ms": round(report.compile_ms, 1),
+        "mask_ms": round(report.mask_ms, 3),
+    }
 
 
 def _guide_cache_context(manifest: Manifest) -> str:

@@ -96,6 +96,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Guide cache lookups", "ops", (_rate("llm_guide_cache_total", "result"),), "By where the guide was found."
         ),
         Panel("Guide compile time", "ms", _quantiles("llm_guide_compile_ms")),
+        Panel("Slowest token mask of new guides", "ms", _quantiles("llm_guide_mask_ms")),
     ),
     "Gateway": (
         Panel(

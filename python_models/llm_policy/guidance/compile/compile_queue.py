@@ -1,58 +1,45 @@
 """The queue of guides that wait for compilation, so that a slow guide does not delay other requests.
 
 One thread owns the sandboxed workers, gives each worker one guide at a time and answers the waiting requests. Requests
-for the same new guide share one compile.
+for the same new guide share one compile. Tenants share what is scarce, so that the flood of one delays and rejects no
+first new guide of another: the places in the queues, the new guides of a minute, and the workers' time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from pathlib import Path
 
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable, create_error
+from llm_policy.guidance.compile.adhoc_rate import AdhocRate
+from llm_policy.guidance.compile.fair_queue import FairQueue, WaitingGuide
 from llm_policy.guidance.compile.guide_cache import GuideCache, Key
 from llm_policy.guidance.compile.guide_report import GuideReport
 from llm_policy.guidance.compile.sandbox import START_TIMEOUT_S, SandboxedWorker
+from llm_policy.guidance.compile.shared_room import NoRoom
+from llm_policy.guidance.compile.waiting_requests import Callback, WaitingRequest, WaitingRequests
+from llm_policy.guidance.compile.worker_pool import Job, WorkerPool
 from llm_policy.guidance.guide import EngineGuide, Guide
 from llm_policy.release.manifest import Guidance
 
-NUM_WORKERS = 2
+NUM_WORKERS = 3
+# A tenant's own guides leave a worker to the others. With three workers, it has two, of which one may be restarting.
+MAX_WORKERS_OF_TENANT = NUM_WORKERS - 1
 MAX_WAITING_GUIDES = 64
 MAX_WAITING_REQUESTS = 512
 # Planning and probing come on top of the compile that `max_compile_ms` limits.
 GRACE_MS = 2_000
+# A registered schema compiles before the server is ready, where seconds are well spent.
+REGISTERED_TIMEOUT_MS = 60_000
 MAX_LISTED_KEYWORDS = 5
 MAX_WAIT_S = 9.0
-RESTART_PAUSE_S = 0.5
-
-Callback = Callable[[PolicyError | None], None]
-
-
-@dataclass(eq=False)
-class _Waiter:
-    """A request that waits until all its guides are compiled."""
-
-    missing: set[Key]
-    guides: list[Guide]
-    callback: Callback
-    deadline: float
-
-
-@dataclass(eq=False)
-class _Queue:
-    """State shared between the callers and the compiler's thread; guarded by `GuideCompiler._lock`."""
-
-    keys: deque[Key] = field(default_factory=deque)
-    waiters: list[_Waiter] = field(default_factory=list)
-    adhoc_times: deque[float] = field(default_factory=deque)
-    is_closing: bool = False
+ERROR_PAUSE_S = 0.5
 
 
 class GuideCompiler:
@@ -69,20 +56,25 @@ class GuideCompiler:
         """Start the thread and the workers.
 
         `on_report` is called once for each guide that was not in memory: with its report once it is compiled, with
-        None if the cache file had it. `on_error` receives unexpected exceptions of the thread and of callbacks.
+        None if the cache file had it. A registered schema's report has its name as schema id. `on_error` receives
+        unexpected exceptions of the thread and of callbacks.
         """
         self._on_report = on_report
         self._guidance = guidance
         self._on_error = on_error
-        self._tokenizer_info_path = tokenizer_info_path
         self._cache = cache
-        self._queue = _Queue()
-        self._lock = threading.Lock()
-        self._wakeup_reader, self._wakeup_writer = os.pipe()
-        self._workers: dict[SandboxedWorker, Key | None] = {}
+        # Registered schema → its name. An inline guide with the same text is the same guide.
+        self._names: dict[Key, str] = {}
+        self._waiting = WaitingRequests(MAX_WAITING_REQUESTS)
+        self._queue = FairQueue(MAX_WAITING_GUIDES)
+        self._adhoc_rate = AdhocRate(guidance.max_adhoc_per_minute)
         self._suspects: dict[Key, float] = {}  # guide whose worker died → time of the first death (monotonic)
+        self._wakeup_reader, self._wakeup_writer = os.pipe()
+        os.set_blocking(self._wakeup_writer, False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakeup_reader, selectors.EVENT_READ)
+        self._pool = WorkerPool(NUM_WORKERS, lambda: SandboxedWorker(tokenizer_info_path, guidance), self._selector)
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="guide-compiler", daemon=True)
         self._thread.start()
 
@@ -99,22 +91,22 @@ class GuideCompiler:
             raise error
         return EngineGuide(report.engine_type, report.engine_text, guide.name or report.schema_id)
 
-    def submit(self, guides: list[Guide], callback: Callback) -> None:
+    def submit(self, guides: list[Guide], callback: Callback, tenant: str = "") -> None:
         """Compile `guides`, then call back with the first error, or None.
 
+        The error may be `guidance_unavailable`: the tenant has its share of the waiting guides or of the new guides
+        within a minute, or the guides were not compiled in time.
+
         Raises:
-            Unavailable: `guidance_unavailable`: too many guides or requests wait, or too many new guides came within
-                a minute.
+            Unavailable: `guidance_unavailable`: the tenant has its share of the waiting requests.
         """
-        with self._lock:
-            new = {(guide.kind, guide.text) for guide in guides} - set(self._queue.keys) - set(self._keys_in_progress())
-            self._check_capacity(new, is_adhoc=not all(guide.name for guide in guides))
-            self._queue.keys.extend(new)
-            missing = {(guide.kind, guide.text) for guide in guides}
-            # A registered schema may wait for the workers to start; a client's guide may not.
-            timeout_s = START_TIMEOUT_S if all(guide.name for guide in guides) else MAX_WAIT_S
-            self._queue.waiters.append(_Waiter(missing, guides, callback, time.monotonic() + timeout_s))
-        os.write(self._wakeup_writer, b"!")
+        missing = {_key(guide) for guide in guides}
+        request = WaitingRequest(tenant, guides, callback, time.monotonic() + START_TIMEOUT_S, missing)
+        try:
+            self._waiting.add(request)
+        except NoRoom as finding:
+            raise _no_room("requests wait for new guides", finding) from None
+        self._wake_up()
 
     def register(self, guides: list[Guide]) -> None:
         """Compile `guides` one after another and wait for them. Guides in the cache file need no worker.
@@ -123,6 +115,7 @@ class GuideCompiler:
             PolicyError: a registered guide is rejected; the text names it and the reason.
         """
         for guide in guides:
+            self._names[_key(guide)] = guide.name  # before `lookup` and the compiler's thread ask for it
             report = self._cache.load(guide.kind, guide.text)
             error = self._rejection(guide, report) if report is not None else self._submit_and_wait(guide)
             if error is not None:
@@ -137,30 +130,16 @@ class GuideCompiler:
 
     def close(self) -> None:
         """Stop the thread and the workers."""
-        self._queue.is_closing = True
-        os.write(self._wakeup_writer, b"!")
+        self._is_closing = True
+        self._wake_up()
         self._thread.join(timeout=10)
 
-    def _check_capacity(self, new: set[Key], *, is_adhoc: bool) -> None:
-        queue, now = self._queue, time.monotonic()
-        if len(queue.keys) + len(new) > MAX_WAITING_GUIDES or len(queue.waiters) >= MAX_WAITING_REQUESTS:
-            raise Unavailable(
-                Code.GUIDANCE_UNAVAILABLE, f"{len(queue.keys)} new guides are waiting, limit {MAX_WAITING_GUIDES}"
-            )
-        while queue.adhoc_times and queue.adhoc_times[0] < now - 60:
-            queue.adhoc_times.popleft()
-        limit = self._guidance.max_adhoc_per_minute
-        if is_adhoc and new and len(queue.adhoc_times) + len(new) > limit:
-            raise Unavailable(
-                Code.GUIDANCE_UNAVAILABLE,
-                f"{len(queue.adhoc_times)} new guides came within a minute, limit {limit} (max_adhoc_per_minute)",
-            )
-        if is_adhoc:
-            queue.adhoc_times.extend([now] * len(new))
-
-    def _keys_in_progress(self) -> list[Key]:
-        # A copy, because the compiler's thread changes the table concurrently.
-        return [key for key in list(self._workers.values()) if key is not None]
+    def _wake_up(self) -> None:
+        """A full pipe wakes the thread as well; writing must never make a request wait."""
+        try:
+            os.write(self._wakeup_writer, b"!")
+        except BlockingIOError:
+            return
 
     def _rejection(self, guide: Guide, report: GuideReport) -> PolicyError | None:
         if report.code:
@@ -169,7 +148,8 @@ class GuideCompiler:
             first = ", ".join(dict.fromkeys(report.unenforced[:MAX_LISTED_KEYWORDS]))
             count = len(report.unenforced)
             return InvalidRequest(Code.SCHEMA_INVALID, f"{count} keywords can't be enforced, limit 0: {first}")
-        if not guide.name and report.compile_ms > self._guidance.max_compile_ms:
+        is_slow = report.compile_ms > self._guidance.max_compile_ms
+        if is_slow and _key(guide) not in self._names:
             return self._too_slow(f"took {report.compile_ms:.0f} ms to compile")
         return None
 
@@ -180,63 +160,120 @@ class GuideCompiler:
     # The methods below run on the compiler's thread.
 
     def _run(self) -> None:
-        for _ in range(NUM_WORKERS):
-            self._spawn()
-        while not self._queue.is_closing:
+        while not self._is_closing:
             self._run_once()
-        for worker in list(self._workers):
-            self._stop(worker)
+        self._pool.close()
 
     def _run_once(self) -> None:
         """One round of the loop. A bug must not end the thread, because guided requests would then wait forever."""
         try:
-            self._dispatch_and_receive()
+            self._pool.start_missing()
+            self._admit_arrivals()
+            self._dispatch()
+            self._receive()
+            self._replace_overdue_workers()
+            self._expire_requests()
         except Exception as error:
             self._on_error(error)
-            time.sleep(RESTART_PAUSE_S)
+            time.sleep(ERROR_PAUSE_S)
 
-    def _dispatch_and_receive(self) -> None:
-        self._dispatch()
-        for key, _ in self._selector.select(self._select_timeout_s()):
+    def _admit_arrivals(self) -> None:
+        while (request := self._waiting.next_arrival()) is not None:
+            if self._pool.has_been_ready and not request.is_registered:
+                request.deadline = min(request.deadline, time.monotonic() + MAX_WAIT_S)
+            try:
+                self._admit(request)
+            except PolicyError as error:
+                self._waiting.remove(request)
+                self._answer([request], error)
+        if displaced := self._waiting.take_displaced():
+            self._answer(displaced, _displaced("request", MAX_WAITING_REQUESTS))
+            self._drop_abandoned_guides()
+
+    def _admit(self, request: WaitingRequest) -> None:
+        """Queue the guides of a request that are neither known nor in progress.
+
+        Raises:
+            Unavailable: `guidance_unavailable`: the tenant has its share of the waiting guides or of the minute's.
+        """
+        self._names.update({_key(guide): guide.name for guide in request.guides if guide.name})
+        for key in [key for key in request.missing if self._is_known(key)]:
+            self._complete(key)
+        in_progress = {job.guide.key for job in self._pool.jobs()}
+        waiting = [key for key in dict.fromkeys(map(_key, request.guides)) if key in request.missing - in_progress]
+        registered = [key for key in waiting if key in self._names]
+        adhoc = [key for key in waiting if key not in self._names]
+        num_new = sum(key not in self._queue for key in adhoc)
+        now = time.monotonic()
+        if num_new:
+            self._adhoc_rate.check(request.tenant, num_new, now)
+        try:
+            displaced = self._queue.add(request.tenant, adhoc)
+        except NoRoom as finding:
+            raise _no_room("new guides wait", finding) from None
+        if num_new:
+            self._adhoc_rate.add(request.tenant, num_new, now)
+        self._queue.add(None, registered)
+        self._reject_displaced(displaced)
+
+    def _is_known(self, key: Key) -> bool:
+        """Whether the guide is in memory, or in the cache file and not waiting."""
+        if self._cache.get(*key) is not None:
+            return True
+        if key in self._queue or self._cache.load(*key) is None:
+            return False
+        self._on_report(None)
+        return True
+
+    def _reject_displaced(self, keys: list[Key]) -> None:
+        """Reject the requests that wait for guides that lost their places."""
+        if keys:
+            self._answer(self._waiting.take_missing(keys), _displaced("new guide", MAX_WAITING_GUIDES))
+            self._drop_abandoned_guides()
+
+    def _dispatch(self) -> None:
+        """Give idle workers guides."""
+        while idle := self._pool.idle():
+            now = time.monotonic()
+            self._charge(now)
+            guide = self._queue.take(now, partial(self._can_take, idle))
+            if guide is None:
+                return
+            worker = _newest(idle)
+            self._pool.assign(worker, Job(guide, now))
+            is_registered = guide.key in self._names
+            try:
+                worker.send(*guide.key, self._timeout_ms(guide.key) / 1_000, is_registered=is_registered)
+            except BrokenPipeError:  # the worker died while it was idle: the guide did not kill it
+                self._pool.release(worker)
+                self._queue.put_back(guide)
+                return
+
+    def _can_take(self, idle: list[SandboxedWorker], guide: WaitingGuide) -> bool:
+        """Whether `guide` may have one of the idle workers."""
+        if guide.tenant is not None and self._pool.num_used_by(guide.tenant) >= MAX_WORKERS_OF_TENANT:
+            return False
+        # Only a worker that was alive after the guide's first death shows that the guide kills workers.
+        return _newest(idle).last_message_s > self._suspects.get(guide.key, -inf)
+
+    def _charge(self, now: float) -> None:
+        """Count the workers' time since the last call."""
+        for job in self._pool.jobs():
+            self._queue.charge(job.guide.tenant, now - job.charged_s, now)
+            job.charged_s = now
+
+    def _timeout_ms(self, key: Key) -> int:
+        limit_ms = self._guidance.max_compile_ms + GRACE_MS
+        return max(limit_ms, REGISTERED_TIMEOUT_MS) if key in self._names else limit_ms
+
+    def _receive(self) -> None:
+        deadline = min(self._pool.next_deadline(), self._waiting.next_deadline())
+        timeout_s = None if deadline == inf else max(0.01, deadline - time.monotonic())
+        for key, _ in self._selector.select(timeout_s):
             if key.fileobj == self._wakeup_reader:
                 os.read(self._wakeup_reader, 4_096)
             else:
                 self._on_readable(key.fileobj)  # type: ignore[arg-type]
-        self._replace_overdue_workers()
-        self._expire_waiters()
-
-    def _spawn(self) -> None:
-        with contextlib.suppress(OSError):
-            worker = SandboxedWorker(self._tokenizer_info_path, self._guidance.limits)
-            self._workers[worker] = None
-            self._selector.register(worker, selectors.EVENT_READ)
-
-    def _stop(self, worker: SandboxedWorker) -> None:
-        self._selector.unregister(worker)
-        worker.kill()
-        del self._workers[worker]
-
-    def _dispatch(self) -> None:
-        """Give each idle worker a guide; answer guides that the cache has without a worker."""
-        while True:
-            idle = next((w for w, key in self._workers.items() if key is None and w.is_ready and w.is_alive), None)
-            with self._lock:
-                if not self._queue.keys or idle is None:
-                    return
-                key = self._queue.keys.popleft()
-                self._workers[idle] = key
-            if self._cache.get(*key) is not None or self._cache.load(*key) is not None:
-                self._on_report(None)
-                self._workers[idle] = None
-                self._complete(key)
-                continue
-            try:
-                idle.send(*key, (self._guidance.max_compile_ms + GRACE_MS) / 1_000)
-            except BrokenPipeError:  # the worker died while it was idle: the guide did not kill it
-                with self._lock:
-                    self._workers[idle] = None
-                    self._queue.keys.appendleft(key)
-                return
 
     def _on_readable(self, worker: SandboxedWorker) -> None:
         try:
@@ -248,79 +285,82 @@ class GuideCompiler:
             return
         worker.last_message_s = time.monotonic()
         if not worker.is_ready:
-            worker.is_ready = True
+            self._on_ready(worker)
             return
-        key, self._workers[worker] = self._workers[worker], None
-        if key is not None:
-            self._suspects.pop(key, None)
-            self._cache.put(*key, report := GuideReport(*message))
-            self._on_report(report)
-            self._complete(key)
+        self._charge(worker.last_message_s)
+        job = self._pool.release(worker)
+        if job is not None:
+            self._on_compiled(job.guide.key, GuideReport(*message))
+
+    def _on_ready(self, worker: SandboxedWorker) -> None:
+        if not self._pool.has_been_ready:
+            self._waiting.limit_wait(time.monotonic() + MAX_WAIT_S)
+        self._pool.note_ready(worker)
+
+    def _on_compiled(self, key: Key, report: GuideReport) -> None:
+        self._suspects.pop(key, None)
+        self._cache.put(*key, report)
+        name = self._names.get(key)
+        self._on_report(report._replace(schema_id=name) if name and not report.code else report)
+        self._complete(key)
 
     def _on_exit(self, worker: SandboxedWorker) -> None:
         """Replace a dead worker. Its guide gets a second try, because something else may have killed the workers.
 
         The guide is rejected if it also kills a worker that sent a message after the first death.
         """
-        key = self._workers[worker]
-        first_death_s = self._suspects.pop(key, None) if key is not None else None
-        if key is None or (first_death_s is not None and worker.last_message_s > first_death_s):
-            self._replace(worker, GuideReport(Code.SCHEMA_TOO_COMPLEX.value, "guide stopped the grammar compiler"))
+        now = time.monotonic()
+        self._charge(now)
+        job = self._pool.replace(worker)
+        if job is None:
             return
-        self._suspects[key] = first_death_s or time.monotonic()
-        self._workers[worker] = None
-        self._replace(worker, GuideReport())
-        with self._lock:
-            self._queue.keys.appendleft(key)
+        first_death_s = self._suspects.pop(job.guide.key, None)
+        if first_death_s is not None and worker.last_message_s > first_death_s:
+            self._reject(job, Code.SCHEMA_TOO_COMPLEX, "guide stopped the grammar compiler")
+            return
+        self._suspects[job.guide.key] = first_death_s or now
+        self._queue.put_back(job.guide)
+        self._drop_abandoned_guides()
 
     def _replace_overdue_workers(self) -> None:
-        now = time.monotonic()
-        for worker, key in list(self._workers.items()):
-            if now > worker.deadline and (key is not None or not worker.is_ready):
-                error = self._too_slow(f"took more than {self._guidance.max_compile_ms + GRACE_MS} ms")
-                self._replace(worker, GuideReport(error.code.value, error.detail))
+        for worker in self._pool.overdue():
+            self._charge(time.monotonic())
+            job = self._pool.replace(worker)
+            if job is not None:
+                error = self._too_slow(f"took more than {self._timeout_ms(job.guide.key)} ms")
+                self._reject(job, error.code, error.detail)
 
-    def _replace(self, worker: SandboxedWorker, report: GuideReport) -> None:
-        """Start another worker instead of `worker`; reject the guide that it worked on, for a limited time."""
-        key = self._workers[worker]
-        self._stop(worker)
-        if not worker.is_ready:
-            time.sleep(RESTART_PAUSE_S)  # if workers fail to start, this must not become a busy loop
-        self._spawn()
-        if key is not None:
-            self._cache.put(*key, report, is_temporary=True)
-            self._complete(key)
+    def _reject(self, job: Job, code: Code, detail: str) -> None:
+        """Reject a guide that overran or killed its worker, for a limited time."""
+        self._cache.put(*job.guide.key, GuideReport(code.value, detail), is_temporary=True)
+        self._complete(job.guide.key)
 
-    def _expire_waiters(self) -> None:
+    def _expire_requests(self) -> None:
         """Reject the requests whose deadline has passed, so that none waits forever."""
-        with self._lock:
-            expired = [waiter for waiter in self._queue.waiters if time.monotonic() > waiter.deadline]
-            self._queue.waiters = [waiter for waiter in self._queue.waiters if waiter not in expired]
-        for waiter in expired:
+        now = time.monotonic()
+        if expired := self._waiting.take_if(lambda request: now > request.deadline):
             error = Unavailable(Code.GUIDANCE_UNAVAILABLE, "the guide was not compiled in time; try again")
-            self._answer(waiter, error)
+            self._answer(expired, error)
+            self._drop_abandoned_guides()
 
-    def _select_timeout_s(self) -> float | None:
-        deadlines = [w.deadline for w, key in self._workers.items() if key is not None or not w.is_ready]
-        deadlines += [waiter.deadline for waiter in list(self._queue.waiters)]
-        return max(0.01, min(deadlines) - time.monotonic()) if deadlines else None
+    def _drop_abandoned_guides(self) -> None:
+        """Forget the guides that no request waits for any more."""
+        missing = self._waiting.missing()
+        self._queue.retain(missing)
+        self._suspects = {key: death_s for key, death_s in self._suspects.items() if key in missing}
 
     def _complete(self, key: Key) -> None:
         """Answer every request for which `key` was the last missing guide."""
-        with self._lock:
-            for waiter in self._queue.waiters:
-                waiter.missing.discard(key)
-            done = [waiter for waiter in self._queue.waiters if not waiter.missing]
-            self._queue.waiters = [waiter for waiter in self._queue.waiters if waiter.missing]
-        for waiter in done:
-            self._answer(waiter, self._first_error(waiter.guides))
+        for request in self._waiting.take_complete(key):
+            self._answer([request], self._first_error(request.guides))
 
-    def _answer(self, waiter: _Waiter, error: PolicyError | None) -> None:
+    def _answer(self, requests: list[WaitingRequest], error: PolicyError | None) -> None:
         """Call back; an exception in one callback must not stop the thread."""
-        try:
-            waiter.callback(error)
-        except Exception as callback_error:
-            self._on_error(callback_error)
+        for request in requests:
+            try:
+                request.callback(error)
+            except Exception as callback_error:  # noqa: PERF203 - each callback on its own
+                self._on_error(callback_error)
 
     def _first_error(self, guides: list[Guide]) -> PolicyError | None:
         try:
@@ -329,3 +369,27 @@ class GuideCompiler:
         except PolicyError as error:
             return error
         return Unavailable(Code.GUIDANCE_UNAVAILABLE, "the compiled guide was evicted from the cache; try again")
+
+
+def _key(guide: Guide) -> Key:
+    return guide.kind, guide.text
+
+
+def _newest(workers: list[SandboxedWorker]) -> SandboxedWorker:
+    return max(workers, key=lambda worker: worker.last_message_s)
+
+
+def _no_room(what: str, finding: NoRoom) -> Unavailable:
+    return Unavailable(
+        Code.GUIDANCE_UNAVAILABLE,
+        f"{finding.num_taken} {what}, {finding.num_own} of them of this tenant, limit {finding.limit} of all tenants "
+        "together; try again later",
+    )
+
+
+def _displaced(what: str, limit: int) -> Unavailable:
+    return Unavailable(
+        Code.GUIDANCE_UNAVAILABLE,
+        f"this tenant's newest waiting {what} gave its place to another tenant, limit {limit} of all tenants together; "
+        "try again later",
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
+from llm_policy.errors import Code, Unavailable
 from llm_policy.guidance.compile.compile_queue import NUM_WORKERS, GuideCompiler
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.steps.ledger_writer import LedgerWriter
@@ -165,12 +166,12 @@ def test_a_guide_that_is_rejected_later_closes_and_logs_the_row(policy, monkeypa
     has_returned = threading.Event()
     submit = GuideCompiler.submit
 
-    def submit_until_returned(compiler, guides, callback):
+    def submit_until_returned(compiler, guides, callback, tenant):
         def call_back(error):
             assert has_returned.wait(TIMEOUT_S)
             callback(error)
 
-        submit(compiler, guides, call_back)
+        submit(compiler, guides, call_back, tenant)
 
     monkeypatch.setattr(GuideCompiler, "submit", submit_until_returned)
     waiting = guided("bad-guide", "(" + SECRET)
@@ -195,8 +196,7 @@ def test_an_exception_after_the_compile_is_an_internal_error(policy, triton, mon
 
 
 def test_a_request_for_which_the_guide_compiler_has_no_room_closes_its_row(policy, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("llm_policy.guidance.compile.compile_queue.MAX_WAITING_GUIDES", 0)
+    with raising(monkeypatch, GuideCompiler, "submit", Unavailable(Code.GUIDANCE_UNAVAILABLE, "no room")):
         answers = infer(policy.preprocess, guided("no-room", "no room"), request("room"))
     assert (answers[0].status, answers[0].error.split(":")[0]) == ("UNAVAILABLE", "guidance_unavailable")
     assert answers[1].error is None
@@ -299,6 +299,40 @@ def test_guides_and_overhead_are_counted_and_the_canarys_overhead_is_not(policy)
     infer(policy.preprocess, guided("m-3", "counted|once"))
     after = read_metrics(policy.state_dir, series)
     assert {name: after[name] - before[name] for name in series} == {"hit": 1, "miss": 1, "compiled": 1, "overhead": 2}
+
+
+def test_the_guide_compiler_learns_the_requests_tenant(policy, monkeypatch):
+    tenants = []
+    submit = GuideCompiler.submit
+
+    def record(compiler, guides, callback, tenant):
+        tenants.append(tenant)
+        submit(compiler, guides, callback, tenant)
+
+    monkeypatch.setattr(GuideCompiler, "submit", record)
+    infer(policy.preprocess, guided("tenant-1", "tenant[1]"), guided("tenant-2", "tenant[2]", **{"X-Tenant": "other"}))
+    assert tenants == ["acme", "other"]
+
+
+def test_a_compiled_guide_is_logged_once_and_a_rejected_one_is_not(policy, capfd):
+    infer(policy.preprocess, guided("log-1", "logged[0-9]"), guided("log-2", "logged[0-9]"), guided("log-3", "log("))
+    infer(policy.preprocess, guided("log-4", "logged[0-9]"))
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    (line,) = (line for line in lines if line["event"] == "guide_compiled")
+    assert re.fullmatch("sha256:[0-9a-f]{16}", line["schema_id"])
+    assert line["backend"] in {"xgrammar", "llguidance"}
+    assert line["compile_ms"] > 0
+    assert line["mask_ms"] > 0
+
+
+def test_the_slowest_mask_of_each_compiled_guide_is_counted(policy):
+    series = {"masks": ("llm_guide_mask_ms_count", ()), "ms": ("llm_guide_mask_ms_sum", ())}
+    before = read_metrics(policy.state_dir, series)
+    infer(policy.preprocess, guided("mask-1", "mask[0-9]"), guided("mask-2", "mask("))
+    infer(policy.preprocess, guided("mask-3", "mask[0-9]"))
+    after = read_metrics(policy.state_dir, series)
+    assert after["masks"] - before["masks"] == 1
+    assert after["ms"] > before["ms"]
 
 
 def test_finalize_ends_the_thread_and_the_sandboxes(start_policy, tmp_path):
