@@ -22,7 +22,7 @@ BASE_IMAGE_PACKAGES = (
     "numpy",
     "triton",
 )
-REQUIRED_MODULES = ("torch", "numpy", "xgrammar", "fastokens", "tritonclient.grpc", "orjson", "pydantic")
+REQUIRED_MODULES = ("torch", "numpy", "xgrammar", "llguidance", "fastokens", "tritonclient.grpc", "orjson", "pydantic")
 
 # The modules of `portable_engine.triton_model`, which itself can only be imported in a stub.
 ENGINE_MODULES = ("batcher", "engine_loop", "grammar", "loader", "sequence", "tensors")

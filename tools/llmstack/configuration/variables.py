@@ -72,6 +72,7 @@ _INTERNAL = (
     Variable("LLMSTACK_BOOT_ID", "", "Id of one start of the server, in each row of the ledger."),
     Variable("LLMSTACK_CANARY_TOKEN", "", "Secret that marks the parent's canary requests."),
     Variable("LLMSTACK_RELEASE_FINGERPRINT", "", "Fingerprint of the release's files that the parent verified."),
+    Variable("LLMSTACK_GUIDE_BACKENDS", "xgrammar", "Structured-output backends that the engine takes."),
 )
 
 _CONTAINERS = (
