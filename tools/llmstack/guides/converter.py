@@ -7,27 +7,17 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llm_policy.errors import Code, PolicyError
+from llm_policy.errors import PolicyError
 from llm_policy.guidance.backends.create import create_backend
 from llm_policy.guidance.backends.guide_backend import CompiledGuide, GuideBackend, PlannedGuide
 from llm_policy.guidance.backends.llguidance_backend import LlguidanceBackend
 from llm_policy.guidance.backends.names import BACKENDS
 from llm_policy.guidance.backends.vocabulary import Vocabulary
 from llm_policy.guidance.backends.xgrammar_backend import XGrammarBackend, XGrammarGuide
-from llm_policy.guidance.compile.compile_queue import GRACE_MS
-from llm_policy.guidance.compile.worker import GuideWorker
 from llm_policy.release.manifest import Guidance
+from llmstack.guides.admission import Admission, Refused
 from llmstack.guides.converter_names import XGRAMMAR_BASELINE
 from llmstack.tokenizer.qwen_vocabulary import PADDED_VOCAB_SIZE
-
-
-class Refused(Exception):
-    """The schema is not accepted; `code` is an error code or `compile_error`."""
-
-    def __init__(self, code: str, detail: str = "") -> None:
-        super().__init__(code)
-        self.code = code
-        self.detail = detail
 
 
 @dataclass
@@ -70,26 +60,21 @@ class PolicyConverter:
     """The policy's worker with one backend, as for a client's guide: the first plan that the engine can bear."""
 
     def __init__(self, backend: str, vocabulary: Vocabulary) -> None:
-        self._guidance = Guidance()
-        self._worker = GuideWorker(vocabulary, self._guidance, [backend])
+        guidance = Guidance()
+        self._limits = guidance.limits
+        self._admission = Admission(vocabulary, guidance, [backend])
         self._backend: GuideBackend = create_backend(backend, vocabulary, PADDED_VOCAB_SIZE)
         self.num_mask_bits = self._backend.vocab_size
 
     def convert(self, schema_text: str) -> Conversion:
         """See `Converter.convert`."""
-        began = time.process_time()
-        report, guide = self._worker.first_accepted("json_schema", schema_text)
-        admit_ms = 1000 * (time.process_time() - began)
-        if guide is None:
-            raise Refused(report.code, report.detail)
-        limit_ms = self._guidance.max_compile_ms + GRACE_MS
-        if admit_ms > limit_ms:  # the server kills the worker then
-            raise Refused(Code.SCHEMA_TOO_COMPLEX.value, f"guide took {admit_ms:.0f} ms in total, limit {limit_ms} ms")
+        admitted = self._admission.admit("json_schema", schema_text)
+        report, guide = admitted.report, admitted.guide
         return Conversion(
             self._backend.compile(guide.engine_text),
             report.compile_ms,
             self._plan_ms(schema_text, guide),
-            admit_ms,
+            admitted.admit_ms,
             report.mask_ms,
             guide.num_bytes,
             [f"{finding.keyword}: {finding.reason}" for finding in guide.unenforced],
@@ -98,7 +83,7 @@ class PolicyConverter:
     def _plan_ms(self, schema_text: str, guide: PlannedGuide) -> float:
         """Time of planning, with the plans before the accepted one."""
         began = time.process_time()
-        for plan in self._backend.plans("json_schema", schema_text, self._guidance.limits, is_registered=False):
+        for plan in self._backend.plans("json_schema", schema_text, self._limits, is_registered=False):
             if plan.engine_text == guide.engine_text:
                 break
         return 1000 * (time.process_time() - began)

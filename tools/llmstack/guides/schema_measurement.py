@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
-from llmstack.guides.converter import Conversion, Converter, Refused, create_converter
+from llmstack.guides.admission import Refused
+from llmstack.guides.converter import Conversion, Converter, create_converter
 from llmstack.guides.instance_order import follows_declaration
 from llmstack.guides.instance_walk import InstanceWalk
 from llmstack.guides.measured_vocabulary import MeasuredVocabulary

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmstack.cli.bench.beside import beside
 from llmstack.cli.bench.engine import engine
 from llmstack.cli.bench.gate import gate
 from llmstack.cli.bench.load import load
@@ -19,6 +20,7 @@ app.command()(load)
 app.command()(gate)
 app.command()(random_release)
 app.command()(engine)
+app.command()(beside)
 
 
 @app.callback()
