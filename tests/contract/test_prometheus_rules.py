@@ -36,6 +36,8 @@ COUNTERS_AND_GAUGES = {
     "llm_delivery_backlog",
     "llm_delivery_failed",
     "llm_delivery_disabled",
+    "llm_ledger_size_bytes",
+    "llm_ledger_budget_bytes",
 }
 # Matches metrics, and neither recorded names, which have colons, nor names of groups.
 METRIC = re.compile(r"(?<![\w:])llm_\w+(?=[\[{ ])")

@@ -12,17 +12,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from llm_policy.ledger import alerts, metric_total
+from llm_policy.ledger import alerts, metric_total, rejection_count
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.ledger import RULE_OF_FLAG
+from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llm_policy.ledger.row_record import RowRecord
+from llm_policy.ledger.size_budget import keep_budget
 from llm_policy.release.manifest import TASKS
+from llmstack.ledger.verification import verify
 from tests.ledgers import events, open_ledger, rejection, rows, settlement
 from tests.survivors import check_survivors
 
 FLAGS = (*RULE_OF_FLAG, "truncated")
 TENANTS = ("acme", "globex", "")
-CODES = ("invalid_input", "token_budget_overrun", "internal")
+CODES = ("invalid_input", "token_budget_overrun", "internal", "missing_header")
 PROCESSES = st.integers(0, 1)
 
 new_rows = st.fixed_dictionaries(
@@ -119,7 +122,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def close_unanswered(self, max_open_s):
         self.ledgers[0].close_unanswered(self.now_ns, max_open_s)
 
-    @rule(seconds=st.sampled_from([1, 20, 59, 61, 300]))
+    @rule(seconds=st.sampled_from([1, 20, 59, 61, 300, 3_700, 8 * 86_400]))
     def wait(self, seconds):
         self.now_ns += seconds * 1_000_000_000
 
@@ -127,6 +130,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def close_windows(self, process):
         with transaction(self.ledgers[process].connection):
             alerts.close_due_windows(self.ledgers[process].connection, self.now_ns)
+
+    @rule(process=PROCESSES, max_bytes=st.sampled_from([0, 1, 1 << 40]))
+    def keep_budget(self, process, max_bytes):
+        keep_budget(self.ledgers[process].connection, max_bytes, self.now_ns)
+
+    @rule(process=PROCESSES)
+    def roll_up(self, process):
+        with transaction(self.ledgers[process].connection):
+            rejection_count.roll_up(self.ledgers[process].connection, self.now_ns)
 
     @rule()
     def restart(self):
@@ -141,6 +153,19 @@ class LedgerMachine(RuleBasedStateMachine):
         if "cost_breach" in flags:
             self.costly.append(answer.ledger_id)
 
+    def only_counted(self):
+        """The rejected rows that are only counted: their code and task."""
+        found = self.ledgers[0].connection.execute("SELECT code, task, num_rows FROM rejection_count")
+        return [(code, task) for code, task, number in found for _ in range(number)]
+
+    @invariant()
+    def a_minute_has_a_limited_sample(self):
+        found = self.ledgers[0].connection.execute(
+            "SELECT count(*) FROM request WHERE state = 'refused' AND canary = 0 AND tenant = '' "
+            "AND code <> 'internal' GROUP BY closed_ns / 60000000000, code"
+        )
+        assert all(number <= SAMPLE_ROWS + 2 * self.num_boots for (number,) in found)
+
     @invariant()
     def totals_are_sums_over_rows(self):
         charged = [row for row in rows(self.ledgers[0]) if not row["canary"] and row["state"] != "admitted"]
@@ -154,18 +179,25 @@ class LedgerMachine(RuleBasedStateMachine):
             task = row["task"] or metric_total.NO_TASK
             outcomes[f"{task},{row['swept_as'] or row['state']}"] += 1
             outcomes[f"{task},{metric_total.LATE}"] += bool(row["swept_as"])
+        only_counted = self.only_counted()
+        outcomes.update(f"{task or metric_total.NO_TASK},refused" for _, task in only_counted)
         assert {
             labels: value for (name, labels), value in totals.items() if name == metric_total.REQUESTS and value
         } == {labels: number for labels, number in outcomes.items() if number}
         assert sum(v for (name, _), v in totals.items() if name == metric_total.REJECTED) == sum(
             row["state"] == "refused" for row in charged
-        )
+        ) + len(only_counted)
+
+    @invariant()
+    def ledger_verify_finds_no_discrepancy(self):
+        assert verify(self.ledgers[0].connection, self.now_ns, max_open_s=1e9).discrepancies == []
 
     @invariant()
     def every_breach_is_reported_once_or_is_in_an_open_window(self):
         reported = Counter()
         for event in events(self.ledgers[0]):
-            reported[event["rule"]] += event["count"]
+            if "rule" in event:
+                reported[event["rule"]] += event["count"]
         for name, number in self.ledgers[1].connection.execute("SELECT rule, num_breaches FROM alert_window"):
             reported[name] += number
         assert +reported == +self.breaches

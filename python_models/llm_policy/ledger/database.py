@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_policy.ledger import alerts, engine_queue, metric_total, outbox
+from llm_policy.ledger import alerts, engine_queue, metric_total, outbox, rejection_count
 from llm_policy.ledger import tables as ledger_tables
 
 FILE_NAME = "ledger.db"
@@ -32,9 +32,11 @@ AUTOCHECKPOINT_PAGES = 16_384
 MAX_IDLE_LOG_BYTES = AUTOCHECKPOINT_PAGES * 4_096
 RESTART_PAGES = 8_192
 
-_TABLES = "\n".join((ledger_tables.TABLES, engine_queue.TABLES, metric_total.TABLES, alerts.TABLES, outbox.TABLES))
+_TABLES = "\n".join(
+    part.TABLES for part in (ledger_tables, engine_queue, metric_total, alerts, outbox, rejection_count)
+)
 # Schema version. New versions only add tables and indexes, so upgrading means running every CREATE … IF NOT EXISTS.
-VERSION = 2
+VERSION = 3
 
 
 class NewerLedger(sqlite3.DatabaseError):

@@ -6,8 +6,9 @@
        └───────► lost        the server start that admitted it has ended; costs its prompt
     refused                  rejected immediately; costs nothing
 
-An answer that comes after its row was cancelled or lost still settles it. Every change of a row updates the metric
-totals (`metric_total`) and records its breaches (`alerts`) in the same transaction.
+Refused rows of senders that can't name the engine or their tenant are sampled: most are only counted, and have no row
+(`rejection_count`). An answer that comes after its row was cancelled or lost still settles it. Every change of a row
+updates the metric totals (`metric_total`) and records its breaches (`alerts`) in the same transaction.
 
 Every method is at most one transaction. It raises sqlite3.Error if the transaction could not be committed; then nothing
 has changed. Not thread-safe.
@@ -27,12 +28,15 @@ from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue
 from llm_policy.ledger.metric_total import Increments
+from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.ledger.tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.release.manifest import Manifest
 
 _CLOSE_BATCH_ROWS = 1_000
 _DELETE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
+# Late rejections that are always stored: the engine may have worked for them.
+_KEPT_CODES = frozenset((Code.INTERNAL.value, Code.LEDGER_UNAVAILABLE.value))
 
 RULE_OF_FLAG = {
     "queue_delay_breach": alerts.QUEUE_DELAY,
@@ -112,6 +116,7 @@ class Ledger:
             for name, threshold in thresholds.items()
         }
         self._was_full = False
+        self._surplus: list[RowRecord] = []  # rejected rows that `reject` deletes once newer rows exist
 
     def is_full(self) -> bool:
         """Whether a request would be shed; queries the database only if the queue was full last time."""
@@ -122,13 +127,15 @@ class Ledger:
     def record(self, requests: Sequence[Sequence[RowRecord]], now_ns: int | None = None) -> list[list[RowRecord]]:
         """Insert the rows of each request: rejected if they have a code, else admitted.
 
-        Returns the records with their ledger ids; requests that exceed the queue are shed, with the code `overloaded`.
+        Returns the records with their ledger ids, None for a rejected row that is only counted. Requests that exceed
+        the queue are shed, with the code `overloaded`.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             has_admissions = any(not rows[0].code for rows in requests)
             free_places = self._queue.free_places(now_ns) if has_admissions else 0
+            counts = self._rejection_counts(now_ns)
             recorded = []
             for rows in requests:
                 is_admission = not rows[0].code
@@ -136,7 +143,8 @@ class Ledger:
                     rows = rejected(rows, Code.OVERLOADED)
                 else:
                     free_places -= is_admission
-                recorded.append([self._insert(row, now_ns, increments) for row in rows])
+                recorded.append([self._insert(row, now_ns, increments, counts) for row in rows])
+            counts.write()
             metric_total.add(self.connection, increments)
         if has_admissions:
             self._was_full = free_places <= 0
@@ -161,14 +169,24 @@ class Ledger:
         return found
 
     def reject(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> None:
-        """Close admitted rows that have got a code; they get the state `refused` and cost nothing."""
+        """Close admitted rows that have got a code; they get the state `refused` and cost nothing.
+
+        Those that `rejection_count` does not store are deleted, unless the engine may have worked for them.
+        """
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
+            surplus = list(self._surplus)
+            counts = self._rejection_counts(now_ns)
             for row in rows:
                 if self.connection.execute(_REJECT, (row.code, now_ns, row.ledger_id)).rowcount:
                     self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
+                    if row.code not in _KEPT_CODES and not counts.stores(row):
+                        surplus.append(row)
+            surplus = [row for row in surplus if not self._delete(row, counts)]
+            counts.write()
             metric_total.add(self.connection, increments)
+        self._surplus = surplus
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
         """Close rows that will not be answered and charge their prompt; the parent process calls this each second.
@@ -195,14 +213,29 @@ class Ledger:
             with transaction(self.connection):
                 self._queue.record_deaths(num_requests, time.time_ns() if now_ns is None else now_ns)
 
-    def _insert(self, row: RowRecord, now_ns: int, increments: Increments) -> RowRecord:
+    def _rejection_counts(self, now_ns: int) -> RejectionCounts:
+        return RejectionCounts(self.connection, self._engine_hash, now_ns)
+
+    def _insert(self, row: RowRecord, now_ns: int, increments: Increments, counts: RejectionCounts) -> RowRecord:
         charged, state, closed_ns = (0, REFUSED, now_ns) if row.code else (row.prompt_nano_usd, ADMITTED, None)
+        if row.code:
+            self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
+            if not counts.stores(row):
+                counts.count(row)
+                return row._replace(ledger_id=None)
         cursor = self.connection.execute(
             _INSERT, (*_inserted_values(row), self._engine_hash, self._boot_id, charged, state, now_ns, closed_ns)
         )
-        if row.code:
-            self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
         return row._replace(ledger_id=cursor.lastrowid)
+
+    def _delete(self, row: RowRecord, counts: RejectionCounts) -> bool:
+        """Delete a rejected row and count it; False for the newest row, which stays: SQLite would reuse its id."""
+        (newest_id,) = self.connection.execute("SELECT max(id) FROM request").fetchone()
+        if row.ledger_id == newest_id:
+            return False
+        if self.connection.execute("DELETE FROM request WHERE id = ?", (row.ledger_id,)).rowcount:  # not pruned yet
+            counts.count(row)
+        return True
 
     def _execute_settle(self, statement: str, row: RowRecord, now_ns: int) -> int:
         values = (*_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)

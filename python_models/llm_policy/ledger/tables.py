@@ -1,4 +1,4 @@
-"""The table of the ledger: one row for each row of each request that reached preprocess."""
+"""The table of the ledger: one row for each row of each request that reached preprocess, unless it is only counted."""
 
 ADMITTED, SETTLED, REFUSED, CANCELLED, LOST = STATES = ("admitted", "settled", "refused", "cancelled", "lost")
 
@@ -28,4 +28,5 @@ CREATE TABLE IF NOT EXISTS request (
 CREATE INDEX IF NOT EXISTS request_open ON request (boot_id, admitted_ns, row_number) WHERE state = 'admitted';
 CREATE INDEX IF NOT EXISTS request_answered ON request (closed_ns) WHERE state = 'settled' AND canary = 0;
 CREATE INDEX IF NOT EXISTS request_canary ON request (admitted_ns) WHERE canary = 1;
+CREATE INDEX IF NOT EXISTS request_refused ON request (admitted_ns) WHERE state = 'refused' AND canary = 0;
 """

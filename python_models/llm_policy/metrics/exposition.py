@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from llm_policy.ledger.database import FILE_NAME, open_read_only
 from llm_policy.ledger.metric_total import COST, COUNTERS, read_totals
+from llm_policy.ledger.size_budget import read_size
 from llm_policy.metrics.metric_slot import metric_files, quarantine_damaged_files
 from llm_policy.metrics.policy_metrics import DIRECTORY
 from llm_policy.pricing import usd
@@ -79,9 +80,13 @@ class _LedgerTotals(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """One family per counter of `COUNTERS`."""
+        """One family per counter of `COUNTERS`, and the ledger's size."""
         with closing(open_read_only(self._path)) as connection:
-            totals = read_totals(connection)
+            totals, size = read_totals(connection), read_size(connection)
+        yield GaugeMetricFamily("llm_ledger_size_bytes", "Size of the ledger's pages in use", value=size.used_bytes)
+        yield GaugeMetricFamily(
+            "llm_ledger_budget_bytes", "Size budget of the ledger; 0 without one", value=size.max_bytes
+        )
         for name, counter in COUNTERS.items():
             family = CounterMetricFamily(name, counter.help_text, labels=counter.label_names)
             for (series_name, labels), value in totals.items():

@@ -1,8 +1,11 @@
 import pytest
 
+from llm_policy.ledger.rejection_count import SAMPLE_ROWS
+from llm_policy.ledger.row_record import RowRecord
 from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, settlement
 from tests.unit.ledger.ledger_command import DAY_NS, NOON_NS
 
+ANONYMOUS = RowRecord(code="missing_header")
 CANARY = NEW_ROW._replace(tenant="llmstack-canary", is_canary=True)
 
 
@@ -22,3 +25,11 @@ def ledger(tmp_path):
     admit(ledger, NEW_ROW)
     yield ledger
     ledger.connection.close()
+
+
+@pytest.fixture
+def flooded(ledger):
+    """The same ledger with rejected rows of each day that have no sender: a sample is stored, two are only counted."""
+    for now_ns in (NOON_NS, NOON_NS + DAY_NS):
+        ledger.record([[ANONYMOUS]] * (SAMPLE_ROWS + 2), now_ns)
+    return ledger

@@ -8,8 +8,9 @@ from decimal import Decimal
 
 import pytest
 
+from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llmstack.ledger.export import COLUMNS, WRITERS, read_pages
-from llmstack.ledger.report import Period
+from llmstack.ledger.period import Period
 from tests.ledgers import admit, open_ledger
 from tests.unit.ledger.ledger_command import run, run_json
 
@@ -22,6 +23,12 @@ def test_csv_has_every_row_with_exact_money_and_time(ledger, tmp_path):
     assert rows[0]["admitted"] == "2024-10-04T12:00:00.000000000Z"
     assert rows[0]["flags"] == "cost_breach,truncated"
     assert rows[-1]["closed"] == ""
+
+
+def test_an_export_says_how_many_rejected_rows_have_no_row(flooded, tmp_path):
+    done = run(tmp_path, "export")
+    assert len(done.stdout.splitlines()) == 1 + 8 + 2 * SAMPLE_ROWS
+    assert "4 rejected rows are only counted: see `llmstack ledger rejections`" in done.stderr
 
 
 def test_jsonl_has_one_object_per_row(ledger, tmp_path):

@@ -31,6 +31,29 @@ def test_a_report_excludes_the_canary_by_default(ledger, tmp_path):
     assert run_json(tmp_path, "report")["total"]["num_rows"] == 8
 
 
+def test_rows_that_are_only_counted_are_refused_rows_without_tenant_and_schema(flooded, tmp_path):
+    by_sender = run_json(tmp_path, "report", "--by", "tenant", "--by", "schema")["groups"][0]
+    assert (by_sender["tenant"], by_sender["schema"]) == ("", "")
+    assert (by_sender["num_rows"], by_sender["refused"], by_sender["only_counted"]) == (10, 10, 4)
+    by_engine = run_json(tmp_path, "report", "--by", "engine")
+    assert [group["only_counted"] for group in by_engine["groups"]] == [4]
+    assert by_engine["total"]["num_rows"] == 18
+    assert "4 rejected rows are only counted" in run(tmp_path, "report").stderr
+
+
+def test_counts_are_limited_to_a_period_too(flooded, tmp_path):
+    report = run_json(tmp_path, "report", "--since", "2024-10-05", "--until", "2024-10-05")
+    assert (report["total"]["refused"], report["total"]["only_counted"]) == (5, 2)
+
+
+def test_rejections_lists_the_counts_by_minute(flooded, tmp_path):
+    found = run_json(tmp_path, "rejections", "--since", "2024-10-05")["rejections"]
+    assert [(each["minute"], each["code"], each["num_rows"]) for each in found] == [
+        ("2024-10-05T12:00:00Z", "missing_header", 2)
+    ]
+    assert "2024-10-04T12:00:00Z" in run(tmp_path, "rejections").stdout
+
+
 def test_a_report_is_limited_to_a_period(ledger, tmp_path):
     report = run_json(tmp_path, "report", "--since", "2024-10-05", "--until", "2024-10-05")
     assert [group["day"] for group in report["groups"]] == ["2024-10-05"]

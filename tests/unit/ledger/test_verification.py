@@ -17,24 +17,42 @@ TAMPERED = {
     "an event": "DELETE FROM event WHERE sequence = 1",
     "a delivery": "DELETE FROM delivery WHERE event_sequence = 1",
     "a window": "UPDATE alert_window SET num_breaches = num_breaches + 1",
+    "a count of rejections": "UPDATE rejection_count SET num_rows = num_rows + 1 WHERE code = 'missing_header'",
     "an open row": "UPDATE request SET admitted_ns = admitted_ns - 700000000000 WHERE state = 'admitted'",
 }
 
 
 def test_a_consistent_ledger_has_no_discrepancies(ledger, tmp_path):
     result = run_json(tmp_path, "verify")
-    assert list(result) == ["num_rows", "num_events", "cost_nano_usd", "findings", "not_compared"]
+    assert list(result) == [
+        *("num_rows", "num_only_counted", "num_events", "cost_nano_usd", "findings", "not_compared")
+    ]
     assert result["findings"] == []
-    assert result["num_rows"] == 9
+    assert (result["num_rows"], result["num_only_counted"]) == (9, 0)
     assert "the ledger agrees with its totals" in run(tmp_path, "verify").stdout
 
 
 @pytest.mark.parametrize("change", TAMPERED.values(), ids=TAMPERED)
-def test_any_tampering_is_found(change, ledger, tmp_path):
-    assert ledger.connection.execute(change).rowcount
+def test_any_tampering_is_found(change, flooded, tmp_path):
+    assert flooded.connection.execute(change).rowcount
     result = run_json(tmp_path, "verify", exit_code=1)
     assert result["findings"]
     assert "next:" in run(tmp_path, "verify", exit_code=1).stdout
+
+
+def test_rejected_rows_that_are_only_counted_agree_with_the_totals(flooded, tmp_path):
+    result = run_json(tmp_path, "verify")
+    assert (result["findings"], result["num_only_counted"]) == ([], 4)
+    assert "4 rejected ones only counted" in " ".join(run(tmp_path, "verify").stdout.split())
+
+
+def test_a_ledger_of_the_version_before_the_counts_is_consistent(ledger, tmp_path):
+    for statement in ("DROP TABLE rejection_count", "DROP TABLE ledger_size", "PRAGMA user_version = 2"):
+        ledger.connection.execute(statement)
+    assert run_json(tmp_path, "verify")["findings"] == []
+    assert run_json(tmp_path, "rejections") == {"rejections": []}
+    open_ledger(tmp_path).connection.close()
+    assert run_json(tmp_path, "verify")["findings"] == []
 
 
 def test_an_event_deleted_with_its_delivery_is_found(ledger, tmp_path):

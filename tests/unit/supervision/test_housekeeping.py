@@ -1,5 +1,6 @@
 """Periodic work of the parent process, one tick at a time."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,33 @@ def test_a_log_that_cannot_be_rotated_is_reported_once_and_is_no_reason_to_be_un
         housekeeping.tick(number)
     assert reasons(supervisor) == []
     assert [line.split(":")[0] for line in supervisor.reports] == ["the server's log can't be rotated"]
+
+
+def test_a_ledger_near_its_budget_is_reported_once_and_leaves_the_service_ready(tmp_path, supervisor):
+    with StateDirectory(tmp_path / "state") as state:
+        ledger = LedgerMaintenance(state.path, supervisor.manifest)
+        housekeeping = Housekeeping(
+            supervisor, state, ledger, DeliveryService(state.path, []), max_log_bytes=8, max_ledger_bytes=1
+        )
+        for number in range(2 * SLOW_TICKS):
+            housekeeping.tick(number)
+    document = supervisor.readiness.document()
+    assert (document["ledger"]["level"], document["ledger"]["max_bytes"]) == ("over", 1)
+    assert reasons(supervisor) == []
+    assert [line.partition(":")[0] for line in supervisor.reports] == ["the ledger is over its size budget of 0 MiB"]
+
+
+def test_a_budget_that_cannot_be_kept_is_reported_once_and_is_no_reason_to_be_unready(
+    housekeeping, supervisor, monkeypatch
+):
+    def fail(*arguments):
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(LedgerMaintenance, "keep_budget", fail)
+    for number in range(2 * SLOW_TICKS):
+        housekeeping.tick(number)
+    assert reasons(supervisor) == []
+    assert supervisor.reports == ["the ledger's size budget can't be kept: database is locked"]
 
 
 def test_a_task_that_fails_makes_the_service_unready_until_it_succeeds(housekeeping, supervisor, tmp_path):

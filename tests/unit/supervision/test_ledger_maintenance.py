@@ -162,6 +162,15 @@ def test_a_fault_ends_with_its_cause(tmp_path, maintenance, ledger):
     assert maintenance.window(NOW_NS).queue_delay_p95_us == 7
 
 
+def test_counts_of_old_minutes_are_rolled_up_and_the_size_is_measured(maintenance, ledger):
+    for minute in range(2):
+        ledger.record([[NEW_ROW._replace(code="missing_header")] * 9], NOW_NS + minute * 60 * S)
+    size = maintenance.keep_budget(NOW_NS + 8 * 86_400 * S, 1 << 30)
+    assert (size.level, size.max_bytes) == ("ok", 1 << 30)
+    assert size.used_bytes > 0
+    assert ledger.connection.execute("SELECT minute % 1440, num_rows FROM rejection_count").fetchall() == [(0, 12)]
+
+
 def test_a_checkpoint_writes_the_log_into_the_file(tmp_path, maintenance, ledger):
     for _ in range(50):
         answer(ledger, NOW_NS)

@@ -1,4 +1,4 @@
-"""`llmstack ledger`: report, export, verify and bench. The first three only read, so a server may be running."""
+"""`llmstack ledger`: report, export, rejections, verify and bench. All but the last only read beside a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.ledger.export import WRITERS, count_rows, read_pages, replace_when_complete
 from llmstack.ledger.money import dollar_text
-from llmstack.ledger.report import GROUPS, Period, Report, Sums, make_report
+from llmstack.ledger.period import Period
+from llmstack.ledger.rejections import Rejections, count_rejections, read_rejections
+from llmstack.ledger.report import GROUPS, Report, Sums, make_report
 from llmstack.ledger.verification import Verification, verify
 from llmstack.ledger.write_bench import WriteCost, run_write_bench
 from llmstack.paths import DEFAULT_STATE_DIR
@@ -70,6 +72,7 @@ def report(
         print_json(result.as_json())
     else:
         Console().print(_report_table(result))
+        _note_only_counted(result.total.only_counted)
 
 
 @app.command()
@@ -100,8 +103,31 @@ def export(
                     "pyarrow is not installed, or needs another numpy",
                     "`pip install pyarrow==25.0.1`, or use --format csv or jsonl",
                 )
+        num_only_counted = sum(count_rejections(connection, ["code"], period).values())
     if output is not None:
         typer.echo(f"{num_rows} rows: {output}", err=True)
+    _note_only_counted(num_only_counted)
+
+
+@app.command()
+def rejections(
+    since: Since = None,
+    until: Until = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Show rejected rows that are only counted, by minute: their sender named no tenant or not this engine.
+
+    After a week they are counted by day.
+
+    Example: llmstack ledger rejections --since 2026-11-01
+    """
+    with _ledger(state_dir) as connection:
+        found = read_rejections(connection, _period(since, until))
+    if as_json:
+        print_json({"rejections": [each.as_json() for each in found]})
+    else:
+        Console().print(_rejection_table(found))
 
 
 @app.command("verify")
@@ -167,6 +193,21 @@ def _report_table(result: Report) -> Table:
     return table
 
 
+def _rejection_table(found: list[Rejections]) -> Table:
+    table = Table("minute (UTC)", "code", "task", "engine", box=None, show_footer=True)
+    table.columns[0].footer = "all"
+    table.add_column("rows", footer=f"{sum(each.num_rows for each in found):,}", justify="right")
+    for each in found:
+        keys = (each.as_json()["minute"], each.code, each.task, each.engine_hash)
+        table.add_row(*(escape(_short_key(text)) for text in keys), f"{each.num_rows:,}")
+    return table
+
+
+def _note_only_counted(number: int) -> None:
+    if number:
+        typer.echo(f"{number:,} rejected rows are only counted: see `llmstack ledger rejections`", err=True)
+
+
 def _cells(sums: Sums) -> dict[str, str]:
     breaches = sums.queue_delay_breaches + sums.cost_breaches + sums.schema_violations
     return {
@@ -203,7 +244,8 @@ def _print_verification(result: Verification) -> None:
     if not result.discrepancies:
         console.print(
             f"[green]✔[/] the ledger agrees with its totals, alerts and deliveries: {result.num_rows:,} rows, "
-            f"{result.num_events:,} events, {dollar_text(result.cost_nano_usd)} US dollars",
+            f"{result.num_only_counted:,} rejected ones only counted, {result.num_events:,} events, "
+            f"{dollar_text(result.cost_nano_usd)} US dollars",
             highlight=False,
         )
         return

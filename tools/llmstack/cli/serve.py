@@ -52,6 +52,7 @@ def serve(
     trace_url: options.TraceUrl = None,
     trace_rate: options.TraceRate = 1,
     max_log_mib: options.MaxLogMib = 64,
+    max_ledger_mib: options.MaxLedgerMib = 10_240,
     log_verbose: options.LogVerbose = 0,
     examine_first: options.ExamineFirst = False,
     verbose: options.Verbose = False,
@@ -87,6 +88,7 @@ def serve(
             tracing=parse_tracing(trace_url, trace_rate) if trace_url is not None else None,
             log_verbose=log_verbose,
             max_log_bytes=max_log_mib << 20,
+            max_ledger_bytes=max_ledger_mib << 20,
             endpoints=read_endpoints(os.environ),
         )
         with StateDirectory(state_dir) as state, StopSignals() as stop:

@@ -69,6 +69,15 @@ MaxLogMib = Annotated[
         envvar="LLMSTACK_MAX_LOG_MIB", min=1, help="Size at which the server's log is rotated; three are kept."
     ),
 ]
+MaxLedgerMib = Annotated[
+    int,
+    typer.Option(
+        envvar="LLMSTACK_MAX_LEDGER_MIB",
+        min=0,
+        help="Size budget of the ledger; 0 is none. Near it, the oldest rejected rows are pruned and counted, and "
+        "/readyz, an event and a metric report it. No request is rejected because of it.",
+    ),
+]
 AdminKeyFile = Annotated[
     Path | None,
     typer.Option(

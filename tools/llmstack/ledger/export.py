@@ -1,4 +1,7 @@
-"""Exports the ledger's rows page by page, so neither memory nor the write-ahead log grows with the ledger."""
+"""Exports the ledger's rows page by page, so neither memory nor the write-ahead log grows with the ledger.
+
+Rejected rows that are only counted (`rejections`) are no rows of an export.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmstack.ledger.money import dollar_text, dollars
-from llmstack.ledger.report import Period
+from llmstack.ledger.period import Period
 
 PAGE_ROWS = 10_000
 _TEXTS = ("request_id", "tenant", "task", "schema_id", "engine_hash", "boot_id")

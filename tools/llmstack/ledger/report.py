@@ -1,4 +1,7 @@
-"""Sums over the ledger's rows by day, tenant, task, engine, schema or error code."""
+"""Sums over the ledger's rows by day, tenant, task, engine, schema or error code.
+
+Rejected rows that are only counted are rows too, without tenant and schema.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llmstack.ledger.money import dollar_text
+from llmstack.ledger.period import Period
+from llmstack.ledger.rejections import count_rejections
 
 # The SQL expression of each group. Days are UTC.
 GROUPS = {
@@ -29,7 +34,10 @@ _SUMS = """
 
 
 class Sums(NamedTuple):
-    """The sums of one group. Each row of a batch counts; prompt tokens are those sent to the engine."""
+    """The sums of one group. Each row of a batch counts; prompt tokens are those sent to the engine.
+
+    `only_counted` is the part of `refused` that the ledger holds no rows of.
+    """
 
     num_rows: int
     settled: int
@@ -43,17 +51,17 @@ class Sums(NamedTuple):
     queue_delay_breaches: int
     cost_breaches: int
     schema_violations: int
+    only_counted: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """All sums, with the cost also as an exact decimal."""
         return {**self._asdict(), "cost_usd": dollar_text(self.cost_nano_usd)}
 
-
-class Period(NamedTuple):
-    """Unix times in nanoseconds; `until_ns` is exclusive."""
-
-    from_ns: int = 0
-    until_ns: int = (1 << 63) - 1
+    def with_counted(self, number: int) -> Sums:
+        """These sums with `number` more refused rows, which are only counted."""
+        return self._replace(
+            num_rows=self.num_rows + number, refused=self.refused + number, only_counted=self.only_counted + number
+        )
 
 
 class Report(NamedTuple):
@@ -85,7 +93,10 @@ def make_report(
         f"SELECT {keys}, {_SUMS} {where} GROUP BY {columns} ORDER BY {columns}",
         (*period, with_canary),
     )
-    groups = [(tuple(row[:num_keys]), Sums(*row[num_keys:])) for row in rows]
+    by_key = {tuple(row[:num_keys]): Sums(*row[num_keys:]) for row in rows}
+    for key, number in count_rejections(connection, group_names, period).items():
+        by_key[key] = by_key.get(key, _ZERO).with_counted(number)
+    groups = sorted(by_key.items(), key=lambda item: item[0])
     total = Sums(*(sum(column) for column in zip(*(sums for _, sums in groups), strict=True))) if groups else _ZERO
     return Report(group_names, groups, total)
 

@@ -1,5 +1,7 @@
 """Checks the ledger's consistency: rows against totals, breaches against alerts, events against deliveries.
 
+Rejected rows that are only counted are rows here: the metrics count them too.
+
 One snapshot is read, so a server may write at the same time.
 """
 
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.ledger import RULE_OF_FLAG
 from llm_policy.ledger.outbox import FINANCE, PRUNED_EVENTS, READINESS, UNCOUNTED_EVENTS
+from llmstack.ledger.period import Period
+from llmstack.ledger.rejections import read_rejections
 
 _COUNTED = "canary = 0 AND state <> 'admitted'"
 
@@ -29,6 +33,7 @@ class Verification(NamedTuple):
     """The amount of data checked, and the discrepancies."""
 
     num_rows: int
+    num_only_counted: int  # rejected rows besides `num_rows`
     num_events: int
     cost_nano_usd: int
     discrepancies: list[Discrepancy]
@@ -38,6 +43,7 @@ class Verification(NamedTuple):
         """All fields, with the discrepancies under `findings`."""
         return {
             "num_rows": self.num_rows,
+            "num_only_counted": self.num_only_counted,
             "num_events": self.num_events,
             "cost_nano_usd": self.cost_nano_usd,
             "findings": [each._asdict() for each in self.discrepancies],
@@ -64,11 +70,12 @@ def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Ve
             *([] if not_compared else _compare_alerts(connection, pruned)),
         ]
         (num_rows,) = connection.execute("SELECT count(*) FROM request").fetchone()
+        num_only_counted = sum(each.num_rows for each in read_rejections(connection, Period()))
         (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
         cost = metric_total.read_totals(connection)[metric_total.COST, ""]
     finally:
         connection.execute("COMMIT")
-    return Verification(num_rows, num_events, cost, discrepancies, not_compared)
+    return Verification(num_rows, num_only_counted, num_events, cost, discrepancies, not_compared)
 
 
 def _check_file(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
@@ -96,6 +103,10 @@ def _sum_rows(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
         f"SELECT code, count(*) FROM request WHERE {_COUNTED} AND state = 'refused' GROUP BY code"  # noqa: S608
     ):
         sums[metric_total.REJECTED, code] += num_rows
+    for rejections in read_rejections(connection, Period()):
+        task = rejections.task or metric_total.NO_TASK
+        sums[metric_total.REQUESTS, f"{task},refused"] += rejections.num_rows
+        sums[metric_total.REJECTED, rejections.code] += rejections.num_rows
     for rule, num_rows in _breaches(connection).items():
         sums[metric_total.ALERTS, rule] += num_rows
         if rule == alerts.SCHEMA_VIOLATION:

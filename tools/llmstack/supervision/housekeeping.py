@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 
+from llm_policy.ledger.size_budget import OK
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.server.log import rotate_log
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
@@ -16,6 +18,7 @@ from llmstack.supervision.supervisor import Supervisor
 TICK_S = 1.0
 SLOW_TICKS = 5  # the state directory, the log and the deliveries are checked every so many ticks
 HOUSEKEEPING = "housekeeping"
+RAISE_BUDGET = "raise --max-ledger-mib and the disk, or continue with another state directory"
 
 
 class Housekeeping:
@@ -28,11 +31,12 @@ class Housekeeping:
         ledger: LedgerMaintenance,
         deliveries: DeliveryService,
         max_log_bytes: int,
+        max_ledger_bytes: int = 0,
     ) -> None:
         self._supervisor, self._state, self._ledger, self._deliveries = supervisor, state, ledger, deliveries
         self._readiness: Readiness = supervisor.readiness
-        self._max_log_bytes = max_log_bytes
-        self._log_error = ""
+        self._max_log_bytes, self._max_ledger_bytes = max_log_bytes, max_ledger_bytes
+        self._reported = {"log": "", "ledger size": ""}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=HOUSEKEEPING, daemon=True)
 
@@ -51,6 +55,7 @@ class Housekeeping:
         if number % SLOW_TICKS == 0:
             self._attempt(STATE_DIRECTORY, self._state.check_writable)
             self._rotate_log()
+            self._keep_ledger_budget()
             self._attempt(DELIVERY, self._maintain_deliveries)
 
     def _run(self) -> None:
@@ -87,9 +92,25 @@ class Housekeeping:
             rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
         except OSError as error:
             error_text = f"the server's log can't be rotated: {error}"
-        if error_text and error_text != self._log_error:
-            self._supervisor.report(error_text)
-        self._log_error = error_text
+        self._report_once("log", error_text)
+
+    def _keep_ledger_budget(self) -> None:
+        """Keep the ledger's size budget; a warning or a failure is reported once and leaves the service ready."""
+        text = ""
+        try:
+            size = self._ledger.keep_budget(time.time_ns(), self._max_ledger_bytes)
+        except sqlite3.Error as error:
+            text = f"the ledger's size budget can't be kept: {error}"
+        else:
+            self._readiness.set_ledger_size(size)
+            if size.level != OK:
+                text = f"the ledger is {size.level} its size budget of {size.max_bytes >> 20} MiB: {RAISE_BUDGET}"
+        self._report_once("ledger size", text)
+
+    def _report_once(self, part: str, text: str) -> None:
+        if text and text != self._reported[part]:
+            self._supervisor.report(text)
+        self._reported[part] = text
 
     def _maintain_deliveries(self) -> None:
         self._deliveries.prune_old_events()

@@ -1,4 +1,4 @@
-"""Maintenance of the ledger by the parent process: alert windows, unanswered rows, outages, checkpoints.
+"""Maintenance of the ledger by the parent process: alert windows, unanswered rows, outages, size, checkpoints.
 
 The housekeeping thread keeps one connection and reopens it after a fault, because the disk may have been full or
 unmounted. An outage is written over a separate connection: the supervisor's thread must never wait for the other one.
@@ -18,9 +18,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy.ledger import alerts, outbox
+from llm_policy.ledger import alerts, outbox, rejection_count
 from llm_policy.ledger.database import FILE_NAME, NewerLedger, checkpoint, is_locked, open_database, transaction
 from llm_policy.ledger.ledger import RULE_OF_FLAG, Ledger
+from llm_policy.ledger.size_budget import LedgerSize, keep_budget
 from llm_policy.release.manifest import Manifest
 from llmstack.server.error import ServerStartError
 
@@ -105,6 +106,14 @@ class LedgerMaintenance:
         """Delete a batch of the canary's rows that are older than `CANARY_KEPT_S`."""
         with self._opened() as connection:
             Ledger(connection, self._manifest, "").delete_old_canaries(now_ns - CANARY_KEPT_S * _NS_PER_S)
+
+    def keep_budget(self, now_ns: int, max_bytes: int) -> LedgerSize:
+        """Keep the ledger within its size budget (0 is none) where rejected rows can be pruned. Returns its size."""
+        with self._opened() as connection:
+            if rejection_count.has_old_minutes(connection, now_ns):
+                with transaction(connection):
+                    rejection_count.roll_up(connection, now_ns)
+            return keep_budget(connection, max_bytes, now_ns)
 
     def record_dead_requests(self, boot_id: str, num_requests: int) -> None:
         """Record how many requests that this server start admitted have failed in the engine or in postprocess."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from llm_policy.ledger.size_budget import LedgerSize
 from llm_policy.release.release import Release
 from llmstack.events.backlog import Backlog
 from llmstack.supervision.ledger_maintenance import WINDOW_S, WindowStatistics
@@ -52,6 +53,7 @@ class Readiness:
         self._healthy_at_s: float | None = None
         self._window = WindowStatistics(None, {})
         self._backlogs: list[Backlog] = []
+        self._ledger_size = LedgerSize()
         self._num_restarts = 0
         self._pulses: dict[str, float] = {}
         self._was_ready = False
@@ -85,6 +87,11 @@ class Readiness:
         """Report the ledger's statistics and the backlogs; those of webhooks that are not configured are left out."""
         with self._lock:
             self._window, self._backlogs = window, [backlog for backlog in backlogs if backlog.is_configured]
+
+    def set_ledger_size(self, size: LedgerSize) -> None:
+        """Report the ledger's size. It never makes the service unready: a full disk does."""
+        with self._lock:
+            self._ledger_size = size
 
     def count_restart(self) -> None:
         """Count one restart of the server."""
@@ -124,6 +131,7 @@ class Readiness:
                 "delivery_backlog": {backlog.endpoint: backlog.num_pending for backlog in self._backlogs},
                 "delivery_failed": {backlog.endpoint: backlog.num_failed for backlog in self._backlogs},
                 "delivery_disabled": {b.endpoint: b.disabled_reason for b in self._backlogs if b.disabled_reason},
+                "ledger": self._ledger_size._asdict(),
                 "restarts": self._num_restarts,
             }
 

@@ -103,7 +103,12 @@ class Service:
             self.server, self.release, self._readiness, self._ledger, self._stop, self._settings, on_step, should_yield
         )
         housekeeping = Housekeeping(
-            self._supervisor, self._state, self._ledger, self._deliveries, self._settings.max_log_bytes
+            self._supervisor,
+            self._state,
+            self._ledger,
+            self._deliveries,
+            self._settings.max_log_bytes,
+            self._settings.max_ledger_bytes,
         )
         self._deliveries.start()
         self._ending.callback(self._deliveries.stop)

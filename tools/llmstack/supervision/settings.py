@@ -38,4 +38,5 @@ class ServiceSettings:
     tracing: Tracing | None = None
     log_verbose: int = 0
     max_log_bytes: int = 64 << 20
+    max_ledger_bytes: int = 10 << 30
     endpoints: Sequence[Endpoint] = ()

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from llm_policy.ledger.alerts import WINDOW_NS
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llm_policy.ledger.row_record import RowRecord
 from llmstack.events import backlog
 from llmstack.events.delivery_queue import DeliveryOutcome, DeliveryQueue, open_outbox
 from llmstack.events.retention import prune_step
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
-from tests.ledgers import admit, open_ledger, settlement, sheds
+from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, settlement, sheds
 from tests.manifests import manifest
 
-GROWING = ("request", "event", "delivery")
+CANARY = NEW_ROW._replace(is_canary=True)
+GROWING = ("request", "event", "delivery", "rejection_count")
 # Partial indexes of open, pending or failed rows stay small, so scanning them is fine.
 SCAN = re.compile(
     rf"SCAN (?:{'|'.join(GROWING)})(?! USING (?:COVERING )?INDEX (?:request_open|delivery_pending|delivery_failed))"
@@ -53,6 +55,7 @@ def test_ledger_maintenance_scans_no_growing_table(tmp_path: Path):
         maintenance.close_due_windows(now_ns)
         maintenance.window(now_ns)
         maintenance.delete_old_canaries(now_ns)
+        maintenance.keep_budget(now_ns, 1)
 
 
 def test_a_request_scans_no_growing_table(tmp_path: Path):
@@ -62,6 +65,8 @@ def test_a_request_scans_no_growing_table(tmp_path: Path):
         second = admit(ledger)
         assert sheds(ledger) == [True]
         assert ledger.is_full()
+        ledger.record([[RowRecord(code="missing_header")] * 9])
+        ledger.reject([rejection(admit(ledger, CANARY), "schema_invalid", RowRecord())])
         ledger.settle([settlement(first, flags=["cost_breach"]), settlement(second, flags=["cost_breach"])])
         ledger.close_unanswered(0)
 

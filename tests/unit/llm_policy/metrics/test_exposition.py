@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llm_policy.errors import Code
 from llm_policy.ledger import metric_total
+from llm_policy.ledger.size_budget import keep_budget
 from llm_policy.metrics.exposition import exposition, exposition_parts
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from tests.ledgers import NEW_ROW, admit, full_disk, open_ledger, settlement
@@ -49,6 +50,13 @@ def samples(state_dir):
         for family in text_string_to_metric_families(exposition(state_dir).decode())
         for sample in family.samples
     }
+
+
+def test_the_size_of_the_ledger_and_its_budget_are_gauges(ledger, tmp_path):
+    assert (samples(tmp_path)["llm_ledger_size_bytes",], samples(tmp_path)["llm_ledger_budget_bytes",]) == (0, 0)
+    size = keep_budget(ledger.connection, 1 << 30, 1)
+    found = samples(tmp_path)
+    assert (found["llm_ledger_size_bytes",], found["llm_ledger_budget_bytes",]) == (size.used_bytes, 1 << 30)
 
 
 def observer(state_dir, num_answers, *, stays_alive=False):
