@@ -44,5 +44,5 @@ if [[ ! -e secrets/gateway.pem ]]; then
 fi
 
 llmstack gateway render --backend triton:8000:8001:8003 --certificate /run/secrets/gateway.pem \
-    --guard /etc/haproxy/grpc_guard.lua --metrics-address '*:8405' --output haproxy/haproxy.cfg
+    --guard /etc/haproxy/guard.lua --metrics-address '*:8405' --output haproxy/haproxy.cfg
 chmod 644 haproxy/*

@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from llm_policy.release.release import Release
+from llmstack.gateway import configuration
 from llmstack.gateway.backend import Backend
-from llmstack.gateway.configuration import GUARD_FILE, GatewayConfiguration, GatewayError, Limits, write_configuration
+from llmstack.gateway.configuration import (
+    GUARD_FILE,
+    MODULE_FILES,
+    GatewayConfiguration,
+    GatewayError,
+    Limits,
+    write_configuration,
+)
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 TWO = [Backend("triton-1", 8000, 8001, 8003), Backend("[::1]", 9000, 9001, 9003)]
@@ -42,7 +50,17 @@ def test_the_guard_is_written_beside_the_configuration(tmp_path: Path):
     guard = write_configuration(GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua"), tmp_path / "haproxy.cfg")
     assert guard == tmp_path / GUARD_FILE
     assert "lua-load-per-thread /guard.lua\n" in (tmp_path / "haproxy.cfg").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"haproxy.cfg", GUARD_FILE}
+    assert {path.name for path in tmp_path.iterdir()} == {"haproxy.cfg", GUARD_FILE, *MODULE_FILES}
+
+
+def test_every_module_of_the_guard_is_written():
+    directory = Path(configuration.__file__).parent
+    assert {path.name for path in directory.glob("*.lua")} == {GUARD_FILE, *MODULE_FILES}
+
+
+def test_haproxy_finds_the_modules_beside_the_guard():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/etc/haproxy/guard.lua").render()
+    assert text.index("lua-prepend-path /etc/haproxy/?.lua\n") < text.index("lua-load-per-thread")
 
 
 def test_a_configuration_that_haproxy_rejects_does_not_replace_the_old_one(tmp_path: Path):

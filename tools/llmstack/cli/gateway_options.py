@@ -15,10 +15,10 @@ Certificate = Annotated[
     str,
     typer.Option(help="PEM file with certificate and key, or a directory of such files, on HAProxy's machine."),
 ]
-Output = Annotated[Path, typer.Option(help="The file to write. The guard, grpc_guard.lua, is written beside it.")]
+Output = Annotated[Path, typer.Option(help="The file to write. The guard, guard.lua, and its modules are written beside it.")]
 Guard = Annotated[
     str | None,
-    typer.Option(help="Path of grpc_guard.lua on HAProxy's machine.", show_default="beside the output"),
+    typer.Option(help="Path of guard.lua on HAProxy's machine; its modules are beside it.", show_default="beside the output"),
 ]
 Host = Annotated[str, typer.Option(help="The address to listen on; * is all of them.")]
 HttpPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for HTTPS, HTTP/1.1 and HTTP/2.")]

@@ -6,14 +6,16 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llmstack.gateway.backend import Backend
 
-GUARD_FILE = "grpc_guard.lua"
+GUARD_FILE = "guard.lua"
+# The guard's modules. HAProxy finds them beside the guard.
+MODULE_FILES = ("ensemble.lua", "grpc_reader.lua", "json_reader.lua", "request_rules.lua")
 GET_PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/ensemble/ready")
 POST_PATHS = tuple(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream"))
 GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
@@ -96,6 +98,7 @@ class GatewayConfiguration:
         ).get_template("haproxy.cfg.j2")
         return template.render(
             vars(self),
+            guard_directory=str(PurePosixPath(self.guard).parent),
             socket_prefix=self.socket_prefix,
             get_paths=GET_PATHS + ((METADATA_PATH,) if self.allow_metadata else ()),
             post_paths=POST_PATHS,
@@ -107,7 +110,9 @@ class GatewayConfiguration:
 def write_configuration(
     configuration: GatewayConfiguration, output: Path, find_errors: Callable[[Path], str] | None = None
 ) -> Path:
-    """Write the configuration to `output` and the guard beside it, each atomically; return the guard's path.
+    """Write the configuration to `output`, and the guard with its modules beside it, each atomically.
+
+    Returns the guard's path.
 
     `find_errors` checks the new configuration before it replaces an existing one.
 
@@ -119,16 +124,20 @@ def write_configuration(
     text = configuration.render()
     guard.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".gateway-", dir=guard.parent) as directory:
-        new_guard, new_output = Path(directory, GUARD_FILE), Path(directory, output.name)
-        new_guard.write_text((_TEMPLATE_DIR / GUARD_FILE).read_text(encoding="utf-8"), encoding="utf-8")
-        # The check must load the new guard, not one that is already in place.
-        new_output.write_text(text.replace(str(guard), str(new_guard)), encoding="utf-8")
-        if find_errors is not None and (errors := find_errors(new_output)):
-            raise GatewayError(f"haproxy rejects the configuration; {output} is unchanged:\n{errors}")
+        new_output = Path(directory, output.name)
+        for name in (*MODULE_FILES, GUARD_FILE):
+            Path(directory, name).write_text((_TEMPLATE_DIR / name).read_text(encoding="utf-8"), encoding="utf-8")
+        if find_errors is not None:
+            # The check must load the new guard, not one that is already in place.
+            checked = replace(configuration, guard=f"{directory}/{GUARD_FILE}")
+            new_output.write_text(checked.render(), encoding="utf-8")
+            if errors := find_errors(new_output):
+                raise GatewayError(f"haproxy rejects the configuration; {output} is unchanged:\n{errors}")
         new_output.write_text(text, encoding="utf-8")
-        for path in (new_guard, new_output):
+        for name in (*MODULE_FILES, GUARD_FILE, output.name):
+            path = Path(directory, name)
             path.chmod(0o644)
-            path.replace(guard.with_name(path.name))
+            path.replace(guard.with_name(name))
     return guard
 
 

@@ -1,0 +1,151 @@
+-- The HAProxy filter: checks the body of every request while HAProxy forwards it. grpc_reader.lua reads gRPC calls,
+-- json_reader.lua with request_rules.lua the bodies of HTTP requests. Headers that the ensemble does not need are deleted.
+--
+-- A request is rejected before its last byte is forwarded: Triton handles complete bodies and messages only.
+--
+-- An invalid request is read to its end, without forwarding any more of it, before it is rejected: a client that is still
+-- sending would lose the answer. A stream, or a call that is far too long, is rejected immediately by raising an error.
+-- The documented way, returning -1 from a payload callback, does not work: HAProxy 2.6 takes it as a very large number of
+-- bytes to forward. HAProxy also forwards the data of a filter that it could not create or that timed out. So the
+-- configuration rejects requests that no guard has marked, and sets no time limit for Lua.
+
+local Ensemble = require("ensemble")
+local GrpcReader = require("grpc_reader")
+local JsonReader = require("json_reader")
+local Rules = require("request_rules")
+
+local INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 4, 8, 12
+local SERVICE, MODEL_PATH = "/inference.GRPCInferenceService/", "/v2/models/" .. Ensemble.MODEL .. "/"
+local JSON_LENGTH = "inference-header-content-length"
+local ALL_BYTES = 0x7fffffff -- forward what is there; HAProxy would take nil as none
+
+local Guard = { flags = filter and filter.FLT_CFG_FL_HTX }
+Guard.__index = Guard
+
+-- Arguments: grpc or http, the largest message in bytes, and the time limit for one message (or body) in seconds.
+local function configure(guard, arguments)
+  guard.is_grpc, guard.max_bytes, guard.max_seconds =
+    arguments[1] == "grpc", math.tointeger(tonumber(arguments[2])), tonumber(arguments[3])
+  assert(guard.max_bytes and guard.max_seconds, "arguments of guard: grpc|http max_bytes max_seconds")
+  return guard
+end
+
+local function set_error(txn, status, reason)
+  txn:set_var("txn.grpc_status", status)
+  txn:set_var("txn.reason", reason)
+end
+
+local function reject(txn, status, reason)
+  set_error(txn, status, reason)
+  error(reason, 0)
+end
+
+function Guard:new()
+  return setmetatable({ max_bytes = self.max_bytes, max_seconds = self.max_seconds, is_grpc = self.is_grpc }, Guard)
+end
+
+function Guard:start_analyze(txn, channel)
+  if channel:is_resp() then return filter.CONTINUE end
+  filter.register_data_filter(self, channel)
+  txn:set_var("txn.is_guarded", true)
+  return filter.CONTINUE
+end
+
+-- Rejects the request at its end.
+function Guard:mark_rejected(txn, status, reason)
+  set_error(txn, status, reason)
+  self.is_rejected = true
+end
+
+function Guard:http_headers(txn, message)
+  if message.channel:is_resp() then return filter.CONTINUE end
+  self.start_s, self.num_bytes = core.now().sec, 0
+  local headers, path = txn.http:req_get_headers(), txn.f:path()
+  if self.is_grpc then
+    if path:sub(1, #SERVICE) == SERVICE then self.reader = GrpcReader.new(path:sub(#SERVICE + 1), self.max_bytes) end
+    if not self.reader then reject(txn, UNIMPLEMENTED, "this method is not allowed") end
+  elseif path:sub(1, #MODEL_PATH) == MODEL_PATH and txn.f:method() == "POST" then
+    self:expect_json(txn, path:sub(#MODEL_PATH + 1), headers)
+  end
+  self:delete_headers(txn, headers)
+  return filter.CONTINUE
+end
+
+-- Prepares to read the body of a call: infer, generate or generate_stream.
+function Guard:expect_json(txn, call, headers)
+  local body_bytes = math.tointeger(tonumber(headers["content-length"][0]))
+  local json_bytes, given = body_bytes, call == "infer" and headers[JSON_LENGTH]
+  if given then
+    json_bytes = not given[1] and given[0]:find("^[1-9]%d?%d?%d?%d?%d?%d?%d?%d?$") and math.tointeger(tonumber(given[0]))
+    if not json_bytes or json_bytes > body_bytes then
+      self:mark_rejected(txn, INVALID_ARGUMENT, JSON_LENGTH .. " is not the length of a part of the body")
+      return
+    end
+  end
+  self.json_bytes = json_bytes
+  self.reader = JsonReader.new(Rules.of(call, body_bytes - json_bytes))
+end
+
+function Guard:delete_headers(txn, headers)
+  local allowed = self.is_grpc and Ensemble.GRPC_HEADERS or Ensemble.HTTP_HEADERS
+  for name in pairs(headers) do
+    local is_needed = allowed[name] or Ensemble.HEADERS[name] or name == JSON_LENGTH and self.json_bytes
+    if not is_needed then txn.http:req_del_header(name) end
+  end
+end
+
+function Guard:http_payload(txn, message)
+  if message.channel:is_resp() then return ALL_BYTES end
+  if self.is_grpc then
+    self:read_grpc(txn, message)
+  elseif self.reader or self.is_rejected then
+    self:read_json(txn, message)
+  end
+  if core.now().sec - self.start_s > self.max_seconds then
+    reject(txn, DEADLINE_EXCEEDED, "the body was sent too slowly")
+  end
+  return ALL_BYTES
+end
+
+-- Parses the buffered bytes of a gRPC call. Removes them when the call will be rejected.
+function Guard:read_grpc(txn, message)
+  local bytes = message:body() or ""
+  if not self.is_rejected then
+    if not self.reader:is_inside_message() then self.start_s = core.now().sec end
+    local status, reason = self.reader:feed(bytes)
+    if not status then return end
+    if self.reader.call.is_stream then reject(txn, status, reason) end
+    self:mark_rejected(txn, status, reason)
+  end
+  self.num_bytes = self.num_bytes + #bytes
+  if self.num_bytes > 4 * self.max_bytes then reject(txn, RESOURCE_EXHAUSTED, "the call is too long") end
+  message:remove()
+end
+
+-- Parses the buffered bytes of a body. Removes them when the request will be rejected.
+function Guard:read_json(txn, message)
+  local bytes = message:body() or ""
+  if not self.is_rejected then
+    local json = bytes:sub(1, math.max(self.json_bytes - self.num_bytes, 0))
+    self.num_bytes = self.num_bytes + #bytes
+    local reason = self.reader:feed(json)
+    if not reason and self.num_bytes >= self.json_bytes and not self.reader:is_complete() then
+      reason = "the body is not JSON"
+    end
+    if not reason then return end
+    self:mark_rejected(txn, INVALID_ARGUMENT, reason)
+  end
+  message:remove()
+end
+
+function Guard:http_end(txn, message)
+  if message.channel:is_resp() then return filter.CONTINUE end
+  if self.is_rejected then return filter.ERROR end
+  if not self.is_grpc then return filter.CONTINUE end
+  local status, reason = self.reader:finish()
+  if not status then return filter.CONTINUE end
+  set_error(txn, status, reason)
+  return filter.ERROR
+end
+
+core.register_filter("guard", Guard, configure)

@@ -1,0 +1,201 @@
+-- Reads one JSON document in pieces, as they arrive, and asks rules about every member and every value.
+--
+-- The reader takes a part of JSON: no escapes in names, no name twice in an object, at most MAX_DEPTH levels, MAX_VALUES
+-- values, and numbers of MAX_SCALAR_BYTES. Triton's own reader takes the first of two members of one name, recurses
+-- without a limit (until 25.05), and compares names after it has resolved escapes.
+--
+-- A rule is a table:
+--   takes     the types that the value may have: object, array, string, number, boolean
+--   is_text   the string is not looked at: any length, any escape
+--   open(state)                  called at the start of an object or array; returns what the other functions get as `data`
+--   member(state, data, name)    returns the rule of this member, or nil and a reason
+--   item                         the rule of an array's items
+--   value(state, data, literal, type)  called for each string (as written, without quotes), number and boolean; `data` is
+--                                that of the object or array around it; returns nothing or a reason
+--   close(state, data, parent)   called at the end of an object or array; returns nothing or a reason
+
+local MAX_DEPTH, MAX_VALUES, MAX_SCALAR_BYTES, MAX_NAME_BYTES, MAX_STRING_BYTES = 10, 8192, 64, 128, 1024
+local QUOTE, BACKSLASH, COMMA, COLON = 0x22, 0x5c, 0x2c, 0x3a
+local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 0x7b, 0x7d, 0x5b, 0x5d
+local NOT_JSON = "the body is not JSON"
+
+local Reader = {}
+Reader.__index = Reader
+
+-- A reader for one document. `state` belongs to the rules.
+function Reader.new(rule, state)
+  local reader = { state = state, unread = "", depth = 0, num_values = 0, frames = {}, rule = rule }
+  reader.step = Reader.read_value
+  return setmetatable(reader, Reader)
+end
+
+-- Parses the next bytes. Returns nothing when they are allowed, else the reason.
+function Reader:feed(bytes)
+  local text = #self.unread > 0 and self.unread .. bytes or bytes
+  local masked = Reader.mask(text)
+  local position = 1
+  while position <= #masked do
+    local next_position, reason = self.step(self, text, masked, position)
+    if reason then return reason end
+    if not next_position then break end
+    position = next_position
+  end
+  self.unread = text:sub(position)
+end
+
+function Reader:is_complete()
+  return self.step == Reader.read_end
+end
+
+-- The text with each escape replaced by two other characters: then a quote ends a string. Leaves a backslash out whose
+-- second character has not arrived.
+function Reader.mask(text)
+  if not text:find("\\", 1, true) then return text end
+  local masked = text:gsub("\\.", "__")
+  return masked:byte(-1) == BACKSLASH and masked:sub(1, -2) or masked
+end
+
+-- Each step parses one element at `position`. It returns the position after the element; nil when it needs more bytes;
+-- or nil and a reason.
+
+function Reader:read_value(text, masked, position)
+  local start = masked:find("[^ \t\r\n]", position)
+  if not start then return #masked + 1 end
+  local byte = masked:byte(start)
+  if byte == CLOSE_ARRAY and self.may_close then return self:close(start, CLOSE_ARRAY) end
+  if byte == OPEN_OBJECT then return self:open(start, "object") end
+  if byte == OPEN_ARRAY then return self:open(start, "array") end
+  if byte == QUOTE then return self:read_string(text, masked, start) end
+  local stop = masked:find("[ \t\r\n,%]}]", start)
+  if (stop or #masked + 1) - start > MAX_SCALAR_BYTES then return nil, "a number is too long" end
+  if not stop then return nil end
+  local literal = text:sub(start, stop - 1)
+  local kind = Reader.kind(literal)
+  if not kind then return nil, NOT_JSON end
+  return self:take(stop, kind, literal)
+end
+
+-- The type of a scalar as it is written; nil when it is not JSON. NaN and Infinity, which Triton takes, are not.
+function Reader.kind(literal)
+  if literal == "true" or literal == "false" then return "boolean" end
+  if literal == "null" then return "null" end
+  local whole, rest = literal:match("^%-?(%d+)(.*)$")
+  if not whole or (#whole > 1 and whole:byte() == 0x30) then return nil end
+  if rest:find("^%.%d") then rest = rest:gsub("^%.%d+", "") end
+  return (rest == "" or rest:find("^[eE][+-]?%d+$")) and "number" or nil
+end
+
+function Reader:read_string(text, masked, start)
+  local rule = self.rule
+  local stop = masked:find('"', start + 1, true)
+  if rule.is_text and rule.takes.string then
+    if stop then return self:take(stop + 1, "string", "") end
+    self.step = Reader.skip_text
+    return #masked + 1
+  end
+  if (stop or #masked) - start > MAX_STRING_BYTES then return nil, "a string is too long" end
+  if not stop then return nil end
+  return self:take(stop + 1, "string", text:sub(start + 1, stop - 1))
+end
+
+function Reader:skip_text(_, masked, position)
+  local stop = masked:find('"', position, true)
+  if not stop then return #masked + 1 end
+  return self:take(stop + 1, "string", "")
+end
+
+-- Gives a scalar to its rule.
+function Reader:take(next_position, kind, literal)
+  local reason = self:count(kind)
+  if reason then return nil, reason end
+  local rule, frame = self.rule, self.frames[self.depth]
+  if not frame then return nil, "the body is not a JSON object" end
+  reason = rule.value and rule.value(self.state, frame.data, literal, kind)
+  if reason then return nil, reason end
+  self.step = Reader.read_separator
+  return next_position
+end
+
+function Reader:count(kind)
+  self.num_values = self.num_values + 1
+  if self.num_values > MAX_VALUES then return "the body has more than " .. MAX_VALUES .. " values" end
+  if not self.rule.takes[kind] then return (self.rule.name or "a member") .. " may not have the type " .. kind end
+end
+
+function Reader:open(position, kind)
+  if self.depth == MAX_DEPTH then return nil, "the body is nested more than " .. MAX_DEPTH .. " levels deep" end
+  local reason = self:count(kind)
+  if reason then return nil, reason end
+  local rule, around = self.rule, self.frames[self.depth]
+  self.depth = self.depth + 1
+  self.frames[self.depth] = {
+    rule = rule, is_object = kind == "object", names = {},
+    data = rule.open and rule.open(self.state) or around and around.data,
+  }
+  self.may_close = true
+  if kind == "object" then
+    self.step = Reader.read_name
+  else
+    self.rule, self.step = rule.item or rule, Reader.read_value
+  end
+  return position + 1
+end
+
+function Reader:read_name(text, masked, position)
+  local start = masked:find("[^ \t\r\n]", position)
+  if not start then return #masked + 1 end
+  local byte = masked:byte(start)
+  if byte == CLOSE_OBJECT and self.may_close then return self:close(start, CLOSE_OBJECT) end
+  if byte ~= QUOTE then return nil, NOT_JSON end
+  local stop = masked:find('"', start + 1, true)
+  if (stop or #masked) - start > MAX_NAME_BYTES then return nil, "a member's name is too long" end
+  if not stop then return nil end
+  local name, frame = text:sub(start + 1, stop - 1), self.frames[self.depth]
+  if name:find("\\", 1, true) then return nil, "a member's name has an escape" end
+  if frame.names[name] then return nil, "a member is given twice" end
+  local rule, reason = frame.rule.member(self.state, frame.data, name)
+  if not rule then return nil, reason end
+  frame.names[name], self.rule, self.step = true, rule, Reader.read_colon
+  return stop + 1
+end
+
+function Reader:read_colon(_, masked, position)
+  local start = masked:find("[^ \t\r\n]", position)
+  if not start then return #masked + 1 end
+  if masked:byte(start) ~= COLON then return nil, NOT_JSON end
+  self.may_close, self.step = false, Reader.read_value
+  return start + 1
+end
+
+function Reader:read_separator(_, masked, position)
+  local start = masked:find("[^ \t\r\n]", position)
+  if not start then return #masked + 1 end
+  local byte, frame = masked:byte(start), self.frames[self.depth]
+  if byte ~= COMMA then return self:close(start, byte) end
+  self.may_close = false
+  if frame.is_object then
+    self.step = Reader.read_name
+  else
+    self.rule, self.step = frame.rule.item or frame.rule, Reader.read_value
+  end
+  return start + 1
+end
+
+-- Ends the innermost object or array at `position`, where `byte` is.
+function Reader:close(position, byte)
+  local frame = self.frames[self.depth]
+  if byte ~= (frame.is_object and CLOSE_OBJECT or CLOSE_ARRAY) then return nil, NOT_JSON end
+  self.frames[self.depth], self.depth = nil, self.depth - 1
+  local around = self.frames[self.depth]
+  local reason = frame.rule.close and frame.rule.close(self.state, frame.data, around and around.data)
+  if reason then return nil, reason end
+  self.step = around and Reader.read_separator or Reader.read_end
+  return position + 1
+end
+
+function Reader:read_end(_, masked, position)
+  if masked:find("[^ \t\r\n]", position) then return nil, "the body has more than one JSON document" end
+  return #masked + 1
+end
+
+return Reader
