@@ -65,6 +65,8 @@ class GuideCompiler:
         self._cache = cache
         # Registered schema → its name. An inline guide with the same text is the same guide.
         self._names: dict[Key, str] = {}
+        # Registered schemas are never evicted, however many guides of clients come.
+        self._registered: dict[Key, GuideReport] = {}
         self._waiting = WaitingRequests(MAX_WAITING_REQUESTS)
         self._queue = FairQueue(MAX_WAITING_GUIDES)
         self._adhoc_rate = AdhocRate(guidance.max_adhoc_per_minute)
@@ -84,7 +86,7 @@ class GuideCompiler:
         Raises:
             PolicyError: the guide is rejected.
         """
-        report = self._cache.get(guide.kind, guide.text)
+        report = self._cache.get(guide.kind, guide.text) or self._registered.get(_key(guide))
         if report is None:
             return None
         if (error := self._rejection(guide, report)) is not None:
@@ -120,6 +122,8 @@ class GuideCompiler:
             error = self._rejection(guide, report) if report is not None else self._submit_and_wait(guide)
             if error is not None:
                 raise error.with_prefix(f"registered schema {guide.name}: ")
+            if (report := self._known_report(_key(guide))) is not None:
+                self._registered[_key(guide)] = report
 
     def _submit_and_wait(self, guide: Guide) -> PolicyError | None:
         done = threading.Event()
@@ -140,6 +144,9 @@ class GuideCompiler:
             os.write(self._wakeup_writer, b"!")
         except BlockingIOError:
             return
+
+    def _known_report(self, key: Key) -> GuideReport | None:
+        return self._cache.get(*key) or self._registered.get(key)
 
     def _rejection(self, guide: Guide, report: GuideReport) -> PolicyError | None:
         if report.code:
@@ -218,7 +225,7 @@ class GuideCompiler:
 
     def _is_known(self, key: Key) -> bool:
         """Whether the guide is in memory, or in the cache file and not waiting."""
-        if self._cache.get(*key) is not None:
+        if self._known_report(key) is not None:
             return True
         if key in self._queue or self._cache.load(*key) is None:
             return False

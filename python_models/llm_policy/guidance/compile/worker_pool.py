@@ -13,6 +13,8 @@ from llm_policy.guidance.compile.fair_queue import Tenant, WaitingGuide
 from llm_policy.guidance.compile.sandbox import SandboxedWorker
 
 RESTART_PAUSE_S = 0.5
+# A start takes seconds of processor time. More at once would delay the first worker.
+MAX_STARTING = 2
 
 
 @dataclass(eq=False)
@@ -43,8 +45,8 @@ class WorkerPool:
         self._next_start_s = 0.0
 
     def start_missing(self) -> None:
-        """Start the missing workers, unless the last start failed a moment ago."""
-        while self._to_start and time.monotonic() >= self._next_start_s:
+        """Start missing workers, `MAX_STARTING` at a time, unless the last start failed a moment ago."""
+        while self._has_to_start() and time.monotonic() >= self._next_start_s:
             try:
                 worker = self._start_worker()
             except OSError:
@@ -99,12 +101,15 @@ class WorkerPool:
     def next_deadline(self) -> float:
         """Monotonic time at which the next worker is overdue or has to be started; infinite if none is."""
         deadlines = [worker.deadline for worker in self._with_deadline()]
-        return min([*deadlines, *([self._next_start_s] if self._to_start else [])], default=inf)
+        return min([*deadlines, *([self._next_start_s] if self._has_to_start() else [])], default=inf)
 
     def close(self) -> None:
         """Stop all workers."""
         for worker in list(self._jobs):
             self._stop(worker)
+
+    def _has_to_start(self) -> bool:
+        return bool(self._to_start) and len(self._starting) < MAX_STARTING
 
     def _with_deadline(self) -> list[SandboxedWorker]:
         return [worker for worker, job in self._jobs.items() if job is not None or not worker.is_ready]

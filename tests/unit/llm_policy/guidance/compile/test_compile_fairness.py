@@ -1,6 +1,8 @@
 """The compile queue with workers that the test controls: who gets a worker, who waits, and who is rejected."""
 
+import os
 import queue
+import threading
 from pathlib import Path
 
 import pytest
@@ -307,3 +309,34 @@ def test_a_registered_schemas_report_has_its_name(start, workers):
     sent(workers, 1)["r"].report(schema_id="sha256:0", compile_ms=5_000.0)
     assert answers.next() == ("", "r", None)
     assert reports.get(timeout=TIMEOUT_S).schema_id == "r"
+
+
+def test_an_evicted_registered_schema_is_still_known(start, workers, monkeypatch):
+    compiler = start()
+    workers_report(compiler, workers, Guide("regex", "r", "order"))
+    monkeypatch.setattr(GuideCache, "get", lambda cache, kind, text: None)
+    assert compiler.lookup(Guide("regex", "r", "order")).schema_id == "order"
+
+
+def test_an_inline_guide_with_a_registered_schemas_text_is_that_schema(start, workers):
+    compiler = start(max_adhoc_per_minute=0)
+    workers_report(compiler, workers, Guide("regex", "r", "order"))
+    assert compiler.lookup(Guide("regex", "r")).schema_id == "sha256:0"
+
+
+def workers_report(compiler, workers, guide):
+    """Register a guide that compiles slowly."""
+    registration = threading.Thread(target=compiler.register, args=([guide],))
+    registration.start()
+    sent(workers, 1)[guide.text].report(schema_id="sha256:0", compile_ms=5_000.0)
+    registration.join(TIMEOUT_S)
+
+
+def test_a_wake_up_does_not_block_when_the_pipe_is_full(compiler, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", raise_blocking)
+        compiler._wake_up()
+
+
+def raise_blocking(*arguments):
+    raise BlockingIOError
