@@ -206,8 +206,8 @@ class GuideCompiler:
         self._names.update({_key(guide): guide.name for guide in request.guides if guide.name})
         for key in [key for key in request.missing if self._is_known(key)]:
             self._complete(key)
-        in_progress = {job.guide.key for job in self._pool.jobs()}
-        waiting = [key for key in dict.fromkeys(map(_key, request.guides)) if key in request.missing - in_progress]
+        missing = request.missing - {job.guide.key for job in self._pool.jobs()}
+        waiting = [key for key in dict.fromkeys(map(_key, request.guides)) if key in missing]
         registered = [key for key in waiting if key in self._names]
         adhoc = [key for key in waiting if key not in self._names]
         num_new = sum(key not in self._queue for key in adhoc)

@@ -43,7 +43,7 @@ def start_policy(triton: SimpleNamespace, guide_cache: Path) -> Callable[..., An
         if guide_cache.exists():
             copy_database(guide_cache, state_dir / guide_cache.name)
         with pytest.MonkeyPatch.context() as patch:
-            # On a busy machine the sandboxes start so slowly that a client's guide would expire first.
+            # On a busy machine a sandbox is so slow that a client's guide would expire first.
             patch.setattr(compile_queue, "MAX_WAIT_S", sandbox.START_TIMEOUT_S)
             patch.setenv("LLMSTACK_RELEASE_DIR", str(release_dir))
             patch.setenv("LLMSTACK_STATE_DIR", str(state_dir))
