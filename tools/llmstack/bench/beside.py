@@ -8,21 +8,30 @@ everybody in the batch. It hardly depends on the speed of the machine at that mo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import cycle
+from typing import Any, Protocol
 
 import torch
 
 from llmstack.bench.steady_load import SteadyLoad
-from portable_engine.grammar import GrammarEngine
+from portable_engine.engine_loop import Grammars
 
 COMPILE_SECONDS = 120.0
 NUM_WARM_UP_STEPS = 2
 """The first steps prefill."""
 _BIAS, _SPREAD = 100.0, 10.0
 """What a preferred token's logit gets in addition; the spread draws among them."""
+_NUM_BIASES = 64
 _SEED = 20_11
+
+
+class GuidedDecoding(Grammars, Protocol):
+    """What the bench uses of the engine's `GrammarEngine`."""
+
+    def mask_logits(self, logits: torch.Tensor, matchers: list[Any]) -> None:
+        """Exclude, in place, the tokens that each row's matcher does not allow; None is an unguided row."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class BesideBench:
     """Measures guides beside the load of one model."""
 
     def __init__(
-        self, model: Any, grammars: GrammarEngine, token_ids: Mapping[str, int], num_rows: int, num_steps: int
+        self, model: Any, grammars: GuidedDecoding, token_ids: Mapping[str, int], num_rows: int, num_steps: int
     ) -> None:
         """`token_ids` are the ids of tokens by their text; `num_rows` and `num_steps` are the steady load's."""
         self._model = model
@@ -77,7 +86,7 @@ class BesideBench:
             GuideError: the engine does not compile the guide.
         """
         guide = self._grammars.compile(engine_type, engine_text).result(COMPILE_SECONDS)
-        mask = _StyledMask(self._grammars)
+        mask = _StyledMask(self._grammars, self._model.device)
         num_all = NUM_WARM_UP_STEPS + self._num_steps
         without = SteadyLoad(self._model, _mask_nothing, self._num_rows, num_all)
         guided = SteadyLoad(self._model, mask, self._num_rows, num_all)
@@ -88,7 +97,8 @@ class BesideBench:
             if without.row_beside is None and guided.row_beside is None and not guided.failure:
                 style = num_added % len(STYLES)
                 num_added += 1
-                max_tokens, mask.preferred = STYLES[style].max_tokens, self._preferred[style]
+                max_tokens = STYLES[style].max_tokens
+                mask.prefer(self._preferred[style])
             times = self._step(without, None, max_tokens), self._step(guided, guide, max_tokens)
             if step >= NUM_WARM_UP_STEPS:
                 without_s += times[0]
@@ -110,17 +120,24 @@ class BesideBench:
 class _StyledMask:
     """Masks logits by the guides, and then prefers some tokens in the guided rows."""
 
-    def __init__(self, grammars: GrammarEngine) -> None:
-        self.preferred: list[int] = []
+    def __init__(self, grammars: GuidedDecoding, device: torch.device) -> None:
         self._grammars = grammars
-        self._generator = torch.Generator().manual_seed(_SEED)
+        self._device = device
+        self._preferred: torch.Tensor | None = None
+        self._biases: Iterator[torch.Tensor] = iter(())
+
+    def prefer(self, token_ids: list[int]) -> None:
+        """Prefer these tokens from now on. The biases are drawn here, because this is not a step's time."""
+        generator = torch.Generator().manual_seed(_SEED)
+        drawn = _BIAS + _SPREAD * torch.rand(_NUM_BIASES, len(token_ids), generator=generator)
+        self._preferred = torch.tensor(token_ids, device=self._device) if token_ids else None
+        self._biases = cycle(drawn.to(self._device))
 
     def __call__(self, logits: torch.Tensor, matchers: list[Any]) -> None:
         self._grammars.mask_logits(logits, matchers)
         for row, matcher in enumerate(matchers):
-            if matcher is not None and self.preferred:
-                bias = _BIAS + _SPREAD * torch.rand(len(self.preferred), generator=self._generator)
-                logits[row, self.preferred] += bias.to(logits.device, logits.dtype)
+            if matcher is not None and self._preferred is not None:
+                logits[row].index_add_(0, self._preferred, next(self._biases))
 
 
 def _mask_nothing(logits: torch.Tensor, matchers: list[Any]) -> None:

@@ -12,7 +12,7 @@ from portable_engine.batcher import InFlightBatcher
 from portable_engine.sequence import FinishReason, GenerationRequest, Matcher, Sequence
 
 PROMPT_TOKENS = 16
-_FIRST_PLAIN_TOKEN, _NUM_PLAIN_TOKENS = 300, 3_000  # ids of ordinary tokens in every byte-level vocabulary
+_FIRST_PLAIN_TOKEN, _NUM_PLAIN_TOKENS = 32, 200  # ids of single bytes in every byte-level vocabulary
 
 MaskLogits = Callable[[torch.Tensor, list[Any]], None]
 
