@@ -13,6 +13,7 @@ from llm_policy.errors import Code, InvalidRequest
 from llm_policy.guidance.backends.guide_backend import Bitmask, CompiledGuide, GuideMatcher, PlannedGuide
 from llm_policy.guidance.backends.names import LLGUIDANCE
 from llm_policy.guidance.counting import Counting
+from llm_policy.guidance.grammar.lark_writer import write_lark
 from llm_policy.guidance.json_reader import JsonValue, read_json, write_json
 from llm_policy.guidance.limits import invalid
 from llm_policy.guidance.plan.guide_plan import GuidePlan
@@ -49,7 +50,6 @@ class LlguidanceBackend:
             lark = _json_lark(schema) if isinstance(schema, dict) else ""
             if lark and self._takes(lark):
                 yield _guide(lark, GuidePlan(plan.grammar, plan.canonical))
-        from llm_policy.guidance.grammar.lark_writer import write_lark
 
         yield _guide(write_lark(plan.grammar, limits), plan)
 
@@ -72,7 +72,8 @@ class LlguidanceBackend:
 
 
 def _json_lark(schema: dict[str, JsonValue]) -> str:
-    text = write_json({LIBRARY_OPTIONS: COMPACT, **schema})
+    # Last, because llguidance reads a draft from `$schema` only where that comes first.
+    text = write_json({**schema, LIBRARY_OPTIONS: COMPACT})
     return f"start: %json {text}\n"
 
 

@@ -81,6 +81,11 @@ _DURATION = (
 )
 _POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 
+_TEMPLATE_LITERAL = rf'(?:[^\x00-\x20"%<>\\^`{{|}}\x7f]|%{_HEX}{{2}})'
+_VARIABLE = rf"(?:[A-Za-z0-9_]|%{_HEX}{{2}})(?:\.?(?:[A-Za-z0-9_]|%{_HEX}{{2}}))*(?::[1-9][0-9]{{0,3}}|\*)?"
+_URI_TEMPLATE = rf"(?:{_TEMPLATE_LITERAL}|\{{[+#./;?&=,!@|]?{_VARIABLE}(?:,{_VARIABLE})*\}})*"
+"""RFC 6570 §2."""
+
 FORMAT_PATTERNS: dict[str, str] = {
     name: f"^(?:{pattern})$"
     for name, pattern in {
@@ -89,6 +94,7 @@ FORMAT_PATTERNS: dict[str, str] = {
         "date-time": f"{_DATE}[Tt]{_TIME}",
         "duration": _DURATION,
         "uuid": _UUID,
+        "uri-template": _URI_TEMPLATE,
         "ipv4": _IPV4,
         "ipv6": _IPV6,
         "hostname": _HOSTNAME,
@@ -105,5 +111,5 @@ FORMAT_PATTERNS: dict[str, str] = {
 }
 """Format → anchored regex in the syntax of `regex/syntax.py`."""
 
-ASSERTED_WITHOUT_PATTERN = frozenset({"regex", "uri-template"})
+ASSERTED_WITHOUT_PATTERN = frozenset({"regex"})
 """Formats that the validator checks but no grammar enforces; they are reported."""

@@ -32,6 +32,7 @@ class NumberWriter:
 
     def expression(self, subschemas: tuple[Subschema, ...], *, integers_only: bool) -> Expression:
         """Numbers that satisfy all subschemas."""
+        integers_only = integers_only or any(map(_has_integer_divisor, subschemas))
         bounds = self._bounds(subschemas)
         divisor = self._divisor(subschemas, integers_only=integers_only)
         excluded = _excluded_integers(subschemas) if integers_only else frozenset()
@@ -89,6 +90,12 @@ class NumberWriter:
         if bounds == Bounds():
             return self._text.any_number()
         return self._grammar.define(name, number_expression(bounds))
+
+
+def _has_integer_divisor(subschema: Subschema) -> bool:
+    """Whether `multipleOf` allows integers only."""
+    divisor = subschema.keywords.get("multipleOf")
+    return divisor is not None and decimal(divisor) % 1 == 0
 
 
 def _excluded_integers(subschemas: tuple[Subschema, ...]) -> frozenset[int]:
