@@ -18,6 +18,7 @@ from llm_policy.ledger.outbox import new_event
 from llmstack.board.accounts import READER, REVIEWER, add_account
 from llmstack.board.app import make_app
 from llmstack.board.board_database import create_board, open_board
+from llmstack.board.board_server import server_config
 from llmstack.board.public_url import http_url
 from llmstack.board.settings import BoardSettings
 from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
@@ -66,7 +67,7 @@ def live_board(
     settings = {"ready_url": "http://127.0.0.1:9/readyz", "public_url": url, **settings}
     board_settings = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **settings)
     create_board(board_settings.database)
-    server = uvicorn.Server(uvicorn.Config(make_app(board_settings), log_level="warning"))
+    server = uvicorn.Server(server_config(make_app(board_settings)))
     thread = Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     try:

@@ -43,7 +43,10 @@ def csrf_token(client: httpx.Client) -> str:
 
 
 def form(client: httpx.Client, **fields: str) -> dict[str, str]:
-    return {"csrf_token": csrf_token(client), **HASHES, **fields}
+    """The fields of a form on the release's page."""
+    page = client.get(f"/releases/{NAME}").text
+    hidden = dict(re.findall(r'name="(csrf_token|evidence_hash)" value="([^"]+)"', page))
+    return {**hidden, **HASHES, **fields}
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -98,6 +101,16 @@ def test_the_api_for_sign_offs_needs_a_token(tmp_path, headers):
 def test_a_release_that_changed_after_the_page_was_loaded_is_not_signed_off(ada):
     answer = ada.post(f"/releases/{NAME}/sign", data=form(ada, manifest_hash="sha256:" + "0" * 64))
     assert answer.status_code == 409
+
+
+def test_a_form_that_does_not_say_which_evidence_was_seen_is_rejected(ada):
+    fields = form(ada)
+    evidence_hash = fields.pop("evidence_hash")
+    answer = ada.post(f"/releases/{NAME}/sign", data=fields)
+    assert (answer.status_code, "lacks evidence_hash" in answer.text) == (400, True)
+    for wrong in ("", "sha256:" + "0" * 64):
+        assert ada.post(f"/releases/{NAME}/sign", data={**fields, "evidence_hash": wrong}).status_code == 409
+    assert evidence_hash.startswith("sha256:")
 
 
 @pytest.mark.parametrize("field", ["", "wrong"])

@@ -263,8 +263,8 @@ def test_a_board_that_does_not_answer_blocks(tmp_path):
 
 def sign(client, hashes: dict[str, str]) -> None:
     page = client.get("/releases/r1").text
-    token = re.search(r'name="csrf_token" value="([^"]+)"', page)
-    answer = client.post("/releases/r1/sign", data={**hashes, "comment": "", "csrf_token": token[1] if token else ""})
+    hidden = dict(re.findall(r'name="(csrf_token|evidence_hash)" value="([^"]+)"', page))
+    answer = client.post("/releases/r1/sign", data={**hashes, "comment": "", **hidden})
     assert answer.status_code == 200, answer.text
 
 

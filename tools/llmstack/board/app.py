@@ -104,12 +104,14 @@ class Board:
         return response
 
     async def sign(self, request: Request) -> Response:
-        """POST /releases/{name}/sign: for the hashes in the form, if they are still the release's."""
+        """POST /releases/{name}/sign: for the hashes of release and evidence in the form, if they are still valid."""
         form = await self._form(request)
 
         def change(connection: sqlite3.Connection, session: Session) -> None:
             candidate = self._candidate(request)
-            is_seen = form.get("evidence_hash", candidate.evidence_hash) == candidate.evidence_hash
+            if "evidence_hash" not in form:
+                raise RequestRejected(400, "the form lacks evidence_hash: sign with the form of the release's page")
+            is_seen = form["evidence_hash"] == candidate.evidence_hash
             if candidate.problem or _hashes(form) != candidate.hashes or not is_seen:
                 raise RequestRejected(
                     409, "the release or its evidence changed after this page was loaded: reload and review it"

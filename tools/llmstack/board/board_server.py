@@ -6,15 +6,29 @@ import socket
 import sqlite3
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from llmstack.board.app import make_app
 from llmstack.board.board_database import create_board
+from llmstack.board.bounded_protocol import BoundedProtocol
 from llmstack.board.public_url import PublicUrlError, http_url, is_loopback
 from llmstack.board.settings import BoardSettings
 from llmstack.server.error import ServerStartError
 from llmstack.server.ports import listen
 
-MAX_CONNECTIONS = 200
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """The settings of the board's HTTP server."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=10,
+    )
 
 
 class BoardServer:
@@ -40,15 +54,7 @@ class BoardServer:
             raise ServerStartError(str(error), "give --public-url a scheme, host and port only") from None
         except (OSError, sqlite3.Error) as error:
             raise ServerStartError(f"the board can't start: {error}", "choose another --board-dir or --port") from None
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=10,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(server_config(app))
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 MAX_FORM_BYTES, MAX_FORM_FIELDS = 64 << 10, 20
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -22,13 +22,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body.
 
     Raises:
-        RequestRejected: 413 as soon as the body exceeds `max_bytes`.
+        RequestRejected: 413 as soon as the body exceeds `max_bytes`, 408 if the connection ends before the body does.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise RequestRejected(413, f"the body exceeds {max_bytes} bytes")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise RequestRejected(413, f"the body exceeds {max_bytes} bytes")
+    except ClientDisconnect:
+        raise RequestRejected(408, "the body is incomplete") from None
     return bytes(body)
 
 
