@@ -39,7 +39,7 @@ class ChildTime:
         """Note that it was the tenant's turn."""
         self._keep(tenant, self._seconds(tenant, now), now, next(self._turns))
 
-    def rank(self, tenant: str, now: float) -> tuple[float, float]:
+    def rank(self, tenant: str, now: float) -> tuple[float, int]:
         """The lowest rank is next: the seconds used, then the number of the last turn."""
         return self._seconds(tenant, now), self._turn(tenant)
 

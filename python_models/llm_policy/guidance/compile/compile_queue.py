@@ -29,8 +29,6 @@ from llm_policy.guidance.guide import EngineGuide, Guide
 from llm_policy.release.manifest import Guidance
 
 NUM_WORKERS = 3
-# A tenant's own guides leave a worker to the others. With three workers, it has two, of which one may be restarting.
-MAX_WORKERS_OF_TENANT = NUM_WORKERS - 1
 MAX_WAITING_GUIDES = 64
 MAX_WAITING_REQUESTS = 512
 # Planning and probing come on top of the compile that `max_compile_ms` limits.
@@ -257,8 +255,11 @@ class GuideCompiler:
                 return
 
     def _can_take(self, idle: list[SandboxedWorker], guide: WaitingGuide) -> bool:
-        """Whether `guide` may have one of the idle workers."""
-        if guide.tenant is not None and self._pool.num_used_by(guide.tenant) >= MAX_WORKERS_OF_TENANT:
+        """Whether `guide` may have one of the idle workers.
+
+        A tenant that uses a worker already leaves the last idle one to the others.
+        """
+        if len(idle) == 1 and guide.tenant is not None and self._pool.num_used_by(guide.tenant):
             return False
         # Only a worker that was alive after the guide's first death shows that the guide kills workers.
         return _newest(idle).last_message_s > self._suspects.get(guide.key, -inf)

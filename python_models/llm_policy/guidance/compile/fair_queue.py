@@ -69,7 +69,8 @@ class FairQueue:
     def take(self, now: float, may_take: Callable[[WaitingGuide], bool]) -> WaitingGuide | None:
         """Remove the next guide: the release's, or the first one of the tenant that used least time.
 
-        Tenants that used the same time take turns. A tenant whose first guide does not satisfy `may_take` is left out.
+        Tenants that used the same time take turns, at first the one with fewest guides. A tenant whose first guide does
+        not satisfy `may_take` is left out.
         """
         candidates = [guide for guide in self._first_guides() if may_take(guide)]
         if not candidates:
@@ -100,8 +101,8 @@ class FairQueue:
         for key in [key for key in (*self._release, *self._tenants_of) if key not in keys]:
             self.discard(key)
 
-    def _rank(self, tenant: Tenant, now: float) -> tuple[float, float]:
-        return (-1.0, 0.0) if tenant is None else self._child_time.rank(tenant, now)
+    def _rank(self, tenant: Tenant, now: float) -> tuple[float, int, int]:
+        return (-1.0, 0, 0) if tenant is None else (*self._child_time.rank(tenant, now), self._room.count(tenant))
 
     def _forget(self, tenant: str, key: Key) -> None:
         self._tenants_of[key].discard(tenant)

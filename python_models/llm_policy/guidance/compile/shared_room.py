@@ -40,6 +40,10 @@ class SharedRoom(Generic[Item]):
         """The tenants that have items."""
         return list(self._tenants)
 
+    def count(self, tenant: str) -> int:
+        """The number of items of `tenant`."""
+        return len(self._tenants.get(tenant, ()))
+
     def first(self, tenant: str) -> Item:
         """The oldest item of `tenant`, which must have one."""
         return next(iter(self._tenants[tenant]))

@@ -50,6 +50,7 @@ class WorkerPool:
             try:
                 worker = self._start_worker()
             except OSError:
+                self._to_start[0] = None  # this is no tenant's fault
                 self._pause_starts()
                 return
             self._jobs[worker] = None
