@@ -16,10 +16,11 @@ from itertools import pairwise
 from llm_policy.guidance.grammar.code_set import CodeSet
 from llm_policy.guidance.grammar.grammar import Chars, Choice, Expression, Literal, Repeat, Rule
 from llm_policy.guidance.grammar.lexeme_grammar import Follow, LexemeGrammar, union
-from llm_policy.guidance.grammar.regular_expression import RegularRules
 
-MAX_POSITIONS = 4_000
-"""Characters and classes of all lexemes, with shared rules counted at each use."""
+MAX_PARTS = 10_000
+"""Parts of all lexemes, with shared rules counted at each use."""
+MAX_DEPTH = 200
+"""Nesting of parts, through rules."""
 MAX_STATES = 4_000
 MAX_LEXEMES = 500
 
@@ -28,17 +29,18 @@ class TooManyStates(Exception):
     """The automaton is over its bounds."""
 
 
-def separates_greedily(grammar: LexemeGrammar, follow: Follow) -> bool:
-    """Whether greedy lexing loses no text; false also if the automaton is over its bounds."""
+def overrunning_lexemes(grammar: LexemeGrammar, follow: Follow) -> set[str]:
+    """The lexemes that may go on where another one ends; greedy lexing loses no text if there is none.
+
+    Raises:
+        TooManyStates: the automaton is over its bounds.
+    """
     if len(grammar.lexemes) > MAX_LEXEMES:
-        return False
-    try:
-        automaton = _LexemeAutomaton(grammar)
-        overlaps, conflicts = _Search(automaton, _following_bytes(grammar, follow)).run()
-    except TooManyStates:
-        return False
+        raise TooManyStates
+    automaton = _LexemeAutomaton(grammar)
+    overlaps, conflicts = _Search(automaton, _following_bytes(grammar, follow)).run()
     together = _allowed_together(follow, overlaps)
-    return not any(together[a] >> b & 1 for a, b in conflicts)
+    return {follow.names[b] for a, b in conflicts if together[a] >> b & 1}
 
 
 def _following_bytes(grammar: LexemeGrammar, follow: Follow) -> list[int]:
@@ -82,36 +84,39 @@ class _LexemeAutomaton:
     follow: list[int] = field(default_factory=list)
     first: int = 0
     last: int = 0
+    _num_parts: int = 0
 
     def __post_init__(self) -> None:
         for owner, expression in enumerate(self.grammar.lexemes.values()):
-            first, last, _ = self._add(expression, owner)
+            first, last, _ = self._add(expression, owner, 0)
             self.first |= first
             self.last |= last
 
-    def _add(self, expression: Expression, owner: int) -> tuple[int, int, bool]:
+    def _add(self, expression: Expression, owner: int, depth: int) -> tuple[int, int, bool]:
         """First positions, last positions, whether the expression matches the empty text."""
-        regular: RegularRules = self.grammar.regular
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS or depth > MAX_DEPTH:
+            raise TooManyStates
         if isinstance(expression, Rule):
-            return self._add(regular.rules[expression.name], owner)
+            return self._add(self.grammar.regular.rules[expression.name], owner, depth + 1)
         if isinstance(expression, Chars):
             return self._add_position(expression.codes, owner)
         if isinstance(expression, Choice):
-            added = [self._add(option, owner) for option in expression.options]
+            added = [self._add(option, owner, depth + 1) for option in expression.options]
             return union(a[0] for a in added), union(a[1] for a in added), any(a[2] for a in added)
         if isinstance(expression, Repeat):
-            first, last, is_nullable = self._add(expression.part, owner)
+            first, last, is_nullable = self._add(expression.part, owner, depth + 1)
             if expression.max_count != 1:
                 self._connect(last, first)
             return first, last, is_nullable or expression.min_count == 0
         if isinstance(expression, Literal):
-            return self._add_sequence([Chars(CodeSet.of(character)) for character in expression.text], owner)
-        return self._add_sequence(list(expression.parts), owner)
+            return self._add_sequence([Chars(CodeSet.of(character)) for character in expression.text], owner, depth)
+        return self._add_sequence(list(expression.parts), owner, depth)
 
-    def _add_sequence(self, parts: list[Expression], owner: int) -> tuple[int, int, bool]:
+    def _add_sequence(self, parts: list[Expression], owner: int, depth: int) -> tuple[int, int, bool]:
         first, last, is_nullable = 0, 0, True
         for part in parts:
-            part_first, part_last, part_is_nullable = self._add(part, owner)
+            part_first, part_last, part_is_nullable = self._add(part, owner, depth + 1)
             self._connect(last, part_first)
             first |= part_first if is_nullable else 0
             last = part_last | (last if part_is_nullable else 0)
@@ -119,8 +124,6 @@ class _LexemeAutomaton:
         return first, last, is_nullable
 
     def _add_position(self, codes: CodeSet, owner: int) -> tuple[int, int, bool]:
-        if len(self.codes) >= MAX_POSITIONS:
-            raise TooManyStates
         mask = 1 << len(self.codes)
         self.codes.append(codes)
         self.owners.append(owner)

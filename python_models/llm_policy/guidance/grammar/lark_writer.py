@@ -2,41 +2,40 @@
 
 A regular grammar becomes one terminal, which llguidance matches without its parser, so that counts and alternatives
 cost nothing while a token mask is computed. Any other grammar becomes rules over lexemes. The lexer is greedy, so the
-lexemes are chosen among three divisions, and the first one that loses no text is taken: the tokens of JSON, the
-largest regular parts of the rules, single characters.
+lexemes are chosen so that it loses no text: the tokens of JSON, or the largest regular parts of the rules, divided
+further where one would overrun the end of another, or at last single characters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Set
 
 from llm_policy.guidance.grammar.grammar import (
-    EMPTY,
     Chars,
     Choice,
     Expression,
     Grammar,
     Literal,
     Repeat,
-    Rule,
     Sequence,
     choice,
-    references,
     repeat,
     sequence,
 )
-from llm_policy.guidance.grammar.greedy_lexing import separates_greedily
+from llm_policy.guidance.grammar.greedy_lexing import TooManyStates, overrunning_lexemes
 from llm_policy.guidance.grammar.json_lexemes import JsonLexemes, NotJson
 from llm_policy.guidance.grammar.lexeme_grammar import FollowSets, LexemeGrammar, Lower, build
 from llm_policy.guidance.grammar.regular_expression import RegularRules
 from llm_policy.guidance.grammar.regular_rules import regular_rules, without_tail_recursion
-from llm_policy.guidance.grammar.terminal_writer import TerminalWriter, quantifier
+from llm_policy.guidance.grammar.rule_writer import RuleWriter
+from llm_policy.guidance.grammar.terminal_writer import TerminalWriter
 from llm_policy.guidance.limits import check_limit
 from llm_policy.release.guide_limits import GuideLimits
 
-MAX_RULE_DEPTH = 300
-"""References from rule to rule before one that was seen; llguidance overflows a stack of 2 MB at about 650."""
-_MAX_NESTING = 10
+MAX_DEPTH = 1_000
+"""Nesting of the text through all names; llguidance reads it with recursion, and overflows a stack of 2 MB at 2,000."""
+
+_MAX_DIVISIONS = 12
 
 
 def write_lark(grammar: Grammar, limits: GuideLimits) -> str:
@@ -48,7 +47,9 @@ def write_lark(grammar: Grammar, limits: GuideLimits) -> str:
     check_limit("number of grammar rules", len(grammar.rules), limits.max_rules)
     found = regular_rules(grammar)
     if grammar.root in found:
-        lines = ["start: TEXT", *TerminalWriter(found, {"TEXT": found[grammar.root]}).lines]
+        terminals = TerminalWriter(found, {"TEXT": found[grammar.root]})
+        check_limit("nesting depth of the grammar", terminals.height, MAX_DEPTH)
+        lines = ["start: TEXT", *terminals.lines]
     else:
         lines = _irregular(grammar, found)
     text = "\n".join(lines) + "\n"
@@ -65,8 +66,10 @@ def _irregular(grammar: Grammar, found: dict[str, Expression]) -> list[str]:
     }
     definitions.update(regular.rules)
     lexeme_grammar = _divided(regular, definitions, grammar.root)
-    terminals = TerminalWriter(regular.rules, lexeme_grammar.lexemes).lines
-    return [*_RuleWriter(lexeme_grammar).lines, *terminals]
+    terminals = TerminalWriter(regular.rules, lexeme_grammar.lexemes)
+    rules = RuleWriter(lexeme_grammar)
+    check_limit("nesting depth of the grammar", rules.depth + terminals.height, MAX_DEPTH)
+    return [*rules.lines, *terminals.lines]
 
 
 def _divided(regular: RegularRules, definitions: dict[str, Expression], root: str) -> LexemeGrammar:
@@ -93,38 +96,59 @@ def _json_tokens(regular: RegularRules, definitions: dict[str, Expression], root
 
 
 def _largest_parts(regular: RegularRules, definitions: dict[str, Expression], root: str) -> LexemeGrammar | None:
-    grammar = build(regular, definitions, root, _regular_parts)
-    return grammar if separates_greedily(grammar, FollowSets(grammar).result()) else None
+    """The largest regular parts of all rules; those that overrun others are divided, and that is tried again."""
+    divided: set[Expression] = set()
+    for _ in range(_MAX_DIVISIONS):
+        grammar = build(regular, definitions, root, lambda grammar: _RegularParts(grammar, divided).lower)
+        try:
+            overrunning = overrunning_lexemes(grammar, FollowSets(grammar).result())
+        except TooManyStates:
+            return None
+        if not overrunning:
+            return grammar
+        divided.update(source for name in overrunning for source in grammar.sources[name])
+    return None
 
 
-def _regular_parts(grammar: LexemeGrammar) -> Lower:
-    """Every largest regular part of a rule is one lexeme."""
-    covers = grammar.regular.covers
+class _RegularParts:
+    """Makes every largest regular part of a rule one lexeme, except those to be divided further."""
 
-    def lower(expression: Expression) -> Expression:
-        if covers(expression):
-            return grammar.lexeme(expression)
+    def __init__(self, grammar: LexemeGrammar, divided: Set[Expression]) -> None:
+        self._grammar = grammar
+        self._covers = grammar.regular.covers
+        self._divided = divided
+
+    def lower(self, expression: Expression) -> Expression:
+        """The expression over lexemes."""
+        is_regular = self._covers(expression)
+        if is_regular and expression not in self._divided:
+            return self._grammar.lexeme(expression)
+        if isinstance(expression, Literal):
+            return sequence(*(self._grammar.lexeme(Literal(character)) for character in expression.text))
         if isinstance(expression, Sequence):
-            return sequence(*map(lower, runs(expression.parts)))
+            parts = expression.parts if is_regular else self._runs(expression.parts)
+            return sequence(*map(self.lower, parts))
         if isinstance(expression, Choice):
-            together = [option for option in expression.options if covers(option)]
-            others = [lower(option) for option in expression.options if not covers(option)]
-            return choice(*([grammar.lexeme(choice(*together))] if together else []), *others)
+            return self._choice(expression.options, is_regular=is_regular)
         if isinstance(expression, Repeat):
-            return repeat(lower(expression.part), expression.min_count, expression.max_count)
+            return repeat(self.lower(expression.part), expression.min_count, expression.max_count)
         return expression
 
-    def runs(parts: tuple[Expression, ...]) -> list[Expression]:
+    def _choice(self, options: tuple[Expression, ...], *, is_regular: bool) -> Expression:
+        """Regular options become one lexeme together, unless the whole choice is regular and to be divided."""
+        together = [] if is_regular else [option for option in options if self._covers(option)]
+        others = [option for option in options if option not in together]
+        return choice(*([self.lower(choice(*together))] if together else []), *map(self.lower, others))
+
+    def _runs(self, parts: tuple[Expression, ...]) -> list[Expression]:
         """The parts, adjacent regular ones joined."""
         found: list[Expression] = []
         for part in parts:
-            if found and covers(part) and covers(found[-1]):
+            if found and self._covers(part) and self._covers(found[-1]):
                 found[-1] = sequence(found[-1], part)
             else:
                 found.append(part)
         return found
-
-    return lower
 
 
 def _characters(grammar: LexemeGrammar) -> Lower:
@@ -144,62 +168,3 @@ def _characters(grammar: LexemeGrammar) -> Lower:
         return expression
 
     return lower
-
-
-class _RuleWriter:
-    """Writes the rules of a lexeme grammar; `lines` has them, the root first."""
-
-    def __init__(self, grammar: LexemeGrammar) -> None:
-        check_limit("nesting depth of the grammar", _depth(grammar.rules, grammar.root), MAX_RULE_DEPTH)
-        self._names = {name: f"r{i}" for i, name in enumerate(grammar.rules)}
-        self._num_helpers = 0
-        self.lines = [f"start: {self._names[grammar.root]}"]
-        for name, expression in grammar.rules.items():
-            self.lines.append(f"{self._names[name]}: {self._write(expression, 0, 0)}")
-
-    def _write(self, expression: Expression, level: int, nesting: int) -> str:
-        """The expression, in parentheses if it binds less tightly than `level`: 0 choice, 1 sequence, 2 one item."""
-        if isinstance(expression, Rule):
-            return self._names.get(expression.name, expression.name)
-        if expression == EMPTY:
-            return '""'
-        if nesting >= _MAX_NESTING and level:
-            return self._helper(expression)
-        if isinstance(expression, Repeat):
-            mark = quantifier(expression.min_count, expression.max_count)
-            text, own_level = self._write(expression.part, 2, nesting + 1) + mark, 1
-        elif isinstance(expression, Sequence):
-            text, own_level = " ".join(self._write(part, 1, nesting + 1) for part in expression.parts), 1
-        elif isinstance(expression, Choice):
-            text, own_level = " | ".join(self._write(option, 1, nesting + 1) for option in expression.options), 0
-        else:
-            raise TypeError("the rules of a lexeme grammar contain no text")
-        return f"({text})" if own_level < level else text
-
-    def _helper(self, expression: Expression) -> str:
-        """A rule of its own, because llguidance limits the nesting of parentheses."""
-        name = f"h{self._num_helpers}"
-        self._num_helpers += 1
-        self.lines.append(f"{name}: {self._write(expression, 0, 0)}")
-        return name
-
-
-def _depth(rules: Mapping[str, Expression], root: str) -> int:
-    """Depth of a search in the order of the text, as llguidance reads the rules."""
-    seen = {root}
-    path = [_names(rules[root])]
-    deepest = 1
-    while path:
-        name = next(path[-1], None)
-        if name is None:
-            path.pop()
-        elif name in rules and name not in seen:
-            seen.add(name)
-            path.append(_names(rules[name]))
-            deepest = max(deepest, len(path))
-    return deepest
-
-
-def _names(expression: Expression) -> Iterator[str]:
-    """The names in the order of the text."""
-    return reversed(list(references(expression)))

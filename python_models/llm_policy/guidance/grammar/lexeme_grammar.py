@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from llm_policy.guidance.grammar.components import components
 from llm_policy.guidance.grammar.grammar import (
     EMPTY,
     NOTHING,
@@ -27,6 +28,8 @@ class LexemeGrammar:
     root: str
     rules: dict[str, Expression] = field(default_factory=dict)
     lexemes: dict[str, Expression] = field(default_factory=dict)
+    sources: dict[str, list[Expression]] = field(default_factory=dict)
+    """The expressions from which each lexeme was made; they may also match the empty text."""
     _names: dict[Expression, str] = field(default_factory=dict)
 
     def lexeme(self, expression: Expression) -> Expression:
@@ -37,6 +40,7 @@ class LexemeGrammar:
         if text not in self._names:
             self._names[text] = f"T{len(self._names)}"
             self.lexemes[self._names[text]] = text
+        self.sources.setdefault(self._names[text], []).append(expression)
         reference = Rule(self._names[text])
         return optional(reference) if self.regular.is_nullable(expression) else reference
 
@@ -80,41 +84,30 @@ class FollowSets:
         self._nullable: set[str] = set()
         self._first: dict[str, int] = dict.fromkeys(grammar.rules, 0)
         self._after: dict[str, int] = dict.fromkeys([*grammar.lexemes, *grammar.rules], 0)
-        self._users: dict[str, list[str]] = {}
-        for name, expression in grammar.rules.items():
-            for used in dict.fromkeys(references(expression)):
-                self._users.setdefault(used, []).append(name)
+        edges = {
+            name: [used for used in dict.fromkeys(references(expression)) if used in grammar.rules]
+            for name, expression in grammar.rules.items()
+        }
+        self._order = [name for component in components(edges) for name in component]
 
     def result(self) -> Follow:
         """The fixpoint."""
-        self._settle_first()
-        pending = list(self._grammar.rules)
-        waiting = set(pending)
-        while pending:
-            name = pending.pop()
-            waiting.discard(name)
-            for changed in self._spread(self._grammar.rules[name], self._after[name]):
-                if changed not in waiting:
-                    waiting.add(changed)
-                    pending.append(changed)
+        while sum(map(self._settle_first, self._order)):
+            pass
+        while sum(map(self._spread_rule, reversed(self._order))):
+            pass
         follow = tuple(self._after[name] for name in self._grammar.lexemes)
         return Follow(tuple(self._grammar.lexemes), self._first[self._grammar.root], follow)
 
-    def _settle_first(self) -> None:
-        pending = list(self._grammar.rules)
-        waiting = set(pending)
-        while pending:
-            name = pending.pop()
-            waiting.discard(name)
-            first, is_nullable = self._start(self._grammar.rules[name])
-            if first == self._first[name] and is_nullable == (name in self._nullable):
-                continue
-            self._first[name] = first
-            if is_nullable:
-                self._nullable.add(name)
-            new = [user for user in self._users.get(name, ()) if user not in waiting]
-            waiting.update(new)
-            pending.extend(new)
+    def _settle_first(self, name: str) -> bool:
+        """Compute the first lexemes of a rule; whether that changed something."""
+        first, is_nullable = self._start(self._grammar.rules[name])
+        if first == self._first[name] and is_nullable == (name in self._nullable):
+            return False
+        self._first[name] = first
+        if is_nullable:
+            self._nullable.add(name)
+        return True
 
     def _start(self, expression: Expression) -> tuple[int, bool]:
         """First lexemes, and whether the expression matches no lexeme at all."""
@@ -134,25 +127,26 @@ class FollowSets:
                 return first, False
         return first, True
 
-    def _spread(self, expression: Expression, after: int) -> list[str]:
-        """Pass on what follows the expression; the rules for which that is new."""
+    def _spread_rule(self, name: str) -> bool:
+        return self._spread(self._grammar.rules[name], self._after[name])
+
+    def _spread(self, expression: Expression, after: int) -> bool:
+        """Pass on what follows the expression; whether that is new for some rule."""
         if isinstance(expression, Rule):
             is_new = self._after[expression.name] | after != self._after[expression.name]
             self._after[expression.name] |= after
-            return [expression.name] if is_new and expression.name in self._first else []
+            return is_new and expression.name in self._first
         if isinstance(expression, Repeat):
             first, _ = self._start(expression.part)
             return self._spread(expression.part, after | (0 if expression.max_count == 1 else first))
-        changed: list[str] = []
         if isinstance(expression, Choice):
-            for option in expression.options:
-                changed.extend(self._spread(option, after))
-            return changed
+            return sum(self._spread(option, after) for option in expression.options) > 0
+        is_new = False
         for part in reversed(_parts(expression)):
-            changed.extend(self._spread(part, after))
+            is_new |= self._spread(part, after)
             first, is_nullable = self._start(part)
             after = first | after if is_nullable else first
-        return changed
+        return is_new
 
 
 def _parts(expression: Expression) -> tuple[Expression, ...]:

@@ -99,8 +99,9 @@ class RegularRules:
         return found
 
     def _first_of_rule(self, name: str) -> CodeSet:
-        if name not in self._first:
-            self._first[name] = self.first(self.rules[name])
+        if not self._first:
+            for each, expression in self.rules.items():  # in this order it needs no recursion
+                self._first[each] = self.first(expression)
         return self._first[name]
 
 

@@ -29,7 +29,7 @@ from llm_policy.guidance.grammar.grammar import (
 
 MAX_EQUATIONS = 512
 """Rules of one recursive component that elimination takes."""
-MAX_PRODUCTS = 20_000
+MAX_PRODUCTS = 10_000
 """Products of coefficients that the elimination of one component may form."""
 
 Row = dict[str | None, Expression]

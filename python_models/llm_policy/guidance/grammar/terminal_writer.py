@@ -1,8 +1,7 @@
 """Writes regular expressions as terminals of a Lark grammar (llguidance's dialect: regexes in Rust's syntax).
 
 A rule that is used once becomes a part of the text; a longer one that is used often becomes a terminal of its own, so
-that the text stays linear in the size of the rules. llguidance reads the text with recursion, and its parsers limit
-nesting; both are bounded here.
+that the text stays linear in the size of the rules.
 """
 
 from __future__ import annotations
@@ -21,12 +20,10 @@ from llm_policy.guidance.grammar.grammar import (
     Sequence,
     references,
 )
-from llm_policy.guidance.limits import check_limit
 
-MAX_HEIGHT = 300
-"""Nesting of a terminal through all names; llguidance overflows a stack of 2 MB at about 850."""
 _MAX_REGEX_NESTING = 40
 _MAX_LARK_NESTING = 12
+"""Parentheses in parentheses; llguidance rejects about 60 and 25."""
 _INLINE_LENGTH = 24
 """Characters of a text that is repeated rather than named."""
 
@@ -46,10 +43,11 @@ class _Text:
 
 
 class TerminalWriter:
-    """Writes terminals; `lines` has their definitions."""
+    """Writes terminals; `lines` has their definitions, `height` their nesting through all names."""
 
     def __init__(self, rules: Mapping[str, Expression], terminals: Mapping[str, Expression]) -> None:
         self.lines: list[str] = []
+        self.height = 0
         self._texts: dict[str, _Text] = {}
         self._num_names = 0
         uses = _num_uses(rules, terminals.values())
@@ -62,7 +60,7 @@ class TerminalWriter:
             self._define(name, self._write(expression))
 
     def _define(self, name: str, written: _Text) -> None:
-        check_limit("nesting depth of the grammar", written.height, MAX_HEIGHT)
+        self.height = max(self.height, written.height)
         self.lines.append(f"{name}: {_lark(written)}")
 
     def _named(self, written: _Text) -> _Text:
@@ -127,7 +125,7 @@ def _as_lark(written: _Text, level: int) -> _Text:
 
 def _joined(items: list[_Text], separator: str, level: int, *, is_regex: bool) -> _Text:
     nesting = max((item.nesting for item in items), default=0)
-    height = max((item.height for item in items), default=0) + 1
+    height = max((item.height + (item.level != level) for item in items), default=0)
     return _Text(separator.join(item.text for item in items), level, is_regex, nesting, height)
 
 
