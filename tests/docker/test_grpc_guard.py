@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.docker.guard_readers import ALLOWED, Checked, guard_readers
+from tests.docker.random_calls import changed_message, fault, valid_request
 from tests.hypothesis_profiles import num_examples
-from tests.survivors import keep_if, keeps_at_least
+from tests.soak import IS_SOAK
+from tests.survivors import check_survivors, keep_if, keeps_at_least
 
-MAX_BYTES = 10_000
+MAX_BYTES = 20_000
+NUM_CALLS = 250_000 if IS_SOAK else 20_000
 INVALID_ARGUMENT, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 7, 8, 12
 
 
@@ -134,6 +138,122 @@ HOSTILE = {
     "two messages": (INVALID_ARGUMENT, frame(infer_message()) + frame(infer_message("tensorrt_llm"))),
     "two thousand fields": (INVALID_ARGUMENT, frame(infer_message() + b"\x3a\x00" * 2_048)),
 }
+
+
+def request(change: Callable[[pb.ModelInferRequest], object]) -> bytes:
+    """A call whose request was changed."""
+    changed = pb.ModelInferRequest.FromString(infer_message())
+    change(changed)
+    return frame(changed.SerializeToString())
+
+
+def with_max_tokens(packed: bytes) -> bytes:
+    """A call whose int_contents are these bytes: protobuf's own writer does not write numbers that wrap."""
+    contents = b"\x12" + bytes([len(packed)]) + packed
+    tensor = b"\x0a\x0amax_tokens\x12\x05INT32\x1a\x02\x01\x01\x2a" + bytes([len(contents)]) + contents
+    return frame(infer_message() + b"\x2a" + bytes([len(tensor)]) + tensor)
+
+
+def set_parameter(place: str, name: str, **value: object) -> bytes:
+    """A call with this parameter of the request, its first input or its first output."""
+
+    def change(changed: pb.ModelInferRequest) -> None:
+        owner = changed if place == "request" else getattr(changed, place)[0]
+        for kind, content in value.items():
+            setattr(owner.parameters[name], kind, content)
+
+    return request(change)
+
+
+MINUS = b"\xff\xff\xff\xff\x01"  # the end of a negative number of ten bytes
+TIMEOUT_KEY = b"\x0a\x07timeout"
+REFUSED = {
+    "the classification of an output": ("field tag 18", set_parameter("outputs", "classification", int64_param=5)),
+    "shared memory of an output": ("field tag 18", set_parameter("outputs", "shared_memory_region", string_param="x")),
+    "shared memory of an input": ("field tag 34", set_parameter("inputs", "shared_memory_region", string_param="x")),
+    "an output of the engine alone": (
+        "add text_output",
+        request(lambda changed: setattr(changed.outputs[0], "name", "num_output_tokens")),
+    ),
+    "an unknown output": (
+        "output _input_ids is not allowed",
+        request(lambda changed: changed.outputs.add(name="_input_ids")),
+    ),
+    "an output twice": ("asked for twice", request(lambda changed: changed.outputs.add(name="text_output"))),
+    "an unknown input": ("a name that is not allowed", request(lambda changed: changed.inputs.add(name="input_ids"))),
+    "an input twice": (
+        "input text_input is given twice",
+        request(lambda changed: changed.inputs.add(name="text_input", datatype="BYTES")),
+    ),
+    "another data type": (
+        "must have the type BYTES",
+        request(lambda changed: setattr(changed.inputs[0], "datatype", "INT32")),
+    ),
+    "a negative dimension": ("out of range", request(lambda changed: changed.inputs[0].shape.append(-1))),
+    "the largest shape": ("out of range", request(lambda changed: changed.inputs[0].shape.append(2**63 - 1))),
+    "no rows": ("the number of rows", request(lambda changed: changed.inputs[0].shape.__setitem__(0, 0))),
+    "five dimensions": ("malformed", request(lambda changed: changed.inputs[0].shape.extend([1] * 3))),
+    "contents of another type": (
+        "field tag 26",
+        request(lambda changed: changed.inputs[0].contents.int64_contents.append(4)),
+    ),
+    "a number that wraps": ("the range of INT32", with_max_tokens(b"\x84\x80\x80\x80\x10")),
+    "a negative number that wraps": (
+        "the range of INT32",
+        with_max_tokens(b"\x84\x80\x80\x80\xf0\xff\xff\xff\xff\x01"),
+    ),
+    "a number without an end": ("malformed", with_max_tokens(b"\x84\x80")),
+    "a sequence": ("a parameter is not allowed", set_parameter("request", "sequence_id", int64_param=5)),
+    "a header as a parameter": ("as metadata", set_parameter("request", "X-Engine-Hash", string_param="x")),
+    "a negative timeout": ("timeout is out of range", set_parameter("request", "timeout", int64_param=-1)),
+    "a timeout as text": ("is malformed", set_parameter("request", "timeout", string_param="5")),
+    "a parameter twice": ("given twice", frame(infer_message() + b"\x22\x0d\x0a\x07timeout\x12\x02\x10\x05")),
+    "the value of a parameter first": (
+        "malformed",
+        frame(infer_message() + b"\x22\x0d\x12\x02\x10\x05\x0a\x07timeout"),
+    ),
+    "a null character in the id": ("null character", request(lambda changed: setattr(changed, "id", "a\0b"))),
+    "an id of a megabyte": ("more than 1024 bytes", request(lambda changed: setattr(changed, "id", "a" * 2_000))),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_ensemble_does_not_need_is_refused_before_the_messages_end(check, case):
+    reason, call = REFUSED[case]
+    for pieces in ([call], [bytes([byte]) for byte in call]):
+        checked = check("ModelInfer", *pieces)
+        assert checked.status in (INVALID_ARGUMENT, PERMISSION_DENIED)
+        assert reason in checked.reason
+        assert checked.num_forwarded < len(call)
+
+
+@pytest.mark.parametrize(
+    "packed", [b"\x04", b"\xff\xff\xff\xff\x07", b"\x80\x80\x80\x80\xf8\xff\xff\xff\xff\x01", b"\0" * 8]
+)
+def test_numbers_of_int32_are_allowed(check, packed):
+    assert check("ModelInfer", with_max_tokens(packed)) == ALLOWED
+
+
+def test_random_requests_of_the_ensemble_are_allowed(check):
+    source = random.Random(5)
+    for _ in range(NUM_CALLS // 10):
+        call = frame(valid_request(source).SerializeToString())
+        assert check("ModelStreamInfer", *split(call, source.choices(range(len(call)), k=3))) == ALLOWED
+
+
+def test_random_requests_that_no_server_may_get_are_refused(check):
+    source = random.Random(20_261_128)
+    num_allowed = num_faults = 0
+    for _ in range(NUM_CALLS):
+        message = changed_message(source)
+        call = frame(message)
+        allowed = check("ModelInfer", *split(call, source.choices(range(len(call)), k=source.randrange(4)))) == ALLOWED
+        reason = fault(message)
+        assert not (allowed and reason), (message, reason)
+        num_allowed += allowed
+        num_faults += bool(reason)
+    check_survivors(num_allowed, NUM_CALLS, 0.1)
+    check_survivors(num_faults, NUM_CALLS, 0.2)
 
 
 @pytest.mark.parametrize("case", HOSTILE)

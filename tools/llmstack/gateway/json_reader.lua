@@ -44,7 +44,7 @@ function Reader:feed(bytes)
 end
 
 function Reader:is_complete()
-  return self.step == Reader.read_end
+  return self.step == Reader.read_end and self.unread == ""
 end
 
 -- The text with each escape replaced by two other characters: then a quote ends a string. Leaves a backslash out whose

@@ -45,7 +45,7 @@ end
 
 -- Whether a string has a null character: Triton cuts headers and ids there.
 local function has_null(literal)
-  return literal:gsub("\\\\", ""):find("\\u0000", 1, true) ~= nil
+  return literal:find("\0", 1, true) ~= nil or literal:gsub("\\\\", ""):find("\\u0000", 1, true) ~= nil
 end
 
 local function object(name, members, open, close)
