@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 from llm_policy import PLANNER_VERSION
 from llm_policy.errors import PolicyError
+from llm_policy.guidance.backends.names import usable_backends
 from llm_policy.guidance.compile.compile_queue import GuideCompiler
 from llm_policy.guidance.compile.guide_cache import GuideCache
 from llm_policy.guidance.compile.guide_report import GuideReport
@@ -80,7 +81,8 @@ class PreprocessModel:
         self._tensors = TensorCache()
         self._ledger = LedgerWriter(state_dir, manifest, boot_id())
         self._log = RequestLog()
-        cache = GuideCache(state_dir / "guides.db", _guide_cache_context(manifest))
+        backends = usable_backends(manifest.guidance.backend, os.environ)
+        cache = GuideCache(state_dir / "guides.db", _guide_cache_context(manifest, backends))
         self._guide_compiler = GuideCompiler(
             manifest.guidance, release.tokenizer_info_path, cache, internal_fault, self._observe_new_guide
         )
@@ -233,7 +235,8 @@ def _guide_line(report: GuideReport) -> dict[str, Any]:
     }
 
 
-def _guide_cache_context(manifest: Manifest) -> str:
-    """Everything besides the guide that a cached report depends on."""
-    limits = manifest.guidance.limits.model_dump_json()
-    return "\n".join((manifest.tokenizer.info_hash, metadata.version("xgrammar"), PLANNER_VERSION, limits))
+def _guide_cache_context(manifest: Manifest, backends: tuple[str, ...]) -> str:
+    """Everything besides the guide that a cached report depends on. A registered schema is planned more exactly."""
+    versions = [f"{name} {metadata.version(name)}" for name in backends]
+    guidance = manifest.guidance.model_dump_json()
+    return "\n".join((manifest.tokenizer.info_hash, *versions, PLANNER_VERSION, guidance, *sorted(manifest.schemas)))

@@ -26,7 +26,7 @@ QUOTE, LETTER = b'"', b"a"
 """Where a letter is allowed, the walk is inside a string, which only a quote ends; `}` would be one more character."""
 MAX_RUN = 24
 """Times that an open walk repeats a token before it prefers another, so that it reaches the fields behind a string."""
-OPEN_STEPS, RANDOM_STEPS, NUM_RANDOM_WALKS = 128, 48, 3
+OPEN_STEPS, RANDOM_STEPS, NUM_RANDOM_WALKS = 64, 32, 2
 NUM_REPEATS = 3
 SEED = 20_11
 
