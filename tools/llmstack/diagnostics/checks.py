@@ -16,11 +16,13 @@ from llmstack.diagnostics.engine_checks import (
     check_server,
 )
 from llmstack.diagnostics.host_checks import check_ports, check_shared_memory, check_state_directory, check_webhooks
+from llmstack.diagnostics.triton_faults import check_triton_faults
 
 CHECKS: tuple[Callable[[Deployment], CheckResult], ...] = (
     check_image,
     check_engine,
     check_server,
+    check_triton_faults,
     check_gpu,
     check_memory,
     check_shared_memory,
