@@ -23,20 +23,18 @@ CONCURRENCY = 4
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def open_release(tmp_path_factory):
+def write_release(directory, **guidance):
     """The embedded release without its limit of new guides per minute."""
-    release = tmp_path_factory.mktemp("release") / "open"
-    shutil.copytree(DEFAULT_RELEASE_DIR, release)
-    manifest = json.loads((release / "manifest.json").read_text())
-    manifest["guidance"]["max_adhoc_per_minute"] = 100_000
-    (release / "manifest.json").write_text(json.dumps(manifest))
-    return release
+    shutil.copytree(DEFAULT_RELEASE_DIR, directory)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["guidance"] |= {"max_adhoc_per_minute": 100_000, **guidance}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
 
 
 @pytest.fixture(scope="module")
-def guide_server(open_release):
-    with TritonServer(open_release, engine="echo") as server:
+def guide_server(tmp_path_factory):
+    with TritonServer(write_release(tmp_path_factory.mktemp("release") / "open"), engine="echo") as server:
         yield server
 
 
@@ -46,10 +44,11 @@ def outcome(guide_server):
     return outcome_of(guide_server, hostile_guides(), max_tokens=4)
 
 
-@pytest.fixture(scope="module")
-def decoding_server(open_release):
-    """A server whose engine obeys the guides."""
-    with TritonServer(open_release, engine="embedded") as server:
+@pytest.fixture(scope="module", params=["llguidance", "xgrammar"])
+def decoding_server(request, tmp_path_factory):
+    """A server whose engine obeys the guides, by each backend."""
+    release = write_release(tmp_path_factory.mktemp("release") / "open", backend=request.param)
+    with TritonServer(release, engine="embedded") as server:
         yield server
 
 
@@ -99,9 +98,16 @@ def test_there_are_at_least_60_guides_that_slow_down_decoding():
     assert len(set(decode_hostile_guides()) - set(hostile_guides())) == len(decode_hostile_guides()) >= 60
 
 
-@pytest.mark.parametrize("kind_of_outcome", ["outcome", "decoded"])
-def test_each_hostile_guide_is_answered_or_rejected_with_a_declared_code(request, kind_of_outcome):
-    _, _, answers = request.getfixturevalue(kind_of_outcome)
+def test_each_hostile_guide_is_answered_or_rejected_with_a_declared_code(outcome):
+    check_codes(outcome)
+
+
+def test_each_guide_that_slows_down_decoding_is_answered_or_rejected_with_a_declared_code(decoded):
+    check_codes(decoded)
+
+
+def check_codes(outcome):
+    _, _, answers = outcome
     undeclared = [answer.error for answer in answers if answer.error is not None and answer.code is None]
     assert undeclared == []
     assert "internal" not in Counter(answer.code for answer in answers)
