@@ -1,7 +1,7 @@
 """Upper bounds on one guide; a section of the manifest.
 
-Every size is checked before any recursion and any compile. With the defaults real-world schemas pass, and XGrammar's
-token-mask stage stays below two seconds on one thread with a vocabulary of 150,000.
+Every size is checked before any recursion and any compile. With the defaults real-world schemas pass, and XGrammar
+compiles an ad-hoc schema in less than two seconds on one thread with a vocabulary of 150,000.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class GuideLimits(BaseModel):
     max_broad_states: PositiveInt = 48
     """States of a client's regex or grammar that accept most characters: about 27 ms of compile time each."""
     max_counted_length: PositiveInt = 512
-    """Longest minLength or maxLength that the grammar enforces. Above about 16 the engine needs some 60 ms for the mask
-    of each token inside such a string, so 16 or less trades exactness for speed. The validation of the finished text is
-    exact either way."""
+    """Longest minLength or maxLength that is written out for XGrammar, one rule for each character, if the budget of
+    compile time allows it. A longer one is not enforced by the grammar, only by the validation of the finished text."""
     max_string_cost_ms: PositiveInt = 600
-    """Estimated total compile time of a schema's patterns, lengths and undeclared property names."""
+    """Estimated time that XGrammar needs to compile the patterns, lengths and undeclared property names of an ad-hoc
+    schema. What costs more is approximated and reported."""
+    max_registered_string_cost_ms: PositiveInt = 20_000
+    """The same for a registered schema, which compiles before the server is ready."""
     max_rules: PositiveInt = 12_000
     """Rules of a grammar, planned or sent by the client."""
     max_shortest_text: PositiveInt = 100_000

@@ -27,6 +27,8 @@ WriteValue = Callable[[Conjunction], Rule]
 
 _PREFIX_GROUP = 8
 """Prefix items in one rule; each item nests in the one before."""
+MAX_COPIES = 4
+"""Items that are counted at most when nothing else may be."""
 
 
 @dataclass
@@ -68,6 +70,8 @@ class ArrayWriter:
         array = ArrayConstraints()
         for subschema in subschemas:
             self._add(subschema, array)
+        if self._counting is Counting.NONE:
+            self._leave_out_counts(array, subschemas[0].pointer if subschemas else "")
         width = max((len(subschema.keywords.get("prefixItems", ())) for subschema in subschemas), default=0)
         array.prefix = [tuple(s for subschema in subschemas for s in _item_schemas(subschema, i)) for i in range(width)]
         array.rest = tuple(s for subschema in subschemas for s in _item_schemas(subschema, width))
@@ -88,6 +92,15 @@ class ArrayWriter:
             self._unenforced.add(subschema.pointer, "uniqueItems", "items are not compared")
         if "unevaluatedItems" in keywords and not keywords["unevaluatedItems"].is_true:
             self._unenforced.add(subschema.pointer, "unevaluatedItems", "not enforced")
+
+    def _leave_out_counts(self, array: ArrayConstraints, pointer: str) -> None:
+        """Only a few copies remain; XGrammar's masks are fast for most counts of items, but not for all."""
+        if array.max_items is not None and array.max_items > MAX_COPIES:
+            self._unenforced.add(pointer, "maxItems", "counting so many items costs too much")
+            array.max_items = None
+        if array.min_items > MAX_COPIES:
+            self._unenforced.add(pointer, "minItems", "counting so many items costs too much, enforced is 1")
+            array.min_items = 1
 
     def _content(self, array: ArrayConstraints) -> Expression:
         rest = self._rest(array)

@@ -28,7 +28,8 @@ from llm_policy.guidance.json_schema.keyword_report import KeywordReport
 from llm_policy.guidance.json_schema.literals import LiteralFilter, is_found, listed_values, member_schemas
 from llm_policy.guidance.json_schema.member_chain import Member, MemberChain
 from llm_policy.guidance.json_schema.normal_form import Conjunction, NormalForm
-from llm_policy.guidance.json_schema.strings import PatternSource, StringConstraints, StringWriter, string_constraints
+from llm_policy.guidance.json_schema.string_constraints import PatternSource, StringConstraints, string_constraints
+from llm_policy.guidance.json_schema.strings import StringWriter
 from llm_policy.guidance.json_schema.subschema import FORBIDDEN, Subschema, keyword_values
 from llm_policy.release.guide_limits import GuideLimits
 

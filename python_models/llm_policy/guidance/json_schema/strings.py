@@ -1,26 +1,33 @@
 """String constraints as grammar expressions.
 
-A single pattern or format is written directly; a length is a count of characters; several constraints become the
-intersection of their automata. If that is too large, only the first pattern is enforced and the rest is reported.
+For llguidance lengths and patterns are written as they are. For XGrammar a length is a chain of rules, one for each
+character, and everything else a deterministic automaton; both are precomputed. What the budget of compile time does
+not allow is approximated and reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-from llm_policy.guidance.counting import Counting
+from llm_policy.guidance.counting import Counting, max_automaton_states, string_budget_ms
 from llm_policy.guidance.grammar.code_set import EVERY_CODE, NO_CODE, CodeSet
-from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Literal, Rule, sequence
+from llm_policy.guidance.grammar.grammar import NOTHING, Expression, Grammar, Literal, Rule, sequence
 from llm_policy.guidance.grammar.json_text import PLAIN, JsonText
-from llm_policy.guidance.json_schema.formats import ASSERTED_WITHOUT_PATTERN, FORMAT_PATTERNS
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
-from llm_policy.guidance.json_schema.subschema import EXCLUDED, Subschema
+from llm_policy.guidance.json_schema.string_approximations import (
+    Approximation,
+    Gap,
+    NumberedTree,
+    approximations,
+    dropped_gaps,
+    length_gaps,
+)
+from llm_policy.guidance.json_schema.string_constraints import PatternSource, StringConstraints
 from llm_policy.guidance.regex.automaton import Automaton, ExclusionAutomaton, LengthAutomaton, TooManyStates
-from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS, is_simple, relaxed, tree_cost_ms
-from llm_policy.guidance.regex.dfa import intersect
-from llm_policy.guidance.regex.dfa_writer import DfaWriter
+from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS
+from llm_policy.guidance.regex.dfa import Dfa
+from llm_policy.guidance.regex.dfa_writer import string_expression
+from llm_policy.guidance.regex.intersection import intersect
 from llm_policy.guidance.regex.pattern_automaton import PatternAutomaton
 from llm_policy.guidance.regex.pattern_expression import pattern_expression, unrolled
 from llm_policy.guidance.regex.search import full_match, length_range
@@ -36,49 +43,10 @@ from llm_policy.guidance.regex.syntax import (
 )
 from llm_policy.release.guide_limits import GuideLimits
 
+SHARE = 0.5
+"""Part of the remaining budget that the length or the relaxed pattern of one string may take."""
+
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
-
-
-class PatternSource(NamedTuple):
-    """A regex and the keyword from which it comes."""
-
-    pointer: str
-    keyword: str
-    regex: str
-
-
-@dataclass(frozen=True)
-class StringConstraints:
-    """What one alternative demands of a string."""
-
-    min_length: int = 0
-    max_length: int | None = None
-    sources: tuple[PatternSource, ...] = ()
-    excluded: frozenset[str] = frozenset()
-    pointer: str = ""
-
-
-def string_constraints(subschemas: Iterable[Subschema], unenforced: KeywordReport) -> StringConstraints:
-    """The string constraints of all subschemas of one alternative together."""
-    min_length, max_length, pointer = 0, None, ""
-    sources: dict[str, PatternSource] = {}
-    excluded: set[str] = set()
-    for subschema in subschemas:
-        keywords = subschema.keywords
-        min_length = max(min_length, keywords.get("minLength", 0))
-        if "maxLength" in keywords:
-            max_length = keywords["maxLength"] if max_length is None else min(max_length, keywords["maxLength"])
-        if "minLength" in keywords or "maxLength" in keywords:
-            pointer = subschema.pointer
-        if "pattern" in keywords:
-            sources.setdefault(keywords["pattern"], PatternSource(subschema.pointer, "pattern", keywords["pattern"]))
-        if keywords.get("format") in FORMAT_PATTERNS:
-            pattern = FORMAT_PATTERNS[keywords["format"]]
-            sources.setdefault(pattern, PatternSource(subschema.pointer, "format", pattern))
-        elif keywords.get("format") in ASSERTED_WITHOUT_PATTERN:
-            unenforced.add(subschema.pointer, "format", "no grammar for this format")
-        excluded.update(value for value in keywords.get(EXCLUDED, ()) if isinstance(value, str))
-    return StringConstraints(min_length, max_length, tuple(sources.values()), frozenset(excluded), pointer)
 
 
 class StringWriter:
@@ -86,11 +54,12 @@ class StringWriter:
 
     def __init__(self, text: JsonText, limits: GuideLimits, counting: Counting, unenforced: KeywordReport) -> None:
         self._text = text
-        self._counting = counting
+        self._is_exact = counting is Counting.EXACT
         self._limits = limits
         self._unenforced = unenforced
-        self._written: dict[tuple[StringConstraints, Expression], Expression] = {}
-        self._budget_ms: float = limits.max_string_cost_ms
+        self._written: dict[tuple[StringConstraints, Expression], _Written] = {}
+        self._budget_ms = string_budget_ms(counting, limits)
+        self._max_states = max_automaton_states(counting, limits)
         self._trees: dict[str, RegexNode | None] = {}
 
     def value(self, constraints: StringConstraints) -> Expression:
@@ -101,114 +70,111 @@ class StringWriter:
         """A member name, with its quotes and colon."""
         return self._expression(constraints, Literal('":'))
 
-    def _expression(self, constraints: StringConstraints, tail: Expression) -> Expression:
-        if constraints.max_length is not None and constraints.min_length > constraints.max_length:
-            return NOTHING
-        key = (constraints, tail)
-        if key not in self._written:
-            content = self._content(constraints, tail)
-            name = f"s{len(self._written)}"
-            needs_rule = not isinstance(content, Rule) and content != NOTHING
-            self._written[key] = self._text.grammar.define(name, content) if needs_rule else content
-        return self._written[key]
-
-    def _content(self, constraints: StringConstraints, tail: Expression) -> Expression:
-        trees = [tree for source in constraints.sources if (tree := self._tree(source)) is not None]
-        if not trees and not constraints.excluded:
-            return self._counted(constraints, tail)
-        if len(trees) == 1 and not constraints.excluded:
-            bounded_tree = _with_length_bounds(trees[0], constraints, self._limits)
-            if bounded_tree is not None and (is_simple(bounded_tree) or constraints.sources[0].keyword == "format"):
-                return self._single_pattern(bounded_tree, constraints, tail)
-        try:
-            return self._intersection(trees, constraints, tail)
-        except TooManyStates:
-            return self._approximation(trees, constraints, tail)
-
     def can_exclude_names(self) -> bool:
         """Whether the budget is enough to distinguish undeclared names from declared ones."""
         return self._budget_ms > BROAD_MS
 
-    def _single_pattern(self, tree: RegexNode, constraints: StringConstraints, tail: Expression) -> Expression:
-        """One pattern written directly, its counts relaxed where they cost too much."""
-        pointer, keyword, _ = constraints.sources[0]
-        relaxed_tree = tree if keyword == "format" else relaxed(tree, self._budget_ms / 2)
-        cost = FORMAT_MS if keyword == "format" else tree_cost_ms(relaxed_tree)
-        if cost > self._budget_ms:
-            self._unenforced.add(pointer, keyword, "too many patterns that accept any character")
-            return self._counted(constraints, tail)
-        if relaxed_tree != tree:
-            self._unenforced.add(pointer, keyword, "its counts are only partly enforced")
-        self._budget_ms -= cost
-        return sequence(Literal('"'), unrolled(pattern_expression(relaxed_tree)), tail)
+    def _expression(self, constraints: StringConstraints, tail: Expression) -> Expression:
+        if constraints.max_length is not None and constraints.min_length > constraints.max_length:
+            return NOTHING
+        trees = self._parsed_trees(constraints)
+        key = (_without_pointers(constraints), tail)
+        if key not in self._written:
+            written = self._write(trees, constraints, tail)
+            if not isinstance(written.expression, Rule) and written.expression != NOTHING:
+                written = written.named(self._text.grammar, f"s{len(self._written)}")
+            self._written[key] = written
+        self._report(self._written[key].gaps, constraints)
+        return self._written[key].expression
 
-    def _counted(self, constraints: StringConstraints, tail: Expression) -> Expression:
-        """A length alone: unrolled while the budget lasts, else counted by reference, else reported."""
-        min_length, max_length = constraints.min_length, constraints.max_length
-        if (min_length, max_length) == (0, None):
-            return self._text.any_string() if tail == Literal('"') else self._text.any_key()
-        num_new = 0 if max_length is None else max(max_length - min_length - self._text.longest_chain(tail), 0)
-        cost = BROAD_MS * (min_length + num_new)
-        if cost <= self._budget_ms / 2:
-            self._budget_ms -= cost
-            return self._text.bounded_string(min_length, max_length, tail)
-        limit = self._limits.max_counted_length
-        if max_length is not None and max_length > limit:
-            self._unenforced.add(constraints.pointer, "maxLength", f"more than {limit} characters are not counted")
-        if min_length > limit:
-            self._unenforced.add(constraints.pointer, "minLength", f"more than {limit} characters are not counted")
-        max_length = None if max_length is not None and max_length > limit else max_length
-        if max_length is None and min_length <= 1:
-            return self._text.bounded_string(min_length, None, tail)
-        return self._text.counted_string(min(min_length, limit), max_length, tail)
+    def _report(self, gaps: tuple[Gap, ...], constraints: StringConstraints) -> None:
+        for gap in gaps:
+            pointer = constraints.pointer if gap.source is None else constraints.sources[gap.source].pointer
+            self._unenforced.add(pointer, gap.keyword, gap.reason)
 
-    def _intersection(self, trees: list[RegexNode], constraints: StringConstraints, tail: Expression) -> Expression:
-        limit = self._limits.max_automaton_states
-        automata: list[Automaton] = [PatternAutomaton(tree, 16 * limit) for tree in trees]
-        if (constraints.min_length, constraints.max_length) != (0, None):
-            automata.append(LengthAutomaton(constraints.min_length, constraints.max_length))
-        if constraints.excluded:
-            automata.append(self._exclusion(constraints.excluded, PLAIN if tail != Literal('"') else EVERY_CODE))
-        dfa = intersect(automata, limit)
-        cost = dfa.cost_ms()
-        if trees and cost > self._budget_ms:
-            raise TooManyStates
-        self._budget_ms -= cost
-        content = DfaWriter(dfa, self._text, tail).expression()
-        return sequence(Literal('"'), content)
+    def _write(self, trees: list[NumberedTree], constraints: StringConstraints, tail: Expression) -> _Written:
+        if not trees and not constraints.excluded:
+            return self._length(constraints, tail)
+        if len(trees) == 1 and not constraints.excluded:
+            tree = _with_length_bounds(trees[0].tree, constraints, self._limits)
+            if tree is not None and (self._is_exact or trees[0].keyword == "format"):
+                return self._in_place(tree, tail)
+        return self._automaton(trees, constraints, tail)
+
+    def _in_place(self, tree: RegexNode, tail: Expression) -> _Written:
+        """A format, which compiles faster in place than as an automaton, or any pattern for llguidance."""
+        self._budget_ms = max(self._budget_ms - FORMAT_MS, 0.0)
+        expression = pattern_expression(tree)
+        return _Written(sequence(Literal('"'), expression if self._is_exact else unrolled(expression), tail))
+
+    def _length(self, constraints: StringConstraints, tail: Expression) -> _Written:
+        """A length alone. Beyond the budget the maximum is dropped and the minimum reduced, to 1 at least."""
+        low, high = constraints.min_length, constraints.max_length
+        if high is not None and high > self._limits.max_repeat:
+            high = None
+        if (low, high) == (0, None):
+            return _Written(self._text.any_string() if tail == Literal('"') else self._text.any_key())
+        if self._is_exact:
+            return _Written(self._text.counted_string(low, high, tail))
+        num_new = 0 if high is None else max(high - low - self._text.longest_chain(tail), 0)
+        affordable = max(min(int(self._budget_ms * SHARE / BROAD_MS), self._limits.max_counted_length), 1)
+        gaps = []
+        if low + num_new > affordable or (high or 0) > self._limits.max_counted_length:
+            gaps = length_gaps(low, high, min(low, affordable))
+            low, high, num_new = min(low, affordable), None, 0
+        self._budget_ms = max(self._budget_ms - BROAD_MS * (low + num_new), 0.0)
+        if (low, high) == (0, None):
+            return _Written(self._text.any_string() if tail == Literal('"') else self._text.any_key(), tuple(gaps))
+        return _Written(self._text.bounded_string(low, high, tail), tuple(gaps))
+
+    def _automaton(self, trees: list[NumberedTree], constraints: StringConstraints, tail: Expression) -> _Written:
+        """The first approximation whose automaton the budget allows; the last one enforces lengths only."""
+        for attempt in approximations(trees, constraints, self._budget_ms * SHARE):
+            dfa = self._affordable(attempt, tail)
+            if dfa is not None:
+                self._budget_ms = max(self._budget_ms - dfa.cost_ms(), 0.0)
+                content = string_expression(dfa, self._text, tail)
+                return _Written(sequence(Literal('"'), content), attempt.gaps)
+        if trees and (self._is_exact or trees[0].keyword == "format"):
+            gaps = dropped_gaps(trees[1:], constraints)
+            gaps += length_gaps(constraints.min_length, constraints.max_length, 0)
+            return _Written(self._in_place(trees[0].tree, tail).expression, tuple(gaps))
+        lengths = self._length(constraints, tail)
+        return _Written(lengths.expression, (*lengths.gaps, *dropped_gaps(trees, constraints)))
+
+    def _affordable(self, attempt: Approximation, tail: Expression) -> Dfa | None:
+        automata: list[Automaton] = []
+        try:
+            automata.extend(PatternAutomaton(tree, 16 * self._max_states) for tree in attempt.trees)
+            if (attempt.min_length, attempt.max_length) != (0, None):
+                automata.append(LengthAutomaton(attempt.min_length, attempt.max_length))
+            if attempt.excluded:
+                automata.append(self._exclusion(attempt.excluded, PLAIN if tail != Literal('"') else EVERY_CODE))
+            dfa = intersect(automata, self._max_states)
+        except TooManyStates:
+            return None
+        is_cheap = dfa.cost_ms() <= self._budget_ms or not (attempt.trees or attempt.max_length)
+        return dfa if is_cheap else None
 
     def _exclusion(self, names: frozenset[str], alphabet: CodeSet) -> ExclusionAutomaton:
         """Compares as many characters as a third of the budget allows, at least one."""
-        share = max(int(self._budget_ms / 3 / BROAD_MS), 1)
         depth = max(map(len, names)) + 1
-        while depth > 1 and ExclusionAutomaton.num_states(names, depth) > share:
-            depth -= 1
+        if not self._is_exact:
+            share = max(int(self._budget_ms / 3 / BROAD_MS), 1)
+            while depth > 1 and ExclusionAutomaton.num_states(names, depth) > share:
+                depth -= 1
         return ExclusionAutomaton(names, depth, alphabet)
 
-    def _approximation(self, trees: list[RegexNode], constraints: StringConstraints, tail: Expression) -> Expression:
-        """Only the first pattern, relaxed where it costs too much; everything else is reported."""
-        pointer = constraints.sources[0].pointer if constraints.sources else constraints.pointer
-        if not trees:
-            self._unenforced.add(pointer, "not", "too many excluded values")
-            return self._counted(constraints, tail)
-        for source in constraints.sources[1:]:
-            self._unenforced.add(source.pointer, source.keyword, "too large together with another pattern")
-        has_length = (constraints.min_length, constraints.max_length) != (0, None)
-        if has_length and _with_length_bounds(trees[0], constraints, self._limits) is None:
-            self._unenforced.add(constraints.pointer, "minLength/maxLength", "too large together with a pattern")
-        if constraints.excluded:
-            self._unenforced.add(pointer, "not", "too large together with a pattern")
-        relaxed_tree = relaxed(trees[0], self._budget_ms / 2)
-        try:
-            return self._intersection([relaxed_tree], StringConstraints(), tail)
-        except TooManyStates:
-            return self._single_pattern(trees[0], constraints, tail)
-        finally:
-            if relaxed_tree != trees[0]:
-                self._unenforced.add(pointer, constraints.sources[0].keyword, "its counts are only partly enforced")
+    def _parsed_trees(self, constraints: StringConstraints) -> list[NumberedTree]:
+        """The full-match trees of all patterns that can be parsed; the others are reported."""
+        trees = []
+        for number, source in enumerate(constraints.sources):
+            tree = self._tree(source)
+            if tree is not None:
+                trees.append(NumberedTree(number, source.keyword, tree))
+        return trees
 
     def _tree(self, source: PatternSource) -> RegexNode | None:
-        """The full-match tree of a pattern; None, and a finding, if it can't be parsed."""
         pointer, keyword, pattern = source
         if pattern not in self._trees:
             self._trees[pattern] = self._parse(pattern, keyword)
@@ -225,6 +191,22 @@ class StringWriter:
             return full_match(parse_regex(pattern, _FORMAT_LIMITS if keyword == "format" else self._limits))
         except (InvalidRegex, RegexTooComplex):
             return None
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The strings of one set of constraints, and what they leave out."""
+
+    expression: Expression
+    gaps: tuple[Gap, ...] = ()
+
+    def named(self, grammar: Grammar, name: str) -> _Written:
+        return _Written(grammar.define(name, self.expression), self.gaps)
+
+
+def _without_pointers(constraints: StringConstraints) -> StringConstraints:
+    sources = tuple(source._replace(pointer="") for source in constraints.sources)
+    return replace(constraints, sources=sources, pointer="")
 
 
 def _with_length_bounds(tree: RegexNode, constraints: StringConstraints, limits: GuideLimits) -> RegexNode | None:

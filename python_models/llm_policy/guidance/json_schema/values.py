@@ -17,7 +17,8 @@ from llm_policy.guidance.json_schema.literals import LiteralFilter, listed_value
 from llm_policy.guidance.json_schema.normal_form import Alternative, Conjunction, NormalForm
 from llm_policy.guidance.json_schema.numbers import NumberWriter
 from llm_policy.guidance.json_schema.objects import ObjectWriter
-from llm_policy.guidance.json_schema.strings import StringWriter, string_constraints
+from llm_policy.guidance.json_schema.string_constraints import string_constraints
+from llm_policy.guidance.json_schema.strings import StringWriter
 from llm_policy.guidance.json_schema.subschema import (
     ALL_TYPES,
     EXCLUDED,

@@ -9,6 +9,9 @@ from llm_policy.guidance.grammar.code_set import EVERY_CODE, CodeSet
 from llm_policy.guidance.regex.automaton import State, TooManyStates, Transitions
 from llm_policy.guidance.regex.syntax import Alternation, Concat, Match, RegexNode, Repetition
 
+MAX_WORK = 500_000
+"""NFA states, summed over all transitions, that one automaton may go through: about a second."""
+
 
 @dataclass
 class _NfaState:
@@ -26,9 +29,11 @@ class PatternAutomaton:
         """Build the NFA.
 
         Raises:
-            TooManyStates: it has more than `max_states` states.
+            TooManyStates: it has more than `max_states` states. Transitions raise it beyond `MAX_WORK`.
         """
         self._nfa: list[_NfaState] = []
+        self._work = 0
+        self._known: dict[State, Transitions] = {}
         self._max_states = max_states
         self._end = self._add_state()
         self._start = self._build(tree, self._end)
@@ -84,17 +89,31 @@ class PatternAutomaton:
 
     def transitions(self, state: State) -> Transitions:
         """The alphabet, split wherever the NFA states differ."""
+        if state not in self._known:
+            self._known[state] = self._transitions(state)
+        return self._known[state]
+
+    def _transitions(self, state: State) -> Transitions:
         assert isinstance(state, frozenset)  # noqa: S101 - our own states
-        pieces: list[tuple[CodeSet, frozenset[int]]] = [(EVERY_CODE, frozenset())]
+        targets: dict[CodeSet, set[int]] = {}
         for nfa_state in (self._nfa[s] for s in state):
             if nfa_state.codes is not None:
-                pieces = _split(pieces, nfa_state.codes, nfa_state.target)
+                targets.setdefault(nfa_state.codes, set()).add(nfa_state.target)
+        pieces: list[tuple[CodeSet, frozenset[int]]] = [(EVERY_CODE, frozenset())]
+        for codes, reached in targets.items():
+            pieces = _split(pieces, codes, reached)
+        self._count_work(len(state) * len(pieces))
         merged: dict[State, CodeSet] = {}
-        for codes, targets in pieces:
-            if targets:
-                reached = self._epsilon_closure(targets)
-                merged[reached] = merged[reached] | codes if reached in merged else codes
-        return [(codes, reached) for reached, codes in merged.items()]
+        for codes, entries in pieces:
+            if entries:
+                closed = self._epsilon_closure(entries)
+                merged[closed] = merged[closed] | codes if closed in merged else codes
+        return [(codes, closed) for closed, codes in merged.items()]
+
+    def _count_work(self, amount: int) -> None:
+        self._work += amount
+        if self._work > MAX_WORK:
+            raise TooManyStates
 
     def is_accepting(self, state: State) -> bool:
         """Whether the set contains the NFA's end."""
@@ -102,13 +121,13 @@ class PatternAutomaton:
 
 
 def _split(
-    pieces: list[tuple[CodeSet, frozenset[int]]], codes: CodeSet, target: int
+    pieces: list[tuple[CodeSet, frozenset[int]]], codes: CodeSet, entries: set[int]
 ) -> list[tuple[CodeSet, frozenset[int]]]:
     halves: list[tuple[CodeSet, frozenset[int]]] = []
     for piece, targets in pieces:
         inside, outside = piece & codes, piece - codes
         if inside:
-            halves.append((inside, targets | {target}))
+            halves.append((inside, targets | entries))
         if outside:
             halves.append((outside, targets))
     return halves

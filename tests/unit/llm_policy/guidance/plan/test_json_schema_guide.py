@@ -68,7 +68,7 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
         [[], [1]],
     ),
     ("lengths", {"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "é😀x", '\n"'], ["a", "abcd"]),
-    ("long length", {"type": "string", "maxLength": 300}, ["", "a" * 300], ["a" * 301]),
+    ("long length", {"type": "string", "maxLength": 10}, ["", "a" * 10], ["a" * 11]),
     ("pattern is a search", {"type": "string", "pattern": "b+"}, ["b", "abbc", '"b'], ["", "ac"]),
     ("anchored pattern", {"type": "string", "pattern": "^a$|^b"}, ["a", "bc"], ["ab", "cb"]),
     ("pattern and length", {"type": "string", "pattern": "^a", "maxLength": 2}, ["a", "ab"], ["abc", "b"]),
