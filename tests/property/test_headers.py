@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_policy.rules.headers import HeaderGate
+from llm_policy.rules.headers import MAX_HEADER_CHARS, HeaderGate
 from tests.survivors import keep_if, keeps_at_least
 
 ENGINE = "sha256:" + "a" * 64
@@ -44,6 +44,14 @@ def test_order_never_changes_whether_a_request_passes(pairs, random):
 def test_case_never_changes_the_result(pairs, random):
     recased = [("".join(random.choice((c.lower(), c.upper())) for c in name), value) for name, value in pairs]
     assert result(pairs) == result(recased)
+
+
+@given(PAIRS)
+def test_the_sender_is_named_by_printable_ascii_only(pairs):
+    sender, _ = result(pairs)
+    for text in (sender.tenant, sender.request_id, sender.trace_id):
+        assert len(text) <= MAX_HEADER_CHARS
+        assert all(" " <= character <= "~" for character in text)
 
 
 @keeps_at_least(0.2)

@@ -3,6 +3,9 @@
 Triton forwards matching HTTP headers and gRPC metadata as request parameters; members of a `/generate` body that are
 not tensors become parameters too. HTTP keeps the spelling `X-Engine-Hash`, gRPC lower-cases it, so names are compared
 case-insensitively. A header sent twice arrives twice and is an error (RFC 9110 5.3: these headers are not lists).
+
+A value with control characters is an error, so that none gets into the ledger, logs or alerts. Triton passes values on
+as C strings, so what follows a null character is gone before the gate reads it. Only the gateway can reject those.
 """
 
 from __future__ import annotations

@@ -116,7 +116,9 @@ def test_an_optional_header_of_another_length_is_rejected(length):
     assert str(error) == f"invalid_header: X-Tenant has {length} characters, allowed 1 to 128"
 
 
-@pytest.mark.parametrize("value", ["caf\u00e9", "a\nb", "a\x00b", "a\x7f"])
+@pytest.mark.parametrize(
+    "value", ["caf\u00e9", "a\nb", "a\x00b", "\x00", "a\x00", "\x1b[2J", "a\x7f", "\x80", "\u2028"]
+)
 def test_a_header_that_is_not_printable_ascii_is_rejected(value):
     error = rejection({**GOOD, "X-Tenant": value})
     assert str(error) == "invalid_header: X-Tenant has characters that are not printable ASCII"

@@ -9,6 +9,7 @@ import typer
 
 from llmstack.cli.bench.beside import beside
 from llmstack.cli.bench.engine import engine
+from llmstack.cli.bench.flood import flood
 from llmstack.cli.bench.gate import gate
 from llmstack.cli.bench.load import load
 from llmstack.cli.bench.options import MeasuredRelease
@@ -21,6 +22,7 @@ app.command()(gate)
 app.command()(random_release)
 app.command()(engine)
 app.command()(beside)
+app.command()(flood)
 
 
 @app.callback()
