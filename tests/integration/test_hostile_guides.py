@@ -120,7 +120,7 @@ def test_most_guides_that_slow_down_decoding_are_answered(decoded):
 
 def test_guides_that_slow_down_decoding_keep_nobody_from_an_answer(decoding_server, decoded):
     before, valid, _ = decoded
-    assert len(valid) > 100
+    assert len(valid) > 20
     assert [answer.error for answer in valid if answer.error is not None] == []
     assert stubs(decoding_server) == before
 
