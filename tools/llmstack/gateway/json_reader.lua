@@ -14,7 +14,7 @@
 --                                that of the object or array around it; returns nothing or a reason
 --   close(state, data, parent)   called at the end of an object or array; returns nothing or a reason
 
-local MAX_DEPTH, MAX_VALUES, MAX_SCALAR_BYTES, MAX_NAME_BYTES, MAX_STRING_BYTES = 10, 8192, 64, 128, 1024
+local MAX_DEPTH, MAX_VALUES, MAX_SCALAR_BYTES, MAX_NAME_BYTES, MAX_STRING_BYTES = 10, 4096, 64, 128, 1024
 local QUOTE, BACKSLASH, COMMA, COLON = 0x22, 0x5c, 0x2c, 0x3a
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 0x7b, 0x7d, 0x5b, 0x5d
 local NOT_JSON = "the body is not JSON"
