@@ -72,14 +72,15 @@ def outcome_of(server, guides, max_tokens):
     load.start()
     try:
         with ThreadPoolExecutor(CONCURRENCY) as pool:
-            answers = list(pool.map(lambda guide: send(server, *guide, max_tokens), guides))
+            answers = list(pool.map(lambda guide: send(server, guide, max_tokens), guides))
     finally:
         stop.set()
         load.join()
     return before, valid, answers
 
 
-def send(server, kind, text, max_tokens):
+def send(server, guide, max_tokens):
+    kind, text = guide
     inputs = {"text_input": "hello", "max_tokens": max_tokens, "guided_decoding_guide_type": kind}
     return Client(server, "grpc").send({**inputs, "guided_decoding_guide": text})
 
