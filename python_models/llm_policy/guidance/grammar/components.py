@@ -45,8 +45,9 @@ def _entered(
 
 
 def _popped(name: str, stack: list[str], on_stack: set[str]) -> list[str]:
-    place = stack.index(name)
-    component = stack[place:]
-    del stack[place:]
+    component = [stack.pop()]
+    while component[-1] != name:
+        component.append(stack.pop())
+    component.reverse()
     on_stack.difference_update(component)
     return component

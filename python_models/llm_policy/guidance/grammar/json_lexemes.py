@@ -200,7 +200,7 @@ class JsonLexemes:
             return expression
         if isinstance(expression, Choice):
             tokens = [option for option in expression.options if self._is_token(option)]
-            others = [self.lower(option) for option in expression.options if option not in tokens]
+            others = [self.lower(option) for option in expression.options if not self._is_token(option)]
             return choice(*([self._grammar.lexeme(choice(*tokens))] if tokens else []), *others)
         if isinstance(expression, Repeat):
             return repeat(self.lower(expression.part), expression.min_count, expression.max_count)

@@ -33,7 +33,7 @@ from llm_policy.guidance.limits import check_limit
 from llm_policy.release.guide_limits import GuideLimits
 
 MAX_DEPTH = 1_000
-"""Nesting of the text through all names; llguidance reads it with recursion, and overflows a stack of 2 MB at 2,000."""
+"""Nesting of the text through all names; llguidance reads it with recursion and overflows 2 MB of stack above 2,000."""
 
 _MAX_DIVISIONS = 12
 
@@ -137,7 +137,7 @@ class _RegularParts:
     def _choice(self, options: tuple[Expression, ...], *, is_regular: bool) -> Expression:
         """Regular options become one lexeme together, unless the whole choice is regular and to be divided."""
         together = [] if is_regular else [option for option in options if self._covers(option)]
-        others = [option for option in options if option not in together]
+        others = [option for option in options if is_regular or not self._covers(option)]
         return choice(*([self.lower(choice(*together))] if together else []), *map(self.lower, others))
 
     def _runs(self, parts: tuple[Expression, ...]) -> list[Expression]:

@@ -64,10 +64,7 @@ def regular_rules(grammar: Grammar) -> dict[str, Expression]:
 def without_tail_recursion(name: str, expression: Expression) -> Expression:
     """`x ::= a x | b` as `a* b`, also if `a` refers to `x`; unchanged if `x` ends no option."""
     row: Row = {}
-    try:
-        _split(expression, {name}, row, lambda head: head, heads_may_refer=True)
-    except _NotLinear:
-        return expression
+    _split(expression, {name}, row, lambda head: head, heads_may_refer=True)
     if name not in row:
         return expression
     return sequence(repeat(row[name], 0, None), row.get(None, Choice(())))
@@ -110,7 +107,7 @@ def _split(
     """Add the expression to the row.
 
     Raises:
-        _NotLinear: a member occurs elsewhere than at the end.
+        _NotLinear: a member occurs elsewhere than at the end, unless `heads_may_refer`.
     """
     if isinstance(expression, Rule) and expression.name in members:
         _add(row, expression.name, EMPTY)
