@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -99,7 +98,7 @@ class Housekeeping:
         text = ""
         try:
             size = self._ledger.keep_budget(time.time_ns(), self._max_ledger_bytes)
-        except sqlite3.Error as error:
+        except Exception as error:
             text = f"the ledger's size budget can't be kept: {error}"
         else:
             self._readiness.set_ledger_size(size)
