@@ -125,3 +125,13 @@ damaged_grammars = st.builds(
     st.integers(0, 3),
     st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=3),
 )
+
+regexes = st.recursive(
+    st.sampled_from(["a", "b", "[ab]", "a-", "[^b]", "."]),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map("".join),
+        st.lists(inner, min_size=2, max_size=3).map(lambda options: f"({'|'.join(options)})"),
+        st.builds("({}){}".format, inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{0,6}", "{5,}"])),
+    ),
+    max_leaves=5,
+)

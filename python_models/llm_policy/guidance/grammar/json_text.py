@@ -89,7 +89,8 @@ class JsonText:
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-        self._chains: dict[Expression, int] = {}
+        self._longest: dict[Expression, int] = {}
+        self._preceding: dict[tuple[Expression, int], Rule] = {}
 
     def any_string(self) -> Rule:
         """Any string, with its quotes."""
@@ -107,33 +108,47 @@ class JsonText:
     def counted_string(self, min_length: int, max_length: int | None, tail: Expression) -> Expression:
         """An opening quote, `min_length` to `max_length` characters, and the tail; counted by reference to a rule.
 
-        Any length compiles in milliseconds, but each token mask takes some 60 ms.
+        For llguidance only: in XGrammar any length compiles in milliseconds, but each token mask takes some 100 ms.
         """
         one = self._define_once("char", lambda: choice(Chars(PLAIN), self.escape()))
         return sequence(Literal('"'), repeat(one, min_length, max_length), tail)
 
     def bounded_string(self, min_length: int, max_length: int | None, tail: Expression) -> Expression:
-        """The same, counted by a chain of rules, which all bounded strings with this tail share."""
-        one = choice(Chars(PLAIN), self.escape())
-        head = (Literal('"'), *[one] * min_length)
+        """The same, counted by a chain of rules, one for each character, which all bounded strings share."""
         if max_length is None:
-            return sequence(*head, self.any_tail(tail))
-        return sequence(*head, self._chain(max_length - min_length, tail))
+            end: Expression = self.any_tail(tail)
+        else:
+            end = self._counted_down(max_length - min_length, tail)
+        return sequence(Literal('"'), self._preceded(min_length, end))
 
-    def longest_chain(self, tail: Expression) -> int:
-        """How many characters the shared chain for this tail counts."""
-        return self._chains.get(tail, 0)
+    def num_new_characters(self, min_length: int, max_length: int | None, tail: Expression) -> int:
+        """How many rules for one character each `bounded_string` would add."""
+        if max_length is None:
+            known = max((n for n in range(min_length + 1) if (self.any_tail(tail), n) in self._preceding), default=0)
+            return min_length - known
+        return min_length + max(max_length - min_length - self._longest.get(tail, 0), 0)
 
-    def _chain(self, max_length: int, tail: Expression) -> Expression:
+    def _preceded(self, count: int, end: Expression) -> Expression:
+        """`count` characters, then `end`. Alternatives within one rule would compile three times as long."""
+        after = end
+        for number in range(1, count + 1):
+            key = (end, number)
+            if key not in self._preceding:
+                options = (sequence(Chars(PLAIN), after), sequence(self.escape(), after))
+                self._preceding[key] = self.grammar.define(f"m{len(self._preceding)}", choice(*options))
+            after = self._preceding[key]
+        return after
+
+    def _counted_down(self, max_length: int, tail: Expression) -> Expression:
         """Up to `max_length` characters and the tail: each rule is one character and the rule for one less."""
         if max_length == 0:
             return tail
-        prefix = f"l{list(self._chains).index(tail) if tail in self._chains else len(self._chains)}_"
-        for left in range(self._chains.get(tail, 0) + 1, max_length + 1):
+        prefix = f"l{list(self._longest).index(tail) if tail in self._longest else len(self._longest)}_"
+        for left in range(self._longest.get(tail, 0) + 1, max_length + 1):
             after: Expression = Rule(f"{prefix}{left - 1}") if left > 1 else tail
             options = (sequence(Chars(PLAIN), after), sequence(self.escape(), after), tail)
             self.grammar.define(f"{prefix}{left}", choice(*options))
-        self._chains[tail] = max(max_length, self._chains.get(tail, 0))
+        self._longest[tail] = max(max_length, self._longest.get(tail, 0))
         return Rule(f"{prefix}{max_length}")
 
     def any_key(self) -> Rule:

@@ -24,7 +24,7 @@ from llm_policy.guidance.json_schema.string_approximations import (
 )
 from llm_policy.guidance.json_schema.string_constraints import PatternSource, StringConstraints
 from llm_policy.guidance.regex.automaton import Automaton, ExclusionAutomaton, LengthAutomaton, TooManyStates
-from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS
+from llm_policy.guidance.regex.cost import BROAD_MS, FORMAT_MS, in_place_cost_ms
 from llm_policy.guidance.regex.dfa import Dfa
 from llm_policy.guidance.regex.dfa_writer import string_expression
 from llm_policy.guidance.regex.intersection import intersect
@@ -43,7 +43,7 @@ from llm_policy.guidance.regex.syntax import (
 )
 from llm_policy.release.guide_limits import GuideLimits
 
-SHARE = 0.5
+SHARE = 0.9
 """Part of the remaining budget that the length or the relaxed pattern of one string may take."""
 
 _FORMAT_LIMITS = GuideLimits(max_regex_bytes=100_000, max_regex_depth=64, max_regex_positions=100_000)
@@ -97,13 +97,22 @@ class StringWriter:
             return self._length(constraints, tail)
         if len(trees) == 1 and not constraints.excluded:
             tree = _with_length_bounds(trees[0].tree, constraints, self._limits)
-            if tree is not None and (self._is_exact or trees[0].keyword == "format"):
-                return self._in_place(tree, tail)
+            if tree is not None and (self._is_exact or trees[0].keyword == "format" or self._is_cheaper_in_place(tree)):
+                return self._in_place(tree, trees[0].keyword, tail)
         return self._automaton(trees, constraints, tail)
 
-    def _in_place(self, tree: RegexNode, tail: Expression) -> _Written:
-        """A format, which compiles faster in place than as an automaton, or any pattern for llguidance."""
-        self._budget_ms = max(self._budget_ms - FORMAT_MS, 0.0)
+    def _is_cheaper_in_place(self, tree: RegexNode) -> bool:
+        """Whether the tree compiles faster in place than as an automaton, and its masks are fast there."""
+        cost = in_place_cost_ms(tree)
+        if cost is None or cost > self._budget_ms:
+            return False
+        dfa = self._affordable(Approximation((tree,), 0, None, frozenset(), ()), Literal('"'))
+        return dfa is None or cost < dfa.cost_ms()
+
+    def _in_place(self, tree: RegexNode, keyword: str, tail: Expression) -> _Written:
+        """One pattern as it is. A format compiles faster in place than as an automaton."""
+        cost = FORMAT_MS if keyword == "format" else in_place_cost_ms(tree) or 0.0
+        self._budget_ms = max(self._budget_ms - cost, 0.0)
         expression = pattern_expression(tree)
         return _Written(sequence(Literal('"'), expression if self._is_exact else unrolled(expression), tail))
 
@@ -116,13 +125,13 @@ class StringWriter:
             return _Written(self._text.any_string() if tail == Literal('"') else self._text.any_key())
         if self._is_exact:
             return _Written(self._text.counted_string(low, high, tail))
-        num_new = 0 if high is None else max(high - low - self._text.longest_chain(tail), 0)
         affordable = max(min(int(self._budget_ms * SHARE / BROAD_MS), self._limits.max_counted_length), 1)
-        gaps = []
-        if low + num_new > affordable or (high or 0) > self._limits.max_counted_length:
+        gaps: list[Gap] = []
+        is_long = (high or 0) > self._limits.max_counted_length
+        if is_long or self._text.num_new_characters(low, high, tail) > affordable:
             gaps = length_gaps(low, high, min(low, affordable))
-            low, high, num_new = min(low, affordable), None, 0
-        self._budget_ms = max(self._budget_ms - BROAD_MS * (low + num_new), 0.0)
+            low, high = min(low, affordable), None
+        self._budget_ms = max(self._budget_ms - BROAD_MS * self._text.num_new_characters(low, high, tail), 0.0)
         if (low, high) == (0, None):
             return _Written(self._text.any_string() if tail == Literal('"') else self._text.any_key(), tuple(gaps))
         return _Written(self._text.bounded_string(low, high, tail), tuple(gaps))
@@ -138,7 +147,7 @@ class StringWriter:
         if trees and (self._is_exact or trees[0].keyword == "format"):
             gaps = dropped_gaps(trees[1:], constraints)
             gaps += length_gaps(constraints.min_length, constraints.max_length, 0)
-            return _Written(self._in_place(trees[0].tree, tail).expression, tuple(gaps))
+            return _Written(self._in_place(trees[0].tree, trees[0].keyword, tail).expression, tuple(gaps))
         lengths = self._length(constraints, tail)
         return _Written(lengths.expression, (*lengths.gaps, *dropped_gaps(trees, constraints)))
 

@@ -7,12 +7,15 @@ from llm_policy.guidance.grammar.ebnf_reader import read_ebnf
 from llm_policy.guidance.grammar.grammar import Chars, Choice, Expression, Grammar, Repeat, Rule, Sequence, references
 from llm_policy.guidance.limits import check_limit, invalid
 from llm_policy.guidance.plan.guide_plan import GuidePlan, decode_text, planned
+from llm_policy.guidance.plan.regular_parts import with_automata
 from llm_policy.guidance.regex.search import BROAD
 from llm_policy.release.guide_limits import GuideLimits
 
 
 def plan_ebnf(text: str | bytes, limits: GuideLimits, counting: Counting = Counting.BOUNDED) -> GuidePlan:
     """The guide for an EBNF grammar with a rule `root`.
+
+    Its counts are never relaxed, because nothing validates the finished text.
 
     Raises:
         InvalidRequest: `schema_invalid` or `schema_too_complex`.
@@ -27,6 +30,8 @@ def plan_ebnf(text: str | bytes, limits: GuideLimits, counting: Counting = Count
         raise invalid("the grammar has a rule that starts with itself")
     check_limit("positions of the grammar that accept any character", _num_broad(grammar), limits.max_broad_states)
     _rename(grammar)
+    if counting not in (Counting.EXACT, Counting.NONE):
+        grammar = with_automata(grammar, limits, counting)
     return planned(grammar, source, limits)
 
 

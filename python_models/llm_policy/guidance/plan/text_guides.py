@@ -6,7 +6,7 @@ from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.grammar import Grammar, Literal, choice, one_of
 from llm_policy.guidance.json_reader import canonical_json, read_json
 from llm_policy.guidance.limits import check_limit, invalid, too_complex
-from llm_policy.guidance.plan.affordable_dfa import affordable_dfa
+from llm_policy.guidance.plan.automata_budget import AutomataBudget
 from llm_policy.guidance.plan.guide_plan import GuidePlan, decode_text, planned
 from llm_policy.guidance.regex.dfa_writer import text_expression
 from llm_policy.guidance.regex.pattern_expression import pattern_expression
@@ -40,7 +40,7 @@ def plan_regex(text: str | bytes, limits: GuideLimits, counting: Counting = Coun
         raise invalid(f"the regex uses {unsupported[0]}, which is not supported")
     check_limit("positions of the regex that accept any character", num_broad(tree), limits.max_broad_states)
     grammar = Grammar("root")
-    dfa = None if counting in (Counting.EXACT, Counting.NONE) else affordable_dfa(tree, limits, counting)
+    dfa = None if counting in (Counting.EXACT, Counting.NONE) else AutomataBudget(limits, counting).dfa(tree)
     grammar.define("root", pattern_expression(tree, one_of) if dfa is None else text_expression(dfa, grammar))
     if not grammar.prune():
         raise invalid("no text matches the regex")

@@ -16,15 +16,16 @@ from llm_policy.guidance.regex.search import BROAD
 from llm_policy.guidance.regex.syntax import Alternation, Concat, Match, RegexNode, Repetition
 
 BROAD_MS = 27.0
-LETTER_MS = 0.1
+LETTER_MS = 0.13
 """Cost of a state for each ASCII letter that it accepts."""
-SPACED_WORDS_MS = 5.0
-"""Additional cost of a state that accepts letters and the space, with which half of all tokens start."""
+SPACE_FACTOR = 2.2
+"""Cost factor of a state that accepts letters and the space, with which half of all tokens start."""
 OTHER_MS = 0.05
+MAX_COPIES = 4
+"""Copies of one character that a rule may contain."""
+RUN_FACTOR = 2
 FORMAT_MS = 50.0
 """Measured cost of one format's pattern."""
-LOOP_FACTOR = 2
-"""Cost factor of a looping state of an automaton, which is traversed for most tokens."""
 
 _LETTERS = CodeSet.of((0x41, 0x5A), (0x61, 0x7A))
 _MANY_LETTERS = 20
@@ -37,7 +38,7 @@ def class_cost_ms(codes: CodeSet) -> float:
         return BROAD_MS
     num_letters = (codes & _LETTERS).size()
     is_spaced = num_letters >= _MANY_LETTERS and _SPACE in codes
-    return OTHER_MS + LETTER_MS * num_letters + (SPACED_WORDS_MS if is_spaced else 0.0)
+    return OTHER_MS + LETTER_MS * num_letters * (SPACE_FACTOR if is_spaced else 1.0)
 
 
 def tree_cost_ms(node: RegexNode) -> float:
@@ -49,10 +50,26 @@ def tree_cost_ms(node: RegexNode) -> float:
     if isinstance(node, Alternation):
         return sum(map(tree_cost_ms, node.options))
     if isinstance(node, Repetition):
-        return tree_cost_ms(node.part) * (
-            node.min_count + LOOP_FACTOR if node.max_count is None else max(node.max_count, 1)
-        )
+        return tree_cost_ms(node.part) * max(node.min_count + 1 if node.max_count is None else node.max_count, 1)
     return 0.0
+
+
+def in_place_cost_ms(node: RegexNode) -> float | None:
+    """Cost of a tree in one rule; None if its masks may be slow there.
+
+    In one rule the matcher is in several places at once. That is fast as long as only single characters repeat.
+    """
+    if isinstance(node, Concat | Alternation):
+        costs = [in_place_cost_ms(part) for part in (node.parts if isinstance(node, Concat) else node.options)]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+    if not isinstance(node, Repetition):
+        return tree_cost_ms(node)
+    if (node.min_count, node.max_count) == (0, 1):
+        return in_place_cost_ms(node.part)
+    if not isinstance(node.part, Match) or max(node.min_count, node.max_count or 0) > MAX_COPIES:
+        return None
+    # the character in place, and again behind each escape
+    return (max(node.min_count, node.max_count or 0) + RUN_FACTOR) * tree_cost_ms(node.part)
 
 
 def relaxed(node: RegexNode, budget_ms: float) -> RegexNode:

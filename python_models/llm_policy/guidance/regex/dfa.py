@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llm_policy.guidance.grammar.code_set import CodeSet
-from llm_policy.guidance.regex.cost import LOOP_FACTOR, class_cost_ms
+from llm_policy.guidance.regex.cost import class_cost_ms
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,5 @@ class Dfa:
     accepting: frozenset[int]
 
     def cost_ms(self) -> float:
-        """Estimated compile time of the states; a state that loops is traversed again and again."""
-        return sum(
-            class_cost_ms(CodeSet.joined(codes for codes, _ in row))
-            * (LOOP_FACTOR if any(target == state for _, target in row) else 1)
-            for state, row in enumerate(self.rows)
-        )
+        """Estimated compile time of the states."""
+        return sum(class_cost_ms(CodeSet.joined(codes for codes, _ in row)) for row in self.rows)
