@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,11 +17,15 @@ from tritonclient.grpc import service_pb2 as pb
 
 from llmstack.gateway.configuration import Limits
 from llmstack.server.process import TritonServer
+from tests.docker.body_oracle import refusal
+from tests.docker.random_bodies import changed_body, valid_body
 from tests.docker.running_gateway import RunningGateway, running_gateway
 from tests.docker.test_attacks import BODY, HEADERS, INFER, METADATA, SERVICE, call, channel, infer_request
-from tests.soak import ONLY_IN_SOAK
+from tests.soak import IS_SOAK, ONLY_IN_SOAK
+from tests.survivors import check_survivors
 
 NUM_ATTEMPTS = 3
+NUM_RANDOM_BODIES = 10_000 if IS_SOAK else 400
 GENERATE, STREAM = (f"/v2/models/ensemble/{name}" for name in ("generate", "generate_stream"))
 BRACKETS = b"[" * 130_000
 DEEP = b'{"a":' + BRACKETS
@@ -261,6 +266,45 @@ def test_a_binary_request_is_answered(guarded: RunningGateway) -> None:
     body, length = head.encode() + b"\5\0\0\0hello", str(len(head))
     answer = post(guarded.http_url, INFER, body, guarded.tls(), **{"inference-header-content-length": length})
     assert answer.status == 200
+
+
+def test_random_bodies_that_the_guard_allows_do_not_stop_the_server(
+    guarded: RunningGateway, echo: TritonServer
+) -> None:
+    source = random.Random(11)
+    num_refused = 0
+    with httpx.Client(verify=guarded.tls(), timeout=60) as client:
+        for _ in range(NUM_RANDOM_BODIES):
+            given = changed_body(source)
+            expected = refusal(given.call, given.body, given.json_bytes)
+            headers = HEADERS if given.call == "infer" else {}
+            if given.json_bytes != len(given.body):
+                headers = headers | {"inference-header-content-length": str(given.json_bytes)}
+            answer = client.post(
+                f"{guarded.http_url}/v2/models/ensemble/{given.call}", content=given.body, headers=headers
+            )
+            is_refused = answer.text.startswith('{"error":"invalid_request: ')
+            assert is_refused == bool(expected), (given, expected, answer.text)
+            assert answer.status_code in (200, 400, 500, 503), answer.text
+            num_refused += is_refused
+    check_survivors(NUM_RANDOM_BODIES - num_refused, NUM_RANDOM_BODIES, 0.1)
+    assert echo.is_running
+    assert post(guarded.http_url, INFER, BODY, guarded.tls()).status == 200
+
+
+def test_random_valid_bodies_get_the_same_status_with_and_without_the_gateway(
+    guarded: RunningGateway, echo: TritonServer
+) -> None:
+    source = random.Random(12)
+    for _ in range(NUM_RANDOM_BODIES // 4):
+        given = valid_body(source)
+        if given.call == "infer":
+            length = {"inference-header-content-length": str(given.json_bytes)}
+            direct, through = (
+                post(url, INFER, given.body, tls, **length)
+                for url, tls in ((echo.http_url, True), (guarded.http_url, guarded.tls()))
+            )
+            assert direct.status == through.status, (given, direct, through)
 
 
 # What the bare server does: each of these stops it, as the table of `llmstack doctor` says.

@@ -21,6 +21,11 @@ def test_the_default_image_has_the_faults_that_were_fixed_after_it(deployment):
     assert "gateway" in result.next_step
 
 
+def test_only_an_old_release_has_a_fault_that_passes_the_gateway(deployment):
+    assert "--no-grpc" in result_for(deployment, "25.03-trtllm-python-py3").next_step
+    assert "--no-grpc" not in result_for(deployment, "25.04-trtllm-python-py3").next_step
+
+
 @pytest.mark.parametrize("tag", ["26.04-trtllm-python-py3", "26.07-trtllm-python-py3", "27.01-py3"])
 def test_a_release_with_every_fix_has_no_known_fault(deployment, tag):
     assert result_for(deployment, tag).status is CheckStatus.OK

@@ -105,3 +105,11 @@ def test_behind_a_load_balancer_limits_apply_to_the_address_in_the_proxy_protoco
 def test_two_gateways_on_one_machine_have_different_internal_sockets():
     one, other = (GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", http_port=port) for port in (1, 2))
     assert one.socket_prefix != other.socket_prefix
+
+
+def test_without_grpc_nothing_listens_for_it():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", exposes_grpc=False).render()
+    assert ":8444" not in text
+    assert "proto h2 track" not in text
+    assert "frontend http\n" in text
+    assert "frontend metrics\n" in text

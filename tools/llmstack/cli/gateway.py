@@ -54,6 +54,7 @@ def render(
     max_stream_idle_s: options.MaxStreamIdleS = _LIMITS.max_stream_idle_s,
     allow_metadata: options.AllowMetadata = False,
     accept_proxy: options.AcceptProxy = False,
+    grpc: options.ExposesGrpc = True,
     validate: options.Validate = None,
 ) -> None:
     """Write HAProxy's configuration for these servers.
@@ -89,6 +90,7 @@ def render(
             limits=limits,
             allow_metadata=allow_metadata,
             accept_proxy=accept_proxy,
+            exposes_grpc=grpc,
         )
         guard_path = write_configuration(configuration, output, haproxy_errors if validate else None)
     except (BackendError, GatewayError) as error:

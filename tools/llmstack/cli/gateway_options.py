@@ -15,10 +15,14 @@ Certificate = Annotated[
     str,
     typer.Option(help="PEM file with certificate and key, or a directory of such files, on HAProxy's machine."),
 ]
-Output = Annotated[Path, typer.Option(help="The file to write. The guard, guard.lua, and its modules are written beside it.")]
+Output = Annotated[
+    Path, typer.Option(help="The file to write. The guard, guard.lua, and its modules are written beside it.")
+]
 Guard = Annotated[
     str | None,
-    typer.Option(help="Path of guard.lua on HAProxy's machine; its modules are beside it.", show_default="beside the output"),
+    typer.Option(
+        help="Path of guard.lua on HAProxy's machine; its modules are beside it.", show_default="beside the output"
+    ),
 ]
 Host = Annotated[str, typer.Option(help="The address to listen on; * is all of them.")]
 HttpPort = Annotated[int, typer.Option(min=1, max=65535, help="Port for HTTPS, HTTP/1.1 and HTTP/2.")]
@@ -49,6 +53,13 @@ MaxStreamIdleS = Annotated[int, typer.Option(min=1, help="Time limit for a gRPC 
 AllowMetadata = Annotated[
     bool,
     typer.Option("--allow-metadata", help="Expose the ensemble's metadata, which perf_analyzer reads."),
+]
+ExposesGrpc = Annotated[
+    bool,
+    typer.Option(
+        "--grpc/--no-grpc",
+        help="Whether clients may use gRPC. A call that its client cancels can stop a server before release 25.04.",
+    ),
 ]
 AcceptProxy = Annotated[
     bool,

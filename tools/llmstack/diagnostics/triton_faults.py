@@ -1,8 +1,8 @@
 """Faults of Triton with which one request stops the server or uses it up, and the first release without each.
 
 Sources: NVIDIA's security bulletins of 2025 and 2026, the pull requests of triton-inference-server, and a real server
-of release 24.10: each of the first five stops it (`tests/docker/test_crashes.py`). A bulletin says little about a fault,
-so a release here may be another one than the first with the fix.
+of release 24.10, which each of the first six stops (five of them in `tests/docker/test_crashes.py`). A bulletin says
+little of a fault, so a release here may be another one than the first with the fix.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ TritonRelease = tuple[int, int]
 
 
 class TritonFault(NamedTuple):
-    """A request that stops a server or uses it up, until release `fixed_in`."""
+    """A request that stops a server or uses it up, until release `fixed_in`. Some pass the gateway."""
 
     request: str
     fixed_in: TritonRelease
+    passes_gateway: bool = False
 
 
 TRITON_FAULTS = (
+    TritonFault("a gRPC call that its client cancels near its end", (25, 4), passes_gateway=True),
     TritonFault("deeply nested JSON", (25, 5)),
     TritonFault("a shape that overflows", (25, 6)),
     TritonFault("classification of a text output", (25, 8)),
@@ -46,7 +48,7 @@ def faults_of(release: TritonRelease) -> list[TritonFault]:
 
 
 def check_triton_faults(deployment: Deployment) -> CheckResult:
-    """Which known faults the server has. The gateway stops these requests; a client that goes around it does not."""
+    """Which known faults the server has. The gateway refuses most of these requests."""
     release = _release(deployment)
     if release is None:
         return CheckResult(CHECK, CheckStatus.SKIPPED, "the server's release is unknown")
@@ -56,9 +58,10 @@ def check_triton_faults(deployment: Deployment) -> CheckResult:
         return CheckResult(CHECK, CheckStatus.OK, f"{name}: none known")
     listed = ", ".join(f"{fault.request} ({fault.fixed_in[0]}.{fault.fixed_in[1]:02d})" for fault in faults)
     text = f"one request can stop a server of {name}: {listed}; in parentheses the release without the fault"
-    return CheckResult(
-        CHECK, CheckStatus.WARN, text, "let clients reach it through the gateway only, which refuses these"
-    )
+    next_step = "let clients reach it through the gateway only, which refuses these"
+    if passing := [fault.request for fault in faults if fault.passes_gateway]:
+        next_step += f", but not {', '.join(passing)}: for that llmstack gateway render --no-grpc, or a newer release"
+    return CheckResult(CHECK, CheckStatus.WARN, text, next_step)
 
 
 def _release(deployment: Deployment) -> TritonRelease | None:

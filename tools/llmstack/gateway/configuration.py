@@ -65,6 +65,7 @@ class GatewayConfiguration:
     limits: Limits = field(default_factory=Limits)
     allow_metadata: bool = False
     accept_proxy: bool = False
+    exposes_grpc: bool = True
 
     @property
     def socket_prefix(self) -> str:

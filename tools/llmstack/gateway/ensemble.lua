@@ -61,7 +61,7 @@ Ensemble.HTTP_HEADERS = set(
   "host", "content-type", "content-length", "accept", "user-agent", "tracestate"
 )
 Ensemble.GRPC_HEADERS = set(
-  "host", "te", "content-type", "user-agent", "tracestate", "grpc-encoding", "grpc-accept-encoding"
+  "host", "te", "content-type", "user-agent", "tracestate", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"
 )
 
 return Ensemble

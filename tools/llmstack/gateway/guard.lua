@@ -126,7 +126,8 @@ end
 function Guard:read_json(txn, message)
   local bytes = message:body() or ""
   if not self.is_rejected then
-    local json = bytes:sub(1, math.max(self.json_bytes - self.num_bytes, 0))
+    local num_left = self.json_bytes - self.num_bytes
+    local json = #bytes > num_left and bytes:sub(1, math.max(num_left, 0)) or bytes
     self.num_bytes = self.num_bytes + #bytes
     local reason = self.reader:feed(json)
     if not reason and self.num_bytes >= self.json_bytes and not self.reader:is_complete() then
