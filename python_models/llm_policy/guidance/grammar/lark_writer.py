@@ -4,6 +4,9 @@ A regular grammar becomes one terminal, which llguidance matches without its par
 cost nothing while a token mask is computed. Any other grammar becomes rules over lexemes. The lexer is greedy, so the
 lexemes are chosen so that it loses no text: the tokens of JSON, or the largest regular parts of the rules, divided
 further where one would overrun the end of another, or at last single characters.
+
+llguidance bounds the items of its parser: where several rules of an irregular grammar end with each other in turn
+(`x ::= a y`, `y ::= b x`), it matches some 2,000 turns. A rule that ends with itself has no such bound.
 """
 
 from __future__ import annotations
