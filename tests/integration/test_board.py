@@ -1,9 +1,25 @@
 """The board shows the readiness of a real `llmstack serve`."""
 
 import html
-from contextlib import closing
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, closing
 
+import httpx
+
+from llmstack.server.ports import Ports
 from tests.board_client import live_board
+from tests.integration.live_service import wait_until
+from tests.webhook_receiver import new_secret, write_secrets
+
+HOST = "127.0.0.1"
+# What a client sends and then stops: nothing, a part of the head, a part of the body.
+INCOMPLETE = (
+    b"",
+    b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n",
+    b"POST /webhooks HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 9\r\n\r\n{",
+)
 
 
 def test_the_board_shows_the_services_readiness(tmp_path, echo_service):
@@ -15,3 +31,29 @@ def test_the_board_shows_the_services_readiness(tmp_path, echo_service):
     assert "✔ ready" in page
     for value in (echo_service.headers["X-Engine-Hash"], str(echo_service.release_dir), "canary.latency_ms"):
         assert value in page
+
+
+def test_two_hundred_half_open_connections_keep_nobody_from_the_board(tmp_path):
+    secrets, port = write_secrets(tmp_path / "secret", new_secret()), Ports().choose(HOST).http
+    url = f"http://{HOST}:{port}/login"
+
+    def status() -> int:
+        try:
+            return httpx.get(url, timeout=20).status_code
+        except httpx.ConnectError:
+            return 0
+
+    command = [sys.executable, "-m", "llmstack", "board", "serve", "--webhook-secret-file", str(secrets)]
+    board = subprocess.Popen([*command, "--board-dir", str(tmp_path), "--port", str(port)])
+    try:
+        wait_until(lambda: status() == 200)
+        with ExitStack() as opened:
+            for number in range(300):
+                connection = opened.enter_context(socket.create_connection((HOST, port), 20))
+                connection.sendall(INCOMPLETE[number % len(INCOMPLETE)])
+            assert {status() for _ in range(30)} == {200}
+        board.terminate()
+        assert board.wait(60) in (0, -15)
+    finally:
+        board.kill()
+        board.wait()

@@ -1,5 +1,7 @@
 """The extrapolation of a flood to a day."""
 
+import json
+
 import pytest
 
 from llm_policy.errors import Code
@@ -26,7 +28,7 @@ def test_a_day_has_the_rows_of_its_minutes_at_any_rate():
 def test_no_kind_of_header_names_engine_and_tenant(is_mixed):
     gate = HeaderGate(HASH, "w4a8")
     for headers in flood_headers(HASH, "w4a8", is_mixed=is_mixed):
-        check = gate.check(flood.orjson.dumps(headers).decode())
+        check = gate.check(json.dumps(dict(headers)))
         assert check.faults or not check.sender.tenant
 
 

@@ -141,6 +141,20 @@ def test_half_open_connections_of_many_addresses_shut_nobody_out(board, monkeypa
         assert few.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("/run/board.sock", "/run/board.sock"),
+    ],
+)
+def test_the_limit_is_for_an_ipv4_address_or_an_ipv6_network(address, network):
+    assert bounded_protocol._network(address) == network
+
+
 def test_connections_in_use_are_not_replaced(board, monkeypatch):
     monkeypatch.setattr(bounded_protocol, "MAX_CONNECTIONS_PER_ADDRESS", 2)
     monkeypatch.setattr(BoundedProtocol, "_current_phase", lambda protocol: Phase.RESPONSE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from enum import Enum
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, cast
 
 import h11
@@ -44,8 +45,8 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def address(self) -> str:
-        """The client's IP address."""
-        return self.client[0] if self.client else ""
+        """The client's IPv4 address or IPv6 network: a client has a whole /64."""
+        return _network(self.client[0]) if self.client else ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take up a connection, if need be instead of one that waits for its client."""
@@ -109,6 +110,16 @@ class BoundedProtocol(H11Protocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:  # a socket without IP
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
 
 
 def _make_room(new: BoundedProtocol, others: list[BoundedProtocol]) -> bool:

@@ -45,7 +45,7 @@ def flood(
             task = progress.add_task("sending", total=seconds)
             headers = flood_headers(engine.hash, engine.quantisation, is_mixed=mixed)
             found = measure_flood(
-                server.http_url, server.state_dir, headers, seconds, connections, lambda _: progress.advance(task)
+                server.http_url, Path(directory), headers, seconds, connections, lambda _: progress.advance(task)
             )
     except ServerStartError as error:
         exit_with_error(error)
