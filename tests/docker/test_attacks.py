@@ -65,7 +65,7 @@ def infer_request(model: str = "ensemble", text: bytes = b"hello") -> pb.ModelIn
 
 
 def call(
-    gateway: RunningGateway, method: str, message: bytes, metadata: tuple[tuple[str, str], ...] = METADATA
+    gateway: RunningGateway, method: str, message: bytes, metadata: tuple[tuple[str, str | bytes], ...] = METADATA
 ) -> bytes:
     """Make one unary call of raw bytes and return the answer."""
     with channel(gateway) as opened:

@@ -238,7 +238,12 @@ def test_accept_encoding_does_not_reach_a_server(guarded: RunningGateway, echo: 
 
 
 def test_unknown_metadata_does_not_reach_a_server(guarded: RunningGateway, echo: TritonServer) -> None:
-    metadata = (*METADATA, ("x-canary-token", echo.canary_token), ("x-other", "1"), ("x-data-bin", b"\0\xff"))
+    metadata: tuple[tuple[str, str | bytes], ...] = (
+        *METADATA,
+        ("x-canary-token", echo.canary_token),
+        ("x-other", "1"),
+        ("x-data-bin", b"\0\xff"),
+    )
     answer = pb.ModelInferResponse.FromString(
         call(guarded, "ModelInfer", infer_request().SerializeToString(), metadata)
     )
@@ -307,6 +312,11 @@ def test_random_valid_bodies_get_the_same_status_with_and_without_the_gateway(
             assert direct.status == through.status, (given, direct, through)
 
 
+def send_streams_in_error_mode(server: TritonServer) -> None:
+    for _ in range(20):
+        send_stream(grpc.insecure_channel(server.grpc_url), infer_request(), TRITONS_OWN)
+
+
 # What the bare server does: each of these stops it, as the table of `llmstack doctor` says.
 STOPS: dict[str, Callable[[TritonServer], object]] = {
     "JSON nesting": lambda server: post(server.http_url, INFER, DEEP),
@@ -315,9 +325,7 @@ STOPS: dict[str, Callable[[TritonServer], object]] = {
     ),
     "shape": lambda server: post(server.http_url, INFER, infer({**LIMIT, "shape": [2**63 - 1, 1]})),
     "accept-encoding": lambda server: post(server.http_url, INFER, BODY, **{"accept-encoding": "gzip;q=abc"}),
-    "stream errors": lambda server: [
-        send_stream(grpc.insecure_channel(server.grpc_url), infer_request(), TRITONS_OWN) for _ in range(20)
-    ],
+    "stream errors": send_streams_in_error_mode,
 }
 
 

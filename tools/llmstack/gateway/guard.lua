@@ -142,8 +142,13 @@ end
 function Guard:http_end(txn, message)
   if message.channel:is_resp() then return filter.CONTINUE end
   if self.is_rejected then return filter.ERROR end
-  if not self.is_grpc then return filter.CONTINUE end
-  local status, reason = self.reader:finish()
+  if not self.reader then return filter.CONTINUE end
+  local status, reason
+  if self.is_grpc then
+    status, reason = self.reader:finish()
+  elseif not self.reader:is_complete() then
+    status, reason = INVALID_ARGUMENT, "the body is not JSON"
+  end
   if not status then return filter.CONTINUE end
   set_error(txn, status, reason)
   return filter.ERROR
