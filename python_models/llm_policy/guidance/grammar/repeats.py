@@ -4,6 +4,10 @@ XGrammar copies a bare character class once per count (200 copies: 6 s), so the 
 which XGrammar counts instead. Large counts become blocks of 64, blocks of blocks and a remainder: older versions copy
 the counted part (5,000 copies: 3 s), newer versions match in time quadratic in the count. The grammar matches exactly
 the same texts.
+
+Token masks are fast if the counted part is longer than most tokens: below 0.4 ms for up to 5,000 items of an array. A
+part of one character ends within nearly every token, and its masks take 100 ms; the planner writes such a count as an
+automaton, and only a guide that is too large for that gets here with one.
 """
 
 from __future__ import annotations
