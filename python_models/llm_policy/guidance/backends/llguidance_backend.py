@@ -21,6 +21,10 @@ from llm_policy.guidance.plan.planners import plan_guide
 from llm_policy.guidance.plan.whole_schema import LIBRARY_OPTIONS, whole_schema
 from llm_policy.release.guide_limits import GuideLimits
 
+MAX_NESTING = 100
+"""Deepest schema that llguidance gets whole. Its reader is recursive and kills the process when the stack ends: at 160
+nested references on a stack of 1 MiB, as small as an engine's may be."""
+
 COMPACT = {"whitespace_flexible": False}
 """No whitespace between JSON tokens, because a model could emit whitespace endlessly."""
 
@@ -48,7 +52,7 @@ class LlguidanceBackend:
         if kind == "json_schema":
             schema = whole_schema(read_json(text, limits))
             lark = _json_lark(schema) if isinstance(schema, dict) else ""
-            if lark and self._takes(lark):
+            if lark and plan.max_nesting <= MAX_NESTING and self._takes(lark):
                 yield _guide(lark, GuidePlan(plan.grammar, plan.canonical))
 
         yield _guide(write_lark(plan.grammar, limits), plan)

@@ -25,6 +25,8 @@ class GuidePlan:
     """Keywords that the grammar does not enforce, or only in part."""
     narrowed: tuple[KeywordFinding, ...] = ()
     """Places where the grammar intentionally allows less than the schema."""
+    max_nesting: int = 0
+    """How deep the client's schema nests; 0 for other guides."""
 
 
 def planned(
@@ -33,6 +35,8 @@ def planned(
     limits: GuideLimits,
     unenforced: KeywordReport | None = None,
     narrowed: KeywordReport | None = None,
+    *,
+    max_nesting: int = 0,
 ) -> GuidePlan:
     """Check the size of a finished grammar.
 
@@ -46,6 +50,7 @@ def planned(
         canonical,
         unenforced.findings() if unenforced else (),
         narrowed.findings() if narrowed else (),
+        max_nesting,
     )
 
 

@@ -8,6 +8,7 @@ from llm_policy.guidance.grammar.json_text import JsonText
 from llm_policy.guidance.json_reader import canonical_json, read_json
 from llm_policy.guidance.json_schema.document import Document
 from llm_policy.guidance.json_schema.keyword_report import KeywordReport
+from llm_policy.guidance.json_schema.nesting import max_nesting
 from llm_policy.guidance.json_schema.schema_validator import build_schema_validator
 from llm_policy.guidance.json_schema.values import ValueWriter
 from llm_policy.guidance.plan.guide_plan import GuidePlan, planned
@@ -25,7 +26,9 @@ def plan_json_schema(schema_text: str | bytes, limits: GuideLimits, counting: Co
     unenforced, narrowed = KeywordReport(), KeywordReport()
     document = Document(schema, draft, limits)
     grammar = ValueWriter(document, limits, counting, unenforced, narrowed).write(document.root)
-    return planned(grammar, canonical_json(schema), limits, unenforced, narrowed)
+    return planned(
+        grammar, canonical_json(schema), limits, unenforced, narrowed, max_nesting=max_nesting(document.root)
+    )
 
 
 def plan_json(limits: GuideLimits) -> GuidePlan:
