@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_guide_that_no_plan_makes_cheap_is_rejected_with_the_time_and_the_limi
 
 def test_a_slow_compile_rejects_a_clients_guide_but_not_a_registered_one(make_worker, monkeypatch):
     clock = iter([0.0, 0.2, 1.0, 1.2])
-    monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(time, "process_time", lambda: next(clock))
     worker = make_worker(xgrammar=["good"])
     report = worker.report("json_schema", "{}")
     expected = "guide took 200 ms to compile, limit 100 ms (max_compile_ms)"
