@@ -91,11 +91,13 @@ class InferenceRequest:
         requested_output_names: Sequence[str],
         request_id: str = "",
         parameters: bytes = b"{}",
+        timeout_us: int = 0,
     ) -> None:
         self._inputs = [Tensor(name, transfer(array)) for name, array in inputs.items()]
         self._requested_output_names = list(requested_output_names)
         self._request_id = request_id
         self._parameters = parameters
+        self._timeout_us = timeout_us
         self._answer: Answer | None = None
         self._lock = threading.Lock()
         self._is_answered = threading.Event()
@@ -113,6 +115,10 @@ class InferenceRequest:
     def parameters(self) -> str:
         """Raises UnicodeDecodeError if a header is not UTF-8."""
         return self._parameters.decode()
+
+    def timeout(self) -> int:
+        """The client's parameter `timeout` in microseconds, 0 without one."""
+        return self._timeout_us
 
     def get_response_sender(self) -> ResponseSender:
         return ResponseSender(self)

@@ -1,19 +1,20 @@
 """In-flight batching: schedule → run the model → sample, one step at a time.
 
-A sequence joins at the next step with a free slot and leaves at the step that finishes it. New prompts are prefilled in
-arrival order, with a limited number of tokens per step, so that running sequences continue to decode.
+A sequence joins at a step with a slot for it (`fair_slots`) and leaves at the step that finishes it. Prompts are
+prefilled in the order in which they got their slots, with a limited number of tokens per step, so that running sequences
+continue to decode.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from portable_engine.decode_graph import DecodeGraph, uses_graphs
+from portable_engine.fair_slots import FairSlots
 from portable_engine.kv_cache import SlotCache
 from portable_engine.sampling import sample_tokens
 from portable_engine.sequence import FinishReason, Sequence
@@ -42,7 +43,7 @@ class InFlightBatcher:
             self._cache = SlotCache(model, max_batch_size)
         self._graph = DecodeGraph(model, self._cache) if uses_graphs(model.device) else None
         self._free_slots = list(range(max_batch_size))
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = FairSlots()
         self._running: list[Sequence] = []  # in the order in which they were scheduled
 
     @property
@@ -51,12 +52,16 @@ class InFlightBatcher:
         return not (self._waiting or self._running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; it joins at the next step with a free slot."""
-        self._waiting.append(sequence)
+        """Queue a sequence; it joins at the next step with a slot for it."""
+        self._waiting.add(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Finish a sequence; the next step returns it."""
         sequence.finish_reason = sequence.finish_reason or FinishReason.CANCELLED
+
+    def end_late(self, sequence: Sequence) -> None:
+        """Finish a sequence with the tokens that it has, because its time is up; the next step returns it."""
+        sequence.end_late(self._clock())
 
     def clear(self) -> None:
         """Remove every sequence, for use after a failed step."""
@@ -67,28 +72,46 @@ class InFlightBatcher:
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
         """Generate one token for every prefilled sequence, prefill others, and return the finished sequences."""
+        ended_waiting = self._waiting.remove_finished()
         self._schedule()
-        decoding = [s for s in self._running if s.finish_reason is None and s.completion_token_ids]
+        decoding = [s for s in self._running if s.finish_reason is None and s.is_prefilled]
         if decoding:
             decoding.sort(key=lambda sequence: sequence.slot)
             self._sample(self._decode(decoding), decoding)
         if chunks := self._next_prefill_chunks():
             logits = self._prefill(chunks)
-            prefilled = [row for row, (sequence, _) in enumerate(chunks) if sequence.is_prefilled]
+            prefilled = [row for row, (s, _) in enumerate(chunks) if s.is_prefilled and not s.completion_token_ids]
             if prefilled:
                 self._sample(logits[prefilled], [chunks[row][0] for row in prefilled])
-        return self._remove_finished()
+        return [*self._remove_finished(), *ended_waiting]
 
     def _schedule(self) -> None:
-        while self._waiting and self._free_slots:
-            sequence = self._waiting.popleft()
+        if not self._waiting:
+            return
+        now = self._clock()
+        while self._free_slots or self._displace(now):
+            sequence = self._waiting.take(self._running)
+            if sequence is None:
+                return
             self._free_slots.sort()
             sequence.slot = self._free_slots.pop(0)
+            sequence.slot_since_ns = now
             self._running.append(sequence)
             try:
                 self._cache.reserve(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
             except RuntimeError:  # on a GPU its subclass torch.OutOfMemoryError; the CPU allocator raises it directly
                 sequence.finish_reason = FinishReason.OUT_OF_MEMORY
+
+    def _displace(self, now_ns: int) -> bool:
+        """Free the slot of the sequence that has to give it up; False if none has to."""
+        sequence = self._waiting.displaced(self._running, now_ns)
+        if sequence is None:
+            return False
+        self._running.remove(sequence)
+        self._free_slots.append(sequence.slot)
+        sequence.give_up_slot()
+        self._waiting.put_back(sequence)
+        return True
 
     def _decode(self, sequences: list[Sequence]) -> torch.Tensor:
         """Logits [sequences, vocabulary] after each sequence's last token."""
@@ -113,15 +136,14 @@ class InFlightBatcher:
         return graph.run(token_ids, positions, num_attended)[[sequence.slot for sequence in sequences]]
 
     def _next_prefill_chunks(self) -> list[tuple[Sequence, list[int]]]:
-        """The next prompt tokens to prefill, oldest prompts first, up to the step's limit.
+        """The next tokens to prefill, oldest slots first, up to the step's limit.
 
         They are returned in slot order, which the cache requires.
         """
         chunks, budget = [], MAX_PREFILL_TOKENS
         for sequence in self._running:
             if budget and sequence.finish_reason is None and not sequence.is_prefilled:
-                start = sequence.num_cached_tokens
-                chunk = sequence.request.prompt_token_ids[start : start + budget]
+                chunk = sequence.prefill_chunk(budget)
                 chunks.append((sequence, chunk))
                 budget -= len(chunk)
         return sorted(chunks, key=lambda chunk: chunk[0].slot)
@@ -175,6 +197,4 @@ class InFlightBatcher:
         finished = [sequence for sequence in self._running if sequence.finish_reason is not None]
         self._running = [sequence for sequence in self._running if sequence.finish_reason is None]
         self._free_slots.extend(sequence.slot for sequence in finished)
-        finished_waiting = [sequence for sequence in self._waiting if sequence.finish_reason is not None]
-        self._waiting = deque(sequence for sequence in self._waiting if sequence.finish_reason is None)
-        return [*finished, *finished_waiting]
+        return finished

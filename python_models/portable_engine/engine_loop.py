@@ -22,6 +22,7 @@ from portable_engine.guide_backend import GuideError
 from portable_engine.sequence import FinishReason, GenerationRequest, Matcher, Sequence
 
 CANCEL_POLL_NS = 50_000_000
+DEFAULT_MAX_ANSWER_NS = 300_000_000_000
 _COMPILE_POLL_S = 0.05  # how often an idle loop looks for cancelled jobs while their guides compile
 _CLOSE_TIMEOUT_S = 30
 _FAILURES = {FinishReason.NO_ALLOWED_TOKEN: NO_ALLOWED_TOKEN, FinishReason.OUT_OF_MEMORY: OUT_OF_MEMORY}
@@ -63,6 +64,7 @@ class Job:
     sequences: list[Sequence]
     grammars: list[Future[Any] | None]
     responder: Responder
+    deadline_ns: int
     is_answered: bool = False
     polls_cancellation: bool = True
 
@@ -70,7 +72,15 @@ class Job:
 class EngineLoop:
     """Runs an `InFlightBatcher` on a thread of its own."""
 
-    def __init__(self, batcher: InFlightBatcher, grammars: Grammars, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        batcher: InFlightBatcher,
+        grammars: Grammars,
+        log: Callable[[str], None],
+        max_answer_ns: int = DEFAULT_MAX_ANSWER_NS,
+    ) -> None:
+        """`max_answer_ns`: how long a request may take from its arrival; then its decoding ends."""
+        self._max_answer_ns = max_answer_ns
         self._batcher = batcher
         self._grammars = grammars
         self._log = log
@@ -82,12 +92,18 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
         self._thread.start()
 
-    def submit(self, requests: list[GenerationRequest], responder: Responder) -> None:
-        """Queue one job, the rows of one Triton request. Returns immediately."""
+    def submit(
+        self, requests: list[GenerationRequest], responder: Responder, tenant: str = "", timeout_ns: int = 0
+    ) -> None:
+        """Queue one job, the rows of one Triton request. Returns immediately.
+
+        `tenant` shares the slots with the other tenants; `timeout_ns` is the client's own limit, 0 if it set none.
+        """
         now = time.monotonic_ns()
-        sequences = [Sequence(request, arrival_time_ns=now) for request in requests]
+        deadline_ns = now + min(timeout_ns or self._max_answer_ns, self._max_answer_ns)
+        sequences = [Sequence(request, arrival_time_ns=now, tenant=tenant) for request in requests]
         grammars = [self._grammars.compile(r.guide_type, r.guide) if r.guide_type else None for r in requests]
-        job = Job(sequences, grammars, responder)
+        job = Job(sequences, grammars, responder, deadline_ns)
         for grammar in grammars:
             if grammar is not None:
                 grammar.add_done_callback(lambda _: self._inbox.put(job))
@@ -101,7 +117,7 @@ class EngineLoop:
     def _run(self) -> None:
         while not self._is_closing:
             self._receive()
-            self._poll_cancellations()
+            self._end_jobs()
             if self._batcher.is_idle:
                 continue
             try:
@@ -162,7 +178,8 @@ class EngineLoop:
             self._jobs[id(sequence)] = job
             self._batcher.add(sequence)
 
-    def _poll_cancellations(self) -> None:
+    def _end_jobs(self) -> None:
+        """End the jobs that their clients cancelled, and those whose time is up."""
         now = time.monotonic_ns()
         if now < self._next_poll_ns:
             return
@@ -173,6 +190,9 @@ class EngineLoop:
                 if job in self._compiling:
                     self._compiling.remove(job)
                 self._send(job, job.responder.send_cancelled)
+            elif now >= job.deadline_ns:
+                for sequence in job.sequences:
+                    self._batcher.end_late(sequence)
 
     def _is_cancelled(self, job: Job) -> bool:
         if not job.polls_cancellation:

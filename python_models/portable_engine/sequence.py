@@ -16,6 +16,7 @@ class FinishReason(Enum):
     STOP_WORD = auto()
     LENGTH = auto()
     CANCELLED = auto()
+    DEADLINE = auto()  # the request's time is up
     NO_ALLOWED_TOKEN = auto()  # the guide, bad words and min_tokens exclude every token
     GUIDE_FAILED = auto()  # the matcher's `failure` says why
     OUT_OF_MEMORY = auto()  # the cache could not grow for its keys and values
@@ -75,11 +76,15 @@ class Sequence:
 
     request: GenerationRequest
     arrival_time_ns: int
+    tenant: str = ""
     first_scheduled_time_ns: int = 0
     first_token_time_ns: int = 0
     last_token_time_ns: int = 0
+    number: int = 0  # in the order of arrival
     slot: int = -1
+    slot_since_ns: int = 0
     num_cached_tokens: int = 0
+    num_displaced_tokens: int = 0  # generated before the sequence last gave up its slot
     completion_token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     matcher: Matcher | None = None
@@ -93,14 +98,39 @@ class Sequence:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether the whole prompt has gone through the model."""
-        return self.num_cached_tokens >= self.num_prompt_tokens
+        """Whether everything before the token to decode has gone through the model."""
+        return self.num_cached_tokens >= self.num_prompt_tokens + max(0, self.num_displaced_tokens - 1)
 
     @property
     def output_token_ids(self) -> list[int]:
         """The completion without its final `end_id`, which TensorRT-LLM does not output either."""
         tokens = self.completion_token_ids
         return tokens[:-1] if tokens and tokens[-1] == self.request.end_id else tokens
+
+    def prefill_chunk(self, num_tokens: int) -> list[int]:
+        """Up to `num_tokens` tokens to prefill next: of the prompt, then those generated before it was displaced.
+
+        The last generated token is not among them: it is decoded.
+        """
+        start, prompt = self.num_cached_tokens, self.request.prompt_token_ids
+        chunk = prompt[start : start + num_tokens]
+        first = max(0, start - len(prompt))
+        end = min(first + num_tokens - len(chunk), self.num_displaced_tokens - 1)
+        return chunk + self.completion_token_ids[first:end] if end > first else chunk
+
+    def give_up_slot(self) -> None:
+        """Forget the slot, and with it the keys and values; the tokens generated so far remain."""
+        self.slot = -1
+        self.num_cached_tokens = 0
+        self.num_displaced_tokens = len(self.completion_token_ids)
+
+    def end_late(self, now_ns: int) -> None:
+        """End the sequence because its time is up. Clocks that it never reached show that time."""
+        if self.finish_reason is None:
+            self.finish_reason = FinishReason.DEADLINE
+            self.first_scheduled_time_ns = self.first_scheduled_time_ns or now_ns
+            self.first_token_time_ns = self.first_token_time_ns or now_ns
+            self.last_token_time_ns = now_ns
 
     def append(self, token_id: int, log_prob: float, now_ns: int) -> None:
         """Add one generated token, and set `finish_reason` if it ends the sequence."""

@@ -16,12 +16,13 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from portable_engine.batcher import InFlightBatcher
-from portable_engine.engine_loop import EngineLoop
+from portable_engine.engine_loop import DEFAULT_MAX_ANSWER_NS, EngineLoop
 from portable_engine.error_response import error_response
 from portable_engine.failure import Failure
 from portable_engine.grammar import GrammarEngine
 from portable_engine.loader import load_model
 from portable_engine.mask_law import DEFAULT_LIMIT_MS
+from portable_engine.request_parameters import tenant_of
 from portable_engine.sequence import Sequence
 from portable_engine.tensors import RequestError, read_requests, write_response
 
@@ -38,12 +39,13 @@ class PortableEngineModel:
         config = json.loads(args["model_config"])
         model = load_model(release / "engine")
         self._max_tokens = int(model.config.max_position_embeddings)
-        self._grammars = GrammarEngine(
-            release / "tokenizer_info.json", int(model.config.vocab_size), _max_mask_ms(release)
-        )
+        manifest = json.loads((release / "manifest.json").read_bytes())
+        max_mask_ms = float(manifest.get("guidance", {}).get("max_mask_ms", DEFAULT_LIMIT_MS))
+        self._grammars = GrammarEngine(release / "tokenizer_info.json", int(model.config.vocab_size), max_mask_ms)
         torch.set_grad_enabled(False)
         batcher = InFlightBatcher(model, max(1, int(config["max_batch_size"])), self._grammars.mask_logits)
-        self._loop = EngineLoop(batcher, self._grammars, pb_utils.Logger.log_error)
+        max_answer_s = manifest.get("engine", {}).get("max_answer_s", DEFAULT_MAX_ANSWER_NS / 1e9)
+        self._loop = EngineLoop(batcher, self._grammars, pb_utils.Logger.log_error, int(max_answer_s * 1e9))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Queue each request. Returns None where the loop responds later, and an error response for an invalid one."""
@@ -63,7 +65,9 @@ class PortableEngineModel:
         except Exception as error:
             pb_utils.Logger.log_error(f"can't read a request: {type(error).__name__}")
             return error_response(Failure("invalid_input", "the request's tensors can't be read"))
-        self._loop.submit(rows, _TritonResponder(request, arrays))
+        self._loop.submit(
+            rows, _TritonResponder(request, arrays), tenant_of(request), timeout_ns=1_000 * int(request.timeout())
+        )
         return None
 
 
@@ -101,9 +105,3 @@ class _TritonResponder:
 
     def _send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
-def _max_mask_ms(release: Path) -> float:
-    """`guidance.max_mask_ms` of the release's manifest, or its default."""
-    guidance = json.loads((release / "manifest.json").read_bytes()).get("guidance", {})
-    return float(guidance.get("max_mask_ms", DEFAULT_LIMIT_MS))

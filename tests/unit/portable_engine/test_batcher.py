@@ -145,3 +145,71 @@ def test_log_probs_equal_those_of_a_plain_forward_pass():
         logits = tiny_model()(torch.tensor([[5, 9, 11, *tokens]])).logits[0, 2:-1].float()
     expected = torch.log_softmax(logits, -1)[range(5), tokens]
     assert torch.allclose(torch.tensor(sequence.log_probs), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"top_k": 0, "top_p": 0.9, "temperature": 1.3, "seed": 11}])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 9])
+def test_a_displaced_sequence_gets_the_same_tokens_as_without_a_pause(sampling, num_steps):
+    alone = decode(make_sequence([5, 9, 11], sampling=sampling), make_sequence([250], sampling=sampling))
+    batcher = make_batcher(max_batch_size=2)
+    first, second = make_sequence([5, 9, 11], sampling=sampling), make_sequence([250], sampling=sampling)
+    for sequence in (first, second):
+        batcher.add(sequence)
+    for _ in range(num_steps):
+        batcher.step()
+    newcomer = make_sequence([3] * 20, tenant="b")
+    batcher.add(newcomer)
+    batcher.step()
+    assert (second.slot, len(newcomer.completion_token_ids)) == (-1, 1)
+    while not batcher.is_idle:
+        batcher.step()
+    assert [first.completion_token_ids, second.completion_token_ids] == alone
+
+
+def test_a_sequence_displaced_during_its_prefill_gets_the_same_tokens():
+    prompt = [token % 300 for token in range(7, 7 + 1_300)]
+    alone = decode(make_sequence(prompt, 4))
+    batcher, long = make_batcher(max_batch_size=2), make_sequence(prompt, 4)
+    batcher.add(make_sequence([6], 200))
+    batcher.add(long)
+    batcher.step()
+    batcher.add(make_sequence([6], 2, tenant="b"))
+    batcher.step()
+    assert long.slot == -1
+    while not batcher.is_idle:
+        batcher.step()
+    assert [long.completion_token_ids] == alone
+
+
+def test_a_displaced_sequence_with_more_tokens_than_a_prefill_chunk_gets_the_same_tokens():
+    alone = decode(make_sequence([5], 700))
+    batcher, long = make_batcher(max_batch_size=2), make_sequence([5], 700)
+    batcher.add(make_sequence([6], 710))
+    batcher.add(long)
+    for _ in range(650):
+        batcher.step()
+    batcher.add(make_sequence([6], 2, tenant="b"))
+    while not batcher.is_idle:
+        batcher.step()
+    assert [long.completion_token_ids] == alone
+
+
+def test_a_sequence_whose_time_is_up_keeps_its_tokens():
+    batcher, sequence = make_batcher(), make_sequence([5], 50)
+    batcher.add(sequence)
+    for _ in range(3):
+        batcher.step()
+    batcher.end_late(sequence)
+    assert batcher.step() == [sequence]
+    assert (sequence.finish_reason, len(sequence.completion_token_ids)) == (FinishReason.DEADLINE, 3)
+
+
+def test_a_waiting_sequence_whose_time_is_up_has_every_clock():
+    batcher, running, waiting = make_batcher(max_batch_size=1), make_sequence([5], 50), make_sequence([6], 50)
+    batcher.add(running)
+    batcher.add(waiting)
+    batcher.step()
+    batcher.end_late(waiting)
+    assert batcher.step() == [waiting]
+    assert waiting.completion_token_ids == []
+    assert waiting.first_scheduled_time_ns == waiting.first_token_time_ns == waiting.last_token_time_ns > 0

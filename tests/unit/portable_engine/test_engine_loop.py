@@ -50,11 +50,11 @@ def mask_guided_rows(logits, matchers):
 class Client:
     """Submits one job and records its responses: completions, or an error's text."""
 
-    def __init__(self, loop, *requests, is_cancelled=lambda: False, fails_to_write=False):
+    def __init__(self, loop, *requests, is_cancelled=lambda: False, fails_to_write=False, tenant="", timeout_ns=0):
         self.responses = queue.Queue()
         self.is_cancelled = is_cancelled
         self._fails_to_write = fails_to_write
-        loop.submit(list(requests), self)
+        loop.submit(list(requests), self, tenant, timeout_ns)
 
     def send_result(self, sequences):
         if self._fails_to_write:
@@ -146,3 +146,22 @@ def test_a_failed_step_answers_each_job_once_and_the_loop_continues():
     responses = [list(client.responses.queue) for client in clients]
     assert responses == [["internal: the engine failed during decoding"]] * 2
     assert all("decode step failed: RuntimeError at " in line and "out of memory" in line for line in log_lines)
+
+
+def test_a_request_whose_time_is_up_ends_with_the_tokens_that_it_has(loop):
+    client = Client(loop, GenerationRequest([5], 1_900), timeout_ns=1)
+    (tokens,) = client.response()
+    assert len(tokens) < 1_900
+
+
+def test_no_request_takes_longer_than_the_limit_of_the_engine(log_lines):
+    loop = EngineLoop(InFlightBatcher(tiny_model(), 4, mask_nothing), Grammars(), log_lines.append, max_answer_ns=1)
+    client = Client(loop, GenerationRequest([5], 1_900), timeout_ns=10**12)
+    assert len(client.response()[0]) < 1_900
+    loop.close()
+
+
+def test_another_tenants_request_is_answered_before_long_ones_that_fill_every_slot(loop):
+    long = [Client(loop, GenerationRequest([5], 1_900)) for _ in range(6)]
+    assert len(Client(loop, GenerationRequest([6], 3), tenant="b").response()[0]) == 3
+    assert all(client.responses.empty() for client in long)

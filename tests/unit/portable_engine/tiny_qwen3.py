@@ -78,7 +78,9 @@ def make_batcher(max_batch_size: int = 4) -> InFlightBatcher:
 
 def make_sequence(prompt: list[int], max_new_tokens: int = 12, **changes: Any) -> Sequence:
     sampling = SamplingParams(**changes.pop("sampling", {}))
-    return Sequence(GenerationRequest(prompt, max_new_tokens, sampling=sampling, **changes), arrival_time_ns=0)
+    tenant = changes.pop("tenant", "")
+    request = GenerationRequest(prompt, max_new_tokens, sampling=sampling, **changes)
+    return Sequence(request, arrival_time_ns=0, tenant=tenant)
 
 
 def decode(*sequences: Sequence, batcher: InFlightBatcher | None = None) -> list[list[int]]:

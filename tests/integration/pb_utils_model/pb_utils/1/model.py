@@ -39,6 +39,7 @@ class TritonPythonModel:
             requested=sorted(request.requested_output_names()),
             inputs={tensor.name(): describe(tensor.as_numpy()) for tensor in request.inputs()},
             texts=describe(pb_utils.get_input_tensor_by_name(request, "texts").as_numpy()),
+            timeout=request.timeout(),
             absent=pb_utils.get_input_tensor_by_name(request, "switches") is None,
         )
 
