@@ -32,7 +32,7 @@ TRITON_FAULTS = (
     TritonFault("deeply nested JSON", (25, 5)),
     TritonFault("a shape that overflows", (25, 6)),
     TritonFault("classification of a text output", (25, 8)),
-    TritonFault("a malformed accept-encoding header", (26, 2)),
+    TritonFault("an accept-encoding header with a large q value", (26, 2)),
     TritonFault("triton_grpc_error metadata on a stream", (26, 4)),
     TritonFault("hundreds of thousands of HTTP chunks", (25, 10)),
     TritonFault("a highly compressed body", (26, 4)),

@@ -56,7 +56,7 @@ Ensemble.ENGINE_OUTPUTS = set(
 Ensemble.HEADERS = set("x-engine-hash", "x-quantisation", "x-tenant", "x-request-id", "traceparent")
 
 -- Other headers that the gateway passes on; it deletes the rest. HAProxy itself handles those that concern a connection.
--- Not accept-encoding: a malformed q value stops Triton before 26.02.
+-- Not accept-encoding: a q value that is too large stops Triton before 26.02.
 Ensemble.HTTP_HEADERS = set(
   "host", "content-type", "content-length", "accept", "user-agent", "tracestate"
 )
