@@ -1,8 +1,8 @@
 """In-flight batching: schedule → run the model → sample, one step at a time.
 
 A sequence joins at a step with a slot for it (`fair_slots`) and leaves at the step that finishes it. Prompts are
-prefilled in the order in which they got their slots, with a limited number of tokens per step, so that running sequences
-continue to decode.
+prefilled in the order in which they got their slots, with a limited number of tokens per step, so that running
+sequences continue to decode.
 """
 
 from __future__ import annotations
