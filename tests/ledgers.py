@@ -36,9 +36,17 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def open_ledger(path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, **changes: Any) -> Ledger:
+def open_ledger(
+    path: Path, boot_id: str = "boot-1", max_queue_size: int = 64, max_queue_tokens: int = 200_000, **changes: Any
+) -> Ledger:
     """The ledger of one process in the state directory `path`."""
-    engine = {"hash": ENGINE_HASH, "quantisation": "w4a8", "model": "Qwen3-32B", "max_queue_size": max_queue_size}
+    engine = {
+        "hash": ENGINE_HASH,
+        "quantisation": "w4a8",
+        "model": "Qwen3-32B",
+        "max_queue_size": max_queue_size,
+        "max_queue_tokens": max_queue_tokens,
+    }
     return Ledger(open_database(path / FILE_NAME), manifest(engine=engine, **changes), boot_id)
 
 

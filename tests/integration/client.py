@@ -112,7 +112,7 @@ class Client:
         return Answer({name: _unwrap(result.as_numpy(name)) for name in names}, status="OK")
 
 
-def start_call(client: triton_grpc.InferenceServerClient, server: Any, num_tokens: int) -> Any:
+def start_call(client: triton_grpc.InferenceServerClient, server: Any, num_tokens: int, tenant: str = "") -> Any:
     """Start a call with an answer of exactly `num_tokens` tokens, to be ended with `cancel`."""
     values = {"text_input": "hello", "max_tokens": num_tokens, "min_tokens": num_tokens}
     tensors = []
@@ -121,6 +121,8 @@ def start_call(client: triton_grpc.InferenceServerClient, server: Any, num_token
         tensor = triton_grpc.InferInput(name, [1, 1], _DTYPES[_SPECS[name].data_type][0])
         tensors.append(tensor.set_data_from_numpy(array))
     headers = {name.lower(): value for name, value in server.headers.items()}
+    if tenant:
+        headers["x-tenant"] = tenant
     return client.async_infer("ensemble", tensors, lambda result, error: None, headers=headers)
 
 

@@ -1,14 +1,19 @@
-"""The number of requests waiting for the engine, which load shedding is based on.
+"""The requests waiting for the engine, and who may add to them: the tenants share the queue equally.
 
 An open row of the ledger is a waiting request, unless the request is dead: Triton does not report calls that a client
-cancelled, and only the parent process sees calls that the engine failed. Once open rows alone fill the queue, two
-corrections apply: only rows younger than a limit count, derived from the slowest recent answers, and the dead requests
-that the parent recorded in that period are subtracted. Both need extra queries, so they run only in that case.
+cancelled, and only the parent process sees calls that the engine failed. Once open rows alone fill a tenant's share,
+two corrections apply: only rows younger than a limit count, derived from the slowest recent answers, and the dead
+requests that the parent recorded in that period are subtracted. Both need extra queries, so they run only in that case.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+from llm_policy.ledger.row_record import RowRecord
+from llm_policy.release.manifest import Manifest
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS engine_death (
@@ -25,25 +30,83 @@ MAX_OPEN_S = 600
 _AGE_LIMIT_BASE_S, _AGE_LIMIT_ANSWERS = 10, 4
 _RECENT_ROWS = 1_000
 _AGE_LIMIT_TTL_NS = 1_000_000_000
+# Tenants that come while others fill the queue are admitted beyond its size, so that they need not wait for a place.
+OVERCOMMITMENT = 2
+
+
+_OPEN = (
+    "SELECT tenant, row_number = 0, projected_nano_usd - actual_nano_usd FROM request INDEXED BY request_open "
+    "WHERE state = 'admitted' AND boot_id = ? AND admitted_ns >= ? AND canary = 0"
+)
+
+
+class Waiting:
+    """The waiting requests and their completion tokens still to be decoded, at the most, by tenant."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._engine = manifest.engine
+        self._price = manifest.prices.per_token.output_nano_usd
+        self._max_tokens = manifest.thresholds.max_tokens
+        self._num_requests: Counter[str] = Counter()
+        self._num_tokens: Counter[str] = Counter()
+
+    def add(self, tenant: str, is_first_row: bool, completion_nano_usd: int) -> None:
+        """Count one row of a request. Its price tells its tokens; with free tokens it is the release's limit."""
+        self._num_requests[tenant] += is_first_row
+        self._num_tokens[tenant] += completion_nano_usd // self._price if self._price else self._max_tokens
+
+    def add_request(self, rows: Sequence[RowRecord]) -> None:
+        """Count a request that is admitted now."""
+        for number, row in enumerate(rows):
+            self.add(row.tenant, number == 0, row.projected_nano_usd - row.prompt_nano_usd)
+
+    def subtract_dead(self, num_requests: int) -> None:
+        """Let this number of requests of each tenant count no more: whose they were is not known."""
+        for tenant, number in self._num_requests.items():
+            living = max(0, number - num_requests)
+            self._num_tokens[tenant] = self._num_tokens[tenant] * living // number if number else 0
+            self._num_requests[tenant] = living
+
+    def overload(self, tenant: str, num_tokens: int = 0) -> str:
+        """Why this tenant may not add a request of `num_tokens` tokens: whose limit, limit and value. Empty if it may.
+
+        A tenant without a waiting request may add one of any size.
+        """
+        sender = f"tenant {tenant}" if tenant else "clients without X-Tenant"
+        num_tenants = len({tenant, *(name for name, number in self._num_requests.items() if number)})
+        among = f" among {num_tenants} tenants" if num_tenants > 1 else ""
+        total, max_total = self._num_requests.total(), OVERCOMMITMENT * self._engine.max_queue_size
+        number, share = self._num_requests[tenant], max(1, self._engine.max_queue_size // num_tenants)
+        if number >= share:
+            return f"{number} requests of {sender} wait for their answers, limit {share} (max_queue_size{among})"
+        if total >= max_total:
+            return f"{total} requests of all tenants wait for their answers, limit {max_total} (twice max_queue_size)"
+        tokens, share = self._num_tokens[tenant] + num_tokens, self._engine.max_queue_tokens // num_tenants
+        if number and tokens > share:
+            return f"requests of {sender} need up to {tokens} tokens, limit {share} (max_queue_tokens{among})"
+        return ""
 
 
 class EngineQueue:
     """The queue of one boot of the server, as one process sees it."""
 
-    def __init__(self, connection: sqlite3.Connection, boot_id: str, max_size: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, boot_id: str, manifest: Manifest) -> None:
         self._connection = connection
         self._boot_id = boot_id
-        self._max_size = max_size
+        self._manifest = manifest
         self._age_limit_ns = 0
         self._age_limit_computed_ns = 0
 
-    def free_places(self, now_ns: int) -> int:
-        """How many more requests may be admitted; not positive when the queue is full."""
-        num_waiting = self._num_open(now_ns - MAX_OPEN_S * 1_000_000_000)
-        if num_waiting >= self._max_size:
-            since_ns = now_ns - self._age_limit(now_ns)
-            num_waiting = self._num_open(since_ns) - self._num_dead(since_ns)
-        return self._max_size - num_waiting
+    def open_requests(self, now_ns: int) -> Waiting:
+        """The requests with open rows; some may be dead."""
+        return self._read(now_ns - MAX_OPEN_S * 1_000_000_000)
+
+    def living_requests(self, now_ns: int) -> Waiting:
+        """The requests that are not presumed dead."""
+        since_ns = now_ns - self._age_limit(now_ns)
+        waiting = self._read(since_ns)
+        waiting.subtract_dead(self._num_dead(since_ns))
+        return waiting
 
     def record_deaths(self, num_requests: int, now_ns: int) -> None:
         """Record the total of this boot's dead requests so far, in the caller's transaction."""
@@ -59,13 +122,11 @@ class EngineQueue:
         """The total that `record_deaths` wrote last."""
         return self._max_deaths("1", ())
 
-    def _num_open(self, since_ns: int) -> int:
-        row = self._connection.execute(
-            "SELECT count(*) FROM request WHERE state = 'admitted' AND boot_id = ? AND admitted_ns >= ? "
-            "AND row_number = 0",
-            (self._boot_id, since_ns),
-        ).fetchone()
-        return int(row[0])
+    def _read(self, since_ns: int) -> Waiting:
+        waiting = Waiting(self._manifest)
+        for row in self._connection.execute(_OPEN, (self._boot_id, since_ns)):
+            waiting.add(*row)
+        return waiting
 
     def _num_dead(self, since_ns: int) -> int:
         return self.num_recorded_deaths() - self._max_deaths("noted_ns < ?", (since_ns,))

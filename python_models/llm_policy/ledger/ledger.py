@@ -26,7 +26,7 @@ from llm_policy.errors import Code
 from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.database import transaction
-from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue
+from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue, Waiting
 from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
@@ -35,6 +35,7 @@ from llm_policy.release.manifest import Manifest
 
 _CLOSE_BATCH_ROWS = 1_000
 _DELETE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
+_MAX_OVERLOADING_TENANTS = 1_000  # remembered; more only cost their requests' work
 # Late rejections that are always stored: the engine may have worked for them.
 _KEPT_CODES = frozenset((Code.INTERNAL.value, Code.LEDGER_UNAVAILABLE.value))
 
@@ -105,7 +106,7 @@ class Ledger:
         self.connection = connection
         self._boot_id = boot_id
         self._engine_hash = manifest.engine.hash
-        self._queue = EngineQueue(connection, boot_id, manifest.engine.max_queue_size)
+        self._queue = EngineQueue(connection, boot_id, manifest)
         thresholds = {
             alerts.QUEUE_DELAY: manifest.thresholds.max_queue_delay_us,
             alerts.COST: manifest.thresholds.max_cost_nano_usd,
@@ -115,39 +116,38 @@ class Ledger:
             name: AlertRule(name, threshold, manifest.engine.hash, manifest.engine.quantisation)
             for name, threshold in thresholds.items()
         }
-        self._was_full = False
+        self._overloading: set[str] = set()  # tenants whose last request was shed
         self._surplus: list[RowRecord] = []  # rejected rows that `reject` deletes once newer rows exist
 
-    def is_full(self) -> bool:
-        """Whether a request would be shed; queries the database only if the queue was full last time."""
-        if self._was_full:
-            self._was_full = self._queue.free_places(time.time_ns()) <= 0
-        return self._was_full
+    def overload(self, tenant: str) -> str:
+        """Why a request of this tenant would be shed, else empty; queries the database only if its last one was."""
+        if tenant not in self._overloading:
+            return ""
+        detail = self._queue.living_requests(time.time_ns()).overload(tenant)
+        if not detail:
+            self._overloading.discard(tenant)
+        return detail
 
     def record(self, requests: Sequence[Sequence[RowRecord]], now_ns: int | None = None) -> list[list[RowRecord]]:
         """Insert the rows of each request: rejected if they have a code, else admitted.
 
         Returns the records with their ledger ids, None for a rejected row that is only counted. Requests that exceed
-        the queue are shed, with the code `overloaded`.
+        their tenant's share of the queue are shed, with the code `overloaded` and the limit as `code_detail`.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             has_admissions = any(not rows[0].code for rows in requests)
-            free_places = self._queue.free_places(now_ns) if has_admissions else 0
+            waiting = self._queue.open_requests(now_ns) if has_admissions else None
             counts = self._rejection_counts(now_ns)
             recorded = []
             for rows in requests:
-                is_admission = not rows[0].code
-                if is_admission and free_places <= 0 and not rows[0].is_canary:
-                    rows = rejected(rows, Code.OVERLOADED)
-                else:
-                    free_places -= is_admission
+                if waiting and not rows[0].code and not rows[0].is_canary:
+                    waiting, rows = self._admit(rows, waiting, now_ns)
                 recorded.append([self._insert(row, now_ns, increments, counts) for row in rows])
             counts.write()
             metric_total.add(self.connection, increments)
-        if has_admissions:
-            self._was_full = free_places <= 0
+        self._remember_overload(recorded)
         return recorded
 
     def settle(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> list[bool]:
@@ -212,6 +212,26 @@ class Ledger:
         if num_requests != self._queue.num_recorded_deaths():
             with transaction(self.connection):
                 self._queue.record_deaths(num_requests, time.time_ns() if now_ns is None else now_ns)
+
+    def _admit(self, rows: Sequence[RowRecord], waiting: Waiting, now_ns: int) -> tuple[Waiting, Sequence[RowRecord]]:
+        """The rows, rejected if their tenant's share of the queue is taken, and the requests that wait then."""
+        tenant, num_tokens = rows[0].tenant, sum(row.max_completion_tokens for row in rows)
+        if waiting.overload(tenant, num_tokens):
+            waiting = self._queue.living_requests(now_ns)
+        if detail := waiting.overload(tenant, num_tokens):
+            return waiting, rejected(rows, Code.OVERLOADED, detail)
+        waiting.add_request(rows)
+        return waiting, rows
+
+    def _remember_overload(self, recorded: Sequence[Sequence[RowRecord]]) -> None:
+        """Requests of a tenant whose last one was shed are shed before they cost any work (`overload`)."""
+        for rows in recorded:
+            if rows[0].code == Code.OVERLOADED.value:
+                self._overloading.add(rows[0].tenant)
+            elif not rows[0].code:
+                self._overloading.discard(rows[0].tenant)
+        if len(self._overloading) > _MAX_OVERLOADING_TENANTS:
+            self._overloading.clear()
 
     def _rejection_counts(self, now_ns: int) -> RejectionCounts:
         return RejectionCounts(self.connection, self._engine_hash, now_ns)

@@ -37,6 +37,7 @@ class RowRecord(NamedTuple):
     ledger_id: int | None = None
     # The error code of a rejected row; empty for any other.
     code: str = ""
+    code_detail: str = ""  # only of `overloaded`: the limit that is reached
     # Found by postprocess.
     finish_reason: str = ""
     num_completion_tokens: int = 0
@@ -48,6 +49,6 @@ class RowRecord(NamedTuple):
     total_time_us: int = 0
 
 
-def rejected(records: Iterable[RowRecord], code: Code) -> list[RowRecord]:
+def rejected(records: Iterable[RowRecord], code: Code, detail: str = "") -> list[RowRecord]:
     """The records of a request that is rejected with `code`."""
-    return [record._replace(code=code.value) for record in records]
+    return [record._replace(code=code.value, code_detail=detail) for record in records]

@@ -59,17 +59,15 @@ class LedgerWriter:
         _ = self.metrics
 
     def admission_error(self) -> Unavailable | None:
-        """The error if no request is admitted now (draining, or the queue was full last time), else None."""
+        """The error if no request is admitted now because the server drains, else None."""
         if os.path.exists(self._draining_path):  # noqa: PTH110 - a third of the time of Path.exists
             return Unavailable(Code.DRAINING, "this server is shutting down; try another server, or try again later")
-        if self._ledger is not None and self._use(lambda ledger: ledger.is_full()):
-            return self.overload_error()
         return None
 
-    def overload_error(self) -> Unavailable:
-        """The error of a request that was shed."""
-        limit = self._manifest.engine.max_queue_size
-        return Unavailable(Code.OVERLOADED, f"{limit} requests wait for their answers, limit {limit} (max_queue_size)")
+    def overload_error(self, tenant: str) -> Unavailable | None:
+        """The error if a request of this tenant would be shed, and its last one was; else None."""
+        detail = self._use(lambda ledger: ledger.overload(tenant)) if self._ledger is not None else ""
+        return Unavailable(Code.OVERLOADED, detail) if detail else None
 
     def record(self, requests: Sequence[Sequence[RowRecord]]) -> list[list[RowRecord]]:
         """See `Ledger.record`."""

@@ -88,6 +88,7 @@ class Preprocess:
         parameters_json: str,
         request_id: str = "",
         admission_error: PolicyError | None = None,
+        overload_error: Callable[[str], PolicyError | None] = lambda tenant: None,
     ) -> PreparedRequest:
         """Apply the rules to one request: a record and an engine row for each of its rows, or the error.
 
@@ -95,15 +96,18 @@ class Preprocess:
         ends with the row's number if there are several rows; any other exception is a bug in a rule.
 
         `request_id` is the id that the protocol carried, if it may be logged; the header overrides it.
-        `admission_error` is the error of requests while none is admitted; the headers are checked first, so that the
-        records name the client. The canary ignores `overloaded`.
+        `admission_error` is the error of requests while none is admitted, `overload_error` returns that of a tenant
+        whose share of the queue is taken; the canary needs no share. The headers are checked first, so that the records
+        name the client.
         """
         check = self._gate.check(parameters_json)
         records = _first_records(check.sender, request_id, inputs)
-        error = check.error() or admission_error
-        if error is not None and not (check.sender.is_canary and error.code is Code.OVERLOADED):
-            return PreparedRequest(records, [], error)
         try:
+            error = check.error() or admission_error
+            if error is None and not check.sender.is_canary:
+                error = overload_error(check.sender.tenant)
+            if error is not None:
+                return PreparedRequest(records, [], error)
             return PreparedRequest(records, self._prepare_rows(unpack_rows(inputs), records))
         except BaseException as raised:
             return PreparedRequest(records, [], raised)

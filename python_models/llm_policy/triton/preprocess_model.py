@@ -12,7 +12,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from llm_policy import PLANNER_VERSION
-from llm_policy.errors import PolicyError
+from llm_policy.errors import Code, PolicyError, Unavailable
 from llm_policy.guidance.backends.names import usable_backends
 from llm_policy.guidance.compile.compile_queue import GuideCompiler
 from llm_policy.guidance.compile.guide_cache import GuideCache
@@ -127,7 +127,8 @@ class PreprocessModel:
         request_id = ""
         try:
             request_id = loggable(request.request_id())
-            return self._step.run(read_inputs(request), read_parameters(request), request_id, admission_error)
+            inputs, parameters = read_inputs(request), read_parameters(request)
+            return self._step.run(inputs, parameters, request_id, admission_error, self._ledger.overload_error)
         except BaseException as error:
             return PreparedRequest([RowRecord(request_id=request_id)], [], error)
 
@@ -143,7 +144,7 @@ class PreprocessModel:
         for pending, records in zip(batch, recorded, strict=True):
             pending.records = records
             if pending.error is None and records[0].code:
-                pending.error = self._ledger.overload_error()
+                pending.error = Unavailable(Code.OVERLOADED, records[0].code_detail)
 
     def _respond(self, pending: _PendingRequest) -> Any:
         """The response; None if the guide compiler answers the request later."""

@@ -33,7 +33,13 @@ def count_queue_queries(ledger, call):
     ledger.connection.set_trace_callback(statements.append)
     call()
     ledger.connection.set_trace_callback(None)
-    return sum("count(*) FROM request" in statement for statement in statements)
+    return sum("INDEXED BY request_open" in statement for statement in statements)
+
+
+def shed_of(ledger, tenant, num_requests):
+    """Record requests of one tenant, one at a time. Returns for each whether it was shed."""
+    row = NEW_ROW._replace(tenant=tenant, max_completion_tokens=500)
+    return [ledger.record([[row]])[0][0].code == "overloaded" for _ in range(num_requests)]
 
 
 def test_an_admitted_row_is_open_and_charged_for_its_prompt(ledger):
@@ -165,7 +171,7 @@ def test_a_full_queue_sheds_the_next_request(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
     assert sheds(ledger, 3) == [False, False, True]
     assert [row["code"] for row in rows(ledger)] == ["", "", "overloaded"]
-    assert ledger.is_full()
+    assert ledger.overload("acme") == "2 requests of tenant acme wait for their answers, limit 2 (max_queue_size)"
 
 
 def test_every_row_has_an_id_admitted_rejected_or_shed(tmp_path):
@@ -186,7 +192,7 @@ def test_an_answer_frees_a_place_in_the_queue(tmp_path):
     row_id = admit(ledger)
     assert sheds(ledger) == [True]
     ledger.settle([settlement(row_id)])
-    assert not ledger.is_full()
+    assert not ledger.overload("acme")
     admit(ledger)
 
 
@@ -250,16 +256,64 @@ def test_deaths_recorded_long_ago_free_no_place(tmp_path):
 
 
 def test_an_idle_queue_is_not_full_and_is_not_queried(ledger):
-    assert count_queue_queries(ledger, ledger.is_full) == 0
-    assert ledger.is_full() is False
+    assert count_queue_queries(ledger, lambda: ledger.overload("acme")) == 0
+    assert ledger.overload("acme") == ""
 
 
-def test_a_queue_with_one_free_place_is_not_queried(tmp_path):
-    ledger = open_ledger(tmp_path, max_queue_size=2)
+def test_the_queue_is_queried_only_for_a_tenant_whose_last_request_was_shed(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
     admit(ledger)
-    assert count_queue_queries(ledger, ledger.is_full) == 0
-    admit(ledger)
-    assert count_queue_queries(ledger, ledger.is_full) > 0
+    assert count_queue_queries(ledger, lambda: ledger.overload("acme")) == 0
+    assert sheds(ledger) == [True]
+    assert count_queue_queries(ledger, lambda: ledger.overload("acme")) > 0
+    assert count_queue_queries(ledger, lambda: ledger.overload("other")) == 0
+
+
+def test_a_tenant_that_fills_the_queue_keeps_no_other_out(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=4)
+    assert sheds(ledger, 5) == [False, False, False, False, True]
+    ((shed,),) = ledger.record([[NEW_ROW]])
+    assert shed.code_detail == "4 requests of tenant acme wait for their answers, limit 4 (max_queue_size)"
+    assert shed_of(ledger, "other", 3) == [False, False, True]
+    assert shed_of(ledger, "third", 2) == [False, True]
+    assert shed_of(ledger, "acme", 1) == [True]
+    assert ledger.overload("third") == (
+        "1 requests of tenant third wait for their answers, limit 1 (max_queue_size among 3 tenants)"
+    )
+
+
+def test_all_tenants_together_have_twice_the_queue(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=3)
+    tenants = [f"tenant-{number}" for number in range(7)]
+    assert [shed_of(ledger, tenant, 1) for tenant in tenants] == [[False]] * 6 + [[True]]
+    assert (
+        ledger.overload("tenant-6")
+        == "6 requests of all tenants wait for their answers, limit 6 (twice max_queue_size)"
+    )
+
+
+def test_the_tokens_that_a_tenants_requests_may_still_need_are_limited(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_tokens=1_200)
+    row = NEW_ROW._replace(max_completion_tokens=500)  # as its price says
+    assert [bool(request[0].code) for request in ledger.record([[row]] * 3)] == [False, False, True]
+    assert shed_of(ledger, "other", 2) == [False, True]
+    ((shed,),) = ledger.record([[row]])
+    assert shed.code_detail == (
+        "requests of tenant acme need up to 1500 tokens, limit 600 (max_queue_tokens among 2 tenants)"
+    )
+
+
+def test_a_tenant_without_a_waiting_request_may_send_one_of_any_size(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_tokens=1)
+    assert sheds(ledger, 2) == [False, True]
+
+
+def test_a_tenant_in_the_queue_is_named_also_without_a_name(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=1)
+    ledger.record([[NEW_ROW._replace(tenant="")]] * 2)
+    assert ledger.overload("") == (
+        "1 requests of clients without X-Tenant wait for their answers, limit 1 (max_queue_size)"
+    )
 
 
 def test_the_queue_is_not_queried_for_requests_that_are_rejected_already(ledger):

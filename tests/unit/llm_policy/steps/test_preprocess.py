@@ -15,6 +15,7 @@ from tests.manifests import ENGINE_HASH, manifest
 HEADERS = {"X-Engine-Hash": ENGINE_HASH, "X-Quantisation": "w4a8", "X-Tenant": "acme", "X-Request-Id": "r-1"}
 SENDER = RowRecord(request_id="r-1", tenant="acme")
 OVERLOADED = Unavailable(Code.OVERLOADED, "64 requests wait")
+DRAINING = Unavailable(Code.DRAINING, "try another server")
 TOKEN = "canary-token"
 
 
@@ -122,15 +123,22 @@ def test_the_protocols_id_is_used_without_the_header():
 
 
 def test_while_no_request_is_admitted_a_rejected_one_names_its_client():
-    prepared = run({"text_input": "a"}, admission_error=OVERLOADED)
+    prepared = run({"text_input": "a"}, admission_error=DRAINING)
+    assert (prepared.error, prepared.records) == (DRAINING, [SENDER])
+
+
+def test_a_request_of_a_tenant_whose_share_of_the_queue_is_taken_is_rejected_before_its_inputs_are_read():
+    prepared = run({"messages": "[]"}, overload_error={"acme": OVERLOADED}.get)
     assert (prepared.error, prepared.records) == (OVERLOADED, [SENDER])
+    assert run({"text_input": "a"}, overload_error={"other": OVERLOADED}.get).error is None
 
 
 @pytest.mark.parametrize(
-    ("error", "is_admitted"), [(OVERLOADED, True), (Unavailable(Code.DRAINING, "try another server"), False)]
+    ("errors", "is_admitted"),
+    [({"overload_error": lambda tenant: OVERLOADED}, True), ({"admission_error": DRAINING}, False)],
 )
-def test_the_canary_ignores_only_overloaded(error, is_admitted):
-    prepared = run({"text_input": "a"}, {**HEADERS, "X-Canary-Token": TOKEN}, admission_error=error)
+def test_the_canary_ignores_only_overloaded(errors, is_admitted):
+    prepared = run({"text_input": "a"}, {**HEADERS, "X-Canary-Token": TOKEN}, **errors)
     assert (prepared.error is None) == is_admitted
     assert (prepared.records[0].tenant, prepared.records[0].is_canary) == (CANARY_TENANT, True)
 

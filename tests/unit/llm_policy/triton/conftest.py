@@ -14,7 +14,7 @@ import pytest
 from llm_policy.guidance.compile import compile_queue, sandbox
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests import pb_utils
-from tests.unit.llm_policy.triton.policy_models import CANARY_TOKEN
+from tests.unit.llm_policy.triton.policy_models import CANARY_TOKEN, release_with
 
 NAMES = ("adapter", "error_responses", "tensor_cache", "preprocess_model", "postprocess_model")
 
@@ -69,8 +69,9 @@ def copy_database(source: Path, target: Path) -> None:
 
 @pytest.fixture(scope="module")
 def policy(start_policy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Both models, shared by the tests of a file."""
-    with start_policy(tmp_path_factory.mktemp("state")) as models:
+    """Both models, shared by the tests of a file; most of their requests stay open, so the queue has room for all."""
+    release = release_with(tmp_path_factory.mktemp("release"), max_queue_tokens=1_000_000)
+    with start_policy(tmp_path_factory.mktemp("state"), release) as models:
         yield models
 
 

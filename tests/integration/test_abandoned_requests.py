@@ -1,0 +1,76 @@
+"""Requests whose clients vanish keep nobody else from an answer, stop no process and are charged."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import tritonclient.grpc as triton_grpc
+
+from tests.integration.client import start_call
+from tests.integration.live_service import HOST, LiveService, wait_until
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+NUM_ABANDONED = 64
+NUM_TOKENS = 5_900
+ABANDONED = "canary = 0 AND tenant = 'vanishing'"
+# Their answers end while the honest client's first one is on its way: a slot holds one at a time.
+MAX_FINISHED = 4
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    with LiveService(tmp_path_factory.mktemp("abandoned"), "embedded") as service:
+        yield service
+
+
+def num_rows(live: LiveService, condition: str) -> int:
+    return int(live.rows(f"SELECT count(*) FROM request WHERE {condition}")[0][0])
+
+
+def abandon_over_http(live: LiveService) -> None:
+    """Send the requests on sockets of their own, and close those once the requests are in the ledger."""
+    tensors = [
+        {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["hello"]},
+        *(
+            {"name": name, "shape": [1, 1], "datatype": "INT32", "data": [NUM_TOKENS]}
+            for name in ("max_tokens", "min_tokens")
+        ),
+    ]
+    body = json.dumps({"inputs": tensors}).encode()
+    headers = {**live.headers, "X-Tenant": "vanishing", "Host": HOST, "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    message = f"POST /v2/models/ensemble/infer HTTP/1.1\r\n{head}\r\n".encode() + body
+    sockets = [socket.create_connection((HOST, live.http_port)) for _ in range(NUM_ABANDONED)]
+    before = num_rows(live, ABANDONED)
+    for connection in sockets:
+        connection.sendall(message)
+    wait_until(lambda: num_rows(live, ABANDONED) == before + NUM_ABANDONED)
+    for connection in sockets:
+        connection.close()
+
+
+def abandon_over_grpc(live: LiveService) -> None:
+    """Start the calls, and cancel them once they are in the ledger."""
+    with triton_grpc.InferenceServerClient(live.grpc_url) as client:
+        before = num_rows(live, ABANDONED)
+        calls = [start_call(client, live, NUM_TOKENS, "vanishing") for _ in range(NUM_ABANDONED)]
+        wait_until(lambda: num_rows(live, ABANDONED) == before + NUM_ABANDONED)
+        for call in calls:
+            call.cancel()
+
+
+@pytest.mark.parametrize("abandon", [abandon_over_http, abandon_over_grpc])
+def test_an_honest_client_is_answered_before_the_requests_of_clients_that_are_gone(live, abandon):
+    processes = {child.pid for child in live.child_processes()}
+    num_settled = num_rows(live, f"{ABANDONED} AND state = 'settled'")
+    abandon(live)
+    began = time.monotonic()
+    reply = live.send_request(headers={"X-Tenant": "honest"})
+    print(f"{abandon.__name__}: first honest answer after {time.monotonic() - began:.2f} s")
+    assert reply.status == 200
+    assert num_rows(live, f"{ABANDONED} AND state = 'settled'") <= num_settled + MAX_FINISHED
+    assert {child.pid for child in live.child_processes()} >= processes
+    assert live.readiness()["restarts"] == 0
