@@ -19,7 +19,7 @@ SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage mutate test-gpu soak serve bench embedded-model check format clean distclean
+.PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage mutate test-gpu soak serve bench bench-guides embedded-model check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch,
 
 test-browser: $(INSTALLED)  ## Run the board's tests in a real Chromium; screenshots go to build/screenshots
 	$(BIN)/pytest --timeout 300 tests/browser $(ARGS)
+
+bench-guides: $(INSTALLED)  ## Measure how much guides that are hostile to decoding slow down other requests
+	@$(BIN)/python -m tests.hostile_guides | $(BIN)/llmstack bench beside - $(ARGS)
 
 embedded-model: $(INSTALLED)  ## Train, build or evaluate the embedded release's model; ARGS=--help
 	@$(BIN)/python -m embedded_model $(ARGS)

@@ -175,7 +175,8 @@ class _Equations:
 
     def _eliminate(self, name: str) -> Expression:
         row = self._rows.pop(name)
-        loop = repeat(row.pop(name, EMPTY), 0, None)
+        body = row.pop(name, EMPTY)
+        loop = repeat(body, 0, None)
         sources = [other for other in self._rows.values() if name in other]
         if len(sources) > 1 or len(row) > 1:
             loop = self._shorten(loop)
@@ -183,7 +184,18 @@ class _Equations:
             row = {target: self._shorten(coefficient) for target, coefficient in row.items()}
         for source in sources:
             self._substitute(source, name, loop, row)
-        return sequence(loop, choice(*_terms(row.items())))
+        rest = choice(*_terms(row.items()))
+        return self._joined_runs(body, rest) or sequence(loop, rest)
+
+    def _joined_runs(self, body: Expression, rest: Expression) -> Expression | None:
+        """`(a* b)* a* c` as `(a | b)* c`, whose masks llguidance computes faster; None for other forms."""
+        if not (isinstance(body, Sequence) and isinstance(rest, Sequence) and body.parts and rest.parts):
+            return None
+        first = body.parts[0]
+        run = next((e for e, name in self._shared.items() if first == Rule(name)), first)
+        if first != rest.parts[0] or not isinstance(run, Repeat) or (run.min_count, run.max_count) != (0, None):
+            return None
+        return sequence(repeat(choice(run.part, sequence(*body.parts[1:])), 0, None), *rest.parts[1:])
 
     def _substitute(self, source: Row, name: str, loop: Expression, row: Row) -> None:
         head = sequence(source.pop(name), loop)

@@ -82,3 +82,10 @@ def test_a_common_last_rule_is_taken_out_of_a_choice() -> None:
 def test_options_with_different_last_rules_stay() -> None:
     options = choice(sequence(A, X), sequence(B, Y))
     assert factored(options) == options
+
+
+def test_runs_of_characters_between_others_become_one_repeated_choice() -> None:
+    """llguidance computes the masks of `(a | b)*` faster than those of `(a* b)* a*`."""
+    found = regular_rules(read_ebnf('root ::= [xy]* ("!" | "-" root)', GuideLimits()))["root"]
+    characters = read_ebnf("root ::= [xy]", GuideLimits()).rules["root"]
+    assert found == sequence(repeat(choice(characters, Literal("-")), 0, None), Literal("!"))
