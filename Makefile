@@ -79,6 +79,7 @@ test-gpu: $(INSTALLED)  ## Run the engine's tests on a GPU; needs CUDA and a tor
 soak: $(INSTALLED)  ## Kill everything, also at each step of a release's switch, then count 20,000 requests
 	LLMSTACK_SOAK_KILLS=30 $(BIN)/pytest -s tests/integration/test_kills.py $(ARGS)
 	LLMSTACK_SOAK=1 $(BIN)/pytest -s $(SOAKED) $(ARGS)
+	LLMSTACK_SOAK=1 $(BIN)/pytest -s tests/docker/test_crashes.py tests/docker/test_json_guard.py tests/docker/test_grpc_guard.py $(ARGS)
 	LLMSTACK_SOAK_REQUESTS=20000 $(BIN)/pytest -s tests/integration/test_ledger.py $(ARGS)
 
 test-browser: $(INSTALLED)  ## Run the board's tests in a real Chromium; screenshots go to build/screenshots
