@@ -91,13 +91,12 @@ class InferenceRequest:
         requested_output_names: Sequence[str],
         request_id: str = "",
         parameters: bytes = b"{}",
-        timeout_us: int = 0,
     ) -> None:
         self._inputs = [Tensor(name, transfer(array)) for name, array in inputs.items()]
         self._requested_output_names = list(requested_output_names)
         self._request_id = request_id
         self._parameters = parameters
-        self._timeout_us = timeout_us
+        self._timeout_us = 0
         self._answer: Answer | None = None
         self._lock = threading.Lock()
         self._is_answered = threading.Event()
@@ -127,6 +126,9 @@ class InferenceRequest:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+    def set_timeout(self, timeout_us: int) -> None:
+        self._timeout_us = timeout_us
 
     def deliver(self, response: InferenceResponse) -> None:
         """Give the client its response, without the outputs that it did not request."""

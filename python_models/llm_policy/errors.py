@@ -36,6 +36,7 @@ class Code(str, Enum):
     COST_BUDGET_OVERRUN = "cost_budget_overrun"
     OVERLOADED = "overloaded"
     GUIDANCE_UNAVAILABLE = "guidance_unavailable"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     DRAINING = "draining"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     INTERNAL = "internal"
@@ -93,7 +94,7 @@ class InvalidRequest(PolicyError):
 class Unavailable(PolicyError):
     """The same request may succeed later, or on another server."""
 
-    codes = frozenset((Code.OVERLOADED, Code.GUIDANCE_UNAVAILABLE, Code.DRAINING))
+    codes = frozenset((Code.OVERLOADED, Code.GUIDANCE_UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.DRAINING))
     status = Status.UNAVAILABLE
     is_retryable = True
 

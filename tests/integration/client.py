@@ -114,16 +114,22 @@ class Client:
 
 def start_call(client: triton_grpc.InferenceServerClient, server: Any, num_tokens: int, tenant: str = "") -> Any:
     """Start a call with an answer of exactly `num_tokens` tokens, to be ended with `cancel`."""
+    headers = {name.lower(): value for name, value in server.headers.items()}
+    if tenant:
+        headers["x-tenant"] = tenant
+    tensors = tensors_of_call(num_tokens)
+    return client.async_infer("ensemble", tensors, lambda result, error: None, headers=headers)
+
+
+def tensors_of_call(num_tokens: int) -> list[triton_grpc.InferInput]:
+    """The inputs of a request with an answer of exactly `num_tokens` tokens."""
     values = {"text_input": "hello", "max_tokens": num_tokens, "min_tokens": num_tokens}
     tensors = []
     for name, value in values.items():
         array = as_array(name, value)
         tensor = triton_grpc.InferInput(name, [1, 1], _DTYPES[_SPECS[name].data_type][0])
         tensors.append(tensor.set_data_from_numpy(array))
-    headers = {name.lower(): value for name, value in server.headers.items()}
-    if tenant:
-        headers["x-tenant"] = tenant
-    return client.async_infer("ensemble", tensors, lambda result, error: None, headers=headers)
+    return tensors
 
 
 def _raw(array: np.ndarray) -> bytes:

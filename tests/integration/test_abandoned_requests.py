@@ -5,10 +5,11 @@ import socket
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from tests.integration.client import start_call
+from tests.integration.client import start_call, tensors_of_call
 from tests.integration.live_service import HOST, LiveService, wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -74,3 +75,40 @@ def test_an_honest_client_is_answered_before_the_requests_of_clients_that_are_go
     assert num_rows(live, f"{ABANDONED} AND state = 'settled'") <= num_settled + MAX_FINISHED
     assert {child.pid for child in live.child_processes()} >= processes
     assert live.readiness()["restarts"] == 0
+
+
+TIMEOUT_US = 1_000_000
+
+
+def send_with_timeout_over_http(live: LiveService) -> str:
+    inputs = {"text_input": "hello", "max_tokens": NUM_TOKENS, "min_tokens": NUM_TOKENS}
+    tensors = [
+        {"name": name, "shape": [1, 1], "datatype": "BYTES" if name == "text_input" else "INT32", "data": [value]}
+        for name, value in inputs.items()
+    ]
+    body = {"inputs": tensors, "parameters": {"timeout": TIMEOUT_US}}
+    headers = {**live.headers, "X-Tenant": "impatient"}
+    reply = httpx.post(f"{live.http_url}/v2/models/ensemble/infer", json=body, headers=headers, timeout=60)
+    assert reply.status_code == 503
+    return str(reply.json()["error"])
+
+
+def send_with_timeout_over_grpc(live: LiveService) -> str:
+    with triton_grpc.InferenceServerClient(live.grpc_url) as client:
+        tensors = tensors_of_call(NUM_TOKENS)
+        headers = {**{name.lower(): value for name, value in live.headers.items()}, "x-tenant": "impatient"}
+        with pytest.raises(triton_grpc.InferenceServerException) as raised:
+            client.infer("ensemble", tensors, headers=headers, timeout=TIMEOUT_US)
+    return str(raised.value.message())
+
+
+@pytest.mark.parametrize("send", [send_with_timeout_over_http, send_with_timeout_over_grpc])
+def test_decoding_ends_at_the_time_limit_of_a_request_and_its_tokens_are_charged(live, send):
+    assert "deadline_exceeded: " in send(live)
+    ((state, code, num_tokens, cost, limit),) = live.rows(
+        "SELECT state, code, num_completion_tokens, actual_nano_usd, projected_nano_usd FROM request "
+        "WHERE tenant = 'impatient' ORDER BY id DESC LIMIT 1"
+    )
+    assert (state, code) == ("cancelled", "deadline_exceeded")
+    assert 0 < num_tokens < NUM_TOKENS
+    assert 0 < cost < limit

@@ -2,7 +2,8 @@
 
     admitted ──► settled     answered: actual tokens and cost
        │    └──► refused     internal error, or its guide was rejected after compiling; costs nothing
-       ├───────► cancelled   same server start, but no answer came within the time limit; costs its prompt
+       ├───────► cancelled   same server start, but no answer came within the time limit; costs its prompt, and what
+       │                     was decoded where the engine ended it at the limit (then it has a code)
        └───────► lost        the server start that admitted it has ended; costs its prompt
     refused                  rejected immediately; costs nothing
 
@@ -73,6 +74,7 @@ _INSERT = (
 )
 _SET_SETTLED = f"{', '.join(f'{column} = ?' for column in _SETTLED_FIELDS)}, flags = ?, closed_ns = ?"
 _SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} WHERE id = ? AND state = 'admitted'"  # noqa: S608
+_CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} WHERE id = ? AND state = 'admitted'"  # noqa: S608
 _SETTLE_LATE = f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
 # Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
@@ -151,17 +153,21 @@ class Ledger:
         return recorded
 
     def settle(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> list[bool]:
-        """Close answered rows. False for a row that does not exist, is settled already or was rejected."""
+        """Close answered rows, and those that the engine ended at their time limit, which have a code.
+
+        False for a row that does not exist, is closed with an answer already or was rejected.
+        """
         now_ns = time.time_ns() if now_ns is None else now_ns
         increments: Increments = {}
         with transaction(self.connection):
             found = []
             for row in rows:
-                is_on_time = self._execute_settle(_SETTLE, row, now_ns) == 1
+                statement, codes = (_CUT, (row.code,)) if row.code else (_SETTLE, ())
+                is_on_time = self._execute_settle(statement, row, now_ns, *codes) == 1
                 is_found = is_on_time or self._settle_late(row, now_ns, increments)
                 found.append(is_found)
                 if is_on_time:
-                    self._count_outcome(increments, row.task, SETTLED, row.is_canary)
+                    self._count_outcome(increments, row.task, CANCELLED if row.code else SETTLED, row.is_canary)
                     self._count_usage(increments, row, row.num_prompt_tokens, row.actual_nano_usd)
                 if is_found and row.flags and not row.is_canary:
                     self._record_breaches(row, increments, now_ns)
@@ -257,14 +263,17 @@ class Ledger:
             counts.count(row)
         return True
 
-    def _execute_settle(self, statement: str, row: RowRecord, now_ns: int) -> int:
-        values = (*_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)
+    def _execute_settle(self, statement: str, row: RowRecord, now_ns: int, *codes: str) -> int:
+        values = (*codes, *_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)
         return self.connection.execute(statement, values).rowcount
 
     def _settle_late(self, row: RowRecord, now_ns: int, increments: Increments) -> bool:
-        """Settle a cancelled or lost row: its prompt is counted already, so only the difference is added."""
+        """Settle a cancelled or lost row: its prompt is counted already, so only the difference is added.
+
+        One with a code was ended by the engine; that is its end.
+        """
         closed = self.connection.execute(
-            "SELECT state, actual_nano_usd FROM request WHERE id = ?", (row.ledger_id,)
+            "SELECT state, actual_nano_usd FROM request WHERE id = ? AND code = ''", (row.ledger_id,)
         ).fetchone()
         if closed is None or closed[0] not in (CANCELLED, LOST):
             return False

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from llm_policy.errors import Code, Unavailable
 from llm_policy.guidance.answer_validator import AnswerValidator
-from llm_policy.ledger.row_record import RowRecord
+from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.pricing import usd
 from llm_policy.release.manifest import Manifest
 from llm_policy.rules.row_input import Array
@@ -41,6 +42,7 @@ class Postprocess:
         self._price = manifest.prices.per_token
         self._max_cost_nano_usd = manifest.thresholds.max_cost_nano_usd
         self._max_queue_delay_us = manifest.thresholds.max_queue_delay_us
+        self._max_answer_us = int(manifest.engine.max_answer_s * 1e6)
         self._engine_hash = manifest.engine.hash.encode()
 
     def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
@@ -58,6 +60,21 @@ class Postprocess:
     def records(self, inputs: Mapping[str, Array]) -> list[RowRecord]:
         """The records of the rows as preprocess admitted them."""
         return unpack_records(inputs["policy_decision"])
+
+    def deadline_error(self, answers: list[Answer], timeout_us: int) -> Unavailable | None:
+        """The error of a request that took too long: its client gets no answer. None for any other.
+
+        `timeout_us` is the client's own limit, 0 if it set none. An engine that keeps deadlines has ended there.
+        """
+        limit_us, name = self._max_answer_us, "max_answer_s"
+        if 0 < timeout_us < limit_us:
+            limit_us, name = timeout_us, "timeout"
+        taken_us = max((answer.record.total_time_us for answer in answers), default=0)
+        if taken_us < limit_us:
+            return None
+        return Unavailable(
+            Code.DEADLINE_EXCEEDED, f"the answer took {taken_us / 1e6:.3f} s, limit {limit_us / 1e6:g} s ({name})"
+        )
 
     def _answer(self, record: RowRecord, ids: list[int], num_tokens: int, clock: tuple[int, ...]) -> Answer:
         prompt_ids = ids[: record.num_prompt_tokens] if record.includes_prompt else []
@@ -105,6 +122,13 @@ class Postprocess:
         if "flags" in requested:
             tensors["flags"] = _pad_texts([answer.record.flags for answer in answers])
         return tensors
+
+
+def withheld(answers: list[Answer], code: Code) -> list[Answer]:
+    """The answers of a request that gets an error and pays for its tokens. Unfinished text violates no schema."""
+    kept = ("queue_delay_breach", "cost_breach")
+    records = rejected((answer.record for answer in answers), code)
+    return [Answer(r._replace(flags=tuple(flag for flag in r.flags if flag in kept)), "") for r in records]
 
 
 _COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (

@@ -9,7 +9,7 @@ from typing import Any
 from llm_policy.errors import PolicyError
 from llm_policy.ledger.row_record import rejected
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
-from llm_policy.steps.postprocess import Answer, Postprocess
+from llm_policy.steps.postprocess import Answer, Postprocess, withheld
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import build_response, open_release, read_inputs, state_directory
 from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
@@ -48,9 +48,14 @@ class PostprocessModel:
         return responses
 
     def _answer(self, request: Any) -> tuple[list[Answer], Any]:
-        """The answers of one request and its response; no answers if the request failed."""
+        """The answers of one request and its response; no answers if the request failed.
+
+        The rows of a request that took too long get an error and are charged like answered ones.
+        """
         try:
             answers = self._step.run(read_inputs(request))
+            if deadline_error := self._step.deadline_error(answers, request.timeout()):
+                return withheld(answers, deadline_error.code), error_response(deadline_error)
             columns = self._step.pack(answers, set(request.requested_output_names()))
             return answers, build_response(self._tensors, columns)
         except BaseException as error:
@@ -97,7 +102,7 @@ class PostprocessModel:
             return
         overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
         for record, _ in answers:
-            if record.is_canary:
+            if record.is_canary or record.code:
                 continue
             if record.row_number == 0:
                 metrics.overhead_us["postprocess"].observe(overhead_us)

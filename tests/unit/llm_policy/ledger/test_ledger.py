@@ -411,3 +411,18 @@ def test_old_canary_rows_are_deleted_in_batches(ledger, monkeypatch):
     ledger.settle([settlement(admit(ledger, CANARY, 99), CANARY) for _ in range(4)])
     admit(ledger)
     assert [ledger.delete_old_canaries(100) for _ in range(3)] == [3, 1, 0]
+
+
+def test_a_row_that_the_engine_ended_at_its_limit_is_cancelled_and_charged(ledger):
+    row_id = admit(ledger)
+    assert ledger.settle([settlement(row_id, code="deadline_exceeded")]) == [True]
+    (row,) = rows(ledger)
+    assert (row["state"], row["code"], row["actual_nano_usd"]) == ("cancelled", "deadline_exceeded", 62_000)
+    assert (row["num_completion_tokens"], row["swept_as"]) == (40, "")
+    assert nonzero_totals(ledger) == {
+        (metric_total.REQUESTS, "judge,cancelled"): 1,
+        (metric_total.TOKENS_IN, ""): 500,
+        (metric_total.TOKENS_OUT, ""): 40,
+        (metric_total.COST, ""): 62_000,
+    }
+    assert ledger.settle([settlement(row_id)]) == [False]

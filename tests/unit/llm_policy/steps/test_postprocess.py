@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llm_policy.errors import Code
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.steps.policy_decision import pack_records
-from llm_policy.steps.postprocess import Postprocess
+from llm_policy.steps.postprocess import Answer, Postprocess, withheld
 from tests.manifests import ENGINE_HASH, manifest
 
 END = 1
@@ -129,3 +130,30 @@ def test_only_requested_outputs_are_built():
     assert set(tensors) == {"text_output", "engine_hash", "flags"}
     assert tensors["engine_hash"].array().tolist() == [[ENGINE_HASH.encode()]]
     assert tensors["flags"].shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("timeout_us", "text"),
+    [
+        (0, "deadline_exceeded: the answer took 0.008 s, limit 0.008 s (max_answer_s)"),
+        (9_000, "deadline_exceeded: the answer took 0.008 s, limit 0.008 s (max_answer_s)"),
+        (5_000, "deadline_exceeded: the answer took 0.008 s, limit 0.005 s (timeout)"),
+    ],
+)
+def test_a_request_that_took_longer_than_its_limit_is_an_error(timeout_us, text):
+    engine = {"hash": ENGINE_HASH, "quantisation": "w4a8", "model": "m", "max_answer_s": 0.008}
+    step = Postprocess(manifest(engine=engine), Letters())
+    assert str(step.deadline_error(step.run(engine_output("hi")), timeout_us)) == text
+
+
+def test_a_request_within_its_limits_is_no_error():
+    assert STEP.deadline_error([answer("hi")], 9_000) is None
+    assert STEP.deadline_error([answer("hi")], 0) is None
+
+
+def test_an_answer_that_came_too_late_keeps_its_usage_and_violates_no_schema():
+    flags = ("queue_delay_breach", "cost_breach", "schema_violation", "truncated")
+    record = answer("hi").record._replace(flags=flags)
+    (late,) = withheld([Answer(record, "hi")], Code.DEADLINE_EXCEEDED)
+    assert late.text == ""
+    assert late.record == record._replace(code="deadline_exceeded", flags=flags[:2])

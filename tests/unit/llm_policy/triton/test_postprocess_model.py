@@ -203,3 +203,21 @@ def test_overhead_is_counted_per_request_and_tokens_per_row_without_the_canary(p
     infer(policy.postprocess, finished(pair, "a", "b"), finished(canary, "c"))
     after = read_metrics(policy.state_dir, series)
     assert {name: after[name] - before[name] for name in series} == {"requests": 1, "rows": 2}
+
+
+def test_the_rows_of_a_request_that_took_too_long_are_charged_and_its_client_gets_an_error(policy, capfd):
+    (prepared,) = prepare(policy, request("late", {"task": "judge"}))
+    late = finished(prepared, "an unfinished answer")
+    late.set_timeout(2_000)
+    capfd.readouterr()
+    (answer,) = infer(policy.postprocess, late)
+    assert (answer.status, answer.error) == (
+        "UNAVAILABLE",
+        "deadline_exceeded: the answer took 0.003 s, limit 0.002 s (timeout)",
+    )
+    (row,) = ledger_rows(policy.state_dir, "late")
+    assert (row["state"], row["code"], row["flags"]) == ("cancelled", "deadline_exceeded", "")
+    assert row["num_completion_tokens"] > 0
+    (line,) = log_lines(capfd.readouterr().out)
+    assert (line["outcome"], line["code"]) == ("cancelled", "deadline_exceeded")
+    assert line["cost_nano_usd"] == row["actual_nano_usd"] > 0
