@@ -20,6 +20,7 @@ from portable_engine.batcher import InFlightBatcher
 from portable_engine.failure import NO_ALLOWED_TOKEN, OUT_OF_MEMORY, RESPONSE_FAILED, STEP_FAILED, STOPPING, Failure
 from portable_engine.guide_backend import GuideError
 from portable_engine.sequence import FinishReason, GenerationRequest, Matcher, Sequence
+from portable_engine.usage_journal import UsageJournal
 
 CANCEL_POLL_NS = 50_000_000
 DEFAULT_MAX_ANSWER_NS = 300_000_000_000
@@ -78,9 +79,11 @@ class EngineLoop:
         grammars: Grammars,
         log: Callable[[str], None],
         max_answer_ns: int = DEFAULT_MAX_ANSWER_NS,
+        journal: UsageJournal | None = None,
     ) -> None:
         """`max_answer_ns`: how long a request may take from its arrival; then its decoding ends."""
         self._max_answer_ns = max_answer_ns
+        self._journal = journal
         self._batcher = batcher
         self._grammars = grammars
         self._log = log
@@ -93,7 +96,12 @@ class EngineLoop:
         self._thread.start()
 
     def submit(
-        self, requests: list[GenerationRequest], responder: Responder, tenant: str = "", timeout_ns: int = 0
+        self,
+        requests: list[GenerationRequest],
+        responder: Responder,
+        tenant: str = "",
+        timeout_ns: int = 0,
+        ledger_ids: list[int] | None = None,
     ) -> None:
         """Queue one job, the rows of one Triton request. Returns immediately.
 
@@ -101,7 +109,10 @@ class EngineLoop:
         """
         now = time.monotonic_ns()
         deadline_ns = now + min(timeout_ns or self._max_answer_ns, self._max_answer_ns)
-        sequences = [Sequence(request, arrival_time_ns=now, tenant=tenant) for request in requests]
+        sequences = [
+            Sequence(request, arrival_time_ns=now, tenant=tenant, ledger_id=ledger_id)
+            for request, ledger_id in zip(requests, ledger_ids or [0] * len(requests), strict=True)
+        ]
         grammars = [self._grammars.compile(r.guide_type, r.guide) if r.guide_type else None for r in requests]
         job = Job(sequences, grammars, responder, deadline_ns)
         for grammar in grammars:
@@ -116,6 +127,8 @@ class EngineLoop:
 
     def _run(self) -> None:
         while not self._is_closing:
+            if self._batcher.is_idle or (self._journal is not None and self._journal.is_due()):
+                self._note_usage()  # each second, and before the thread waits
             self._receive()
             self._end_jobs()
             if self._batcher.is_idle:
@@ -128,8 +141,17 @@ class EngineLoop:
                 self._answer_finished(finished)
         self._stop()
 
+    def _note_usage(self) -> None:
+        """Note the tokens of all sequences that have no answer, and write all notes."""
+        if self._journal is not None:
+            self._journal.note(sequence for job in self._unanswered_jobs() for sequence in job.sequences)
+            self._journal.flush()
+
     def _stop(self) -> None:
         """Fail and release all jobs: Triton's response senders must not outlive this thread."""
+        self._note_usage()
+        if self._journal is not None:
+            self._journal.close()
         for job in self._unanswered_jobs():
             self._send_error(job, STOPPING)
         self._jobs.clear()
@@ -205,6 +227,8 @@ class EngineLoop:
             return False
 
     def _answer_finished(self, finished: list[Sequence]) -> None:
+        if self._journal is not None:
+            self._journal.note(finished)
         for sequence in finished:
             job = self._jobs.pop(id(sequence))
             if job.is_answered:

@@ -77,6 +77,7 @@ class Sequence:
     request: GenerationRequest
     arrival_time_ns: int
     tenant: str = ""
+    ledger_id: int = 0  # of its row in the policy's ledger; 0 if it is not known
     first_scheduled_time_ns: int = 0
     first_token_time_ns: int = 0
     last_token_time_ns: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from portable_engine.mask_law import DEFAULT_LIMIT_MS
 from portable_engine.request_parameters import tenant_of
 from portable_engine.sequence import Sequence
 from portable_engine.tensors import RequestError, read_requests, write_response
+from portable_engine.usage_journal import FILE_NAME, UsageJournal, ledger_ids
 
 RELEASE_DIR = "LLMSTACK_RELEASE_DIR"
+STATE_DIR = "LLMSTACK_STATE_DIR"
+BOOT_ID = "LLMSTACK_BOOT_ID"
 DEFAULT_RELEASE_DIR = "artifacts/current"
 
 
@@ -39,13 +43,13 @@ class PortableEngineModel:
         config = json.loads(args["model_config"])
         model = load_model(release / "engine")
         self._max_tokens = int(model.config.max_position_embeddings)
-        manifest = json.loads((release / "manifest.json").read_bytes())
-        max_mask_ms = float(manifest.get("guidance", {}).get("max_mask_ms", DEFAULT_LIMIT_MS))
+        max_mask_ms = _limit(release, "guidance", "max_mask_ms", DEFAULT_LIMIT_MS)
+        max_answer_s = _limit(release, "engine", "max_answer_s", DEFAULT_MAX_ANSWER_NS / 1e9)
         self._grammars = GrammarEngine(release / "tokenizer_info.json", int(model.config.vocab_size), max_mask_ms)
         torch.set_grad_enabled(False)
         batcher = InFlightBatcher(model, max(1, int(config["max_batch_size"])), self._grammars.mask_logits)
-        max_answer_s = manifest.get("engine", {}).get("max_answer_s", DEFAULT_MAX_ANSWER_NS / 1e9)
-        self._loop = EngineLoop(batcher, self._grammars, pb_utils.Logger.log_error, int(max_answer_s * 1e9))
+        log = pb_utils.Logger.log_error
+        self._loop = EngineLoop(batcher, self._grammars, log, int(max_answer_s * 1e9), _journal(log))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Queue each request. Returns None where the loop responds later, and an error response for an invalid one."""
@@ -66,7 +70,11 @@ class PortableEngineModel:
             pb_utils.Logger.log_error(f"can't read a request: {type(error).__name__}")
             return error_response(Failure("invalid_input", "the request's tensors can't be read"))
         self._loop.submit(
-            rows, _TritonResponder(request, arrays), tenant_of(request), timeout_ns=1_000 * int(request.timeout())
+            rows,
+            _TritonResponder(request, arrays),
+            tenant_of(request),
+            timeout_ns=1_000 * int(request.timeout()),
+            ledger_ids=ledger_ids(arrays, len(rows)),
         )
         return None
 
@@ -105,3 +113,14 @@ class _TritonResponder:
 
     def _send(self, response: Any) -> None:
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _limit(release: Path, section: str, key: str, default: float) -> float:
+    """A limit of the release's manifest, or its default."""
+    return float(json.loads((release / "manifest.json").read_bytes()).get(section, {}).get(key, default))
+
+
+def _journal(log: Callable[[str], None]) -> UsageJournal | None:
+    """The journal in the ledger's directory; None for an engine without one."""
+    state_dir, boot_id = os.environ.get(STATE_DIR), os.environ.get(BOOT_ID)
+    return UsageJournal(Path(state_dir) / FILE_NAME, boot_id, log) if state_dir and boot_id else None

@@ -6,7 +6,14 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from llm_policy.ledger import engine_usage
+from llm_policy.ledger.row_record import RowRecord
+from llm_policy.release.manifest import Engine
+from llm_policy.rules import headers
+from llm_policy.steps.policy_decision import pack_records
 from llm_policy.triton import tensors
+from portable_engine import engine_loop, fair_slots, usage_journal
+from portable_engine.usage_journal import ledger_ids
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
@@ -65,3 +72,28 @@ def test_the_ensemble_maps_every_tensor_of_every_step():
         assert set(steps[model].input_map) == {spec.name for spec in inputs}
         assert set(steps[model].output_map) == {spec.name for spec in outputs}
     assert set(steps["tensorrt_llm"].input_map) == {spec.name for spec in tensors.ENGINE_INPUTS}
+
+
+def test_the_portable_engines_ensemble_differs_only_in_the_rows_that_the_engine_learns():
+    default, portable = config("ensemble"), config("ensemble", "configs/embedded.pbtxt")
+    (engine,) = (step for step in portable.ensemble_scheduling.step if step.model_name == "tensorrt_llm")
+    assert engine.input_map.pop("policy_decision") == "_policy_decision"
+    assert portable == default
+
+
+@pytest.mark.parametrize("guide_text", ["", "a, [7]\n"])
+def test_the_portable_engine_reads_the_ledgers_ids_from_the_tensor_between_the_steps(guide_text):
+    records = [RowRecord(guide_text=guide_text, ledger_id=number) for number in (7, 1_234_567, None)]
+    assert ledger_ids({"policy_decision": pack_records(records)}, 3) == [7, 1_234_567, 0]
+
+
+def test_engine_and_ledger_name_the_same_file():
+    assert usage_journal.FILE_NAME == engine_usage.FILE_NAME
+
+
+def test_engine_and_policy_name_the_same_tenant_of_the_canary():
+    assert fair_slots.CANARY_TENANT == headers.CANARY_TENANT
+
+
+def test_engine_and_manifest_have_the_same_time_limit_by_default():
+    assert Engine.model_fields["max_answer_s"].default * 1e9 == engine_loop.DEFAULT_MAX_ANSWER_NS

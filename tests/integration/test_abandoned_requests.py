@@ -2,13 +2,18 @@
 
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import pytest
 import tritonclient.grpc as triton_grpc
 
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.ledger import Ledger
+from llm_policy.release.release import Release
 from tests.integration.client import start_call, tensors_of_call
 from tests.integration.live_service import HOST, LiveService, wait_until
 
@@ -29,6 +34,21 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 
 def num_rows(live: LiveService, condition: str) -> int:
     return int(live.rows(f"SELECT count(*) FROM request WHERE {condition}")[0][0])
+
+
+def num_noted_rows(live: LiveService) -> int:
+    """Open rows of which the engine has noted what they used."""
+    with closing(sqlite3.connect(live.state_dir / "engine_usage.db")) as connection:
+        noted = {ledger_id for (ledger_id,) in connection.execute("SELECT ledger_id FROM usage")}
+    return len(noted & {row_id for (row_id,) in live.rows("SELECT id FROM request WHERE state = 'admitted'")})
+
+
+def close_open_rows(live: LiveService) -> int:
+    """Close the rows without an answer, as the parent process does 600 s after their admission."""
+    (boot_id,) = live.rows("SELECT boot_id FROM request ORDER BY id DESC LIMIT 1")[0]
+    with closing(open_database(live.state_dir / FILE_NAME)) as connection:
+        ledger = Ledger(connection, Release.open(live.release_dir).manifest, boot_id)
+        return ledger.close_unanswered(time.time_ns(), max_open_s=0)
 
 
 def abandon_over_http(live: LiveService) -> None:
@@ -75,6 +95,14 @@ def test_an_honest_client_is_answered_before_the_requests_of_clients_that_are_go
     assert num_rows(live, f"{ABANDONED} AND state = 'settled'") <= num_settled + MAX_FINISHED
     assert {child.pid for child in live.child_processes()} >= processes
     assert live.readiness()["restarts"] == 0
+    wait_until(lambda: num_noted_rows(live) > 0)
+    assert close_open_rows(live) > 0
+    ((num_charged,),) = live.rows(
+        f"SELECT count(*) FROM request WHERE {ABANDONED} AND state = 'cancelled' AND num_completion_tokens > 0 "
+        "AND actual_nano_usd <= projected_nano_usd"
+    )
+    assert num_charged > 0
+    assert live.llmstack("ledger", "verify").returncode == 0
 
 
 TIMEOUT_US = 1_000_000

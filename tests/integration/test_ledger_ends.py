@@ -95,13 +95,13 @@ def test_a_full_queue_sheds_requests_immediately_but_not_the_canary(busy):
     assert [row[3] for row in rows_where(busy, "tenant = 'llmstack-canary'")] == [1]
 
 
-def test_cancelled_requests_are_closed_and_charged_for_their_prompt(busy):
+def test_cancelled_requests_are_closed_and_charged_for_their_prompt_and_what_was_decoded(busy):
     num_open = len(rows_where(busy, "state = 'admitted'"))
     assert num_open == 2
     assert close_unanswered(busy, max_open_s=0) == 2
     with ledger_of(busy.state_dir) as ledger:
         charged = ledger.execute(
-            "SELECT actual_nano_usd - 100 * num_prompt_tokens, num_prompt_tokens > 0 FROM request "
+            "SELECT actual_nano_usd - 100 * num_prompt_tokens - 300 * num_completion_tokens, num_prompt_tokens > 0 "
             "WHERE state = 'cancelled'"
         ).fetchall()
     assert charged == [(0, 1), (0, 1)]

@@ -2,9 +2,9 @@
 
     admitted ──► settled     answered: actual tokens and cost
        │    └──► refused     internal error, or its guide was rejected after compiling; costs nothing
-       ├───────► cancelled   same server start, but no answer came within the time limit; costs its prompt, and what
-       │                     was decoded where the engine ended it at the limit (then it has a code)
-       └───────► lost        the server start that admitted it has ended; costs its prompt
+       ├───────► cancelled   same server start, but no answer came within the time limit; costs its prompt and what
+       │                     the engine decoded, as far as it is known. With a code: the engine ended it at its limit
+       └───────► lost        the server start that admitted it has ended; costs the same
     refused                  rejected immediately; costs nothing
 
 Refused rows of senders that can't name the engine or their tenant are sampled: most are only counted, and have no row
@@ -28,6 +28,7 @@ from llm_policy.ledger import alerts, metric_total
 from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue, Waiting
+from llm_policy.ledger.engine_usage import read_usage
 from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
@@ -78,7 +79,8 @@ _CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} WHERE 
 _SETTLE_LATE = f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
 # Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
-    "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, task FROM request INDEXED BY request_open "
+    "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, projected_nano_usd, task "
+    "FROM request INDEXED BY request_open "
     "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
 )
 # The newest row stays, because SQLite would reuse its id.
@@ -98,6 +100,7 @@ class _UnansweredRow(NamedTuple):
     is_canary: bool
     num_prompt_tokens: int
     charged_nano_usd: int
+    projected_nano_usd: int
     task: str
 
 
@@ -108,6 +111,7 @@ class Ledger:
         self.connection = connection
         self._boot_id = boot_id
         self._engine_hash = manifest.engine.hash
+        self._price = manifest.prices.per_token.output_nano_usd
         self._queue = EngineQueue(connection, boot_id, manifest)
         thresholds = {
             alerts.QUEUE_DELAY: manifest.thresholds.max_queue_delay_us,
@@ -195,7 +199,9 @@ class Ledger:
         self._surplus = surplus
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
-        """Close rows that will not be answered and charge their prompt; the parent process calls this each second.
+        """Close rows that will not be answered; the parent process calls this each second.
+
+        They are charged for their prompt and for the tokens that the engine noted, at most what was reserved.
 
         Rows of another boot become `lost`: call this only once that server has ended. Rows of this boot that have been
         open for more than `max_open_s` become `cancelled`. Returns the number of rows closed.
@@ -268,18 +274,21 @@ class Ledger:
         return self.connection.execute(statement, values).rowcount
 
     def _settle_late(self, row: RowRecord, now_ns: int, increments: Increments) -> bool:
-        """Settle a cancelled or lost row: its prompt is counted already, so only the difference is added.
+        """Settle a cancelled or lost row: only the difference to what is counted already is added.
 
         One with a code was ended by the engine; that is its end.
         """
         closed = self.connection.execute(
-            "SELECT state, actual_nano_usd FROM request WHERE id = ? AND code = ''", (row.ledger_id,)
+            "SELECT state, actual_nano_usd, num_completion_tokens FROM request WHERE id = ? AND code = ''",
+            (row.ledger_id,),
         ).fetchone()
         if closed is None or closed[0] not in (CANCELLED, LOST):
             return False
         self._execute_settle(_SETTLE_LATE, row, now_ns)
         self._count_outcome(increments, row.task, metric_total.LATE, row.is_canary)
-        self._count_usage(increments, row, 0, row.actual_nano_usd - closed[1])
+        num_new_tokens = row.num_completion_tokens - closed[2]
+        new_usage = row._replace(num_completion_tokens=num_new_tokens)
+        self._count_usage(increments, new_usage, 0, row.actual_nano_usd - closed[1])
         return True
 
     def _record_breaches(self, row: RowRecord, increments: Increments, now_ns: int) -> None:
@@ -324,12 +333,15 @@ class Ledger:
         """Returns the number of rows closed: one may have been answered since the query."""
         num_closed = 0
         increments: Increments = {}
+        usage = read_usage(self.connection, [(row.boot_id, row.ledger_id) for row in rows])
         with transaction(self.connection):
             for row in rows:
+                num_tokens, nano_usd = self._usage_of(row, usage.get(row.ledger_id, 0))
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
                 cursor = self.connection.execute(
-                    "UPDATE request SET state = ?, closed_ns = ? WHERE id = ? AND state = 'admitted'",
-                    (state, now_ns, row.ledger_id),
+                    "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "
+                    "WHERE id = ? AND state = 'admitted'",
+                    (state, now_ns, num_tokens, nano_usd, row.ledger_id),
                 )
                 if not cursor.rowcount:
                     continue
@@ -337,6 +349,13 @@ class Ledger:
                 self._count_outcome(increments, row.task, state, row.is_canary)
                 if not row.is_canary:
                     metric_total.count(increments, metric_total.TOKENS_IN, by=row.num_prompt_tokens)
-                    metric_total.count(increments, metric_total.COST, by=row.charged_nano_usd)
+                    metric_total.count(increments, metric_total.TOKENS_OUT, by=num_tokens)
+                    metric_total.count(increments, metric_total.COST, by=nano_usd)
             metric_total.add(self.connection, increments)
         return num_closed
+
+    def _usage_of(self, row: _UnansweredRow, num_noted_tokens: int) -> tuple[int, int]:
+        """Completion tokens and cost of a row of which the engine noted this many tokens; at most what was reserved."""
+        reserved_nano_usd = max(0, row.projected_nano_usd - row.charged_nano_usd)
+        num_tokens = min(num_noted_tokens, reserved_nano_usd // self._price) if self._price else num_noted_tokens
+        return num_tokens, row.charged_nano_usd + num_tokens * self._price

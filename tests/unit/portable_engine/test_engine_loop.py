@@ -50,11 +50,11 @@ def mask_guided_rows(logits, matchers):
 class Client:
     """Submits one job and records its responses: completions, or an error's text."""
 
-    def __init__(self, loop, *requests, is_cancelled=lambda: False, fails_to_write=False, tenant="", timeout_ns=0):
+    def __init__(self, loop, *requests, is_cancelled=lambda: False, fails_to_write=False, **arguments):
         self.responses = queue.Queue()
         self.is_cancelled = is_cancelled
         self._fails_to_write = fails_to_write
-        loop.submit(list(requests), self, tenant, timeout_ns)
+        loop.submit(list(requests), self, **arguments)
 
     def send_result(self, sequences):
         if self._fails_to_write:

@@ -146,7 +146,7 @@ def test_a_guided_answer_follows_its_guide(model, guide_type, guide):
 )
 def test_the_limit_of_token_masks_is_the_releases(module, tmp_path, manifest, expected_ms):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert module._max_mask_ms(tmp_path) == expected_ms
+    assert module._limit(tmp_path, "guidance", "max_mask_ms", 5.0) == expected_ms
 
 
 def test_a_guide_that_loses_its_place_is_an_invalid_argument(model, monkeypatch):
@@ -265,3 +265,13 @@ def test_finalize_answers_the_requests_in_flight_and_ends_the_threads(module):
         thread.join(timeout=10)
     assert len(started) == 2
     assert not any(thread.is_alive() for thread in started)
+
+
+def test_a_request_that_times_out_is_answered_with_the_tokens_that_it_has(model):
+    late = request(num_tokens=400)
+    late.set_timeout(1)
+    (answer,) = infer(model, late)
+    assert len(completion(answer)) < 400
+    times = [answer.outputs[name][0, 0] for name in OUTPUTS if name.endswith("_time_ns")]
+    assert times == sorted(times)
+    assert times[3] - times[0] >= 1_000

@@ -7,7 +7,11 @@ import pytest
 
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llm_policy.ledger.engine_usage import FILE_NAME
 from llm_policy.ledger.row_record import RowRecord
+from llmstack.ledger.verification import verify
+from portable_engine.sequence import GenerationRequest, Sequence
+from portable_engine.usage_journal import UsageJournal
 from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, rows, settlement, sheds, states, total
 
 REJECTED = NEW_ROW._replace(code="invalid_input")
@@ -426,3 +430,55 @@ def test_a_row_that_the_engine_ended_at_its_limit_is_cancelled_and_charged(ledge
         (metric_total.COST, ""): 62_000,
     }
     assert ledger.settle([settlement(row_id)]) == [False]
+
+
+def note_usage(path, ledger_id, num_tokens, boot_id="boot-1"):
+    """Note a row's tokens as the engine does."""
+    journal = UsageJournal(path / FILE_NAME, boot_id, log=pytest.fail)
+    journal.note([Sequence(GenerationRequest([1], 1), 0, ledger_id=ledger_id, completion_token_ids=[1] * num_tokens)])
+    journal.flush()
+    journal.close()
+
+
+def test_a_row_without_an_answer_is_charged_for_the_tokens_that_the_engine_noted(ledger, tmp_path):
+    first, second = admit(ledger), admit(ledger)
+    note_usage(tmp_path, first, 40)
+    note_usage(tmp_path, second, 40, boot_id="boot-0")  # of an earlier ledger in this directory
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert [(row["num_completion_tokens"], row["actual_nano_usd"]) for row in rows(ledger)] == [
+        (40, 50_000 + 40 * 300),
+        (0, 50_000),
+    ]
+    assert (total(ledger, metric_total.TOKENS_OUT), total(ledger, metric_total.COST)) == (40, 112_000)
+    assert verify(ledger.connection, time.time_ns(), 600).discrepancies == []
+
+
+def test_a_lost_row_is_charged_for_the_tokens_that_its_server_noted(tmp_path):
+    note_usage(tmp_path, admit(open_ledger(tmp_path, boot_id="boot-0")), 40, boot_id="boot-0")
+    ledger = open_ledger(tmp_path)
+    ledger.close_unanswered(time.time_ns())
+    (row,) = rows(ledger)
+    assert (row["state"], row["actual_nano_usd"]) == ("lost", 62_000)
+
+
+def test_a_row_is_never_charged_more_than_was_reserved(ledger, tmp_path):
+    note_usage(tmp_path, admit(ledger), 10_000)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    (row,) = rows(ledger)
+    assert (row["num_completion_tokens"], row["actual_nano_usd"]) == (500, row["projected_nano_usd"])
+
+
+def test_a_late_answer_adds_only_what_was_not_charged_yet(ledger, tmp_path):
+    row_id = admit(ledger)
+    note_usage(tmp_path, row_id, 30)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert ledger.settle([settlement(row_id)]) == [True]
+    assert (total(ledger, metric_total.TOKENS_OUT), total(ledger, metric_total.COST)) == (40, 62_000)
+    assert verify(ledger.connection, time.time_ns(), 600).discrepancies == []
+
+
+def test_unreadable_notes_leave_the_prompts_charge(ledger, tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
+    admit(ledger)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert rows(ledger)[0]["actual_nano_usd"] == 50_000
