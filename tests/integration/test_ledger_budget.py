@@ -61,7 +61,8 @@ def test_a_ledger_full_of_answered_requests_is_over_its_budget_and_serves_on(liv
     assert levels(live)[-1] == "over"
     assert "the ledger is over its size budget of 1 MiB" in live.output()
     assert live.metric("llm_ledger_size_bytes") > live.metric("llm_ledger_budget_bytes") == 1 << 20
-    assert live.rows("SELECT count(*) FROM request WHERE state = 'settled' AND tenant = 'acme'")[0][0] == NUM_ANSWERED + 1
+    settled = "SELECT count(*) FROM request WHERE state = 'settled' AND tenant = 'acme'"
+    assert live.rows(settled)[0][0] == NUM_ANSWERED + 1
 
 
 def test_over_the_budget_rejections_of_every_tenant_are_sampled(live):
