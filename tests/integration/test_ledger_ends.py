@@ -102,7 +102,7 @@ def test_cancelled_requests_are_closed_and_charged_for_their_prompt_and_what_was
     with ledger_of(busy.state_dir) as ledger:
         charged = ledger.execute(
             "SELECT actual_nano_usd - 100 * num_prompt_tokens - 300 * num_completion_tokens, num_prompt_tokens > 0 "
-            "WHERE state = 'cancelled'"
+            "FROM request WHERE state = 'cancelled'"
         ).fetchall()
     assert charged == [(0, 1), (0, 1)]
 
