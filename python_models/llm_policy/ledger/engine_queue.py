@@ -61,11 +61,12 @@ class Waiting:
             self.add(row.tenant, number == 0, row.projected_nano_usd - row.prompt_nano_usd)
 
     def subtract_dead(self, num_requests: int) -> None:
-        """Let this number of requests of each tenant count no more: whose they were is not known."""
+        """Let this number of requests count no more: of each tenant in proportion, because whose they were is unknown."""
+        total = self._num_requests.total()
+        num_dead = min(num_requests, total)
         for tenant, number in self._num_requests.items():
-            living = max(0, number - num_requests)
-            self._num_tokens[tenant] = self._num_tokens[tenant] * living // number if number else 0
-            self._num_requests[tenant] = living
+            self._num_requests[tenant] = number - number * num_dead // max(1, total)
+            self._num_tokens[tenant] -= self._num_tokens[tenant] * num_dead // max(1, total)
 
     def overload(self, tenant: str, num_tokens: int = 0) -> str:
         """Why this tenant may not add a request of `num_tokens` tokens: whose limit, limit and value. Empty if it may.

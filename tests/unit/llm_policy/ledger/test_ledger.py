@@ -224,6 +224,14 @@ def test_requests_recorded_as_dead_take_no_place_in_the_queue(tmp_path):
     assert sheds(ledger, 2) == [False, True]
 
 
+def test_dead_requests_free_places_of_all_tenants_in_proportion(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=4)
+    assert shed_of(ledger, "other", 2) == [False, False]
+    assert shed_of(ledger, "acme", 2) == [False, False]
+    ledger.record_dead_requests(2)
+    assert shed_of(ledger, "acme", 2) == [False, True]  # of its 2 requests and the other's 2, one each is dead
+
+
 def test_dead_requests_of_another_boot_free_no_place(tmp_path):
     open_ledger(tmp_path, boot_id="boot-0").record_dead_requests(5)
     ledger = open_ledger(tmp_path, max_queue_size=1)
