@@ -61,7 +61,7 @@ class Waiting:
             self.add(row.tenant, number == 0, row.projected_nano_usd - row.prompt_nano_usd)
 
     def subtract_dead(self, num_requests: int) -> None:
-        """Let this number of requests count no more: of each tenant in proportion, because whose they were is unknown."""
+        """Let this number of requests count no more: in proportion of each tenant, as whose they were is unknown."""
         total = self._num_requests.total()
         num_dead = min(num_requests, total)
         for tenant, number in self._num_requests.items():
