@@ -24,6 +24,8 @@ from portable_engine.xgrammar_backend import XGrammarBackend
 
 # Bounds the compiled grammars kept in memory. TensorRT-LLM's own cache has no bound.
 MAX_CACHE_BYTES = 256 << 20
+# Masks of several rows are computed side by side, beside the model's own threads.
+NUM_MASK_THREADS = 4
 
 
 class GrammarEngine:
@@ -51,6 +53,7 @@ class GrammarEngine:
         }
         self._guides = CompiledGuides(MAX_CACHE_BYTES)
         self._pool = ThreadPoolExecutor(1, "guide-compiler")
+        self._mask_pool = ThreadPoolExecutor(NUM_MASK_THREADS, "token-mask")
 
     def compile(self, guide_type: str, guide: str) -> Future[CompiledGuide]:
         """Compile a guide in the background. The future holds the compiled guide, or raises `GuideError`.
@@ -87,7 +90,8 @@ class GrammarEngine:
 
     def matcher(self, guide: CompiledGuide, end_id: int) -> GuideMatcher:
         """A new matcher, the state of one sequence. `end_id` ends the output; below 0, the tokenizer's stop tokens."""
-        return GuideMatcher(guide, guide.grammar.matcher(end_id))
+        num_words = (self.vocab_size + 31) // 32
+        return GuideMatcher(guide, guide.grammar.matcher(end_id), num_words, self._clock, self._mask_pool)
 
     def mask_logits(self, logits: torch.Tensor, matchers: list[GuideMatcher | None]) -> None:
         """Exclude, in place, the tokens that each row's matcher does not allow; None is an unguided row.
@@ -107,14 +111,14 @@ class GrammarEngine:
 
     def _fill(self, matcher: GuideMatcher, bitmask: torch.Tensor, row: int) -> None:
         """Fill one row, and refuse the guide if its masks break the law."""
-        began = self._clock()
-        matcher.fill_bitmask(bitmask, row)
+        fill_ms = matcher.fill_bitmask(bitmask, row)
         guide = matcher.guide
-        guide.fills_ms.append((self._clock() - began) / 1e6)
+        guide.fills_ms.append(fill_ms)
         if guide.failure is None and (mean_ms := too_slow_ms(guide.fills_ms, self._max_mask_ms)) is not None:
             self._guides.refuse(guide, masks_too_slow(mean_ms, self._max_mask_ms))
             bitmask[row] = 0
 
     def close(self) -> None:
-        """Stop the compile thread."""
+        """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._mask_pool.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,8 @@
 
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import llguidance
 import pytest
@@ -26,6 +28,7 @@ ENDS = {STOP_ID, OTHER_ID}
 NUM_TOKENS = len(INFO["encoded_vocab"])
 VOCAB_SIZE = NUM_TOKENS + 70  # padded, and not a multiple of 32
 XGRAMMAR, LLGUIDANCE = XGrammarBackend(INFO, VOCAB_SIZE, 1 << 20), LLGuidanceBackend(INFO, VOCAB_SIZE)
+POOL = ThreadPoolExecutor(1)
 # The same language for each backend.
 PAIRS = [
     (("ebnf_grammar", 'root ::= "yes" | "no"'), ("lark_grammar", 'start: "yes" | "no"')),
@@ -39,6 +42,12 @@ PAIRS = [
 
 def compile_guide(guide):
     return (LLGUIDANCE if guide[0] == "lark_grammar" else XGRAMMAR).compile(*guide)
+
+
+def guide_matcher(grammar):
+    """The engine's matcher over a backend's."""
+    num_words = (VOCAB_SIZE + 31) // 32
+    return GuideMatcher(CompiledGuide(b"", grammar), grammar.matcher(STOP_ID), num_words, time.thread_time_ns, POOL)
 
 
 def fill(matcher, row=0, num_rows=1):
@@ -163,8 +172,7 @@ def test_a_matcher_that_exceeds_a_limit_raises_instead_of_allowing_the_end(guide
 
 @pytest.mark.parametrize(("guide", "limits"), EXCEEDED.values(), ids=EXCEEDED)
 def test_a_failed_matcher_allows_no_token(guide, limits):
-    grammar = compile_with(guide, **limits)
-    matcher = GuideMatcher(CompiledGuide(b"", grammar), grammar.matcher(STOP_ID))
+    matcher = guide_matcher(compile_with(guide, **limits))
     follow(matcher, "sesame,,,,,,")
     assert matcher.failure.code == "schema_too_complex"
     assert allowed(matcher) == set()
@@ -191,3 +199,23 @@ def test_no_text_follows_the_end_of_a_lark_grammar():
     letter = TOKENIZER.token_to_id("a")
     assert [matcher.accept_token(token) for token in (letter, STOP_ID, letter)] == [True, True, False]
     assert matcher.is_terminated()
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_mask_that_is_computed_ahead_is_the_one_of_the_backend(pair):
+    for guide in pair:
+        grammar = compile_guide(guide)
+        plain, ahead = grammar.matcher(STOP_ID), guide_matcher(grammar)
+        for _ in range(8):
+            assert allowed(ahead) == allowed(plain)
+            token = max(allowed(plain))
+            assert ahead.accept_token(token) == plain.accept_token(token)
+            if plain.is_terminated():
+                break
+        assert ahead.is_terminated() == plain.is_terminated()
+
+
+def test_a_token_may_follow_another_without_a_mask_between():
+    matcher = guide_matcher(compile_guide(PAIRS[0][1]))
+    assert [matcher.accept_token(TOKENIZER.token_to_id(letter)) for letter in "no"] == [True, True]
+    assert allowed(matcher) == {STOP_ID}

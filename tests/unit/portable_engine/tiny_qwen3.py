@@ -38,14 +38,17 @@ def make_model(max_position_embeddings: int = 2_048) -> Any:
 
 
 class Clock:
-    """Advances by `step_ns` per call."""
+    """Advances by `step_ns` per call, and once, at the call `jump_at`, by `jump_ns`."""
 
-    def __init__(self, step_ns: int = 1) -> None:
+    def __init__(self, step_ns: int = 1, jump_at: int = 0, jump_ns: int = 0) -> None:
         self.now = 0
         self.step_ns = step_ns
+        self._num_calls = 0
+        self._jump_at, self._jump_ns = jump_at, jump_ns
 
     def __call__(self) -> int:
-        self.now += self.step_ns
+        self._num_calls += 1
+        self.now += self._jump_ns if self._num_calls == self._jump_at else self.step_ns
         return self.now
 
 
