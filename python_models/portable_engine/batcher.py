@@ -74,13 +74,13 @@ class InFlightBatcher:
         """Generate one token for every prefilled sequence, prefill others, and return the finished sequences."""
         ended_waiting = self._waiting.remove_finished()
         self._schedule()
-        decoding = [s for s in self._running if s.finish_reason is None and s.is_prefilled]
+        decoding = [s for s in self._running if s.finish_reason is None and s.completion_token_ids and s.is_prefilled]
         if decoding:
             decoding.sort(key=lambda sequence: sequence.slot)
             self._sample(self._decode(decoding), decoding)
         if chunks := self._next_prefill_chunks():
             logits = self._prefill(chunks)
-            prefilled = [row for row, (s, _) in enumerate(chunks) if s.is_prefilled and not s.completion_token_ids]
+            prefilled = [row for row, (sequence, _) in enumerate(chunks) if sequence.is_prefilled]
             if prefilled:
                 self._sample(logits[prefilled], [chunks[row][0] for row in prefilled])
         return [*self._remove_finished(), *ended_waiting]
@@ -99,6 +99,9 @@ class InFlightBatcher:
             self._running.append(sequence)
             try:
                 self._cache.reserve(sequence.num_prompt_tokens + sequence.request.max_new_tokens)
+                if sequence.saved_cache is not None:
+                    self._cache.restore_slot(sequence.slot, sequence.saved_cache)
+                    sequence.saved_cache = None
             except RuntimeError:  # on a GPU its subclass torch.OutOfMemoryError; the CPU allocator raises it directly
                 sequence.finish_reason = FinishReason.OUT_OF_MEMORY
 
@@ -107,9 +110,14 @@ class InFlightBatcher:
         sequence = self._waiting.displaced(self._running, now_ns)
         if sequence is None:
             return False
+        try:
+            sequence.saved_cache = self._cache.copy_slot(sequence.slot, sequence.num_cached_tokens)
+        except RuntimeError:
+            sequence.finish_reason = FinishReason.OUT_OF_MEMORY
+            return False
         self._running.remove(sequence)
         self._free_slots.append(sequence.slot)
-        sequence.give_up_slot()
+        sequence.slot = -1
         self._waiting.put_back(sequence)
         return True
 
@@ -136,14 +144,15 @@ class InFlightBatcher:
         return graph.run(token_ids, positions, num_attended)[[sequence.slot for sequence in sequences]]
 
     def _next_prefill_chunks(self) -> list[tuple[Sequence, list[int]]]:
-        """The next tokens to prefill, oldest slots first, up to the step's limit.
+        """The next prompt tokens to prefill, oldest slots first, up to the step's limit.
 
         They are returned in slot order, which the cache requires.
         """
         chunks, budget = [], MAX_PREFILL_TOKENS
         for sequence in self._running:
             if budget and sequence.finish_reason is None and not sequence.is_prefilled:
-                chunk = sequence.prefill_chunk(budget)
+                start = sequence.num_cached_tokens
+                chunk = sequence.request.prompt_token_ids[start : start + budget]
                 chunks.append((sequence, chunk))
                 budget -= len(chunk)
         return sorted(chunks, key=lambda chunk: chunk[0].slot)

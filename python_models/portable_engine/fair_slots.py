@@ -1,8 +1,7 @@
 """Which sequence gets the next slot, and which one gives up its own: tenants share the slots equally.
 
 A sequence waits first in, first out within its tenant. A tenant may use every slot while nobody else waits. When others
-wait and no slot is free, a sequence is displaced: it waits again, as the first of its tenant, and its keys and values
-are computed anew from its prompt and its tokens so far.
+wait and no slot is free, a sequence is displaced: it waits again, as the first of its tenant, and goes on where it was.
 
 - A tenant with two slots more than another tenant, which waits, gives up the one of its youngest sequence at once.
 - Where that would only swap the two tenants' shares, the slot changes hands after `SLICE_NS`. So with more tenants than

@@ -58,6 +58,23 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
                 self.num_growths += 1
         self.capacity = capacity  # set last, so that it holds for every layer even if one could not grow
 
+    def copy_slot(self, slot: int, num_tokens: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A copy of a slot's first keys and values, by layer, in the host's memory.
+
+        Raises:
+            RuntimeError: not enough memory.
+        """
+        return [
+            tuple(states[slot, :, :num_tokens].to("cpu", copy=True) for states in layer)  # type: ignore[misc]
+            for layer in self._layers.values()
+        ]
+
+    def restore_slot(self, slot: int, saved: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Store the keys and values of `copy_slot` in a slot."""
+        for layer, copies in zip(self._layers.values(), saved, strict=True):
+            for states, copy in zip(layer, copies, strict=True):
+                states[slot, :, : copy.shape[1]] = copy.to(states.device)
+
     def select(
         self, slots: slice | torch.Tensor, token_slots: torch.Tensor, positions: torch.Tensor, num_attended: int
     ) -> None:

@@ -85,7 +85,7 @@ class Sequence:
     slot: int = -1
     slot_since_ns: int = 0
     num_cached_tokens: int = 0
-    num_displaced_tokens: int = 0  # generated before the sequence last gave up its slot
+    saved_cache: Any = None  # keys and values of a displaced sequence
     completion_token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     matcher: Matcher | None = None
@@ -99,31 +99,14 @@ class Sequence:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether everything before the token to decode has gone through the model."""
-        return self.num_cached_tokens >= self.num_prompt_tokens + max(0, self.num_displaced_tokens - 1)
+        """Whether the whole prompt has gone through the model."""
+        return self.num_cached_tokens >= self.num_prompt_tokens
 
     @property
     def output_token_ids(self) -> list[int]:
         """The completion without its final `end_id`, which TensorRT-LLM does not output either."""
         tokens = self.completion_token_ids
         return tokens[:-1] if tokens and tokens[-1] == self.request.end_id else tokens
-
-    def prefill_chunk(self, num_tokens: int) -> list[int]:
-        """Up to `num_tokens` tokens to prefill next: of the prompt, then those generated before it was displaced.
-
-        The last generated token is not among them: it is decoded.
-        """
-        start, prompt = self.num_cached_tokens, self.request.prompt_token_ids
-        chunk = prompt[start : start + num_tokens]
-        first = max(0, start - len(prompt))
-        end = min(first + num_tokens - len(chunk), self.num_displaced_tokens - 1)
-        return chunk + self.completion_token_ids[first:end] if end > first else chunk
-
-    def give_up_slot(self) -> None:
-        """Forget the slot, and with it the keys and values; the tokens generated so far remain."""
-        self.slot = -1
-        self.num_cached_tokens = 0
-        self.num_displaced_tokens = len(self.completion_token_ids)
 
     def end_late(self, now_ns: int) -> None:
         """End the sequence because its time is up. Clocks that it never reached show that time."""

@@ -181,7 +181,26 @@ def test_a_sequence_displaced_during_its_prefill_gets_the_same_tokens():
     assert [long.completion_token_ids] == alone
 
 
-def test_a_displaced_sequence_with_more_tokens_than_a_prefill_chunk_gets_the_same_tokens():
+def test_a_sequence_that_cannot_be_displaced_for_lack_of_memory_ends(monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    batcher, sequence, newcomer = (
+        make_batcher(max_batch_size=2),
+        make_sequence([5], 50),
+        make_sequence([6], 1, tenant="b"),
+    )
+    batcher.add(make_sequence([4], 60))
+    batcher.add(sequence)
+    batcher.step()
+    monkeypatch.setattr(batcher._cache, "copy_slot", fail)
+    batcher.add(newcomer)
+    assert batcher.step() == [sequence]
+    assert sequence.finish_reason is FinishReason.OUT_OF_MEMORY
+    assert batcher.step() == [newcomer]
+
+
+def test_a_displaced_sequence_with_many_tokens_gets_the_same_tokens():
     alone = decode(make_sequence([5], 700))
     batcher, long = make_batcher(max_batch_size=2), make_sequence([5], 700)
     batcher.add(make_sequence([6], 710))

@@ -52,7 +52,6 @@ class Slots:
         sequence = self.waiting.displaced(self.running, self._now)
         if sequence is not None:
             self.running.remove(sequence)
-            sequence.give_up_slot()
             self.waiting.put_back(sequence)
             self.num_displaced += 1
         return sequence is not None
