@@ -1,4 +1,4 @@
-"""The requests waiting for the engine, and who may add to them: the tenants share the queue equally.
+"""The requests waiting for the engine, and who may add to them: once the queue is full, tenants share it equally.
 
 An open row of the ledger is a waiting request, unless the request is dead: Triton does not report calls that a client
 cancelled, and only the parent process sees calls that the engine failed. Once open rows alone fill a tenant's share,
@@ -73,18 +73,19 @@ class Waiting:
 
         A tenant without a waiting request may add one of any size.
         """
-        sender = f"tenant {tenant}" if tenant else "clients without X-Tenant"
         num_tenants = len({tenant, *(name for name, number in self._num_requests.items() if number)})
+        of_whom = f"of {f'tenant {tenant}' if tenant else 'clients without X-Tenant'}"
         among = f" among {num_tenants} tenants" if num_tenants > 1 else ""
-        total, max_total = self._num_requests.total(), OVERCOMMITMENT * self._engine.max_queue_size
-        number, share = self._num_requests[tenant], max(1, self._engine.max_queue_size // num_tenants)
-        if number >= share:
-            return f"{number} requests of {sender} wait for their answers, limit {share} (max_queue_size{among})"
-        if total >= max_total:
-            return f"{total} requests of all tenants wait for their answers, limit {max_total} (twice max_queue_size)"
+        total, max_total = self._num_requests.total(), self._engine.max_queue_size
+        number, share = self._num_requests[tenant], max(1, max_total // num_tenants)
+        if total >= max_total and number >= share:
+            return f"{number} requests {of_whom} wait for their answers, limit {share} (max_queue_size{among})"
+        if total >= OVERCOMMITMENT * max_total:
+            limit = f"limit {OVERCOMMITMENT * max_total} (twice max_queue_size)"
+            return f"{total} requests of all tenants wait for their answers, {limit}"
         tokens, share = self._num_tokens[tenant] + num_tokens, self._engine.max_queue_tokens // num_tenants
-        if number and tokens > share:
-            return f"requests of {sender} need up to {tokens} tokens, limit {share} (max_queue_tokens{among})"
+        if number and tokens > share and self._num_tokens.total() + num_tokens > self._engine.max_queue_tokens:
+            return f"requests {of_whom} need up to {tokens} tokens, limit {share} (max_queue_tokens{among})"
         return ""
 
 

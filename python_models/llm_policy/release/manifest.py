@@ -57,7 +57,7 @@ class Engine(_Strict):
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
     max_queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Admitted requests without an answer, shared by the tenants."""
-    max_queue_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = 200_000
+    max_queue_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = 500_000
     """Completion tokens that these requests may still need, shared by the tenants."""
     max_answer_s: Annotated[float, Field(gt=0, le=600)] = 300.0
     """How long the engine may take for an answer; then its decoding ends."""

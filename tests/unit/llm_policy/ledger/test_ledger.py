@@ -294,6 +294,12 @@ def test_a_tenant_that_fills_the_queue_keeps_no_other_out(tmp_path):
     )
 
 
+def test_a_queue_that_is_not_full_takes_more_than_a_tenants_share(tmp_path):
+    ledger = open_ledger(tmp_path, max_queue_size=4)
+    assert shed_of(ledger, "other", 1) == [False]
+    assert sheds(ledger, 4) == [False, False, False, True]
+
+
 def test_all_tenants_together_have_twice_the_queue(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=3)
     tenants = [f"tenant-{number}" for number in range(7)]
