@@ -48,9 +48,14 @@ class Soak(NamedTuple):
 def rss_by_process(live):
     parent = live.process
     return {
-        f"{process.name()} {process.pid}": process.memory_info().rss
+        f"{kind_of(process)} {process.pid}": process.memory_info().rss
         for process in (parent, *parent.children(recursive=True))
     }
+
+
+def kind_of(process):
+    is_compiler = any(argument.endswith("guidance.compile.worker") for argument in process.cmdline())
+    return "guide-compiler" if is_compiler else process.name()
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +188,10 @@ def test_no_process_grows_with_the_requests(soak):
     for name in first:
         print(f"  {name}: {first[name] / 2**20:.1f} {second[name] / 2**20:.1f} ({second[name] / first[name] - 1:+.1%})")
     assert set(first) == set(second)
-    assert all(second[name] <= first[name] * (1 + MAX_GROWTH) for name in first)
+    # A compiler that had no guide in the first half grows to the size of the others with its first one.
+    compilers = [size for name, size in first.items() if name.startswith("guide-compiler")]
+    before = {name: max(compilers) if name.startswith("guide-compiler") else size for name, size in first.items()}
+    assert all(second[name] <= before[name] * (1 + MAX_GROWTH) for name in first)
 
 
 def test_each_row_has_one_line_in_the_log_without_its_prompt(soak):
