@@ -32,6 +32,7 @@ class SandboxedWorker:
         self._output, self._input = self._process.stdout, self._process.stdin
         os.set_blocking(self._output.fileno(), False)
         self._received = b""
+        self._timeout_s = START_TIMEOUT_S
         self.is_ready = False
         self.last_message_s = 0.0  # monotonic
         self.deadline = time.monotonic() + START_TIMEOUT_S
@@ -51,6 +52,7 @@ class SandboxedWorker:
         Raises:
             BrokenPipeError: the worker is dead.
         """
+        self._timeout_s = timeout_s
         self.deadline = time.monotonic() + timeout_s
         self._input.write(orjson.dumps([kind, text, is_registered], option=orjson.OPT_APPEND_NEWLINE))
         self._input.flush()
@@ -69,9 +71,18 @@ class SandboxedWorker:
             if not chunk:
                 raise EOFError
             self._received += chunk
-            if self._received.endswith(b"\n"):
-                message, self._received = self._received, b""
-                return orjson.loads(message)
+            while b"\n" in self._received:
+                line, _, self._received = self._received.partition(b"\n")
+                message = orjson.loads(line)
+                if not self._is_progress(message):
+                    return message
+
+    def _is_progress(self, message: Any) -> bool:
+        """Whether the worker loads a backend, or has loaded it: the guide's time starts anew after that."""
+        if not isinstance(message, dict) or "loading" not in message:
+            return False
+        self.deadline = time.monotonic() + (START_TIMEOUT_S if message["loading"] else self._timeout_s)
+        return True
 
     def kill(self) -> None:
         """Kill the worker and wait for its exit."""

@@ -4,7 +4,8 @@
 
 TOKENIZER_INFO is the release's tokenizer_info.json, GUIDANCE the manifest's section as JSON. Each line on standard
 input is a guide, `["<type>", "<text>", <is registered>]`; each line on standard output is its `GuideReport` as an
-array. The first line of the output announces that the worker is ready.
+array. The first line of the output announces that the worker is ready; `{"loading": true}` and `{"loading": false}`
+enclose the time in which it loads another backend for a guide.
 
 A hostile guide may crash, hang or exhaust the worker. So it is never a Triton stub, its memory is bounded, its stack is
 large enough for deep recursion, it has no network where the system allows that, and it dies with its parent.
@@ -20,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,23 @@ _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
+Load = Callable[[str, Vocabulary], GuideBackend]
+
+
 class GuideWorker:
     """Plans, compiles and probes guides for one tokenizer, with the first backend and plan that the engine can bear."""
 
-    def __init__(self, vocabulary: Vocabulary, guidance: Guidance, backends: Sequence[str]) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, guidance: Guidance, backends: Sequence[str], load: Load | None = None
+    ) -> None:
+        """Load the first of `backends`. The others are loaded by `load` once a guide needs them: XGrammar takes three
+        seconds of processor time and 220 MB, and llguidance takes nearly every guide.
+        """
+        self._vocabulary = vocabulary
         self._guidance = guidance
-        self._backends = [create_backend(name, vocabulary) for name in backends]
+        self._names = tuple(backends)
+        self._load = load or create_backend
+        self._loaded = {self._names[0]: create_backend(self._names[0], vocabulary)}
         self._probe = Probe(vocabulary.tokens, vocabulary.stop_token_ids, guidance.limits, guidance.max_mask_ms)
 
     def report(self, kind: str, text: str, *, is_registered: bool = False) -> GuideReport:
@@ -61,17 +73,23 @@ class GuideWorker:
     ) -> tuple[GuideReport, PlannedGuide | None]:
         """The report of the first plan that the engine can bear, and the plan; else the last try's report and None."""
         report = GuideReport()
-        for backend in self._backends:
+        for name in self._names:
+            backend = self._backend(name)
             try:
                 for guide in backend.plans(kind, text, self._guidance.limits, is_registered=is_registered):
                     report = self._try(backend, kind, guide, is_registered=is_registered)
                     if not report.code:
                         return report, guide
-            except InvalidRequest as error:  # noqa: PERF203 - two backends at most
+            except InvalidRequest as error:
                 report = GuideReport(error.code.value, error.detail)
             except (MemoryError, RecursionError):
                 report = _too_complex(f"guide needs more than {MEMORY_BYTES} bytes")
         return report, None
+
+    def _backend(self, name: str) -> GuideBackend:
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name, self._vocabulary)
+        return self._loaded[name]
 
     def _try(self, backend: GuideBackend, kind: str, guide: PlannedGuide, *, is_registered: bool) -> GuideReport:
         started = time.process_time()
@@ -118,7 +136,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     guidance = Guidance.model_validate_json(sys.argv[2])
     backends = usable_backends(guidance.backend, os.environ)
-    worker = GuideWorker(Vocabulary.read(Path(sys.argv[1])), guidance, backends)
+    worker = GuideWorker(Vocabulary.read(Path(sys.argv[1])), guidance, backends, _load)
     is_offline = _leave_network()
     _limit_memory()
     threading.stack_size(STACK_BYTES)
@@ -132,6 +150,17 @@ def _serve(worker: GuideWorker, is_offline: bool) -> None:
     for line in sys.stdin.buffer:
         kind, text, *rest = orjson.loads(line)
         _write(tuple(worker.report(kind, text, is_registered=bool(rest and rest[0]))))
+
+
+def _load(name: str, vocabulary: Vocabulary) -> GuideBackend:
+    """Load a backend while guides are served: what it maps does not count against the guide's memory."""
+    _write({"loading": True})
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    backend = create_backend(name, vocabulary)
+    _limit_memory()
+    _write({"loading": False})
+    return backend
 
 
 def _write(message: Any) -> None:
@@ -152,7 +181,8 @@ def _leave_network() -> bool:
 def _limit_memory() -> None:
     mapped_pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = mapped_pages * resource.getpagesize() + MEMORY_BYTES + STACK_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import selectors
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from llm_policy.guidance.backends.guide_backend import Bitmask, PlannedGuide
 from llm_policy.guidance.backends.vocabulary import Vocabulary
 from llm_policy.guidance.compile import worker as module
 from llm_policy.guidance.compile.probe import SlowMask
+from llm_policy.guidance.compile.sandbox import SandboxedWorker
 from llm_policy.guidance.compile.worker import GuideWorker
 from llm_policy.guidance.limits import invalid, too_complex
 from llm_policy.release.guide_limits import GuideLimits
@@ -116,3 +119,45 @@ def test_a_real_worker_states_backend_and_worst_mask():
     report = GuideWorker(vocabulary, Guidance(), ["llguidance"]).report("json_schema", '{"type":"string"}')
     assert (report.code, report.backend, report.engine_type) == ("", "llguidance", "lark_grammar")
     assert 0 < report.mask_ms <= Guidance().max_mask_ms
+
+
+def test_a_backend_is_loaded_when_a_guide_first_needs_it(make_worker):
+    loaded: list[str] = []
+    worker = make_worker(llguidance=["exact"], xgrammar=["other"])
+
+    def load(name: str, vocabulary: Vocabulary) -> FakeBackend:
+        loaded.append(name)
+        return FakeBackend(name, ["other"])
+
+    worker._load = load
+    worker.report("regex", "a")
+    assert loaded == []
+    worker._loaded["llguidance"]._texts = ["slow"]
+    assert [worker.report("regex", "a").backend for _ in range(2)] == ["xgrammar"] * 2
+    assert loaded == ["xgrammar"]
+
+
+def test_the_time_in_which_a_sandboxed_worker_loads_a_backend_does_not_count(monkeypatch):
+    monkeypatch.setenv("LLMSTACK_GUIDE_BACKENDS", "llguidance,xgrammar")
+    sandboxed = SandboxedWorker(DEFAULT_RELEASE_DIR / "tokenizer_info.json", Guidance(max_mask_ms=1e-6))
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(sandboxed, selectors.EVENT_READ)
+            deadlines = []
+
+            def receive() -> Any:
+                while True:
+                    assert selector.select(60)
+                    if (message := sandboxed.receive()) is not None:
+                        return message
+                    deadlines.append(sandboxed.deadline)
+
+            assert receive()["ready"]
+            sandboxed.send("regex", "a", 5)
+            sent = sandboxed.deadline
+            code, detail, *_ = receive()
+    finally:
+        sandboxed.kill()
+    assert (code, detail.partition(" needs")[0]) == ("schema_too_complex", "guide")
+    assert max(deadlines) > sent + 60  # while it loads XGrammar, which is tried after llguidance
+    assert sandboxed.deadline > sent
