@@ -27,7 +27,7 @@ def test_a_load_measures_what_clients_receive_and_the_policys_share_of_the_time(
     assert row.ttft_ms_p50 <= row.ttft_ms_max <= row.latency_ms_max
 
 
-@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize("is_mixed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_flood_without_valid_headers_grows_the_ledger_by_less_than_50_megabytes_a_day(tmp_path, is_mixed):
     engine = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
     headers = flood_headers(engine.hash, engine.quantisation, is_mixed=is_mixed)

@@ -23,7 +23,7 @@ from tests.integration.traffic import MAX_COST_USD, Tally, send_all
 from tests.webhook_receiver import WebhookReceiver, new_secret
 
 # `make soak` sends 20,000.
-NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "3000"))
+NUM_REQUESTS = int(os.environ.get("LLMSTACK_SOAK_REQUESTS", "2000"))
 CONCURRENCY = 32
 REJECTION_CODES = {
     *("missing_header", "invalid_header", "engine_hash_mismatch", "quantisation_mismatch", "invalid_input"),
