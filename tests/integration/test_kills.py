@@ -1,7 +1,7 @@
 """SIGKILL of every process, at random moments under load: the service recovers and the ledger is complete.
 
-LLMSTACK_SOAK_KILLS=30 (`make soak`) sets the number of kills; every third is followed by another during the recovery. The
-seconds of each recovery are printed. Single kills are among the tests of supervision, in every run.
+LLMSTACK_SOAK_KILLS=30 (`make soak`) sets the number of kills; every third is followed by another during the recovery.
+The seconds of each recovery are printed. Single kills are among the tests of supervision, in every run.
 """
 
 import contextlib
