@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.json_schema.keyword_report import KeywordFinding
 from llm_policy.release.guide_limits import GuideLimits
 
@@ -42,6 +43,14 @@ class PlannedGuide:
         return len(self.engine_text.encode())
 
 
+class BackendLimit(Exception):
+    """A guide is too large for one backend; another may take it. `error` is for the client, if none does."""
+
+    def __init__(self, error: InvalidRequest) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class GuideMatcher(Protocol):
     """The state of one output in a compiled guide."""
 
@@ -69,7 +78,8 @@ class GuideBackend(Protocol):
         """The guide in the engine's form, the most exact plan first; each later plan costs the engine less.
 
         Raises:
-            InvalidRequest: `schema_invalid` or `schema_too_complex`.
+            BackendLimit: `schema_too_complex`, the guide is too large for this backend.
+            InvalidRequest: `schema_invalid` or `schema_too_complex`, with every backend.
         """
 
     def compile(self, engine_text: str) -> CompiledGuide:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.guidance.backends.guide_backend import Bitmask, CompiledGuide, GuideMatcher, PlannedGuide
+from llm_policy.guidance.backends.guide_backend import BackendLimit, Bitmask, CompiledGuide, GuideMatcher, PlannedGuide
 from llm_policy.guidance.backends.names import LLGUIDANCE
 from llm_policy.guidance.counting import Counting
 from llm_policy.guidance.grammar.lark_writer import write_lark
@@ -55,7 +55,11 @@ class LlguidanceBackend:
             if lark and plan.max_nesting <= MAX_NESTING and self._takes(lark):
                 yield _guide(lark, GuidePlan(plan.grammar, plan.canonical))
 
-        yield _guide(write_lark(plan.grammar, limits), plan)
+        try:
+            lark = write_lark(plan.grammar, limits)
+        except InvalidRequest as error:
+            raise BackendLimit(error) from None
+        yield _guide(lark, plan)
 
     def _takes(self, lark: str) -> bool:
         """Whether llguidance supports every keyword of the schema in `lark`."""

@@ -29,7 +29,7 @@ import orjson
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.guidance.backends.create import create_backend
-from llm_policy.guidance.backends.guide_backend import GuideBackend, PlannedGuide, num_mask_words
+from llm_policy.guidance.backends.guide_backend import BackendLimit, GuideBackend, PlannedGuide, num_mask_words
 from llm_policy.guidance.backends.names import usable_backends
 from llm_policy.guidance.backends.vocabulary import Vocabulary
 from llm_policy.guidance.compile.guide_report import GuideReport
@@ -80,8 +80,10 @@ class GuideWorker:
                     report = self._try(backend, kind, guide, is_registered=is_registered)
                     if not report.code:
                         return report, guide
+            except BackendLimit as finding:
+                report = GuideReport(finding.error.code.value, finding.error.detail)
             except InvalidRequest as error:
-                report = GuideReport(error.code.value, error.detail)
+                return GuideReport(error.code.value, error.detail), None
             except (MemoryError, RecursionError):
                 report = _too_complex(f"guide needs more than {MEMORY_BYTES} bytes")
         return report, None

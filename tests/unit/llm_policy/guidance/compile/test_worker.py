@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_policy.guidance.backends.guide_backend import Bitmask, PlannedGuide
+from llm_policy.guidance.backends.guide_backend import BackendLimit, Bitmask, PlannedGuide
 from llm_policy.guidance.backends.vocabulary import Vocabulary
 from llm_policy.guidance.compile import worker as module
 from llm_policy.guidance.compile.probe import SlowMask
@@ -53,7 +53,9 @@ class FakeBackend:
     def plans(self, kind: str, text: str, limits: GuideLimits, *, is_registered: bool) -> Iterator[PlannedGuide]:
         for planned in self._texts:
             if planned == "large":
-                raise too_complex("number of grammar rules", 2, 1)
+                raise BackendLimit(too_complex("nesting depth of the grammar", 2, 1))
+            if planned == "invalid":
+                raise invalid("no value satisfies the schema")
             yield PlannedGuide("ebnf_grammar", planned, text)
 
     def compile(self, engine_text: str) -> FakeCompiled:
@@ -95,6 +97,11 @@ def test_a_plan_with_slow_masks_is_followed_by_a_cheaper_one(make_worker):
 def test_the_next_backend_is_tried_if_one_cannot_bear_the_guide(make_worker, plans):
     report = make_worker(llguidance=plans, xgrammar=["good"]).report("regex", "a")
     assert (report.code, report.backend) == ("", "xgrammar")
+
+
+def test_an_invalid_guide_is_rejected_without_another_backend(make_worker):
+    report = make_worker(llguidance=["invalid"], xgrammar=["good"]).report("regex", "a")
+    assert (report.code, report.detail) == ("schema_invalid", "no value satisfies the schema")
 
 
 def test_a_guide_that_no_plan_makes_cheap_is_rejected_with_the_time_and_the_limit(make_worker):
