@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llm_policy.guidance.backends.vocabulary import byte_values
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """In the order of their ids: 151643, 151644, 151645."""
 
@@ -51,11 +53,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 def byte_characters() -> dict[int, str]:
     """The printable character of each byte in byte-level BPE (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {byte: chr(byte) for byte in printable}
-    for offset, byte in enumerate(b for b in range(256) if b not in table):
-        table[byte] = chr(256 + offset)
-    return table
+    return {byte: character for character, byte in byte_values().items()}
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

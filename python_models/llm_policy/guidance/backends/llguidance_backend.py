@@ -54,7 +54,6 @@ class LlguidanceBackend:
             lark = _json_lark(schema) if isinstance(schema, dict) else ""
             if lark and plan.max_nesting <= MAX_NESTING and self._takes(lark):
                 yield _guide(lark, GuidePlan(plan.grammar, plan.canonical))
-
         try:
             lark = write_lark(plan.grammar, limits)
         except InvalidRequest as error:
