@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+import pytest
+
+# A module that imports this one is skipped where llguidance is not installed.
+llguidance = pytest.importorskip("llguidance")
 
 STOP = 256
 
@@ -25,7 +28,7 @@ class _Bytes:
 @lru_cache(maxsize=1)
 def tokenizer() -> Any:
     """The vocabulary of single bytes and one stop token."""
-    return LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=STOP + 1, slices=[])
+    return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), n_vocab=STOP + 1, slices=[])
 
 
 def compile_lark(text: str) -> Any:
@@ -34,7 +37,7 @@ def compile_lark(text: str) -> Any:
     Raises:
         ValueError: llguidance rejects the text.
     """
-    matcher = LLMatcher(tokenizer(), LLMatcher.grammar_from_lark(text), log_level=0)
+    matcher = llguidance.LLMatcher(tokenizer(), llguidance.LLMatcher.grammar_from_lark(text), log_level=0)
     if matcher.is_error():
         raise ValueError(matcher.get_error())
     return matcher

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llguidance import LLTokenizer
 
 from llm_policy.errors import InvalidRequest
 from llm_policy.guidance.backends.create import create_backend
@@ -18,6 +17,8 @@ from llm_policy.guidance.compile.probe import allows
 from llm_policy.release.guide_limits import GuideLimits
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
+llguidance = pytest.importorskip("llguidance")
+pytest.importorskip("xgrammar")
 LIMITS = GuideLimits()
 GUIDES = [
     ("json", "", ['{"a":[1,true,null]}', '"x"'], ["{", "{'a':1}"]),
@@ -46,7 +47,7 @@ def accepts(backend: GuideBackend, vocabulary: Vocabulary, engine_text: str, ans
     """
     matcher = backend.compile(engine_text).matcher()
     bitmask = np.zeros(num_mask_words(backend.vocab_size), np.int32)
-    ids = LLTokenizer(vocabulary.tokenizer_json).tokenize_str(answer)
+    ids = llguidance.LLTokenizer(vocabulary.tokenizer_json).tokenize_str(answer)
     for token in [*ids, vocabulary.stop_token_ids[0]]:
         matcher.fill_bitmask(bitmask)
         if not allows(bitmask, token) or not matcher.accept_token(token):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -121,6 +122,12 @@ def test_a_slow_compile_rejects_a_clients_guide_but_not_a_registered_one(make_wo
     assert (registered.code, round(registered.compile_ms)) == ("", 200)
 
 
+needs_backends = pytest.mark.skipif(
+    find_spec("llguidance") is None or find_spec("xgrammar") is None, reason="a guide backend is not installed"
+)
+
+
+@needs_backends
 def test_a_real_worker_states_backend_and_worst_mask():
     vocabulary = Vocabulary.read(DEFAULT_RELEASE_DIR / "tokenizer_info.json")
     report = GuideWorker(vocabulary, Guidance(), ["llguidance"]).report("json_schema", '{"type":"string"}')
@@ -144,6 +151,7 @@ def test_a_backend_is_loaded_when_a_guide_first_needs_it(make_worker):
     assert loaded == ["xgrammar"]
 
 
+@needs_backends
 def test_the_time_in_which_a_sandboxed_worker_loads_a_backend_does_not_count(monkeypatch):
     monkeypatch.setenv("LLMSTACK_GUIDE_BACKENDS", "llguidance,xgrammar")
     sandboxed = SandboxedWorker(DEFAULT_RELEASE_DIR / "tokenizer_info.json", Guidance(max_mask_ms=1e-6))
