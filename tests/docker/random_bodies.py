@@ -17,6 +17,8 @@ NUMBERS = [
 RAW_NUMBERS = ["-0", "1e5", "1E+2", "4.0", "01", "1.", ".5", "+1", "1e", "NaN", "-Infinity", "9" * 80, "1e400", "--1"]
 NAMES = ["classification", "shared_memory_region", "sequence_id", "sequence_start", "priority", "foo", "", "a b", "é"]
 KNOWN_NAMES = ["name", "data", "shape", "parameters", "outputs", "id", "timeout", "X-Canary-Token", *TYPES, *HEADERS]
+# More escapes than the guard skips at once, of every kind, so that a change of a byte may move the end of the text.
+MANY_ESCAPES = '{"a":"\\\\",\n"b\\":1},' * 7
 TEXTS = [
     "",
     "hello",
@@ -28,6 +30,7 @@ TEXTS = [
     "[" * 40,
     "}]",
     "x" * 1500,
+    MANY_ESCAPES,
 ]
 BYTES = [*(bytes([byte]) for byte in b'\\"[]{},: \0\xff1e'), b"\\u0000", b"\\u0022", b"null", b"NaN"]
 
@@ -104,7 +107,7 @@ def _quote(name: str, source: random.Random) -> str:
 
 def _value(source: random.Random, data_type: str) -> Any:
     values: dict[str, list[Any]] = {
-        "BYTES": ["", "hello", 'a "quoted" word', "back\\slash", "line\nfeed", "\u20ac", "x" * 300],
+        "BYTES": ["", "hello", 'a "quoted" word', "back\\slash", "line\nfeed", "\u20ac", "x" * 300, MANY_ESCAPES],
         "INT32": [0, 1, 4, -1, 2**31 - 1, -(2**31), Raw("-0")],
         "UINT64": [0, 7, 2**63, 2**64 - 1],
         "FP32": [0, 1, 0.7, -0.5, 0.699999988079071, 1e38, Raw("1E-5")],

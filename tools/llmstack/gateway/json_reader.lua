@@ -18,6 +18,9 @@ local MAX_DEPTH, MAX_VALUES, MAX_SCALAR_BYTES, MAX_NAME_BYTES, MAX_STRING_BYTES 
 local QUOTE, BACKSLASH, COMMA, COLON = 0x22, 0x5c, 0x2c, 0x3a
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 0x7b, 0x7d, 0x5b, 0x5d
 local NOT_JSON = "the body is not JSON"
+-- Text up to the end of its 16th or first escape. 16 in one pattern take half the time of 16 patterns.
+local TO_ESCAPE = '[^"\\]*\\.'
+local TO_ESCAPES = { "^" .. TO_ESCAPE:rep(16), "^" .. TO_ESCAPE }
 
 local Reader = {}
 Reader.__index = Reader
@@ -32,12 +35,11 @@ end
 -- Parses the next bytes. Returns nothing when they are allowed, else the reason.
 function Reader:feed(bytes)
   local text = #self.unread > 0 and self.unread .. bytes or bytes
-  local masked = Reader.mask(text)
   local position = 1
-  while position <= #masked do
-    local next_position, reason = self.step(self, text, masked, position)
+  while position <= #text do
+    local next_position, reason = self.step(self, text, position)
     if reason then return reason end
-    if not next_position then break end
+    if not next_position or next_position == position then break end
     position = next_position
   end
   self.unread = text:sub(position)
@@ -47,27 +49,38 @@ function Reader:is_complete()
   return self.step == Reader.read_end and self.unread == ""
 end
 
--- The text with each escape replaced by two other characters: then a quote ends a string. Leaves a backslash out whose
--- second character has not arrived.
-function Reader.mask(text)
-  if not text:find("\\", 1, true) then return text end
-  local masked = text:gsub("\\.", "__")
-  return masked:byte(-1) == BACKSLASH and masked:sub(1, -2) or masked
+-- Finds the quote that ends the string of which `position` is inside, not within an escape. Returns its position; or nil
+-- and the position of what has to be read again with the next bytes: of an escape that is cut, or the end of the text.
+function Reader.find_quote(text, position)
+  local quote = text:find('"', position, true)
+  local before = quote and quote - 1 or #text
+  if before < position or text:byte(before) ~= BACKSLASH then return quote, #text + 1 end
+  for _, pattern in ipairs(TO_ESCAPES) do
+    local _, stop = text:find(pattern, position)
+    while stop do
+      position = stop + 1
+      _, stop = text:find(pattern, position)
+    end
+  end
+  -- What is left has no whole escape before the quote.
+  quote = text:find('"', position, true)
+  local is_cut = position <= #text and text:byte(-1) == BACKSLASH
+  return quote, is_cut and #text or #text + 1
 end
 
--- Each step parses one element at `position`. It returns the position after the element; nil when it needs more bytes;
--- or nil and a reason.
+-- Each step parses one element at `position`. It returns the position after the element; nil, or `position` again, when
+-- it needs more bytes; or nil and a reason.
 
-function Reader:read_value(text, masked, position)
-  local start = masked:find("[^ \t\r\n]", position)
-  if not start then return #masked + 1 end
-  local byte = masked:byte(start)
+function Reader:read_value(text, position)
+  local start = text:find("[^ \t\r\n]", position)
+  if not start then return #text + 1 end
+  local byte = text:byte(start)
   if byte == CLOSE_ARRAY and self.may_close then return self:close(start, CLOSE_ARRAY) end
   if byte == OPEN_OBJECT then return self:open(start, "object") end
   if byte == OPEN_ARRAY then return self:open(start, "array") end
-  if byte == QUOTE then return self:read_string(text, masked, start) end
-  local stop = masked:find("[ \t\r\n,%]}]", start)
-  if (stop or #masked + 1) - start > MAX_SCALAR_BYTES then return nil, "a number is too long" end
+  if byte == QUOTE then return self:read_string(text, start) end
+  local stop = text:find("[ \t\r\n,%]}]", start)
+  if (stop or #text + 1) - start > MAX_SCALAR_BYTES then return nil, "a number is too long" end
   if not stop then return nil end
   local literal = text:sub(start, stop - 1)
   local kind = Reader.kind(literal)
@@ -85,23 +98,22 @@ function Reader.kind(literal)
   return (rest == "" or rest:find("^[eE][+-]?%d+$")) and "number" or nil
 end
 
-function Reader:read_string(text, masked, start)
+function Reader:read_string(text, start)
   local rule = self.rule
-  local stop = masked:find('"', start + 1, true)
   if rule.is_text and rule.takes.string then
-    if stop then return self:take(stop + 1, "string", "") end
     self.step = Reader.skip_text
-    return #masked + 1
+    return self:skip_text(text, start + 1)
   end
-  if (stop or #masked) - start > MAX_STRING_BYTES then return nil, "a string is too long" end
+  local stop = Reader.find_quote(text, start + 1)
+  if (stop or #text) - start > MAX_STRING_BYTES then return nil, "a string is too long" end
   if not stop then return nil end
   return self:take(stop + 1, "string", text:sub(start + 1, stop - 1))
 end
 
-function Reader:skip_text(_, masked, position)
-  local stop = masked:find('"', position, true)
-  if not stop then return #masked + 1 end
-  return self:take(stop + 1, "string", "")
+function Reader:skip_text(text, position)
+  local stop, unread = Reader.find_quote(text, position)
+  if stop then return self:take(stop + 1, "string", "") end
+  return unread
 end
 
 -- Gives a scalar to its rule.
@@ -141,14 +153,14 @@ function Reader:open(position, kind)
   return position + 1
 end
 
-function Reader:read_name(text, masked, position)
-  local start = masked:find("[^ \t\r\n]", position)
-  if not start then return #masked + 1 end
-  local byte = masked:byte(start)
+function Reader:read_name(text, position)
+  local start = text:find("[^ \t\r\n]", position)
+  if not start then return #text + 1 end
+  local byte = text:byte(start)
   if byte == CLOSE_OBJECT and self.may_close then return self:close(start, CLOSE_OBJECT) end
   if byte ~= QUOTE then return nil, NOT_JSON end
-  local stop = masked:find('"', start + 1, true)
-  if (stop or #masked) - start > MAX_NAME_BYTES then return nil, "a member's name is too long" end
+  local stop = Reader.find_quote(text, start + 1)
+  if (stop or #text) - start > MAX_NAME_BYTES then return nil, "a member's name is too long" end
   if not stop then return nil end
   local name, frame = text:sub(start + 1, stop - 1), self.frames[self.depth]
   if name:find("\\", 1, true) then return nil, "a member's name has an escape" end
@@ -159,18 +171,18 @@ function Reader:read_name(text, masked, position)
   return stop + 1
 end
 
-function Reader:read_colon(_, masked, position)
-  local start = masked:find("[^ \t\r\n]", position)
-  if not start then return #masked + 1 end
-  if masked:byte(start) ~= COLON then return nil, NOT_JSON end
+function Reader:read_colon(text, position)
+  local start = text:find("[^ \t\r\n]", position)
+  if not start then return #text + 1 end
+  if text:byte(start) ~= COLON then return nil, NOT_JSON end
   self.may_close, self.step = false, Reader.read_value
   return start + 1
 end
 
-function Reader:read_separator(_, masked, position)
-  local start = masked:find("[^ \t\r\n]", position)
-  if not start then return #masked + 1 end
-  local byte, frame = masked:byte(start), self.frames[self.depth]
+function Reader:read_separator(text, position)
+  local start = text:find("[^ \t\r\n]", position)
+  if not start then return #text + 1 end
+  local byte, frame = text:byte(start), self.frames[self.depth]
   if byte ~= COMMA then return self:close(start, byte) end
   self.may_close = false
   if frame.is_object then
@@ -193,9 +205,9 @@ function Reader:close(position, byte)
   return position + 1
 end
 
-function Reader:read_end(_, masked, position)
-  if masked:find("[^ \t\r\n]", position) then return nil, "the body has more than one JSON document" end
-  return #masked + 1
+function Reader:read_end(text, position)
+  if text:find("[^ \t\r\n]", position) then return nil, "the body has more than one JSON document" end
+  return #text + 1
 end
 
 return Reader
