@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_ROOTS = (ROOT / "python_models", ROOT / "tools", ROOT)
-PACKAGES = ("llm_policy", "portable_engine", "llmstack", "embedded_model", "tests")
+PACKAGES = ("llm_policy", "engine_process", "portable_engine", "llmstack", "embedded_model", "tests")
 
 
 @cache

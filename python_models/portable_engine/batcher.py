@@ -59,10 +59,6 @@ class InFlightBatcher:
         """Finish a sequence; the next step returns it."""
         sequence.finish_reason = sequence.finish_reason or FinishReason.CANCELLED
 
-    def end_late(self, sequence: Sequence) -> None:
-        """Finish a sequence with the tokens that it has, because its time is up; the next step returns it."""
-        sequence.end_late(self._clock())
-
     def clear(self) -> None:
         """Remove every sequence, for use after a failed step."""
         self._waiting.clear()

@@ -19,7 +19,6 @@ NO_ALLOWED_TOKEN = Failure("invalid_input", "the guide, bad_words and min_tokens
 OUT_OF_MEMORY = Failure("overloaded", "not enough memory for a request of this many tokens")
 STEP_FAILED = Failure("internal", "the engine failed during decoding")
 STOPPING = Failure("draining", "the engine is stopping")
-RESPONSE_FAILED = Failure("internal", "the response could not be written")
 
 
 def masks_too_slow(mean_ms: float, limit_ms: float) -> Failure:

@@ -16,7 +16,6 @@ class FinishReason(Enum):
     STOP_WORD = auto()
     LENGTH = auto()
     CANCELLED = auto()
-    DEADLINE = auto()  # the request's time is up
     NO_ALLOWED_TOKEN = auto()  # the guide, bad words and min_tokens exclude every token
     GUIDE_FAILED = auto()  # the matcher's `failure` says why
     OUT_OF_MEMORY = auto()  # the cache could not grow for its keys and values
@@ -77,7 +76,6 @@ class Sequence:
     request: GenerationRequest
     arrival_time_ns: int
     tenant: str = ""
-    ledger_id: int = 0  # of its row in the policy's ledger; 0 if it is not known
     first_scheduled_time_ns: int = 0
     first_token_time_ns: int = 0
     last_token_time_ns: int = 0
@@ -101,20 +99,6 @@ class Sequence:
     def is_prefilled(self) -> bool:
         """Whether the whole prompt has gone through the model."""
         return self.num_cached_tokens >= self.num_prompt_tokens
-
-    @property
-    def output_token_ids(self) -> list[int]:
-        """The completion without its final `end_id`, which TensorRT-LLM does not output either."""
-        tokens = self.completion_token_ids
-        return tokens[:-1] if tokens and tokens[-1] == self.request.end_id else tokens
-
-    def end_late(self, now_ns: int) -> None:
-        """End the sequence because its time is up. Clocks that it never reached show that time."""
-        if self.finish_reason is None:
-            self.finish_reason = FinishReason.DEADLINE
-            self.first_scheduled_time_ns = self.first_scheduled_time_ns or now_ns
-            self.first_token_time_ns = self.first_token_time_ns or now_ns
-            self.last_token_time_ns = now_ns
 
     def append(self, token_id: int, log_prob: float, now_ns: int) -> None:
         """Add one generated token, and set `finish_reason` if it ends the sequence."""

@@ -6,14 +6,16 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from engine_process import __main__ as engine_main
+from engine_process import messages, usage_journal
+from engine_process.triton.tensors import read_ledger_ids
 from llm_policy.ledger import engine_usage
 from llm_policy.ledger.row_record import RowRecord
-from llm_policy.release.manifest import Engine
+from llm_policy.release.manifest import Engine, Guidance
 from llm_policy.rules import headers
 from llm_policy.steps.policy_decision import pack_records
 from llm_policy.triton import tensors
-from portable_engine import engine_loop, fair_slots, usage_journal
-from portable_engine.usage_journal import ledger_ids
+from portable_engine import fair_slots
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
@@ -55,7 +57,7 @@ def test_pre_and_postprocess_batch_dynamically(model):
     assert config(model).HasField("dynamic_batching")
 
 
-@pytest.mark.parametrize("name", ["config.pbtxt", "configs/embedded.pbtxt", "configs/echo.pbtxt"])
+@pytest.mark.parametrize("name", ["config.pbtxt", "configs/engine_process.pbtxt"])
 def test_the_engine_declares_every_tensor_that_the_steps_exchange(name):
     engine = config("tensorrt_llm", name)
     assert set(declared(engine.input)) >= {tuple(spec) for spec in tensors.ENGINE_INPUTS}
@@ -74,17 +76,17 @@ def test_the_ensemble_maps_every_tensor_of_every_step():
     assert set(steps["tensorrt_llm"].input_map) == {spec.name for spec in tensors.ENGINE_INPUTS}
 
 
-def test_the_portable_engines_ensemble_differs_only_in_the_rows_that_the_engine_learns():
-    default, portable = config("ensemble"), config("ensemble", "configs/embedded.pbtxt")
+def test_the_engine_processes_ensemble_differs_only_in_the_rows_that_the_engine_learns():
+    default, portable = config("ensemble"), config("ensemble", "configs/engine_process.pbtxt")
     (engine,) = (step for step in portable.ensemble_scheduling.step if step.model_name == "tensorrt_llm")
     assert engine.input_map.pop("policy_decision") == "_policy_decision"
     assert portable == default
 
 
 @pytest.mark.parametrize("guide_text", ["", "a, [7]\n"])
-def test_the_portable_engine_reads_the_ledgers_ids_from_the_tensor_between_the_steps(guide_text):
+def test_an_engine_process_reads_the_ledgers_ids_from_the_tensor_between_the_steps(guide_text):
     records = [RowRecord(guide_text=guide_text, ledger_id=number) for number in (7, 1_234_567, None)]
-    assert ledger_ids({"policy_decision": pack_records(records)}, 3) == [7, 1_234_567, 0]
+    assert read_ledger_ids({"policy_decision": pack_records(records)}, 3) == [7, 1_234_567, 0]
 
 
 def test_engine_and_ledger_name_the_same_file():
@@ -92,8 +94,11 @@ def test_engine_and_ledger_name_the_same_file():
 
 
 def test_engine_and_policy_name_the_same_tenant_of_the_canary():
-    assert fair_slots.CANARY_TENANT == headers.CANARY_TENANT
+    assert fair_slots.CANARY_TENANT == messages.CANARY_TENANT == headers.CANARY_TENANT
 
 
-def test_engine_and_manifest_have_the_same_time_limit_by_default():
-    assert Engine.model_fields["max_answer_s"].default * 1e9 == engine_loop.DEFAULT_MAX_ANSWER_NS
+def test_engine_and_manifest_have_the_same_limits_by_default():
+    engine = {name: field.default for name, field in Engine.model_fields.items()}
+    defaults = engine["max_batch_size"], engine["max_answer_s"], engine["max_queue_size"]
+    assert defaults == (engine_main.MAX_BATCH_SIZE, engine_main.MAX_ANSWER_S, engine_main.MAX_QUEUE_SIZE)
+    assert Guidance.model_fields["max_mask_ms"].default == engine_main.MAX_MASK_MS

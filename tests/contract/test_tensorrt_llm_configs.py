@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "model_repository" / "tensorrt_llm"
-CONFIGS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/echo.pbtxt")
+CONFIGS = ("config.pbtxt", "configs/engine_process.pbtxt")
 
 SCALAR = (1,)
 # name → (type, dims, whether a reshape removes the dimension of 1)
@@ -110,7 +110,5 @@ def test_no_placeholder_is_left():
     assert "${" not in (DIRECTORY / "config.pbtxt").read_text()
 
 
-@pytest.mark.parametrize(("name", "engine"), [("configs/embedded.pbtxt", "embedded"), ("configs/echo.pbtxt", "echo")])
-def test_a_portable_configuration_names_its_engine(name, engine):
-    assert config(name).backend == "python"
-    assert config(name).parameters["engine"].string_value == engine
+def test_the_engine_process_is_reached_by_a_python_model():
+    assert config("configs/engine_process.pbtxt").backend == "python"

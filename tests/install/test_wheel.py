@@ -16,7 +16,12 @@ import pytest
 
 from tests.import_graph import ROOT
 
-PACKAGES = {"llm_policy": "python_models", "portable_engine": "python_models", "llmstack": "tools"}
+PACKAGES = {
+    "llm_policy": "python_models",
+    "engine_process": "python_models",
+    "portable_engine": "python_models",
+    "llmstack": "tools",
+}
 BUNDLED = ("model_repository", "artifacts/releases/embedded", "artifacts/slices")
 
 

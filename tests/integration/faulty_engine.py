@@ -1,4 +1,4 @@
-"""The no-op engine with a fault, which the file `engine/fault` of its release names.
+"""`tensorrt_llm` with a fault, which the file `engine/fault` of its release names.
 
 `hangs`: it never finishes loading. `silent`: it answers without a token. `fails_after N`: the first N requests are
 answered, later ones get an error.
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
-from portable_engine.echo import EchoModel
+from engine_process.triton import pending_response
+from engine_process.triton.engine_model import EngineModel
 
 
-class TritonPythonModel(EchoModel):
+class TritonPythonModel(EngineModel):
     def initialize(self, args):
         path = Path(os.environ["LLMSTACK_RELEASE_DIR"], "engine", "fault")
         self._fault, _, number = path.read_text().partition(" ") if path.exists() else ("", "", "")
@@ -21,23 +22,26 @@ class TritonPythonModel(EchoModel):
         super().initialize(args)
         while self._fault == "hangs":
             time.sleep(1)
+        if self._fault == "silent":
+            pending_response.write_response = _without_tokens(pending_response.write_response)
 
     def execute(self, requests):
-        responses = super().execute(requests)
-        if self._fault == "silent":
-            return [self._without_tokens(response) for response in responses]
-        if self._fault == "fails_after":
-            return [self._limited(response) for response in responses]
+        responses = []
+        for request in requests:
+            self._num_left -= 1
+            if self._fault == "fails_after" and self._num_left < 0:
+                responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError("the engine failed")))
+            else:
+                responses += super().execute([request])
         return responses
 
-    def _limited(self, response):
-        self._num_left -= 1
-        if self._num_left >= 0:
-            return response
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError("the engine failed"))
 
-    def _without_tokens(self, response):
-        tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-        for name in ("sequence_length", "num_output_tokens"):
-            tensors[name] = tensors[name] * 0
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in tensors.items()])
+def _without_tokens(write_response):
+    def write(*arguments, **options):
+        arrays = write_response(*arguments, **options)
+        return {
+            name: array * 0 if name in ("sequence_length", "num_output_tokens") else array
+            for name, array in arrays.items()
+        }
+
+    return write

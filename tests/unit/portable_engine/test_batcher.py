@@ -211,24 +211,3 @@ def test_a_displaced_sequence_with_many_tokens_gets_the_same_tokens():
     while not batcher.is_idle:
         batcher.step()
     assert [long.completion_token_ids] == alone
-
-
-def test_a_sequence_whose_time_is_up_keeps_its_tokens():
-    batcher, sequence = make_batcher(), make_sequence([5], 50)
-    batcher.add(sequence)
-    for _ in range(3):
-        batcher.step()
-    batcher.end_late(sequence)
-    assert batcher.step() == [sequence]
-    assert (sequence.finish_reason, len(sequence.completion_token_ids)) == (FinishReason.DEADLINE, 3)
-
-
-def test_a_waiting_sequence_whose_time_is_up_has_every_clock():
-    batcher, running, waiting = make_batcher(max_batch_size=1), make_sequence([5], 50), make_sequence([6], 50)
-    batcher.add(running)
-    batcher.add(waiting)
-    batcher.step()
-    batcher.end_late(waiting)
-    assert batcher.step() == [waiting]
-    assert waiting.completion_token_ids == []
-    assert waiting.first_scheduled_time_ns == waiting.first_token_time_ns == waiting.last_token_time_ns > 0

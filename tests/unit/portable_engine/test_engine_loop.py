@@ -48,24 +48,18 @@ def mask_guided_rows(logits, matchers):
 
 
 class Client:
-    """Submits one job and records its responses: completions, or an error's text."""
+    """Submits one request and records its response: the completion, or an error's text."""
 
-    def __init__(self, loop, *requests, is_cancelled=lambda: False, fails_to_write=False, **arguments):
+    def __init__(self, loop, request, **arguments):
         self.responses = queue.Queue()
-        self.is_cancelled = is_cancelled
-        self._fails_to_write = fails_to_write
-        loop.submit(list(requests), self, **arguments)
+        self.job = loop.submit(request, self, **arguments)
 
-    def send_result(self, sequences):
-        if self._fails_to_write:
-            raise ZeroDivisionError
-        self.responses.put([sequence.completion_token_ids for sequence in sequences])
+    def on_step(self, sequence):
+        if sequence.finish_reason is not None:
+            self.responses.put(list(sequence.completion_token_ids))
 
-    def send_error(self, failure):
+    def on_failure(self, failure):
         self.responses.put(str(failure))
-
-    def send_cancelled(self):
-        self.responses.put("cancelled")
 
     def response(self):
         return self.responses.get(timeout=30)
@@ -84,7 +78,6 @@ def loop(log_lines):
 
 
 UNGUIDED = GenerationRequest([5, 9], 30)
-FAILING = GenerationRequest([5], 8, guide_type="regex", guide="[ab]")
 SAMPLED = SamplingParams(temperature=0.5, top_k=0, top_p=0.9)
 
 
@@ -95,11 +88,6 @@ def test_a_request_without_an_allowed_token_fails_and_its_neighbour_continues(lo
     failing = Client(loop, GenerationRequest([5], 8, sampling=sampling, guide_type="regex", guide="[ab]"))
     assert failing.response().startswith("invalid_input: the guide, bad_words and min_tokens")
     assert neighbour.response() == alone
-
-
-def test_a_failed_row_fails_its_request_without_waiting_for_the_other_rows(loop):
-    assert Client(loop, GenerationRequest([5], 2_000), FAILING).response().startswith("invalid_input")
-    assert len(Client(loop, UNGUIDED).response()[0]) == 30
 
 
 def test_a_guide_that_does_not_compile_fails_with_the_policys_error_code(loop):
@@ -115,20 +103,24 @@ def test_a_guide_that_loses_its_place_fails_its_request_alone(loop):
     assert neighbour.response() == alone
 
 
-def test_a_response_that_cannot_be_written_becomes_an_error(loop, log_lines):
-    assert Client(loop, UNGUIDED, fails_to_write=True).response() == "internal: the response could not be written"
-    assert log_lines == ["response failed: ZeroDivisionError"]
+def test_a_cancelled_request_ends_and_frees_its_slot(loop):
+    cancelled = [Client(loop, GenerationRequest([5], 2_000)) for _ in range(4)]
+    for client in cancelled:
+        loop.cancel(client.job)
+    assert len(Client(loop, UNGUIDED).response()) == 30
+    assert all(client.responses.empty() for client in cancelled)
 
 
-def test_a_failed_cancellation_poll_does_not_end_the_request(loop, log_lines):
-    long = GenerationRequest([5], 400)
-    assert len(Client(loop, long, is_cancelled=lambda: 1 / 0).response()[0]) == 400
-    assert len(Client(loop, UNGUIDED).response()[0]) == 30
-    assert log_lines == ["cancellation poll failed: ZeroDivisionError"]
+def test_a_request_is_reported_step_by_step(loop):
+    class Recorder(Client):
+        def on_step(self, sequence):
+            steps.append(len(sequence.completion_token_ids))
+            super().on_step(sequence)
 
-
-def test_a_cancelled_request_is_answered_as_cancelled(loop):
-    assert Client(loop, GenerationRequest([5], 2_000), is_cancelled=lambda: True).response() == "cancelled"
+    steps = []
+    Recorder(loop, UNGUIDED).response()
+    assert steps == sorted(steps)
+    assert len(set(steps)) == 30
 
 
 class FailingBatcher(InFlightBatcher):
@@ -142,26 +134,13 @@ def test_a_failed_step_answers_each_job_once_and_the_loop_continues():
     log_lines = []
     loop = EngineLoop(FailingBatcher(tiny_model(), 4, mask_nothing), grammars=None, log=log_lines.append)
     clients = [Client(loop, GenerationRequest([5], 4)) for _ in range(2)]
+    assert [client.response() for client in clients] == ["internal: the engine failed during decoding"] * 2
     loop.close()
-    responses = [list(client.responses.queue) for client in clients]
-    assert responses == [["internal: the engine failed during decoding"]] * 2
+    assert all(client.responses.empty() for client in clients)
     assert all("decode step failed: RuntimeError at " in line and "out of memory" in line for line in log_lines)
-
-
-def test_a_request_whose_time_is_up_ends_with_the_tokens_that_it_has(loop):
-    client = Client(loop, GenerationRequest([5], 1_900), timeout_ns=1)
-    (tokens,) = client.response()
-    assert len(tokens) < 1_900
-
-
-def test_no_request_takes_longer_than_the_limit_of_the_engine(log_lines):
-    loop = EngineLoop(InFlightBatcher(tiny_model(), 4, mask_nothing), Grammars(), log_lines.append, max_answer_ns=1)
-    client = Client(loop, GenerationRequest([5], 1_900), timeout_ns=10**12)
-    assert len(client.response()[0]) < 1_900
-    loop.close()
 
 
 def test_another_tenants_request_is_answered_before_long_ones_that_fill_every_slot(loop):
     long = [Client(loop, GenerationRequest([5], 1_900)) for _ in range(6)]
-    assert len(Client(loop, GenerationRequest([6], 3), tenant="b").response()[0]) == 3
+    assert len(Client(loop, GenerationRequest([6], 3), tenant="b").response()) == 3
     assert all(client.responses.empty() for client in long)

@@ -30,19 +30,28 @@ GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 
 class EngineConfig(NamedTuple):
-    """The configuration of the `tensorrt_llm` model that selects an engine (None is config.pbtxt), and its backend.
+    """Where an engine runs: in an engine process, else in tritonserver by its backend `backend`.
 
-    `guide_backends` are the structured-output backends that it takes.
+    `config` is the configuration of the models that selects it (None is config.pbtxt). `guide_backends` are the
+    structured-output backends that it takes.
     """
 
     config: str | None
     backend: str
     guide_backends: tuple[str, ...]
 
+    @property
+    def has_process(self) -> bool:
+        """Whether it runs in a process of its own."""
+        return self.config is not None
 
+
+_PROCESS = "engine_process"
 ENGINES = {
-    "embedded": EngineConfig("embedded", "python", (LLGUIDANCE, XGRAMMAR)),
-    "echo": EngineConfig("echo", "python", (LLGUIDANCE, XGRAMMAR)),
+    "embedded": EngineConfig(_PROCESS, "python", (LLGUIDANCE, XGRAMMAR)),
+    "echo": EngineConfig(_PROCESS, "python", (LLGUIDANCE, XGRAMMAR)),
+    "vllm": EngineConfig(_PROCESS, "python", (LLGUIDANCE,)),
+    "trtllm-api": EngineConfig(_PROCESS, "python", (LLGUIDANCE,)),
     "tensorrtllm": EngineConfig(None, "tensorrtllm", (XGRAMMAR,)),
 }
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from llmstack.server.command import (
     server_environment,
     trace_flags,
 )
+from llmstack.server.engine_process import EngineProcess
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import failure_reasons
 from llmstack.server.ports import FREE_PORTS, Ports
@@ -39,6 +40,7 @@ LOG_NAME = "tritonserver.log"
 # Environment variables by which the stubs know their server.
 BOOT_ID, CANARY_TOKEN = "LLMSTACK_BOOT_ID", "LLMSTACK_CANARY_TOKEN"
 DEFAULT_START_TIMEOUT_S = 300.0
+_ENGINE_MODEL = "tensorrt_llm"
 _POLL_S = 0.1
 _KILL_AFTER_S = 10.0  # beyond `exit_timeout_s`, the server's own wait for requests in flight
 _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
@@ -49,7 +51,9 @@ class TritonServer:
     """A server on one release: `with TritonServer(release_dir) as server:` starts it, waits for it and stops it.
 
     `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one, deleted at its end.
-    The server counts as ready only when `readiness_model` is ready. A stopped server may be started again.
+    The server counts as ready only when `readiness_model` is ready. A stopped server may be started again. An engine
+    that runs in a process of its own is started and stopped with the server, unless `engine_process` is given; then
+    it is its owner's.
 
     Fields for a parent process that supervises the server:
 
@@ -63,6 +67,8 @@ class TritonServer:
 
     release_dir: Path = DEFAULT_RELEASE_DIR
     engine: str = "embedded"
+    engine_options: Mapping[str, str] = field(default_factory=dict)
+    engine_process: EngineProcess | None = None
     model_repository: Path = MODEL_REPOSITORY
     extra_model_repositories: Sequence[Path] = ()
     state_dir: Path | None = None
@@ -83,6 +89,7 @@ class TritonServer:
     boot_id: str = field(default="", init=False)
     log_start: int = field(default=0, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _owns_engine: bool = field(default=False, init=False, repr=False)
     _is_state_temporary: bool = field(default=False, init=False, repr=False)
     _cleanup: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
 
@@ -145,6 +152,7 @@ class TritonServer:
         self.ports = self.ports.choose(self.host)
         state_dir = self._make_state_dir()
         command = self._command(binary, binary.lay_out_backends(state_dir))
+        self._start_engine(state_dir)
         remove_regions(state_dir)
         self.boot_id = str(uuid.uuid4())
         environment = {
@@ -177,8 +185,10 @@ class TritonServer:
             ServerStartError: the server ended, with the reasons from its log, or took longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
+        if self._owns_engine and self.engine_process is not None:
+            self.engine_process.wait_ready(timeout_s, on_poll)
         with httpx.Client(base_url=self.http_url, timeout=5, verify=False, trust_env=False) as client:  # noqa: S501
-            while not self._is_ready(client):
+            while not (self._is_ready(client) and self._is_engine_connected()):
                 on_poll()
                 if not self.is_running:
                     raise ServerStartError("\n".join(self.failure_reasons()), self._next_step)
@@ -186,6 +196,29 @@ class TritonServer:
                     raise ServerStartError(f"tritonserver is not ready after {timeout_s:.0f} s", self._next_step)
                 time.sleep(_POLL_S)
         record_regions(self.log_path.parent, self.pid)
+
+    def _start_engine(self, state_dir: Path) -> None:
+        serves_engine = (self.model_repository / _ENGINE_MODEL).is_dir()
+        if self.engine_process is not None or not serves_engine or not ENGINES[self.engine].has_process:
+            return
+        self._owns_engine = True
+        self.engine_process = EngineProcess(self.engine, self.release_dir, state_dir, self.engine_options)
+        self._cleanup.callback(self._stop_engine)
+        self.engine_process.start()
+
+    def _stop_engine(self) -> None:
+        engine, self.engine_process, self._owns_engine = self.engine_process, None, False
+        if engine is not None:
+            engine.stop()
+
+    def _is_engine_connected(self) -> bool:
+        """Whether this start's `tensorrt_llm` has a connection to its engine process."""
+        if self.engine_process is None:
+            return True
+        try:
+            return self.boot_id in self.engine_process.stats().boot_ids
+        except OSError:
+            return False
 
     def failure_reasons(self) -> list[str]:
         """The errors in this start's log, each once."""

@@ -5,13 +5,12 @@ import time
 
 import pytest
 
+from engine_process.usage_journal import UsageJournal
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llm_policy.ledger.engine_usage import FILE_NAME
 from llm_policy.ledger.row_record import RowRecord
 from llmstack.ledger.verification import verify
-from portable_engine.sequence import GenerationRequest, Sequence
-from portable_engine.usage_journal import UsageJournal
 from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, rows, settlement, sheds, states, total
 
 REJECTED = NEW_ROW._replace(code="invalid_input")
@@ -448,8 +447,8 @@ def test_a_row_that_the_engine_ended_at_its_limit_is_cancelled_and_charged(ledge
 
 def note_usage(path, ledger_id, num_tokens, boot_id="boot-1"):
     """Note a row's tokens as the engine does."""
-    journal = UsageJournal(path / FILE_NAME, boot_id, log=pytest.fail)
-    journal.note([Sequence(GenerationRequest([1], 1), 0, ledger_id=ledger_id, completion_token_ids=[1] * num_tokens)])
+    journal = UsageJournal(path / FILE_NAME, log=pytest.fail)
+    journal.note(boot_id, ledger_id, num_tokens)
     journal.flush()
     journal.close()
 

@@ -1,4 +1,4 @@
-"""The portable engine as a Triton model: one response per request, with TensorRT-LLM's tensors or an error code."""
+"""The `tensorrt_llm` model in front of the portable engine: one response per request, with tensors or an error code."""
 
 import json
 import threading
@@ -9,15 +9,18 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from engine_process.engines.portable import PortableEngine
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from portable_engine.batcher import InFlightBatcher
 from portable_engine.guide_types import UNKNOWN_GUIDE_TYPE
 from portable_engine.kv_cache import SlotCache
 from tests import pb_utils
 from tests.pb_utils import InferenceRequest, execute, infer
+from tests.running_engine import running_engine
 from tests.unit.portable_engine.tiny_qwen3 import Clock
 
 TOKENIZER = Tokenizer.from_file(str(DEFAULT_RELEASE_DIR / "tokenizer" / "tokenizer.json"))
+ENGINE_HASH = json.loads((DEFAULT_RELEASE_DIR / "manifest.json").read_bytes())["engine"]["hash"]
 END_ID = TOKENIZER.token_to_id("<|im_end|>")
 OUTPUTS = (
     *("output_ids", "sequence_length", "cum_log_probs", "output_log_probs", "num_input_tokens", "num_output_tokens"),
@@ -31,25 +34,37 @@ TYPES = {
 
 
 @pytest.fixture(scope="module")
-def module():
-    """The module under test, with the committed release."""
-    with pytest.MonkeyPatch.context() as patch, pb_utils.installed("portable_engine.triton_model") as (imported,):
-        patch.setenv("LLMSTACK_RELEASE_DIR", str(DEFAULT_RELEASE_DIR))
+def engine(tmp_path_factory):
+    """The portable engine behind its socket, and the directory of that."""
+    state_dir = tmp_path_factory.mktemp("state")
+    loaded = PortableEngine()
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMSTACK_ENGINE_DEVICE", "cpu")
-        yield imported
-        torch.set_grad_enabled(True)  # the model turns it off for its whole process
+        with running_engine(loaded, state_dir, DEFAULT_RELEASE_DIR, engine_hash=ENGINE_HASH):
+            yield loaded, state_dir
+    torch.set_grad_enabled(True)  # the engine turns it off for its whole process
 
 
 @pytest.fixture(scope="module")
-def model(module):
-    model = start_model(module)
+def modules():
+    """The module under test, and the one that writes the responses."""
+    with pb_utils.installed("engine_process.triton.engine_model", "engine_process.triton.pending_response") as imported:
+        yield imported
+
+
+@pytest.fixture(scope="module")
+def model(modules, engine):
+    model = start_model(modules[0], engine[1])
     yield model
     model.finalize()
 
 
-def start_model(module):
-    model = module.PortableEngineModel()
-    model.initialize({"model_config": json.dumps({"max_batch_size": 4})})
+def start_model(module, state_dir):
+    model = module.EngineModel()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMSTACK_RELEASE_DIR", str(DEFAULT_RELEASE_DIR))
+        patch.setenv("LLMSTACK_STATE_DIR", str(state_dir))
+        model.initialize({})
     return model
 
 
@@ -141,16 +156,8 @@ def test_a_guided_answer_follows_its_guide(model, guide_type, guide):
     assert TOKENIZER.decode(completion(answer)) in ("yes!", "no!")
 
 
-@pytest.mark.parametrize(
-    ("manifest", "expected_ms"), [({}, 5.0), ({"guidance": {}}, 5.0), ({"guidance": {"max_mask_ms": 2.5}}, 2.5)]
-)
-def test_the_limit_of_token_masks_is_the_releases(module, tmp_path, manifest, expected_ms):
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert module._limit(tmp_path, "guidance", "max_mask_ms", 5.0) == expected_ms
-
-
-def test_a_guide_that_loses_its_place_is_an_invalid_argument(model, monkeypatch):
-    monkeypatch.setattr(model._grammars, "_clock", Clock(step_ns=1_000_000_000))
+def test_a_guide_that_loses_its_place_is_an_invalid_argument(model, engine, monkeypatch):
+    monkeypatch.setattr(engine[0]._grammars, "_clock", Clock(step_ns=1_000_000_000))
     (answer,) = infer(model, guided("lark_grammar", b"start: /[a-c]{30}/"))
     assert answer.status == "INVALID_ARG"
     assert answer.error == ("schema_too_complex: processor time of the guide's token masks in ms is 1000.0, limit 5")
@@ -200,7 +207,7 @@ def test_a_cancelled_request_ends_and_the_others_continue(model):
     assert other.answer().error is None
 
 
-def test_senders_are_used_on_the_decode_thread_only(model, monkeypatch):
+def test_senders_are_used_on_the_clients_thread_only(model, monkeypatch):
     threads = set()
 
     def recording(method):
@@ -216,7 +223,7 @@ def test_senders_are_used_on_the_decode_thread_only(model, monkeypatch):
     execute(model, request(), guided("regex", b"("), ended)
     ended.cancel()
     ended.answer()
-    assert threads == {"decode-loop"}
+    assert threads == {"engine-client"}
 
 
 def test_a_failed_step_is_an_internal_error_of_all_running_requests(model, monkeypatch, capsys):
@@ -244,27 +251,21 @@ def test_a_request_for_which_memory_does_not_suffice_can_be_retried(model, monke
     assert answer.error.startswith("overloaded: not enough memory")
 
 
-def test_a_response_that_cannot_be_written_becomes_an_internal_error(module, model, monkeypatch):
-    monkeypatch.setattr(module, "write_response", lambda *arguments, **options: 1 / 0)
+def test_a_response_that_cannot_be_written_becomes_an_internal_error(modules, model, monkeypatch):
+    monkeypatch.setattr(modules[1], "write_response", lambda *arguments, **options: 1 / 0)
     (answer,) = infer(model, request())
     assert (answer.status, answer.error) == ("INTERNAL", "internal: the response could not be written")
 
 
-def test_finalize_answers_the_requests_in_flight_and_ends_the_threads(module):
-    before = set(threading.enumerate())
-    model = start_model(module)
-    infer(model, guided("regex", b"a"))  # starts the thread that compiles guides
+def test_finalize_answers_the_requests_in_flight_and_ends_the_thread(modules, engine):
+    model = start_model(modules[0], engine[1])
     requests = [request(num_tokens=LONG), request(num_tokens=LONG)]
     execute(model, *requests)
-    started = set(threading.enumerate()) - before
     model.finalize()
     assert {(request.answer().status, request.answer().error) for request in requests} == {
         ("UNAVAILABLE", "draining: the engine is stopping")
     }
-    for thread in started:
-        thread.join(timeout=10)
-    assert {thread.name.partition("_")[0] for thread in started} == {"guide-compiler", "token-mask", "decode-loop"}
-    assert not any(thread.is_alive() for thread in started)
+    assert not model._thread.is_alive()
 
 
 def test_a_request_that_times_out_is_answered_with_the_tokens_that_it_has(model):

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from portable_engine.sequence import Sequence
 
 FILE_NAME = "engine_usage.db"
-FLUSH_NS = 1_000_000_000
+FLUSH_S = 1.0
 _KEPT_NS = 1_200_000_000_000  # the ledger closes a row without an answer after half of this
 _DELETE_NS = 60_000_000_000
 _TABLE = """
@@ -30,50 +27,35 @@ CREATE TABLE IF NOT EXISTS usage (
 """
 
 
-def ledger_ids(arrays: Mapping[str, Any], num_rows: int) -> list[int]:
-    """The ledger's id of each row, 0 where it is not known: the last element of the JSON array in `policy_decision`."""
-    decisions = arrays.get("policy_decision")
-    if decisions is None or len(decisions) != num_rows:
-        return [0] * num_rows
-    return [_last_number(row.tobytes()) for row in decisions]
-
-
-def _last_number(text: bytes) -> int:
-    last = text.rstrip().removesuffix(b"]").rpartition(b",")[2]
-    return int(last) if last.isdigit() else 0
-
-
 class UsageJournal:
-    """The notes of one start of the server. One thread uses it."""
+    """The notes of one engine process. Two threads may use it: one notes, the other one writes."""
 
-    def __init__(self, path: Path, boot_id: str, log: Callable[[str], None]) -> None:
-        self._path, self._boot_id, self._log = path, boot_id, log
-        self._pending: dict[int, int] = {}
+    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+        self._path, self._log = path, log
+        self._pending: dict[tuple[str, int], int] = {}
         self._connection: sqlite3.Connection | None = None
-        self._next_flush_ns = 0
         self._next_delete_ns = 0
 
-    def note(self, sequences: Iterable[Sequence]) -> None:
-        """Note how many tokens these sequences have generated."""
-        for sequence in sequences:
-            if sequence.ledger_id and sequence.completion_token_ids:
-                self._pending[sequence.ledger_id] = len(sequence.output_token_ids)
+    @property
+    def is_pending(self) -> bool:
+        """Whether a note is not written yet."""
+        return bool(self._pending)
 
-    def is_due(self) -> bool:
-        """Whether the last second's notes are to be written."""
-        return time.monotonic_ns() >= self._next_flush_ns
+    def note(self, boot_id: str, ledger_id: int, num_tokens: int) -> None:
+        """Note how many tokens a row of the server start `boot_id` has got so far."""
+        if boot_id and ledger_id and num_tokens:
+            self._pending[boot_id, ledger_id] = num_tokens
 
     def flush(self) -> None:
         """Write the pending notes, and delete old ones from time to time."""
-        self._next_flush_ns = time.monotonic_ns() + FLUSH_NS
-        if not self._pending:
+        notes, self._pending = self._pending, {}
+        if not notes:
             return
         try:
-            self._write(time.time_ns())
+            self._write(notes, time.time_ns())
         except (sqlite3.Error, OSError) as error:
             self._log(f"usage can't be noted: {type(error).__name__}")
             self.close()
-        self._pending.clear()
 
     def close(self) -> None:
         """Close the file; the next note opens it again."""
@@ -81,10 +63,10 @@ class UsageJournal:
             self._connection.close()
             self._connection = None
 
-    def _write(self, now_ns: int) -> None:
+    def _write(self, notes: dict[tuple[str, int], int], now_ns: int) -> None:
         if self._connection is None:
             self._connection = self._open()
-        rows = [(self._boot_id, ledger_id, number, now_ns) for ledger_id, number in self._pending.items()]
+        rows = [(boot_id, ledger_id, number, now_ns) for (boot_id, ledger_id), number in notes.items()]
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)", rows)
         if now_ns >= self._next_delete_ns:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from portable_engine.request_parameters import tenant_of
+from engine_process.triton.request_parameters import tenant_of
 from tests.pb_utils import InferenceRequest
 
 

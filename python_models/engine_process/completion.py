@@ -1,0 +1,53 @@
+"""One request's completion as its client gets it, from the steps of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine_process.engine import Step
+from engine_process.messages import Generate
+
+
+class Completion:
+    """Counts the tokens of one request, drops `end_id`, and finds stop sequences for engines that don't.
+
+    As in TensorRT-LLM, a stop sequence is part of the completion and `end_id` is not; the log-probability of `end_id`
+    counts in `cum_log_prob`.
+    """
+
+    def __init__(self, request: Generate, *, finds_stops: bool) -> None:
+        self._end_id = request.end_id
+        self._stops = [stop for stop in request.stop_sequences if stop] if finds_stops else []
+        self._longest = max(map(len, self._stops), default=0)
+        self._tail: list[int] = []
+        self.num_tokens = 0
+        self.cum_log_prob = 0.0
+        self.finish_reason = ""
+
+    def add(self, step: Step) -> tuple[list[int], list[float]]:
+        """The step's tokens that the client gets, with their log-probabilities; sets `finish_reason` at the end."""
+        token_ids: list[int] = []
+        log_probs: list[float] = []
+        for token_id, log_prob in self._pairs(step):
+            self.cum_log_prob += log_prob
+            if token_id == self._end_id:
+                self.finish_reason = "stop"
+                break
+            token_ids.append(token_id)
+            log_probs.append(log_prob)
+            if self._ends_at(token_id):
+                self.finish_reason = "stop"
+                break
+        self.num_tokens += len(token_ids)
+        self.finish_reason = self.finish_reason or step.finish_reason
+        return token_ids, log_probs
+
+    @staticmethod
+    def _pairs(step: Step) -> Iterable[tuple[int, float]]:
+        return zip(step.token_ids, step.log_probs or [0.0] * len(step.token_ids), strict=True)
+
+    def _ends_at(self, token_id: int) -> bool:
+        if not self._stops:
+            return False
+        self._tail = [*self._tail, token_id][-self._longest :]
+        return any(self._tail[-len(stop) :] == stop for stop in self._stops)

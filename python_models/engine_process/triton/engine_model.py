@@ -1,0 +1,107 @@
+"""The `tensorrt_llm` model in front of an engine process.
+
+Triton's thread calls `execute`, which reads the inputs and takes a response sender per request. One other thread runs
+the client of the engine process, polls for cancellation and sends the responses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from engine_process.client import EngineClient, unavailable
+from engine_process.messages import PROTOCOL_VERSION, Hello
+from engine_process.triton.error_response import error_response
+from engine_process.triton.pending_response import PendingResponse
+from engine_process.triton.request_parameters import tenant_of
+from engine_process.triton.tensors import RequestError, read_requests
+
+RELEASE_DIR, STATE_DIR, BOOT_ID = "LLMSTACK_RELEASE_DIR", "LLMSTACK_STATE_DIR", "LLMSTACK_BOOT_ID"
+DEFAULT_RELEASE_DIR = "artifacts/current"
+CANCEL_POLL_S = 0.05
+_CONNECT_TIMEOUT_S = 10
+
+
+class EngineModel:
+    """`tensorrt_llm` as a client of the engine process in `$LLMSTACK_STATE_DIR`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Connect to the engine. A request that comes while there is no connection is answered with an error."""
+        release = Path(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR))
+        engine_hash = json.loads((release / "manifest.json").read_bytes()).get("engine", {}).get("hash", "")
+        hello = Hello(PROTOCOL_VERSION, engine_hash, os.environ.get(BOOT_ID, ""))
+        self._client = EngineClient(Path(os.environ[STATE_DIR]), hello, pb_utils.Logger.log_error)
+        self._pending: set[PendingResponse] = set()
+        self._loop = asyncio.new_event_loop()
+        self._connected = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), name="engine-client")
+        self._thread.daemon = True
+        self._thread.start()
+        self._connected.wait(_CONNECT_TIMEOUT_S)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Send each request to the engine. Returns None where the response comes later, else an error response."""
+        return [self._enqueue(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Fail what is pending and close the connection."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(timeout=10)
+
+    def _enqueue(self, request: Any) -> Any:
+        welcome = self._client.welcome
+        if welcome is None:
+            end = unavailable(0)
+            return error_response(end.code, end.text)
+        try:
+            arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            rows = read_requests(arrays, welcome.capabilities)
+        except RequestError as error:
+            return error_response(error.code, str(error))
+        except Exception as error:
+            pb_utils.Logger.log_error(f"can't read a request: {type(error).__name__}")
+            return error_response("invalid_input", "the request's tensors can't be read")
+        tenant, timeout_us = tenant_of(request), int(request.timeout())
+        for row in rows:
+            row.tenant, row.timeout_us = tenant, timeout_us
+        self._loop.call_soon_threadsafe(self._start, PendingResponse(request, arrays, rows))
+        return None
+
+    # The methods below run on the client's thread.
+
+    async def _run(self) -> None:
+        self._stopping = asyncio.Event()
+        tasks = [asyncio.create_task(work) for work in (self._client.run(), self._poll_cancellation(), self._connect())]
+        await self._stopping.wait()
+        for response in self._pending:
+            if not response.is_answered:
+                response.fail("draining", "the engine is stopping")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connect(self) -> None:
+        while self._client.welcome is None:
+            await asyncio.sleep(0.02)
+        self._connected.set()
+
+    def _start(self, response: PendingResponse) -> None:
+        if self._stopping.is_set():
+            response.fail("draining", "the engine is stopping")
+            return
+        self._pending.add(response)
+        response.start(self._client)
+
+    async def _poll_cancellation(self) -> None:
+        while True:
+            await asyncio.sleep(CANCEL_POLL_S)
+            self._pending = {response for response in self._pending if not response.is_answered}
+            for response in self._pending:
+                if response.is_cancelled():
+                    response.cancel()
