@@ -32,7 +32,8 @@ class Workload(NamedTuple):
 class LoadMeasurement(NamedTuple):
     """Results of one workload. `policy_share` is preprocess and postprocess over the ensemble's time.
 
-    The 99th percentiles are None for fewer than 100 requests.
+    `outside_engine_ms_p50` is what a client waits for beyond the time that the engine counts: network, Triton and
+    policy. The 99th percentiles are None for fewer than 100 requests.
     """
 
     guided: bool
@@ -50,6 +51,7 @@ class LoadMeasurement(NamedTuple):
     latency_ms_p99: float | None
     latency_ms_max: float
     policy_share: float
+    outside_engine_ms_p50: float
 
 
 def measure_load(
@@ -99,6 +101,7 @@ def _summarise(
         *_percentiles([reply.first("queue_delay_us") for reply, _ in replies]),
         *_percentiles([seconds * 1e3 for _, seconds in replies]),
         round((spent_s["preprocess"] + spent_s["postprocess"]) / spent_s["ensemble"], 5),
+        round(statistics.median(seconds * 1e3 - reply.first("total_time_us") / 1e3 for reply, seconds in replies), 2),
     )
 
 

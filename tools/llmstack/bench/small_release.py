@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from llm_policy.release.release import Release
-from llmstack.bench.random_release import write_random_release
+from llmstack.bench.random_release import RandomRelease, write_random_release
 from llmstack.capacity.model_shapes import QWEN3_32B
 from llmstack.tokenizer.qwen_vocabulary import build_tokenizer
 from portable_engine.loader import RANDOM_WEIGHTS
@@ -38,7 +37,8 @@ def write_small_release(directory: Path, tokenizer_dir: Path, template: Release)
         FileNotFoundError: the package with Qwen's vocabulary is not installed.
         OSError: a directory can't be written.
     """
-    (directory / "tokenizer").mkdir(parents=True)
-    shutil.copyfile(build_tokenizer(tokenizer_dir), directory / "tokenizer" / "tokenizer.json")
+    build_tokenizer(tokenizer_dir)
     os.environ[RANDOM_WEIGHTS] = "1"
-    return write_random_release(directory, "qwen3-small", SMALL_QWEN3, template)
+    return write_random_release(
+        directory, RandomRelease("qwen3-small", SMALL_QWEN3, tokenizer_dir=tokenizer_dir), template
+    )

@@ -40,6 +40,34 @@ QWEN3_32B: dict[str, Any] = {
 
 SHAPES = {"Qwen3-32B": QWEN3_32B}
 
+W4A8: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 4,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "group",
+                "group_size": 128,
+                "dynamic": False,
+            },
+            "input_activations": {
+                "num_bits": 8,
+                "type": "float",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+}
+"""A `quantization_config` of compressed-tensors: 4-bit integer weights in groups of 128, 8-bit float activations."""
+
 
 def read_config(model: str) -> Mapping[str, Any]:
     """The configuration of a model in `SHAPES`, or the content of the config.json at the path `model`.

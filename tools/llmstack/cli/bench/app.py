@@ -14,6 +14,7 @@ from llmstack.cli.bench.gate import gate
 from llmstack.cli.bench.load import load
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.bench.random_release import random_release
+from llmstack.cli.bench.vllm import vllm
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 app = typer.Typer(help="Measure the policy's overhead and the speed of an engine.", invoke_without_command=True)
@@ -23,6 +24,7 @@ app.command()(random_release)
 app.command()(engine)
 app.command()(beside)
 app.command()(flood)
+app.command()(vllm)
 
 
 @app.callback()
