@@ -159,13 +159,9 @@ class Logger:
         print(json.dumps(text), file=sys.stderr)
 
 
-def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor | None:
-    return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
-
-
 _MODULE = "triton_python_backend_utils"
 # The module's names: those that exist while a model is imported, and those that exist afterwards.
-_AT_IMPORT = ("TRITONSERVER_RESPONSE_COMPLETE_FINAL", "get_input_tensor_by_name")
+_AT_IMPORT = ("TRITONSERVER_RESPONSE_COMPLETE_FINAL",)
 _AFTER_IMPORT = ("InferenceResponse", "Logger", "Tensor", "TritonError")
 NAMES = (*_AT_IMPORT, *_AFTER_IMPORT)
 

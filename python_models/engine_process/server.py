@@ -281,8 +281,9 @@ class EngineServer:
         end.num_output_tokens = completion.num_tokens
         end.cum_log_prob = completion.cum_log_prob
         end.arrival_ns = request.arrival_ns
-        now = time.monotonic_ns()
-        # Clocks that a request never reached before its deadline show that time.
-        unknown = now if end.reason == "deadline" else 0
-        end.first_scheduled_ns, end.first_token_ns, end.last_token_ns = (c or unknown for c in request.clocks)
+        end.first_scheduled_ns, end.first_token_ns, end.last_token_ns = request.clocks
+        if end.reason == "deadline":  # the client waited until now; so do clocks that the request never reached
+            now = time.monotonic_ns()
+            end.first_scheduled_ns, end.first_token_ns = end.first_scheduled_ns or now, end.first_token_ns or now
+            end.last_token_ns = now
         request.send(*([request.collected] if request.collected.ids else []), end)

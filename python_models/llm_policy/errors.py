@@ -35,6 +35,7 @@ class Code(str, Enum):
     TOKEN_BUDGET_OVERRUN = "token_budget_overrun"  # noqa: S105 - not a password
     COST_BUDGET_OVERRUN = "cost_budget_overrun"
     OVERLOADED = "overloaded"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
     GUIDANCE_UNAVAILABLE = "guidance_unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     DRAINING = "draining"
@@ -94,7 +95,9 @@ class InvalidRequest(PolicyError):
 class Unavailable(PolicyError):
     """The same request may succeed later, or on another server."""
 
-    codes = frozenset((Code.OVERLOADED, Code.GUIDANCE_UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.DRAINING))
+    codes = frozenset(
+        (Code.OVERLOADED, Code.ENGINE_UNAVAILABLE, Code.GUIDANCE_UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.DRAINING)
+    )
     status = Status.UNAVAILABLE
     is_retryable = True
 

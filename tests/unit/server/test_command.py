@@ -33,7 +33,7 @@ def test_no_other_header_is_forwarded(name):
     assert not re.search(header_pattern(), name)
 
 
-@pytest.mark.parametrize(("engine", "config"), [("embedded", "embedded"), ("echo", "echo"), ("tensorrtllm", None)])
+@pytest.mark.parametrize(("engine", "config"), [("embedded", "engine_process"), ("vllm", "engine_process"), ("tensorrtllm", None)])
 def test_an_engine_selects_a_configuration_of_the_model(engine, config):
     flags = model_flags([Path("/m")], Path("/b"), engine)
     assert flags[:2] == ["--model-repository=/m", "--backend-directory=/b"]
@@ -60,8 +60,8 @@ def test_the_environment_leads_to_this_python_and_keeps_the_given_values():
 def test_the_policy_takes_the_guide_backends_of_the_engine(engine):
     given = {ENVIRONMENT_VARIABLE: "another"}
     environment = server_environment(BINARY, Path("/r"), Path("/s"), engine, given)
-    expected = ("xgrammar",) if engine == "tensorrtllm" else ("llguidance", "xgrammar")
-    assert usable_backends("auto", environment) == expected
+    expected = {"tensorrtllm": ("xgrammar",), "vllm": ("llguidance",), "trtllm-api": ("llguidance",)}
+    assert usable_backends("auto", environment) == expected.get(engine, ("llguidance", "xgrammar"))
 
 
 @pytest.mark.parametrize("url", ["localhost:4318", "ftp://collector/v1", "http:///v1/traces", ""])

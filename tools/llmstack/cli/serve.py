@@ -27,7 +27,7 @@ from llmstack.server.command import parse_tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
-from llmstack.server.release import guess_engine, pick_engine
+from llmstack.server.release import guess_engine, parse_engine_options, pick_engine
 from llmstack.supervision.service import Service
 from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
@@ -37,6 +37,7 @@ from llmstack.supervision.stop_signals import StopRequested, StopSignals
 def serve(
     release_dir: options.ReleaseDir = DEFAULT_RELEASE_DIR,
     engine: options.EngineChoice = None,
+    engine_option: options.EngineOption = None,
     state_dir: options.StateDir = DEFAULT_STATE_DIR,
     model_repository: options.ModelRepository = MODEL_REPOSITORY,
     host: options.Host = "127.0.0.1",
@@ -74,6 +75,7 @@ def serve(
     try:
         settings = ServiceSettings(
             pick_engine=lambda release: engine.value if engine else pick_engine(release),
+            engine_options=parse_engine_options(engine_option or ()),
             model_repository=model_repository,
             host=host,
             http_port=http_port,

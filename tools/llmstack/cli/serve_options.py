@@ -17,8 +17,20 @@ EngineChoice = Annotated[
     EngineName | None,
     typer.Option(
         envvar="LLMSTACK_ENGINE",
-        help="embedded: PyTorch, with or without a GPU. echo: answers immediately with fixed tokens, to measure the "
-        "rest of the stack. tensorrtllm: NVIDIA's engine, in its image. Default: the engine that the release holds.",
+        help="embedded: PyTorch, with or without a GPU. vllm: vLLM. trtllm-api: TensorRT-LLM's LLM API. tensorrtllm: "
+        "its C++ engine, in NVIDIA's image. echo: answers immediately with fixed tokens, to measure the rest of the "
+        "stack. Default: the engine that the release holds.",
+        show_default=False,
+    ),
+]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        envvar="LLMSTACK_ENGINE_OPTIONS",
+        metavar="KEY=VALUE",
+        help="An option of the engine itself, such as tensor_parallel_size=2 of vllm; may be repeated. The variable "
+        "holds several, separated by spaces.",
         show_default=False,
     ),
 ]

@@ -23,6 +23,11 @@ class Variable(NamedTuple):
 
 _ENGINE = (
     Variable(
+        "LLMSTACK_ENGINE_PYTHON",
+        "the Python of llmstack",
+        "Python of the engine process. It needs msgspec and the engine's packages, for vLLM and TensorRT-LLM their own.",
+    ),
+    Variable(
         "LLMSTACK_ENGINE_DEVICE", "a GPU if there is one, else cpu", "Device of the portable engine: cpu, cuda, cuda:1."
     ),
     Variable(
@@ -125,7 +130,7 @@ _DEVELOPMENT = (
 
 GROUPS: Mapping[str, Iterable[Variable]] = {
     "Service": _SERVICE,
-    "Portable engine": _ENGINE,
+    "Engine process": _ENGINE,
     "Containers": _CONTAINERS,
     "docker/serve_triton.sh": _SERVE_TRITON,
     "Development": _DEVELOPMENT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llm_policy.release.release import Release, ReleaseError
@@ -27,6 +27,22 @@ def release_errors_as_start_errors(directory: Path) -> Iterator[None]:
         yield
     except ReleaseError as error:
         raise ServerStartError(str(error), f"llmstack manifest verify {directory} shows what belongs there") from None
+
+
+def parse_engine_options(options: Iterable[str]) -> dict[str, str]:
+    """Options `key=value` by their keys.
+
+    Raises:
+        ServerStartError: one has no key or no value, or a key is there twice.
+    """
+    parsed: dict[str, str] = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not key or not separator or key in parsed:
+            reason = f"--engine-option {option} " + ("gives a key again" if key in parsed else "is not KEY=VALUE")
+            raise ServerStartError(reason, "give each option once, such as --engine-option tensor_parallel_size=2")
+        parsed[key] = value
+    return parsed
 
 
 def pick_engine(release: Release) -> str:

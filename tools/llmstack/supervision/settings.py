@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from llmstack.server.release import pick_engine
 class ServiceSettings:
     """What an operator may set of a service; a port of 0 is any free one.
 
-    `pick_engine` returns the name of the engine that serves a release. `exit_timeout_s` limits how long a drain waits
-    for requests in flight. `drain_delay_s` is how long new requests are still served after /readyz reports a drain.
+    `pick_engine` returns the name of the engine that serves a release; `engine_options` are that engine's own.
+    `exit_timeout_s` limits how long a drain waits for requests in flight. `drain_delay_s` is how long new requests are
+    still served after /readyz reports a drain.
     """
 
     pick_engine: Callable[[Release], str] = pick_engine
+    engine_options: Mapping[str, str] = field(default_factory=dict)
     model_repository: Path = MODEL_REPOSITORY
     host: str = "127.0.0.1"
     http_port: int = 0

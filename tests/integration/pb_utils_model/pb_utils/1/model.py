@@ -10,7 +10,7 @@ import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-NAMES = ("InferenceResponse", "Logger", "Tensor", "TritonError", "get_input_tensor_by_name")
+NAMES = ("InferenceResponse", "Logger", "Tensor", "TritonError")
 NAMES_AT_IMPORT = [name for name in NAMES if hasattr(pb_utils, name)]
 STATUSES = ("INVALID_ARG", "UNAVAILABLE", "INTERNAL", "CANCELLED")
 CANCEL_TIMEOUT_S = 10.0
@@ -28,7 +28,7 @@ class TritonPythonModel:
 
     def _respond(self, request, batch_size):
         """The input `scenario` has a method's name and its argument; by default the number of requests in the batch."""
-        scenario = pb_utils.get_input_tensor_by_name(request, "scenario").as_numpy()[0, 0].decode()
+        scenario = _find(request, "scenario").as_numpy()[0, 0].decode()
         name, _, argument = scenario.partition(" ")
         return getattr(self, name)(request, argument or batch_size)
 
@@ -38,9 +38,9 @@ class TritonPythonModel:
             id=request.request_id(),
             requested=sorted(request.requested_output_names()),
             inputs={tensor.name(): describe(tensor.as_numpy()) for tensor in request.inputs()},
-            texts=describe(pb_utils.get_input_tensor_by_name(request, "texts").as_numpy()),
+            texts=describe(_find(request, "texts").as_numpy()),
             timeout=request.timeout(),
-            absent=pb_utils.get_input_tensor_by_name(request, "switches") is None,
+            absent=_find(request, "switches") is None,
         )
 
     def parameters(self, request, _):
@@ -174,3 +174,7 @@ def describe(array):
     """Data type, shape and values, with bytes as Latin-1 and the type of an element."""
     values = [value.decode("latin-1") if isinstance(value, bytes) else value for value in array.reshape(-1).tolist()]
     return [str(array.dtype), type(array.reshape(-1)[0]).__name__, list(array.shape), values]
+
+
+def _find(request, name):
+    return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
