@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tritonclient.grpc import InferenceServerClient
 
-from llmstack.client.ensemble_client import Headers, Inputs, Reply, Server, send_grpc
+from llmstack.client.ensemble_client import Headers, Inputs, Reply, Server, open_grpc, send_over
 
 STEPS = ("preprocess", "tensorrt_llm", "postprocess", "ensemble")
 _MIN_REQUESTS_FOR_P99 = 100  # with fewer it would be the maximum
@@ -57,24 +57,30 @@ class LoadMeasurement(NamedTuple):
 def measure_load(
     server: Server, headers: Headers, workload: Workload, on_reply: Callable[[], None] = lambda: None
 ) -> LoadMeasurement:
-    """Send the workload over gRPC and wait for all replies.
+    """Send the workload over gRPC and wait for all replies. Each client keeps its connection.
 
     Raises:
         LoadError: a request got an error.
     """
+    numbers = iter(range(workload.num_requests))  # advanced by several threads, which the interpreter's lock allows
+    replies: list[tuple[Reply, float]] = []
 
-    def send(number: int) -> tuple[Reply, float]:
-        began = time.perf_counter()
-        reply = send_grpc(server, workload.inputs_of(number), headers)
-        if reply.error:
-            raise LoadError(reply.error)
-        on_reply()
-        return reply, time.perf_counter() - began
+    def work() -> None:
+        with open_grpc(server) as client:
+            for number in numbers:
+                began = time.perf_counter()
+                reply = send_over(client, workload.inputs_of(number), headers)
+                if reply.error:
+                    raise LoadError(reply.error)
+                replies.append((reply, time.perf_counter() - began))
+                on_reply()
 
     before = step_seconds(server)
     began = time.perf_counter()
     with ThreadPoolExecutor(workload.concurrency) as clients:
-        replies = list(clients.map(send, range(workload.num_requests)))
+        running = [clients.submit(work) for _ in range(workload.concurrency)]
+        for future in running:
+            future.result()
     elapsed_s = time.perf_counter() - began
     spent_s = {step: seconds - before[step] for step, seconds in step_seconds(server).items()}
     return _summarise(workload, replies, elapsed_s, spent_s)

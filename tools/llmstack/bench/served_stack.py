@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from llmstack.supervision.stub_watch import STUB
 
 _HOST = "127.0.0.1"
 _POLL_S = 0.1
-_STOP_S = 60.0
+_STOP_S, _LEFT_S = 60.0, 5.0
 _CANARY_INTERVAL_S = 30  # the longest: a canary takes a place in the batch
 
 
@@ -53,7 +54,7 @@ class ServedStack:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with self.log_path.open("wb") as log:
-            self._process = psutil.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             self._wait_ready(began + self._timeout_s)
         except BaseException:
@@ -89,7 +90,7 @@ class ServedStack:
         Raises:
             LookupError: there is none.
         """
-        for process in self._process.children(recursive=True):
+        for process in self._descendants():
             if process.name() == STUB and any(word.startswith(f"{model}_0") for word in process.cmdline()):
                 os.kill(process.pid, signal.SIGKILL)
                 return
@@ -104,13 +105,19 @@ class ServedStack:
 
     def _stop(self) -> None:
         """Stop the parent process, and kill whatever it leaves."""
-        children = self._process.children(recursive=True) if self._process.is_running() else []
+        descendants = self._descendants()
         self._process.terminate()
         try:
             self._process.wait(_STOP_S)
-        except psutil.TimeoutExpired:
+        except subprocess.TimeoutExpired:
             self._process.kill()
-        _, alive = psutil.wait_procs(children, timeout=5)
+        _, alive = psutil.wait_procs(descendants, timeout=_LEFT_S)
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(alive, timeout=_STOP_S)
+
+    def _descendants(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._process.pid).children(recursive=True)
+        return []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from llmstack.bench.load import Workload
 from llmstack.bench.served_stack import ServedStack
-from llmstack.client.ensemble_client import Headers, send_grpc
+from llmstack.client.ensemble_client import Headers, open_grpc, send_over
 
 _BEFORE_S = 2.0
 _AFTER_S = 3.0
@@ -55,13 +55,14 @@ def measure_stub_kill(stack: ServedStack, headers: Headers, workload: Workload, 
     pid_before = stack.engine_pid
 
     def work() -> None:
-        while not ends.is_set():
-            sent_s = time.monotonic()
-            reply = send_grpc(stack.urls, workload.inputs_of(next(numbers)), headers)
-            error = (reply.code or reply.status or "no answer") if reply.error else ""
-            answers.append(_Answer(sent_s, time.monotonic(), error))
-            if error:
-                ends.wait(_PAUSE_S)
+        with open_grpc(stack.urls) as client:
+            while not ends.is_set():
+                sent_s = time.monotonic()
+                reply = send_over(client, workload.inputs_of(next(numbers)), headers)
+                error = (reply.code or reply.status or "no answer") if reply.error else ""
+                answers.append(_Answer(sent_s, time.monotonic(), error))
+                if error:
+                    ends.wait(_PAUSE_S)
 
     with ThreadPoolExecutor(workload.concurrency) as clients:
         running = [clients.submit(work) for _ in range(workload.concurrency)]

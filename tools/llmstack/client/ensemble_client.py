@@ -102,16 +102,26 @@ def send_generate(server: Server, inputs: Inputs, headers: Headers) -> Reply:
 
 def send_grpc(server: Server, inputs: Inputs, headers: Headers) -> Reply:
     """Send one request by NVIDIA's gRPC client: headers as metadata, whose keys must be lower case."""
-    metadata = {name.lower(): value for name, value in headers.items()}
+    with open_grpc(server) as client:
+        return send_over(client, inputs, headers)
+
+
+def open_grpc(server: Server) -> triton_grpc.InferenceServerClient:
+    """A connection for the requests of one thread, to use with `with`."""
     certificates = getattr(server, "root_certificates", None)
-    with triton_grpc.InferenceServerClient(
+    return triton_grpc.InferenceServerClient(
         server.grpc_url, ssl=certificates is not None, root_certificates=certificates, channel_args=_NO_PROXY
-    ) as client:
-        try:
-            tensors = [_grpc_tensor(name, value) for name, value in inputs.items()]
-            result = client.infer("ensemble", tensors, headers=metadata, client_timeout=TIMEOUT_S)
-        except triton_grpc.InferenceServerException as error:
-            return Reply({}, str(error.status()).removeprefix("StatusCode."), error.message())
+    )
+
+
+def send_over(client: triton_grpc.InferenceServerClient, inputs: Inputs, headers: Headers) -> Reply:
+    """Send one request over an open gRPC connection."""
+    metadata = {name.lower(): value for name, value in headers.items()}
+    try:
+        tensors = [_grpc_tensor(name, value) for name, value in inputs.items()]
+        result = client.infer("ensemble", tensors, headers=metadata, client_timeout=TIMEOUT_S)
+    except triton_grpc.InferenceServerException as error:
+        return Reply({}, str(error.status()).removeprefix("StatusCode."), error.message())
     names = [output.name for output in result.get_response().outputs]
     return Reply({name: [_plain(value) for value in result.as_numpy(name).flat] for name in names}, "OK")
 
