@@ -122,10 +122,16 @@ def trace_flags(tracing: Tracing | None) -> list[str]:
 
 
 def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:
-    """The flags for the models that the server loads, and for the engine."""
+    """The flags for the models that the server loads, and for the engine.
+
+    Every model is loaded at the start. Explicit control lets the parent process load a single one anew
+    (`model_control`); clients need the admin key for it.
+    """
     config = ENGINES[engine].config
     return [
         *(f"--model-repository={repository}" for repository in repositories),
+        "--model-control-mode=explicit",
+        "--load-model=*",
         f"--backend-directory={backends}",
         *([f"--model-config-name={config}"] if config else []),
     ]

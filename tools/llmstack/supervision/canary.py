@@ -7,15 +7,21 @@ A restart costs every client its requests in flight, so a failed canary must not
   space.
 - A timeout is inconclusive while clients' requests may be in flight (`in_flight_requests`) in an engine that finished
   something within `MAX_STALL_S`. On an otherwise idle server it is a failure.
+- `engine_unavailable` comes from a `tensorrt_llm` that works. The engine process is watched by itself
+  (`engine_supervisor`), so it is inconclusive too, unless that one has been serving for a while.
+- With an engine process a timeout is inconclusive while the engine steps, however long its queue.
 - Clients' requests that succeeded since the last canary show as much as the canary itself.
+
+After a timeout each Python model is probed: one that hangs is named, also in front of a busy engine.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 
@@ -23,15 +29,18 @@ from llm_policy.errors import Code, find_code
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
-from llmstack.server.command import ADMIN_KEY_HEADER
 from llmstack.server.process import TritonServer
+from llmstack.supervision.model_probe import PROBE_TIMEOUT_S, PYTHON_MODELS, find_hung_model
 from llmstack.supervision.readiness import CanaryResult
-from llmstack.supervision.triton_statistics import TritonStatistics, read_statistics
+from llmstack.supervision.stub_watch import model_of
+from llmstack.supervision.triton_statistics import StatisticsReader, TritonStatistics
 
 MAX_TOKENS = 8
 MAX_STALL_S = 120.0
-_INCONCLUSIVE_CODES = (Code.OVERLOADED, Code.DRAINING, Code.LEDGER_UNAVAILABLE)
-_DEAD_STUB = "is not healthy"
+_INCONCLUSIVE_CODES = (Code.OVERLOADED, Code.DRAINING, Code.LEDGER_UNAVAILABLE, Code.ENGINE_UNAVAILABLE)
+# Triton gives up a stub that died or is stopped.
+_DEAD_STUB = re.compile(r"Stub process '(\w+)' is not healthy")
+_ENGINE_MODEL = "tensorrt_llm"
 _PROMPT = "Is the service well?"
 
 
@@ -45,11 +54,27 @@ class ProbeStatus(Enum):
 
 
 class ProbeResult(NamedTuple):
-    """The outcome of one canary; `is_serving`: the server answered it, or a client's request since the last canary."""
+    """The outcome of one canary; `is_serving`: the server answered it, or a client's request since the last canary.
+
+    `models` are those whose stubs are dead or hang.
+    """
 
     status: ProbeStatus
     result: CanaryResult
     is_serving: bool
+    models: tuple[str, ...] = ()
+
+
+class EngineProgress(Protocol):
+    """What is known of an engine in a process of its own."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has work and makes progress."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has been serving for so long that every client has found it."""
 
 
 class HealthCheckFailed(Exception):
@@ -59,18 +84,23 @@ class HealthCheckFailed(Exception):
 class Canary:
     """Sends health checks to one start of the server. Not thread-safe.
 
-    `has_in_flight_requests` returns whether clients' requests may be in flight; `now_s` is a monotonic clock.
+    `statistics` reads the server's counts. `has_in_flight_requests` returns whether clients' requests may be in flight.
+    `progress` is None for an engine inside tritonserver. `now_s` is a monotonic clock.
     """
 
     def __init__(
         self,
         server: TritonServer,
         release: Release,
+        statistics: StatisticsReader,
         has_in_flight_requests: Callable[[], bool],
+        progress: EngineProgress | None = None,
         now_s: Callable[[], float] = time.monotonic,
+        probe_timeout_s: float = PROBE_TIMEOUT_S,
     ) -> None:
         engine = release.manifest.engine
-        self._has_in_flight_requests, self._now_s = has_in_flight_requests, now_s
+        self._statistics, self._has_in_flight_requests, self._progress = statistics, has_in_flight_requests, progress
+        self._now_s, self._probe_timeout_s = now_s, probe_timeout_s
         self._engine_hash = engine.hash
         self._inputs = _canary_inputs(release)
         self._headers = {
@@ -80,7 +110,9 @@ class Canary:
             REQUEST_ID: f"canary-{server.boot_id}",
             CANARY_TOKEN: server.canary_token,
         }
-        self._admin_headers = {ADMIN_KEY_HEADER: server.admin_key}
+        self._make_again: Callable[[], Canary] = lambda: Canary(
+            server, release, statistics, has_in_flight_requests, progress, now_s, probe_timeout_s
+        )
         self._client = httpx.Client(base_url=server.http_url, trust_env=False)
         self._progress_at_s = now_s()
         self._num_succeeded = 0
@@ -90,13 +122,11 @@ class Canary:
         """Close the connection."""
         self._client.close()
 
-    def statistics(self) -> TritonStatistics:
-        """Triton's request counts.
-
-        Raises:
-            httpx.HTTPError: no answer in time, or an error.
-        """
-        return read_statistics(self._client, self._admin_headers)
+    def renewed(self) -> Canary:
+        """A canary with a connection of its own, which knows what this one knows."""
+        canary = self._make_again()
+        canary._progress_at_s, canary._num_succeeded = self._progress_at_s, self._num_succeeded
+        return canary
 
     def probe(self, timeout_s: float) -> ProbeResult:
         """Send one canary and classify the outcome."""
@@ -110,8 +140,10 @@ class Canary:
             self._progress_at_s = ended
         if statistics is not None:
             self._num_succeeded = statistics.ensemble.num_succeeded
+        models = self._find_culprits(error)
+        status = ProbeStatus.DEAD if models else self._classify(error, statistics, is_serving)
         result = CanaryResult(error is None, (ended - began) * 1_000, _reason(error), ended)
-        return ProbeResult(self._classify(error, statistics, is_serving), result, is_serving)
+        return ProbeResult(status, result, is_serving, models)
 
     def check_engine(self, timeout_s: float) -> None:
         """Check that the answer to a plain request names the manifest's engine; raises as `check` does."""
@@ -149,9 +181,19 @@ class Canary:
 
     def _try_statistics(self) -> TritonStatistics | None:
         try:
-            return self.statistics()
+            return self._statistics.read()
         except (httpx.HTTPError, ValueError, KeyError):
             return None
+
+    def _find_culprits(self, error: Exception | None) -> tuple[str, ...]:
+        """The models whose stubs are dead or hang."""
+        if isinstance(error, HealthCheckFailed):
+            return tuple(model_of(instance) for instance in _DEAD_STUB.findall(str(error)))
+        if not isinstance(error, httpx.TimeoutException):
+            return ()
+        models = [model for model in PYTHON_MODELS if model != _ENGINE_MODEL or self._progress is not None]
+        hung = find_hung_model(self._client, self._headers, self._statistics, models, self._probe_timeout_s)
+        return (hung,) if hung else ()
 
     def _has_served(self, statistics: TritonStatistics | None) -> bool:
         return statistics is not None and statistics.ensemble.num_succeeded > self._num_succeeded
@@ -160,15 +202,24 @@ class Canary:
         if error is None:
             return ProbeStatus.HEALTHY
         if isinstance(error, HealthCheckFailed):
-            return _classify_error(str(error))
+            return self._classify_error(str(error))
         is_late = isinstance(error, httpx.TimeoutException)
         return ProbeStatus.INCONCLUSIVE if is_late and (is_serving or self._is_busy(statistics)) else ProbeStatus.FAILED
 
+    def _classify_error(self, text: str) -> ProbeStatus:
+        code = find_code(text)
+        if code is Code.ENGINE_UNAVAILABLE and self._progress is not None and self._progress.is_settled:
+            return ProbeStatus.FAILED
+        return ProbeStatus.INCONCLUSIVE if code in _INCONCLUSIVE_CODES else ProbeStatus.FAILED
+
     def _is_busy(self, statistics: TritonStatistics | None) -> bool:
-        """Whether clients' requests are in flight, in an engine that made progress within `MAX_STALL_S`.
+        """Whether an engine process steps, or clients' requests are in flight in an engine inside tritonserver that
+        made progress within `MAX_STALL_S`.
 
         A server that hangs counts cancelled requests for ever; `has_in_flight_requests` leaves them out.
         """
+        if self._progress is not None:
+            return self._progress.is_busy
         if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False
         return statistics.max_in_flight > self._num_unanswered and self._has_in_flight_requests()
@@ -195,12 +246,6 @@ def _canary_inputs(release: Release) -> dict[str, Any]:
 
 def _tensor(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "shape": [1, 1], "datatype": "INT32" if isinstance(value, int) else "BYTES", "data": [value]}
-
-
-def _classify_error(text: str) -> ProbeStatus:
-    if find_code(text) in _INCONCLUSIVE_CODES:
-        return ProbeStatus.INCONCLUSIVE
-    return ProbeStatus.DEAD if _DEAD_STUB in text else ProbeStatus.FAILED
 
 
 def _reason(error: Exception | None) -> str:

@@ -60,10 +60,11 @@ class Interruptions:
             if self.should_yield():
                 return
 
-    def run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T], on_poll: Callable[[], None] = lambda: None) -> T:
         """Run `work` on a thread of its own and return its result.
 
-        An interruption abandons the work: its thread runs on, and its result is dropped.
+        An interruption abandons the work, and so does an exception of `on_poll`: its thread runs on, and its result is
+        dropped.
 
         Raises:
             StopRequested: a stop is requested.
@@ -73,6 +74,7 @@ class Interruptions:
         threading.Thread(target=_settle, args=(future, work), name="interruptible-work", daemon=True).start()
         while not futures.wait([future], timeout=POLL_S).done:
             self.check()
+            on_poll()
         return future.result()
 
 

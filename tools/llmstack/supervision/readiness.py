@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from engine_process.messages import Stats
 from llm_policy.ledger.size_budget import LedgerSize
 from llm_policy.release.release import Release
 from llmstack.events.backlog import Backlog
@@ -22,7 +23,7 @@ from llmstack.supervision.page_server import Page
 MAX_HEALTH_AGE_S = 60.0
 # A thread of the parent that has sent no pulse for this long hangs.
 MAX_PULSE_AGE_S = 60.0
-SERVER, STATE_DIRECTORY, LEDGER, DELIVERY = "server", "state directory", "ledger", "delivery"
+SERVER, ENGINE, STATE_DIRECTORY, LEDGER, DELIVERY = "server", "engine", "state directory", "ledger", "delivery"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class CanaryResult:
     latency_ms: float
     error: str = ""
     at_s: float = field(default_factory=time.monotonic)
+
+
+class EngineState(NamedTuple):
+    """The engine process: `pid` is None while none runs, `stats` until it is loaded. `started_at` is Unix time."""
+
+    kind: str
+    pid: int | None
+    started_at: float | None
+    num_restarts: int
+    stats: Stats | None
 
 
 class Readiness:
@@ -55,6 +66,8 @@ class Readiness:
         self._backlogs: list[Backlog] = []
         self._ledger_size = LedgerSize()
         self._num_restarts = 0
+        self._num_reloads: dict[str, int] = {}
+        self._engine_process: EngineState | None = None
         self._pulses: dict[str, float] = {}
         self._was_ready = False
         self._since = unix_time_s()
@@ -83,6 +96,17 @@ class Readiness:
                 self._healthy_at_s = result.at_s
             self._evaluate()
 
+    def forget_health(self) -> None:
+        """Health checks so far no longer count: the service is ready after the next one."""
+        with self._lock:
+            self._healthy_at_s = None
+            self._evaluate()
+
+    def set_engine_process(self, state: EngineState | None) -> None:
+        """Report the engine process; None for an engine inside tritonserver."""
+        with self._lock:
+            self._engine_process = state
+
     def set_statistics(self, window: WindowStatistics, backlogs: Sequence[Backlog]) -> None:
         """Report the ledger's statistics and the backlogs; those of webhooks that are not configured are left out."""
         with self._lock:
@@ -98,6 +122,11 @@ class Readiness:
         with self._lock:
             self._num_restarts += 1
 
+    def count_reload(self, model: str) -> None:
+        """Count one replacement of the stubs of `model` in a running server."""
+        with self._lock:
+            self._num_reloads[model] = self._num_reloads.get(model, 0) + 1
+
     def pulse(self, thread: str) -> None:
         """Report that `thread` is alive; after its first pulse it must send more."""
         with self._lock:
@@ -108,6 +137,12 @@ class Readiness:
         """Whether the service is ready."""
         with self._lock:
             return self._evaluate()
+
+    @property
+    def has_health_check(self) -> bool:
+        """Whether a health check has succeeded that counts."""
+        with self._lock:
+            return self._healthy_at_s is not None
 
     @property
     def backlogs(self) -> list[Backlog]:
@@ -122,7 +157,7 @@ class Readiness:
             return {
                 "ready": is_ready,
                 "reasons": self._reasons(),
-                "since": datetime.fromtimestamp(self._since, timezone.utc).isoformat(timespec="milliseconds"),
+                "since": _date(self._since),
                 **self._identity,
                 "canary": _canary_document(canary, self._now_s()),
                 "window_s": WINDOW_S,
@@ -133,6 +168,8 @@ class Readiness:
                 "delivery_disabled": {b.endpoint: b.disabled_reason for b in self._backlogs if b.disabled_reason},
                 "ledger": self._ledger_size._asdict(),
                 "restarts": self._num_restarts,
+                "reloads": dict(self._num_reloads),
+                "engine_process": _engine_document(self._engine_process),
             }
 
     def readyz(self) -> Page:
@@ -150,7 +187,7 @@ class Readiness:
 
     def _reasons(self) -> list[str]:
         reasons = [f"{part}: {reason}" for part, reason in self._problems.items()]
-        if SERVER not in self._problems and (reason := self._unknown_health()):
+        if not self._problems.keys() & {SERVER, ENGINE} and (reason := self._unknown_health()):
             reasons.append(reason)
         return reasons + self._hanging()
 
@@ -189,6 +226,25 @@ def _identity(release: Release, engine: str) -> dict[str, str]:
         "quantisation": manifest.engine.quantisation,
         "manifest_hash": release.manifest_hash,
         "tokenizer_info_hash": manifest.tokenizer.info_hash,
+    }
+
+
+def _date(unix_time_s: float) -> str:
+    return datetime.fromtimestamp(unix_time_s, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _engine_document(state: EngineState | None) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    stats = state.stats
+    return {
+        "kind": state.kind,
+        "pid": state.pid,
+        "started_at": _date(state.started_at) if state.started_at is not None else None,
+        "restarts": state.num_restarts,
+        "running": stats.running if stats else None,
+        "waiting": stats.waiting if stats else None,
+        "last_step_age_s": round(stats.last_step_age_s, 3) if stats else None,
     }
 
 

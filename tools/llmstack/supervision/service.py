@@ -10,6 +10,8 @@ from typing import TypeVar
 from llm_policy.metrics.exposition import exposition_parts
 from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
+from llmstack.server.command import ENGINES
+from llmstack.server.engine_process import EngineProcess
 from llmstack.server.ports import Ports, listen
 from llmstack.server.process import TritonServer, client_host
 from llmstack.supervision.drain import wait_until_idle, wait_while_running
@@ -48,6 +50,7 @@ class Service:
         self._readiness = Readiness(release, self.server.engine)
         self._ending = contextlib.ExitStack()
         self._report: Callable[[str], None] = lambda line: None
+        self._kill: Callable[[], None] = self.server.kill
 
     def __enter__(self) -> Service:
         with contextlib.ExitStack() as opened:
@@ -68,9 +71,9 @@ class Service:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Kill the server if it still runs, as it does without a `drain`."""
+        """Kill what still runs, as after an error or without a `drain`."""
         with self._ending:
-            self.server.kill()
+            self._kill()
             self._change_drain_mark(self._state.end_draining)
 
     @property
@@ -102,6 +105,7 @@ class Service:
         self._supervisor = Supervisor(
             self.server, self.release, self._readiness, self._ledger, self._stop, self._settings, on_step, should_yield
         )
+        self._kill = self._supervisor.close
         housekeeping = Housekeeping(
             self._supervisor,
             self._state,
@@ -120,12 +124,13 @@ class Service:
         self._supervisor.watch(report, on_preempt)
 
     def drain(self) -> None:
-        """Reject new requests, answer those in flight, stop the server."""
+        """Reject new requests, answer those in flight, stop the server and the engine."""
         self.mark_unready("draining: requests in flight are answered, new ones rejected")
         self._supervisor.stop_canaries()
         self.drain_requests()
         self._supervisor.close_client()
         self.server.stop()
+        self._supervisor.engine.stop()
 
     def mark_unready(self, why: str) -> None:
         """Report the service unready on /readyz."""
@@ -152,7 +157,7 @@ class Service:
         return self._supervisor.run_interruptibly(work)
 
     def stop_server(self) -> None:
-        """Stop the server; the next one accepts requests."""
+        """Stop the server and the engine; the next ones accept requests."""
         self._supervisor.stop_server()
         self._change_drain_mark(self._state.end_draining)
 
@@ -161,6 +166,8 @@ class Service:
         self.release = self._supervisor.release = release
         self.server.release_dir, self.server.release_fingerprint = release.directory, release.fingerprint
         self.server.engine = self._settings.pick_engine(release)
+        self.server.engine_process = _build_engine_process(self.server, self._state, self._settings)
+        self._supervisor.engine.use(self.server.engine_process)
         self._ledger.set_release(release.manifest)
         self._readiness.set_release(release, self.server.engine)
 
@@ -192,7 +199,7 @@ class Service:
 
 
 def _build_server(release: Release, state: StateDirectory, settings: ServiceSettings) -> TritonServer:
-    return TritonServer(
+    server = TritonServer(
         release_dir=release.directory,
         engine=settings.pick_engine(release),
         model_repository=settings.model_repository,
@@ -208,3 +215,14 @@ def _build_server(release: Release, state: StateDirectory, settings: ServiceSett
         death_signal=signal.SIGKILL,
         inherited_fds=(state.lock_fd,),
     )
+    server.engine_process = _build_engine_process(server, state, settings)
+    return server
+
+
+def _build_engine_process(
+    server: TritonServer, state: StateDirectory, settings: ServiceSettings
+) -> EngineProcess | None:
+    """The process of the server's engine; None for one inside tritonserver."""
+    if not ENGINES[server.engine].has_process:
+        return None
+    return EngineProcess(server.engine, server.release_dir, state.path, settings.engine_options)

@@ -1,4 +1,7 @@
-"""Starting a server: load the models, check the engine's hash, warm up every task and schema, run the first canary."""
+"""Starting a server: load the models, check the engine's hash, warm up every task and schema, run the first canary.
+
+The engine process is started first, unless it runs: it loads the weights while the server loads its models.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from typing import NamedTuple
 import httpx
 
 from llm_policy.release.release import Release
+from llmstack.server.command import ADMIN_KEY_HEADER
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
 from llmstack.supervision.canary import Canary, HealthCheckFailed, ProbeResult, ProbeStatus, warm_up_inputs
+from llmstack.supervision.engine_supervisor import EngineSupervisor
 from llmstack.supervision.interruption import Interruptions
 from llmstack.supervision.stub_watch import LoadWatch
+from llmstack.supervision.triton_statistics import StatisticsReader
 
 # The phases of a start, in order, as the journal of a release change records them.
 START, HASHES, WARM_UP, CANARY, READINESS_ON = PHASES = ("start", "hashes", "warm_up", "canary", "readiness_on")
@@ -21,14 +27,15 @@ NEXT_STEP = "read the server's log in the state directory; llmstack manifest ver
 
 
 class HealthyServer(NamedTuple):
-    """What a start leaves: the open canary, for later probes, and the result of its first one."""
+    """What a start leaves: the open canary and statistics, and the result of the first canary."""
 
     canary: Canary
+    statistics: StatisticsReader
     probe: ProbeResult
 
 
 class ServerStartup:
-    """Starts `server` on `release`, on the thread that owns it.
+    """Starts `server` on `release`, and `engine` unless it runs, on the thread that owns them.
 
     `on_step` receives a description of each step. `has_in_flight_requests` is the canary's: see `Canary`.
     """
@@ -37,11 +44,12 @@ class ServerStartup:
         self,
         server: TritonServer,
         release: Release,
+        engine: EngineSupervisor,
         interruptions: Interruptions,
         on_step: Callable[[str], None],
         has_in_flight_requests: Callable[[], bool],
     ) -> None:
-        self._server, self._release, self._interruptions = server, release, interruptions
+        self._server, self._release, self._engine, self._interruptions = server, release, engine, interruptions
         self._on_step, self._has_in_flight_requests = on_step, has_in_flight_requests
 
     def run(self, on_phase: Callable[[str], None], timeout_s: float) -> HealthyServer:
@@ -56,7 +64,9 @@ class ServerStartup:
         """
         on_phase(START)
         self._load_models(timeout_s)
-        canary = Canary(self._server, self._release, self._has_in_flight_requests)
+        statistics = StatisticsReader(self._server.http_url, {ADMIN_KEY_HEADER: self._server.admin_key})
+        progress = self._engine if self._engine.process is not None else None
+        canary = Canary(self._server, self._release, statistics, self._has_in_flight_requests, progress)
         try:
             on_phase(HASHES)
             self._health_check("the engine's hash", lambda: canary.check_engine(WARM_UP_TIMEOUT_S))
@@ -67,13 +77,15 @@ class ServerStartup:
             on_phase(READINESS_ON)
         except BaseException:
             canary.close()
+            statistics.close()
             raise
-        return HealthyServer(canary, probe)
+        return HealthyServer(canary, statistics, probe)
 
     def _load_models(self, timeout_s: float) -> None:
         self._on_step(f"starting tritonserver with the {self._server.engine} engine")
         # A new free port: another process may have taken the last one of Triton's own metrics.
         self._server.ports = self._server.ports._replace(metrics=0)
+        self._engine.start()
         self._server.start()
         loading = LoadWatch(self._server.pid)
 
@@ -82,6 +94,8 @@ class ServerStartup:
             if loading.has_dead_stub():
                 raise ServerStartError("the process of a model died while it loaded", NEXT_STEP)
 
+        if self._engine.process is not None:
+            self._engine.process.wait_ready(timeout_s, on_poll)
         self._server.wait_ready(timeout_s, on_poll)
 
     def _warm_up(self, canary: Canary) -> None:

@@ -1,8 +1,12 @@
-"""Keeps one healthy server running: starts it, warms it up, watches it, restarts it.
+"""Keeps one healthy server running: starts it, warms it up, watches it, and replaces the part of it that fails.
 
 The server thread starts every server, because a server ends with the thread that started it. It checks the processes
-several times a second; a second thread sends canaries. A fault that either finds is an outage: the service is unready,
-the whole server is killed, because Triton never restarts a dead stub, and it is started again until it is healthy.
+several times a second; a second thread sends canaries. A fault that either finds is an outage, and the service is
+unready until a canary succeeds again. The smallest part that may end it is replaced:
+
+- stubs that died or hang: their models are loaded anew (`model_control`), because Triton never restarts a dead stub
+- the engine process: it alone is started again (`engine_supervisor`)
+- everything else, and a model that can't be loaded anew: tritonserver with all its stubs; the engine process stays
 """
 
 from __future__ import annotations
@@ -19,22 +23,30 @@ import psutil
 
 from llm_policy.release.release import Release
 from llmstack.server.error import ServerStartError
+from llmstack.server.model_control import ModelReloadError, reload_model
 from llmstack.server.process import TritonServer
+from llmstack.server.shared_memory import record_regions
 from llmstack.supervision.backoff import Backoff
 from llmstack.supervision.canary import Canary, ProbeResult, ProbeStatus
+from llmstack.supervision.engine_supervisor import EngineSupervisor
 from llmstack.supervision.in_flight_requests import InFlightRequests
 from llmstack.supervision.interruption import POLL_S, Interruptions, Preempted
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
+from llmstack.supervision.outage import Outage
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.startup import NEXT_STEP, ServerStartup
-from llmstack.supervision.stop_signals import StopSignals
-from llmstack.supervision.stub_watch import StubWatch
-from llmstack.supervision.triton_statistics import TritonStatistics
+from llmstack.supervision.stop_signals import StopRequested, StopSignals
+from llmstack.supervision.stub_watch import LoadWatch, StubWatch, model_of
+from llmstack.supervision.triton_statistics import StatisticsReader, TritonStatistics
 
 T = TypeVar("T")
 MAX_FAILURES_IN_ROW = 2
 CANARY_TIMEOUT_S = 10.0
+RETRY_S = 1.0  # between canaries until one succeeds
+RELOAD_TIMEOUT_S, HEAL_TIMEOUT_S = 60.0, 20.0
+# Triton 2.51 keeps 36 idle threads and 1 MB of shared memory of each stub that died with a request.
+MAX_RELOADS = 20
 SUPERVISOR, CANARIES = "supervisor", "canary"
 _NOT_HEALTHY_YET = "the server is not healthy yet"
 
@@ -56,18 +68,27 @@ class Supervisor:
     on_step: Callable[[str], None]
     should_yield: Callable[[], bool] = lambda: False
     report: Callable[[str], None] = field(default_factory=lambda: lambda line: None, init=False)
+    engine: EngineSupervisor = field(init=False)
     _interruptions: Interruptions = field(init=False)
     _backoff: Backoff = field(default_factory=Backoff, init=False)
+    _reload_backoff: Backoff = field(default_factory=Backoff, init=False)
     _canary: Canary | None = field(default=None, init=False)
+    _statistics: StatisticsReader | None = field(default=None, init=False)
     _stubs: StubWatch | None = field(default=None, init=False)
+    _num_reloads: int = field(default=0, init=False)  # of models of this server
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _closing: threading.Event = field(default_factory=threading.Event, init=False)
     _num_failures: int = field(default=0, init=False)
-    _fault: str = field(default="", init=False)
+    _fault: Outage | None = field(default=None, init=False)
     _outage: str = field(default="", init=False)  # the reason, from its beginning until the server is healthy again
 
     def __post_init__(self) -> None:
         self._interruptions = Interruptions(self.stop, self.should_yield, self.pulse)
+        self.engine = EngineSupervisor(
+            self.readiness, self.settings.start_timeout_s, lambda line: self.report(line), self._record_outage
+        )
+        self.engine.use(self.server.engine_process)
+        self.engine.open()
 
     def start(self, prepare: Callable[[], None]) -> None:
         """Call `prepare`, then start the server for the first time and wait until it is healthy.
@@ -96,7 +117,9 @@ class Supervisor:
             if self.should_yield():
                 on_preempt()
             elif outage := self._find_outage():
-                self.recover(outage)
+                self._end_outage(outage)
+            else:
+                self.engine.check()
 
     def pulse(self) -> None:
         """Record that the server thread is alive."""
@@ -109,21 +132,31 @@ class Supervisor:
     def close_client(self) -> None:
         """Close the connection to the server, which waits for open connections when it stops."""
         with self._lock:
-            canary, self._canary, self._fault = self._canary, None, ""
+            canary, self._canary, self._fault = self._canary, None, None
+            statistics, self._statistics = self._statistics, None
         if canary is not None:
             canary.close()
+        if statistics is not None:
+            statistics.close()
 
     def stop_server(self) -> None:
-        """Stop the server without reporting an outage; one in an outage is killed."""
+        """Stop the server and the engine without reporting an outage; a server in an outage is killed."""
         end = self.server.stop if self.is_healthy else self.server.kill
         self.close_client()
         end()
+        self.engine.stop()
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self.close_client()
+        self.server.kill()
+        self.engine.close()
 
     @property
     def is_healthy(self) -> bool:
         """Whether the server passed its last health check."""
         with self._lock:
-            return self._canary is not None and not self._fault
+            return self._canary is not None and self._fault is None
 
     def run_interruptibly(self, work: Callable[[], T]) -> T:
         """Run long work on a thread of its own; see `Interruptions.run`."""
@@ -153,11 +186,11 @@ class Supervisor:
     def statistics(self) -> TritonStatistics | None:
         """Triton's request counts; None while no server runs or it doesn't answer."""
         with self._lock:
-            canary = self._canary
-        if canary is None:
+            statistics = self._statistics
+        if statistics is None:
             return None
         with contextlib.suppress(httpx.HTTPError, RuntimeError, ValueError, KeyError):
-            return canary.statistics()
+            return statistics.read()
         return None
 
     def has_in_flight_requests(self) -> bool:
@@ -168,12 +201,8 @@ class Supervisor:
     def recover(self, outage: str) -> bool:
         """Restart the server until it is healthy; False when a stop or a preemption interrupts that."""
         began = time.monotonic()
-        self.readiness.set_problem(SERVER, outage)
+        self._begin_outage(outage)
         self.close_client()
-        if outage != self._outage:
-            self._outage = outage
-            self.report(f"outage: {outage}")
-            self._record_outage(outage)
         while not self._interruptions.is_pending:
             self.server.kill()
             self._interruptions.wait(self._backoff.next_wait_s())
@@ -190,19 +219,99 @@ class Supervisor:
                 self.readiness.set_problem(SERVER, failure)
                 self._record_outage(failure)  # a lasting outage is reported again, at most once per alert window
             else:
-                self.report(f"restarted: the server is healthy again after {time.monotonic() - began:.1f} s")
+                self.report(f"restarted: the server is healthy again after {_seconds_since(began)}")
                 return True
         return False
 
-    def _find_outage(self) -> str:
+    def _find_outage(self) -> Outage | None:
         if self._outage:  # a start or a recovery was interrupted
-            return self._outage
+            return Outage(self._outage)
         if not self.server.is_running:
-            return "tritonserver ended by itself"
+            return Outage("tritonserver ended by itself")
         if self._stubs is not None and (dead := self._stubs.find_dead()):
-            return f"the process of {', '.join(dead)} died"
+            return Outage(f"the process of {', '.join(dead)} died", tuple(dict.fromkeys(map(model_of, dead))))
         with self._lock:
             return self._fault
+
+    def _begin_outage(self, reason: str) -> None:
+        """Mark the service unready until a health check succeeds, and report an outage that is new."""
+        self.readiness.set_problem(SERVER, reason)
+        self.readiness.forget_health()
+        if reason != self._outage:
+            self._outage = reason
+            self.report(f"outage: {reason}")
+            self._record_outage(reason)
+
+    def _end_outage(self, outage: Outage) -> None:
+        """Replace the stubs of the outage's models; without any, or if that does not help, restart the server."""
+        if outage.models:
+            try:
+                self._replace_stubs(outage)
+            except (StopRequested, Preempted):  # `_outage` stays: `watch` ends, or restarts the server afterwards
+                return
+            except (ModelReloadError, OSError, psutil.Error, httpx.HTTPError) as error:
+                self.report(f"the server is restarted: {str(error).splitlines()[0]}")
+            else:
+                return
+        self.recover(outage.reason)
+
+    def _replace_stubs(self, outage: Outage) -> None:
+        """Load the outage's models anew and wait until the ensemble is healthy.
+
+        Raises:
+            ModelReloadError: a model can't be loaded anew, or the ensemble is not healthy then.
+            StopRequested, Preempted: it was interrupted.
+        """
+        began = time.monotonic()
+        self._begin_outage(outage.reason)
+        with self._lock:
+            canary, self._canary, self._fault = self._canary, None, None
+        if canary is None or self._stubs is None or self._statistics is None:
+            raise ModelReloadError("the server was not healthy before")
+        canary.close()
+        self._interruptions.wait(self._reload_backoff.next_wait_s())
+        for model in outage.models:
+            self._reload(model, self._stubs, self._statistics)
+        renewed = canary.renewed()
+        try:
+            probe = self._wait_healthy(renewed)
+        except BaseException:
+            renewed.close()
+            raise
+        self._serve(renewed, self._statistics, probe)
+        self._reload_backoff.mark_healthy()
+        names = ", ".join(outage.models)
+        self.report(f"replaced: the process of {names}; the server is healthy again after {_seconds_since(began)}")
+
+    def _reload(self, model: str, stubs: StubWatch, statistics: StatisticsReader) -> None:
+        self._interruptions.check()
+        if self._num_reloads >= MAX_RELOADS:
+            raise ModelReloadError(f"it has replaced {MAX_RELOADS} processes since its start")
+        self._num_reloads += 1
+        self.readiness.count_reload(model)
+        stubs.kill((model,))
+        loading = LoadWatch(self.server.pid)
+        url, key = self.server.http_url, self.server.admin_key
+
+        def check_stub() -> None:
+            if loading.has_dead_stub():
+                raise ModelReloadError(f"the process of {model} died while it loaded")
+
+        with statistics.reloading(model):
+            self._interruptions.run(lambda: reload_model(url, key, model, RELOAD_TIMEOUT_S), check_stub)
+        stubs.renew((model,))
+        record_regions(self.server.log_path.parent, self.server.pid)
+
+    def _wait_healthy(self, canary: Canary) -> ProbeResult:
+        """The first canary that does not fail; an inconclusive one is no reason for a restart either."""
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        while True:
+            probe = self._interruptions.run(lambda: canary.probe(CANARY_TIMEOUT_S))
+            if probe.status in (ProbeStatus.HEALTHY, ProbeStatus.INCONCLUSIVE):
+                return probe
+            if time.monotonic() > deadline or not self.server.is_running:
+                raise ModelReloadError(f"the canary failed: {probe.result.error}")
+            self._interruptions.wait(POLL_S)
 
     def _record_outage(self, outage: str) -> None:
         """An unwritable ledger must not keep the server down; housekeeping reports that fault on /readyz."""
@@ -222,25 +331,35 @@ class Supervisor:
             self.readiness.set_problem(SERVER, prefix + text)
             self.on_step(prefix + text)
 
-        startup = ServerStartup(self.server, self.release, self._interruptions, on_step, self.has_in_flight_requests)
-        canary, probe = startup.run(on_phase, start_timeout_s or self.settings.start_timeout_s)
-        self._stubs = StubWatch(self.server.pid)
-        with self._lock:
-            self._canary, self._num_failures, self._fault = canary, 0, ""
-        self._outage = ""
+        startup = ServerStartup(
+            self.server, self.release, self.engine, self._interruptions, on_step, self.has_in_flight_requests
+        )
+        canary, statistics, probe = startup.run(on_phase, start_timeout_s or self.settings.start_timeout_s)
+        self._stubs, self._num_reloads = StubWatch(self.server.pid), 0
         self._backoff.mark_healthy()
-        self.readiness.set_canary(probe.result, is_serving=True)
+        self._serve(canary, statistics, probe)
+
+    def _serve(self, canary: Canary, statistics: StatisticsReader, probe: ProbeResult) -> None:
+        """The server is healthy according to `probe`: the service is ready, and canaries go on."""
+        with self._lock:
+            self._canary, self._statistics, self._num_failures, self._fault = canary, statistics, 0, None
+        self._outage = ""
+        self.readiness.set_canary(probe.result, is_serving=probe.is_serving)
         self.readiness.set_problem(SERVER, "")
 
     # The methods below run on the canary thread.
 
     def _send_canaries(self) -> None:
-        while not self._closing.wait(self.settings.canary_interval_s):
+        while not self._closing.wait(self._canary_interval_s()):
             self.readiness.pulse(CANARIES)
             with self._lock:
                 canary = self._canary
             if canary is not None:
                 self._send(canary)
+
+    def _canary_interval_s(self) -> float:
+        interval_s = self.settings.canary_interval_s
+        return interval_s if self.readiness.has_health_check else min(interval_s, RETRY_S)
 
     def _send(self, canary: Canary) -> None:
         try:
@@ -257,4 +376,9 @@ class Supervisor:
         failed = probe.status in (ProbeStatus.FAILED, ProbeStatus.DEAD)
         self._num_failures = self._num_failures + 1 if failed else 0
         if probe.status is ProbeStatus.DEAD or self._num_failures >= MAX_FAILURES_IN_ROW:
-            self._fault = f"the canary failed: {probe.result.error}"
+            which = f" ({', '.join(probe.models)} hangs)" if probe.models else ""
+            self._fault = Outage(f"the canary failed: {probe.result.error}{which}", probe.models)
+
+
+def _seconds_since(began_s: float) -> str:
+    return f"{time.monotonic() - began_s:.1f} s"
