@@ -12,6 +12,8 @@ def write_release(
     directory: Path, backend: str = "auto", stop_token_ids: list[int] | None = None, **options: str
 ) -> EngineSettings:
     """The settings of an engine for a release in `directory`, with a batch of 8."""
+    for name in ("engine", "tokenizer"):
+        (directory / name).mkdir(exist_ok=True)
     (directory / "manifest.json").write_text(json.dumps({"guidance": {"backend": backend}}), encoding="utf-8")
     info = {"stop_token_ids": [STOP_TOKEN_ID] if stop_token_ids is None else stop_token_ids}
     (directory / "tokenizer_info.json").write_text(json.dumps(info), encoding="utf-8")
