@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from engine_process.engine import Engine, EngineSettings
 from engine_process.server import EngineIdentity, EngineServer
@@ -15,6 +16,13 @@ from engine_process.socket_path import listen
 from engine_process.usage_journal import FILE_NAME, UsageJournal
 
 HASH = "sha256:test"
+
+
+class RunningEngine(NamedTuple):
+    """A server on another thread; `stop_soon` asks it to stop."""
+
+    server: EngineServer
+    stop_soon: Callable[[], object]
 
 
 @contextmanager
@@ -27,11 +35,10 @@ def running_engine(
     max_batch_size: int = 4,
     max_waiting: int = 64,
     max_answer_s: float = 300.0,
-) -> Iterator[EngineServer]:
+) -> Iterator[RunningEngine]:
     """Serve `engine` on a thread of its own."""
-    started: list[EngineServer] = []
+    started: list[RunningEngine] = []
     is_listening = threading.Event()
-    stop: list[object] = []
 
     async def serve() -> None:
         capabilities = await engine.load(EngineSettings(release, max_batch_size, 5.0, {}))
@@ -44,9 +51,8 @@ def running_engine(
             journal=UsageJournal(state_dir / FILE_NAME, _log),
             log=_log,
         )
-        started.append(server)
         loop = asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(server.stop))
+        started.append(RunningEngine(server, lambda: loop.call_soon_threadsafe(server.stop)))
         listener = listen(state_dir)
         is_listening.set()
         await server.serve(listener)
@@ -58,8 +64,8 @@ def running_engine(
     try:
         yield started[0]
     finally:
-        for end in stop:
-            end()  # type: ignore[operator]
+        with suppress(RuntimeError):  # the loop has ended already
+            started[0].stop_soon()
         thread.join(30)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine_process.engine import Step
-from engine_process.messages import Generate
+from engine_process.messages import Generate, Reason
 
 
 class Completion:
@@ -22,7 +22,7 @@ class Completion:
         self._tail: list[int] = []
         self.num_tokens = 0
         self.cum_log_prob = 0.0
-        self.finish_reason = ""
+        self.finish_reason: Reason | None = None
 
     def add(self, step: Step) -> tuple[list[int], list[float]]:
         """The step's tokens that the client gets, with their log-probabilities; sets `finish_reason` at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from engine_process.messages import Capabilities, Generate
 
@@ -63,13 +63,13 @@ class Step:
     """New tokens of one request, possibly none.
 
     `log_probs` has one for each token if the request asked for them. `clocks` are known so far; the last step's are
-    final. `finish_reason` is `stop` or `length` in the last step, and empty before.
+    final. `finish_reason` is `stop` or `length` in the last step, and None before.
     """
 
     token_ids: list[int]
     log_probs: list[float] | None = None
     clocks: Clocks | None = None
-    finish_reason: str = ""
+    finish_reason: Literal["stop", "length"] | None = None
 
 
 class Engine(Protocol):

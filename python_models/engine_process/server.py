@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine_process.completion import Completion
 from engine_process.engine import Clocks, Engine, EngineDied, EngineFailure
@@ -39,6 +40,7 @@ from engine_process.usage_journal import FLUSH_S, UsageJournal
 
 _NO_CLOCKS = Clocks(0, 0, 0)
 _DRAINING = ("draining", "the engine is stopping")
+_END_TIMEOUT_S = 5
 _INTERNAL = ("internal", "the engine failed")
 
 
@@ -69,6 +71,11 @@ class _Request:
 
     def __post_init__(self) -> None:
         self.collected = Tokens(self.message.id, b"", b"")
+
+    @property
+    def reason_to_end(self) -> tuple[Reason, str, str]:
+        """Why its task was cancelled, with the code and the text of an error."""
+        return (self.ending, *_DRAINING) if self.ending == "error" else (self.ending, "", "")
 
     def end(self, reason: Reason) -> None:
         """Stop its task, which then sends `End`."""
@@ -101,6 +108,7 @@ class EngineServer:
         self._queue = RequestQueue(max_running, max_waiting)
         self._requests: set[_Request] = set()
         self._boot_ids: Counter[str] = Counter()  # of the connected clients
+        self._connections: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
         self._last_step_ns = time.monotonic_ns()
         self._stopping = asyncio.Event()
         self.has_died = False
@@ -112,10 +120,14 @@ class EngineServer:
         await self._stopping.wait()
         server.close()
         flushing.cancel()
-        for request in [*self._requests]:
+        for request in self._requests:
             request.end("error")
         if tasks := [request.task for request in self._requests if request.task is not None]:
-            await asyncio.wait(tasks, timeout=5)
+            await asyncio.wait(tasks, timeout=_END_TIMEOUT_S)
+        for writer in self._connections:
+            writer.close()  # its handler then ends
+        if self._connections:
+            await asyncio.wait([*self._connections.values()], timeout=_END_TIMEOUT_S)
         if self._journal is not None:
             self._journal.flush()
             self._journal.close()
@@ -135,6 +147,8 @@ class EngineServer:
             if not writer.is_closing():
                 writer.write(b"".join(encode(message) for message in messages))  # type: ignore[arg-type]
 
+        if (handler := asyncio.current_task()) is not None:
+            self._connections[writer] = handler
         requests: dict[int, _Request] = {}
         boot_id: str | None = None
         try:
@@ -156,6 +170,7 @@ class EngineServer:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+            del self._connections[writer]
 
     async def _greet(self, reader: asyncio.StreamReader, send: Callable[..., None]) -> str | None:
         """Exchange the first messages; the client's boot id, or None if it is refused."""
@@ -206,15 +221,16 @@ class EngineServer:
         requests[request.message.id] = request
         self._requests.add(request)
         request.task = asyncio.create_task(self._run(request))
+        if self._stopping.is_set():
+            request.end("error")
         timeout_s = request.message.timeout_us / 1e6 or self._max_answer_s
         deadline = asyncio.get_running_loop().call_later(min(timeout_s, self._max_answer_s), request.end, "deadline")
 
         def finish(_: object) -> None:
             deadline.cancel()
             if not request.is_answered:  # its task was cancelled before it began
-                self._send_end(
-                    request, Completion(request.message, finds_stops=False), End(request.message.id, request.ending)
-                )
+                nothing = Completion(request.message, finds_stops=False)
+                self._send_end(request, nothing, End(request.message.id, *request.reason_to_end))
             self._requests.discard(request)
             requests.pop(request.message.id, None)
 
@@ -224,14 +240,15 @@ class EngineServer:
         """Generate one completion; sends exactly one `End`, whatever happens."""
         message = request.message
         completion = Completion(message, finds_stops=not self._engine.handles_sequences)
-        reason, code, text = "error", *_INTERNAL
+        reason: Reason = "error"
+        code, text = _INTERNAL
         try:
             async with self._queue.slot(message.tenant):
                 await self._generate(request, completion)
-            reason, code, text = completion.finish_reason or "error", "", ""
+            if completion.finish_reason is not None:
+                reason, code, text = completion.finish_reason, "", ""
         except asyncio.CancelledError:
-            reason = request.ending
-            code, text = _DRAINING if reason == "error" else ("", "")
+            reason, code, text = request.reason_to_end
         except EngineFailure as failure:
             code, text = failure.code, failure.detail
         except EngineDied as error:
@@ -244,7 +261,7 @@ class EngineServer:
             self._log(
                 f"a request failed: {type(error).__name__} at {where.filename}:{where.lineno}: {str(error)[:200]}"
             )
-        self._send_end(request, completion, End(message.id, reason, code, text))  # type: ignore[arg-type]
+        self._send_end(request, completion, End(message.id, reason, code, text))
 
     async def _generate(self, request: _Request, completion: Completion) -> None:
         message = request.message

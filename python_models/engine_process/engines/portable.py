@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator
+from typing import Literal
 
 import torch
 
@@ -130,9 +131,9 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _finish_reason(sequence: Sequence) -> str:
+def _finish_reason(sequence: Sequence) -> Literal["stop", "length"] | None:
     if sequence.finish_reason is None:
-        return ""
+        return None
     return "length" if sequence.finish_reason is FinishReason.LENGTH else "stop"
 
 

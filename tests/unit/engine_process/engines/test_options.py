@@ -76,7 +76,7 @@ def test_an_option_that_is_unknown_names_the_allowed_ones():
 
 def test_an_argument_that_nobody_allowed_is_refused():
     with pytest.raises(EngineLoadError, match=r"option secret is not allowed, allowed: backend, size$"):
-        parse(secret="x")  # noqa: S106
+        parse(secret="x")
 
 
 def test_an_option_that_the_adapter_sets_says_where_it_comes_from():

@@ -60,7 +60,7 @@ def test_the_tokens_of_each_step_come_as_they_are_made(engine, llm):
 
     steps = run(engine, request())
 
-    assert [(step.token_ids, step.finish_reason) for step in steps] == [([4, 5], ""), ([6], "length")]
+    assert [(step.token_ids, step.finish_reason) for step in steps] == [([4, 5], None), ([6], "length")]
 
 
 def test_end_id_is_the_last_token_of_a_stopped_completion(engine, llm):
@@ -276,14 +276,14 @@ def refused(directory, backend="auto", **settings) -> str:
 def test_an_engine_that_does_not_enforce_guides_is_refused(tmp_path, llm_class, monkeypatch):
     monkeypatch.setattr(StandInLLM, "enforces_guides", False)
 
-    assert "vLLM does not enforce guides" in refused(tmp_path)
+    assert "the engine does not enforce guides" in refused(tmp_path)
     assert StandInLLM.instances[-1].is_shut_down
 
 
 def test_an_engine_that_does_not_answer_is_refused(tmp_path, llm_class, monkeypatch):
     monkeypatch.setattr(StandInLLM, "_default", lambda *_: Script(error=RuntimeError("no kernel")))
 
-    assert refused(tmp_path) == "vLLM does not answer a guided request: vLLM failed the request"
+    assert refused(tmp_path) == "the engine does not answer a guided request: vLLM failed the request"
     assert StandInLLM.instances[-1].is_shut_down
 
 
@@ -304,13 +304,13 @@ def test_a_vllm_that_does_not_start_is_refused_with_its_reason(tmp_path, llm_cla
 
 
 def test_a_wrong_option_is_refused_before_anything_starts(tmp_path, llm_class):
-    assert "option tensor_parallel_size is 'all'" in refused(tmp_path, tensor_parallel_size="all")
+    assert "option tensor_parallel_size is 'all'" in refused(tmp_path, options={"tensor_parallel_size": "all"})
     assert StandInLLM.instances == []
 
 
 def test_a_release_for_another_backend_or_without_stop_tokens_is_refused(tmp_path, llm_class):
     assert "guidance.backend is 'outlines', allowed: auto, llguidance, xgrammar" in refused(tmp_path, "outlines")
-    assert "has no stop_token_ids" in refused(tmp_path, stop_token_ids=[])
+    assert "has no stop_token_ids" in refused(tmp_path, stop_token_ids=())
 
 
 @pytest.mark.skipif(IS_REAL, reason="vLLM is installed")

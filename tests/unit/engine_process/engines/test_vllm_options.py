@@ -39,17 +39,17 @@ def test_the_release_gives_model_tokenizer_batch_and_backend(tmp_path, arguments
 
 
 def test_options_are_vllms_own_arguments_with_their_types(tmp_path, arguments_type):
-    settings = write_release(
-        tmp_path,
-        tensor_parallel_size="2",
-        gpu_memory_utilization="0.85",
-        kv_cache_dtype="fp8",
-        enable_prefix_caching="false",
-        load_format="dummy",
-        distributed_executor_backend="mp",
-        quantization="compressed-tensors",
-        cudagraph_capture_sizes="1,2,4",
-    )
+    options = {
+        "tensor_parallel_size": "2",
+        "gpu_memory_utilization": "0.85",
+        "kv_cache_dtype": "fp8",
+        "enable_prefix_caching": "false",
+        "load_format": "dummy",
+        "distributed_executor_backend": "mp",
+        "quantization": "compressed-tensors",
+        "cudagraph_capture_sizes": "1,2,4",
+    }
+    settings = write_release(tmp_path, options=options)
 
     made = engine_arguments(settings, "xgrammar", arguments_type)
 
@@ -69,7 +69,7 @@ def test_options_are_vllms_own_arguments_with_their_types(tmp_path, arguments_ty
 @pytest.mark.parametrize("name", FIXED)
 def test_an_argument_that_the_adapter_sets_or_that_loads_code_is_refused(name, tmp_path, arguments_type):
     with pytest.raises(EngineLoadError, match=f"option {name} can't be set: "):
-        engine_arguments(write_release(tmp_path, **{name: "1"}), "llguidance", arguments_type)
+        engine_arguments(write_release(tmp_path, options={name: "1"}), "llguidance", arguments_type)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_argument_that_the_adapter_sets_or_that_loads_code_is_refused(name, t
 )
 def test_a_wrong_option_is_refused_with_what_is_allowed(name, value, tmp_path, arguments_type):
     with pytest.raises(EngineLoadError, match=f"option {name} .*allowed: "):
-        engine_arguments(write_release(tmp_path, **{name: value}), "llguidance", arguments_type)
+        engine_arguments(write_release(tmp_path, options={name: value}), "llguidance", arguments_type)
 
 
 def test_every_allowed_option_can_be_written_on_a_command_line(tmp_path, arguments_type):
@@ -97,7 +97,7 @@ def test_every_allowed_option_can_be_written_on_a_command_line(tmp_path, argumen
 
 def _is_accepted(directory, name: str, value: str, arguments_type: Any) -> bool:
     try:
-        engine_arguments(write_release(directory, **{name: value}), "llguidance", arguments_type)
+        engine_arguments(write_release(directory, options={name: value}), "llguidance", arguments_type)
     except EngineLoadError:
         return False
     return True

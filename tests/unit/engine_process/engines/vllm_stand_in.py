@@ -25,9 +25,9 @@ FIRST_STEP_S = 1_000.0
 
 def argument_types() -> dict[str, Any]:
     """The recorded types of AsyncEngineArgs."""
-    names = {"Literal": Literal, "Union": Union, "Enum": lambda name, members: Enum(name, members)}  # noqa: PLW0108
+    names = {"Literal": Literal, "Union": Union, "Enum": lambda name, members: Enum(name, members)}
     recorded = SHAPES["AsyncEngineArgs"]
-    return {name: eval(text, {**names}) for name, text in recorded.items()}  # noqa: S307 - our own file
+    return {name: eval(text, {**names}) for name, text in recorded.items()}
 
 
 @dataclasses.dataclass
@@ -165,7 +165,7 @@ def _package() -> dict[str, types.ModuleType]:
         "vllm.logprobs": {"Logprob": _dataclass("Logprob")},
         "vllm.outputs": {"CompletionOutput": _dataclass("CompletionOutput"), "RequestOutput": _class("RequestOutput")},
         "vllm.sampling_params": {
-            "RequestOutputKind": Enum("RequestOutputKind", SHAPES["RequestOutputKind"]),  # type: ignore[misc]
+            "RequestOutputKind": Enum("RequestOutputKind", SHAPES["RequestOutputKind"]),
             "SamplingParams": _sampling_params(),
             "StructuredOutputsParams": _dataclass("StructuredOutputsParams"),
         },
