@@ -39,7 +39,7 @@ defaults
     http-reuse always
 frontend guarded
     bind 127.0.0.1:{ports[0]}
-    filter lua.guard http 4194304 20
+    filter lua.guard http 4194304 20 32
     default_backend answer
 frontend bare
     bind 127.0.0.1:{ports[1]}

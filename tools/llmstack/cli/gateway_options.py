@@ -35,6 +35,16 @@ MaxClientConnections = Annotated[int, typer.Option(min=1, help="Connections of o
 MaxClientRequestsPer10S = Annotated[
     int, typer.Option("--max-client-requests-per-10-s", min=1, help="Requests of one client address in 10 s.")
 ]
+MaxClientInFlight = Annotated[
+    int,
+    typer.Option(min=1, help="Requests of one client address in flight, with those that it abandoned."),
+]
+AbandonedS = Annotated[
+    int,
+    typer.Option(
+        min=1, help="How long a request whose client is gone counts as one in flight: a server may go on with it."
+    ),
+]
 MaxHeaderS = Annotated[
     int, typer.Option(min=1, help="Time limit for a request's headers, and for a TLS handshake on the gRPC port.")
 ]

@@ -15,7 +15,9 @@ from llmstack.gateway.backend import Backend
 
 GUARD_FILE = "guard.lua"
 # The guard's modules. HAProxy finds them beside the guard.
-MODULE_FILES = ("ensemble.lua", "grpc_reader.lua", "json_reader.lua", "request_rules.lua")
+MODULE_FILES = (
+    *("ensemble.lua", "grpc_answers.lua", "grpc_reader.lua", "in_flight.lua", "json_reader.lua", "request_rules.lua"),
+)
 GET_PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/ensemble/ready")
 POST_PATHS = tuple(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream"))
 GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
@@ -44,6 +46,9 @@ class Limits:
     max_connections: int = 2_000
     max_client_connections: int = 64
     max_client_requests_per_10_s: int = 1_000
+    # Half of `engine.max_queue_size` of one server: the other half is for other clients.
+    max_client_in_flight: int = 32
+    abandoned_s: int = 60
     max_header_s: int = 5
     max_body_s: int = 20
     max_answer_s: int = DEFAULT_MAX_ANSWER_S

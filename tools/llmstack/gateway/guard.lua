@@ -10,7 +10,9 @@
 -- configuration rejects requests that no guard has marked, and sets no time limit for Lua.
 
 local Ensemble = require("ensemble")
+local GrpcAnswers = require("grpc_answers")
 local GrpcReader = require("grpc_reader")
+local InFlight = require("in_flight")
 local JsonReader = require("json_reader")
 local Rules = require("request_rules")
 
@@ -22,11 +24,15 @@ local ALL_BYTES = 0x7fffffff -- forward what is there; HAProxy would take nil as
 local Guard = { flags = filter and filter.FLT_CFG_FL_HTX }
 Guard.__index = Guard
 
--- Arguments: grpc or http, the largest message in bytes, and the time limit for one message (or body) in seconds.
+-- Arguments: grpc or http, the largest message in bytes, the time limit for one message (or body) in seconds, and the
+-- most requests of one client in flight.
 local function configure(guard, arguments)
-  guard.is_grpc, guard.max_bytes, guard.max_seconds =
-    arguments[1] == "grpc", math.tointeger(tonumber(arguments[2])), tonumber(arguments[3])
-  assert(guard.max_bytes and guard.max_seconds, "arguments of guard: grpc|http max_bytes max_seconds")
+  guard.is_grpc, guard.max_bytes = arguments[1] == "grpc", math.tointeger(tonumber(arguments[2]))
+  guard.max_seconds, guard.max_in_flight = tonumber(arguments[3]), tonumber(arguments[4])
+  assert(
+    guard.max_bytes and guard.max_seconds and guard.max_in_flight,
+    "arguments of guard: grpc|http max_bytes max_seconds max_in_flight"
+  )
   return guard
 end
 
@@ -41,7 +47,9 @@ local function reject(txn, status, reason)
 end
 
 function Guard:new()
-  return setmetatable({ max_bytes = self.max_bytes, max_seconds = self.max_seconds, is_grpc = self.is_grpc }, Guard)
+  local guard = { is_grpc = self.is_grpc, max_bytes = self.max_bytes, max_seconds = self.max_seconds }
+  guard.max_in_flight = self.max_in_flight
+  return setmetatable(guard, Guard)
 end
 
 function Guard:start_analyze(txn, channel)
@@ -58,12 +66,16 @@ function Guard:mark_rejected(txn, status, reason)
 end
 
 function Guard:http_headers(txn, message)
-  if message.channel:is_resp() then return filter.CONTINUE end
+  if message.channel:is_resp() then
+    if self.answers then filter.register_data_filter(self, message.channel) end
+    return filter.CONTINUE
+  end
   self.start_s, self.num_bytes = core.now().sec, 0
   local headers, path = txn.http:req_get_headers(), txn.f:path()
   if self.is_grpc then
     if path:sub(1, #SERVICE) == SERVICE then self.reader = GrpcReader.new(path:sub(#SERVICE + 1), self.max_bytes) end
     if not self.reader then reject(txn, UNIMPLEMENTED, "this method is not allowed") end
+    if self.reader.call.is_stream then self.answers, self.num_messages = GrpcAnswers.new(), 0 end
   elseif path:sub(1, #MODEL_PATH) == MODEL_PATH and txn.f:method() == "POST" then
     self:expect_json(txn, path:sub(#MODEL_PATH + 1), headers)
   end
@@ -95,7 +107,10 @@ function Guard:delete_headers(txn, headers)
 end
 
 function Guard:http_payload(txn, message)
-  if message.channel:is_resp() then return ALL_BYTES end
+  if message.channel:is_resp() then
+    InFlight.count_answers(txn, self.answers:feed(message:body() or ""))
+    return ALL_BYTES
+  end
   if self.is_grpc then
     self:read_grpc(txn, message)
   elseif self.reader or self.is_rejected then
@@ -113,6 +128,7 @@ function Guard:read_grpc(txn, message)
   if not self.is_rejected then
     if not self.reader:is_inside_message() then self.start_s = core.now().sec end
     local status, reason = self.reader:feed(bytes)
+    if not status and self.answers then status, reason = self:count_messages(txn) end
     if not status then return end
     if self.reader.call.is_stream then reject(txn, status, reason) end
     self:mark_rejected(txn, status, reason)
@@ -120,6 +136,16 @@ function Guard:read_grpc(txn, message)
   self.num_bytes = self.num_bytes + #bytes
   if self.num_bytes > 4 * self.max_bytes then reject(txn, RESOURCE_EXHAUSTED, "the call is too long") end
   message:remove()
+end
+
+-- Counts the new messages of a stream. Returns nothing, or a status and a reason when they are too many.
+function Guard:count_messages(txn)
+  local num_new = self.reader.num_messages - self.num_messages
+  if num_new > 0 and InFlight.num_requests(txn) + num_new > self.max_in_flight then
+    return RESOURCE_EXHAUSTED, "too many requests in flight"
+  end
+  InFlight.count_messages(txn, num_new)
+  self.num_messages = self.reader.num_messages
 end
 
 -- Parses the buffered bytes of a body. Removes them when the request will be rejected.
@@ -149,9 +175,27 @@ function Guard:http_end(txn, message)
   elseif not self.reader:is_complete() then
     status, reason = INVALID_ARGUMENT, "the body is not JSON"
   end
-  if not status then return filter.CONTINUE end
+  if not status then
+    self.is_forwarded = true
+    return filter.CONTINUE
+  end
   set_error(txn, status, reason)
   return filter.ERROR
+end
+
+-- The end of a request, also when the client or the server is gone. HAProxy calls it for both channels.
+function Guard:end_analyze(txn, channel)
+  if not channel:is_resp() then return filter.CONTINUE end
+  -- A server that is gone can't send any more; then nothing is left of the request.
+  local is_client_gone = channel:may_recv() or txn:get_var("txn.is_abandoned")
+  if self.answers then
+    local num_left = self.num_messages - self.answers.num_answers
+    InFlight.count_answers(txn, num_left)
+    if is_client_gone then InFlight.count_abandoned(txn, num_left) end
+  elseif self.is_forwarded and is_client_gone and not txn:get_var("txn.is_answered") then
+    InFlight.count_abandoned(txn, 1)
+  end
+  return filter.CONTINUE
 end
 
 core.register_filter("guard", Guard, configure)
