@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from engine_process.engine import EngineFailure, EngineLoadError
@@ -52,19 +51,15 @@ def release_stop_token_ids(release: Path) -> list[int]:
     return ids
 
 
-def check_guide(guide: Guide, backend: str, end_id: int, eos_id: int, types: Iterable[str] = ()) -> None:
+def check_guide(guide: Guide, backend: str, end_id: int, eos_id: int) -> None:
     """Check that the engine's backend takes the guide. A guided completion must end by the tokenizer's `eos_id`.
 
-    `types` are the types that the engine takes, by default all of the backend's.
+    Its type decides, not `guide.backend`: JSON schemas and regular expressions are texts of both backends.
 
     Raises:
         EngineFailure: it does not.
     """
-    allowed = tuple(types) or GUIDE_TYPES[backend]
-    if guide.backend != backend:
-        raise EngineFailure(
-            "schema_invalid", f"a guide for {guide.backend or 'no backend'}, but this engine was started with {backend}"
-        )
+    allowed = GUIDE_TYPES[backend]
     if guide.kind not in allowed:
         raise EngineFailure("schema_invalid", f"unknown guide type, allowed: {', '.join(allowed)}")
     if not guide.text.strip() and guide.kind != "json":

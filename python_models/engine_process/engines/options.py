@@ -7,7 +7,7 @@ import enum
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from engine_process.engine import EngineLoadError
 
@@ -73,6 +73,8 @@ def _alternatives(annotation: Any) -> list[tuple[Callable[[str], Any], str]]:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return [(lambda text: _member(annotation, text), ", ".join(annotation.__members__))]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _alternatives(arguments[0])
     if origin is Literal:
         names = {str(value): value for value in arguments}
         return [(lambda text: _look_up(names, text), ", ".join(names))]

@@ -9,24 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import signal
 import time
-from collections.abc import AsyncGenerator, Iterator
-from types import FrameType
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from engine_process.engine import Clocks, EngineDied, EngineFailure, EngineLoadError, EngineSettings, Step
-from engine_process.engines.guide_types import (
-    GUIDE_TYPES,
-    LLGUIDANCE,
-    check_guide,
-    release_guide_backend,
-    release_stop_token_ids,
-)
+from engine_process.engines.guide_proof import check_eos_token, prove_guides
+from engine_process.engines.guide_types import GUIDE_TYPES, check_guide, release_guide_backend, release_stop_token_ids
 from engine_process.engines.request_limits import check_request
+from engine_process.engines.sigterm import sigterm_exits
 from engine_process.engines.vllm_options import engine_arguments, set_environment
 from engine_process.engines.vllm_sampling import BAD_SEQUENCES_FIELD, guide_arguments, sampling_arguments
-from engine_process.messages import Capabilities, Generate, Guide, Sampling, write_ids
+from engine_process.messages import Capabilities, Generate
 
 _NS = 1_000_000_000
 
@@ -60,18 +54,14 @@ class VllmEngine:
         self._request_numbers = itertools.count()
         self._capabilities = self._read_capabilities(settings)
         self._eos_id = self._llm.get_tokenizer().eos_token_id
-        if self._eos_id not in stop_token_ids:
-            await self.close()
-            raise EngineLoadError(
-                f"vLLM ends guided completions with the tokenizer's eos_token {self._eos_id}, which is not among the "
-                f"release's stop_token_ids {stop_token_ids}"
-            )
-        await self._warm_up()
+        await check_eos_token(self, self._eos_id, stop_token_ids)
+        # The first guide makes vLLM read the vocabulary for its backend, which would hold up all requests for seconds.
+        await prove_guides(self, self._backend, self._eos_id)
         return self._capabilities
 
     def _start(self, arguments: dict[str, Any]) -> Any:
         try:
-            with _sigterm_exits():
+            with sigterm_exits():
                 return self._vllm.AsyncLLM.from_engine_args(
                     self._vllm.AsyncEngineArgs(**arguments),
                     stat_loggers=[self._vllm.step_listener(self._on_step)],
@@ -90,32 +80,6 @@ class VllmEngine:
             int(model.get_vocab_size()),
             list(GUIDE_TYPES[self._backend]),
         )
-
-    async def _warm_up(self) -> None:
-        """Prove that guides are enforced.
-
-        The first one makes vLLM read the vocabulary for its backend, which would hold up all requests for seconds.
-        """
-        text = 'start: "0"\n' if self._backend == LLGUIDANCE else 'root ::= "0"'
-        kind = "lark_grammar" if self._backend == LLGUIDANCE else "ebnf_grammar"
-        request = Generate(
-            id=0,
-            input_ids=write_ids([self._eos_id]),
-            max_tokens=4,
-            sampling=Sampling(),
-            end_id=self._eos_id,
-            guide=Guide(self._backend, kind, text),
-        )
-        reason = ""
-        try:
-            async for step in self.generate(request, time.monotonic_ns()):
-                reason = step.finish_reason
-        except (EngineDied, EngineFailure) as error:
-            await self.close()
-            raise EngineLoadError(f"vLLM does not answer a guided request: {error}") from error
-        if reason != "stop":
-            await self.close()
-            raise EngineLoadError("vLLM does not enforce guides: a completion went on after the guide's end")
 
     async def generate(self, request: Generate, arrival_ns: int) -> AsyncGenerator[Step, None]:
         """One step for each output of vLLM, which has the tokens since the one before."""
@@ -203,8 +167,8 @@ class _Vllm:
 def _step(request: Generate, output: Any) -> Step:
     completion = output.outputs[0]
     token_ids = list(completion.token_ids)
-    reason = completion.finish_reason or ""
-    if reason not in ("", "stop", "length"):
+    reason = completion.finish_reason
+    if reason not in (None, "stop", "length"):
         raise _ended_by_error(request, reason)
     log_probs = None
     if request.log_probs:
@@ -236,17 +200,3 @@ def _clocks(metrics: Any) -> Clocks:
     """vLLM's times are seconds of the monotonic clock, 0 where the request has not been."""
     times = (metrics.scheduled_ts, metrics.first_token_ts, metrics.last_token_ts)
     return Clocks(*(int(time_s * _NS) for time_s in times))
-
-
-@contextlib.contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """SIGTERM raises SystemExit, at which vLLM ends its processes; the loop, which handles signals, stands still."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
