@@ -23,7 +23,8 @@ class TritonPythonModel(EngineModel):
         while self._fault == "hangs":
             time.sleep(1)
         if self._fault == "silent":
-            pending_response.write_response = _without_tokens(pending_response.write_response)
+            write_response = vars(pending_response)["write_response"]
+            vars(pending_response)["write_response"] = _without_tokens(write_response)
 
     def execute(self, requests):
         responses = []

@@ -33,11 +33,19 @@ def test_no_other_header_is_forwarded(name):
     assert not re.search(header_pattern(), name)
 
 
-@pytest.mark.parametrize(("engine", "config"), [("embedded", "engine_process"), ("vllm", "engine_process"), ("tensorrtllm", None)])
+@pytest.mark.parametrize(
+    ("engine", "config"), [("embedded", "engine_process"), ("vllm", "engine_process"), ("tensorrtllm", None)]
+)
 def test_an_engine_selects_a_configuration_of_the_model(engine, config):
     flags = model_flags([Path("/m")], Path("/b"), engine)
-    assert flags[:2] == ["--model-repository=/m", "--backend-directory=/b"]
-    assert flags[2:] == ([f"--model-config-name={config}"] if config else [])
+    assert {"--model-repository=/m", "--backend-directory=/b"} <= set(flags)
+    selected = [flag for flag in flags if flag.startswith("--model-config-name=")]
+    assert selected == ([f"--model-config-name={config}"] if config else [])
+
+
+def test_every_model_is_loaded_at_the_start_and_each_can_be_loaded_anew():
+    flags = model_flags([Path("/m")], Path("/b"), "embedded")
+    assert {"--model-control-mode=explicit", "--load-model=*"} <= set(flags)
 
 
 def test_both_protocols_restrict_the_same_apis():

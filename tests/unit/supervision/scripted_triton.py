@@ -8,12 +8,16 @@ from typing import Any
 
 
 class ScriptedTriton:
-    """Answers inference with `status` and `body`, or not at all while `hangs`; statistics are those of `calls`."""
+    """Answers inference of the ensemble with `status` and `body`, or not at all while `hangs`.
+
+    Other models answer unless they are among `hung_models`. Statistics are those of `calls`.
+    """
 
     def __init__(self) -> None:
         self.status = 200
         self.body: Any = {}
         self.hangs = False
+        self.hung_models: set[str] = set()
         self.calls: dict[str, tuple[int, int]] = {}  # model: succeeded, failed
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []  # headers in lower case, inputs by name
         self._released = threading.Event()
@@ -36,7 +40,11 @@ class ScriptedTriton:
     def port(self) -> int:
         return int(self._server.server_address[1])
 
-    def infer(self, request: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+    def infer(self, model: str, request: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        if model != "ensemble":
+            if model in self.hung_models:
+                self._released.wait(30)
+            return 400, {"error": "invalid_input: as it should be"}
         self.requests.append((headers, {each["name"]: each["data"][0] for each in request["inputs"]}))
         if self.hangs:
             self._released.wait(30)
@@ -56,7 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self._send(*self.server.scripted.infer(request, headers))  # type: ignore[attr-defined]
+        model = self.path.split("/")[3]
+        self._send(*self.server.scripted.infer(model, request, headers))  # type: ignore[attr-defined]
 
     def do_GET(self) -> None:
         self._send(*self.server.scripted.statistics())  # type: ignore[attr-defined]

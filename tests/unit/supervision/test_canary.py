@@ -1,6 +1,7 @@
 """What one canary shows, and which failures are no fault of the server."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from llm_policy.rules.headers import CANARY_TENANT
 from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.process import TritonServer
 from llmstack.supervision.canary import MAX_STALL_S, Canary, ProbeStatus, warm_up_inputs
+from llmstack.supervision.triton_statistics import StatisticsReader
 from tests.releases import SCHEMAS, change_manifest, write_release
 from tests.unit.supervision.scripted_triton import ScriptedTriton
 
@@ -58,6 +60,13 @@ class InFlight:
         return self.has_requests
 
 
+class Progress:
+    """What the engine process is said to do."""
+
+    def __init__(self, *, is_busy: bool = False, is_settled: bool = True) -> None:
+        self.is_busy, self.is_settled = is_busy, is_settled
+
+
 @pytest.fixture
 def in_flight() -> InFlight:
     return InFlight()
@@ -68,9 +77,20 @@ def canary(
     triton: ScriptedTriton, server: TritonServer, release: Release, in_flight: InFlight, clock: Clock
 ) -> Iterator[Canary]:
     triton.body = answer(release)
-    made = Canary(server, release, in_flight, clock)
+    made = make_canary(server, release, in_flight, clock=clock)
     yield made
     made.close()
+
+
+def make_canary(
+    server: TritonServer,
+    release: Release,
+    in_flight: InFlight,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Canary:
+    statistics = StatisticsReader(server.http_url, {})
+    return Canary(server, release, statistics, in_flight, progress, clock, probe_timeout_s=SHORT_TIMEOUT_S)
 
 
 def answer(release: Release, **changes: list) -> dict:
@@ -179,8 +199,38 @@ def test_clients_requests_that_succeed_show_that_the_server_serves(canary, trito
     assert (probe.status, probe.is_serving, probe.result.is_ok) == (ProbeStatus.INCONCLUSIVE, True, False)
 
 
+@pytest.mark.parametrize(("is_busy", "status"), [(True, ProbeStatus.INCONCLUSIVE), (False, ProbeStatus.FAILED)])
+def test_a_timeout_in_front_of_an_engine_that_steps_is_inconclusive(server, release, triton, is_busy, status):
+    canary = make_canary(server, release, InFlight(), Progress(is_busy=is_busy))
+    triton.hangs = True
+    assert canary.probe(SHORT_TIMEOUT_S).status is status
+    canary.close()
+
+
+@pytest.mark.parametrize(("is_settled", "status"), [(True, ProbeStatus.FAILED), (False, ProbeStatus.INCONCLUSIVE)])
+def test_a_missing_engine_process_is_a_fault_of_the_server_only_if_it_serves(
+    server, release, triton, is_settled, status
+):
+    canary = make_canary(server, release, InFlight(), Progress(is_settled=is_settled))
+    triton.status, triton.body = 503, {"error": "in ensemble 'ensemble', engine_unavailable: it does not answer"}
+    assert canary.probe(LONG_TIMEOUT_S).status is status
+    canary.close()
+
+
+def test_the_model_of_a_dead_stub_is_named(canary, triton):
+    triton.status, triton.body = 400, {"error": "Stub process 'preprocess_0_0' is not healthy."}
+    assert canary.probe(LONG_TIMEOUT_S).models == ("preprocess",)
+
+
+def test_a_model_that_executes_nothing_while_a_request_waits_for_it_is_named(canary, triton):
+    triton.hangs, triton.hung_models = True, {"postprocess"}
+    triton.calls = {"preprocess": (9, 0), "postprocess": (4, 0), "ensemble": (0, 0)}
+    probe = canary.probe(SHORT_TIMEOUT_S)
+    assert (probe.status, probe.models) == (ProbeStatus.DEAD, ("postprocess",))
+
+
 def test_an_unreachable_server_is_a_failure(release):
-    canary = Canary(TritonServer(release.directory, ports=FREE_PORTS.choose("127.0.0.1")), release, InFlight())
+    canary = make_canary(TritonServer(release.directory, ports=FREE_PORTS.choose("127.0.0.1")), release, InFlight())
     probe = canary.probe(LONG_TIMEOUT_S)
     assert probe.status is ProbeStatus.FAILED
     assert probe.result.error
@@ -197,7 +247,7 @@ def test_without_schemas_the_canary_is_guided_by_any_json(tmp_path, triton, serv
     change_manifest(write_release(tmp_path / "bare").directory, schemas={})
     bare = Release.open(tmp_path / "bare")
     triton.body = answer(bare)
-    canary = Canary(server, bare, InFlight())
+    canary = make_canary(server, bare, InFlight())
     assert canary.probe(LONG_TIMEOUT_S).status is ProbeStatus.HEALTHY
     assert triton.requests[0][1]["guided_decoding_guide_type"] == "json"
     canary.close()

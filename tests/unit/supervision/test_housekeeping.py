@@ -72,6 +72,13 @@ def test_a_log_that_cannot_be_rotated_is_reported_once_and_is_no_reason_to_be_un
     assert [line.split(":")[0] for line in supervisor.reports] == ["the server's log can't be rotated"]
 
 
+def test_the_engines_log_is_rotated_too(housekeeping, supervisor):
+    log = supervisor.server.log_path.with_name("engine.log")
+    log.write_text("more than eight bytes\n")
+    housekeeping.tick(0)
+    assert (log.stat().st_size, log.with_name("engine.log.1").read_text()) == (0, "more than eight bytes\n")
+
+
 def test_a_ledger_near_its_budget_is_reported_once_and_leaves_the_service_ready(tmp_path, supervisor):
     with StateDirectory(tmp_path / "state") as state:
         ledger = LedgerMaintenance(state.path, supervisor.manifest)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llm_policy.release.release import Release
+from llmstack.server.process import TritonServer
 from llmstack.supervision.interruption import Preempted
 from llmstack.supervision.readiness import Readiness
 from llmstack.supervision.settings import ServiceSettings
@@ -42,7 +43,8 @@ def readiness(tmp_path):
 def supervisor(readiness, is_stop_requested=False, should_yield=lambda: False) -> Supervisor:
     ledger: Any = SimpleNamespace(record_engine_unhealthy=lambda now_ns, reason: None)
     signals: Any = stop(is_stop_requested)
-    return Supervisor(None, None, readiness, ledger, signals, ServiceSettings(), lambda text: None, should_yield)
+    server = TritonServer()  # never started
+    return Supervisor(server, None, readiness, ledger, signals, ServiceSettings(), lambda text: None, should_yield)
 
 
 def test_the_supervisor_sends_pulses_while_a_large_engine_is_hashed(readiness):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from llm_policy.ledger.size_budget import OK
 from llmstack.events.delivery_service import DeliveryService
+from llmstack.server.engine_process import LOG_NAME as ENGINE_LOG
 from llmstack.server.log import rotate_log
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.readiness import DELIVERY, LEDGER, STATE_DIRECTORY, Readiness
@@ -35,7 +36,7 @@ class Housekeeping:
         self._supervisor, self._state, self._ledger, self._deliveries = supervisor, state, ledger, deliveries
         self._readiness: Readiness = supervisor.readiness
         self._max_log_bytes, self._max_ledger_bytes = max_log_bytes, max_ledger_bytes
-        self._reported = {"log": "", "ledger size": ""}
+        self._reported: dict[str, str] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=HOUSEKEEPING, daemon=True)
 
@@ -53,7 +54,7 @@ class Housekeeping:
         self._attempt(LEDGER, self._maintain_ledger)
         if number % SLOW_TICKS == 0:
             self._attempt(STATE_DIRECTORY, self._state.check_writable)
-            self._rotate_log()
+            self._rotate_logs()
             self._keep_ledger_budget()
             self._attempt(DELIVERY, self._maintain_deliveries)
 
@@ -84,14 +85,16 @@ class Housekeeping:
         self._ledger.delete_old_canaries(now_ns)
         self._ledger.checkpoint()
 
-    def _rotate_log(self) -> None:
-        """Rotate the log; a failure is reported once and leaves the service ready."""
-        error_text = ""
-        try:
-            rotate_log(self._supervisor.server.log_path, self._max_log_bytes)
-        except OSError as error:
-            error_text = f"the server's log can't be rotated: {error}"
-        self._report_once("log", error_text)
+    def _rotate_logs(self) -> None:
+        """Rotate the logs of the server and the engine; a failure is reported once and leaves the service ready."""
+        server_log = self._supervisor.server.log_path
+        for owner, path in (("server", server_log), ("engine", server_log.with_name(ENGINE_LOG))):
+            error_text = ""
+            try:
+                rotate_log(path, self._max_log_bytes)
+            except OSError as error:
+                error_text = f"the {owner}'s log can't be rotated: {error}"
+            self._report_once(f"{owner} log", error_text)
 
     def _keep_ledger_budget(self) -> None:
         """Keep the ledger's size budget; a warning or a failure is reported once and leaves the service ready."""
@@ -107,7 +110,7 @@ class Housekeeping:
         self._report_once("ledger size", text)
 
     def _report_once(self, part: str, text: str) -> None:
-        if text and text != self._reported[part]:
+        if text and text != self._reported.get(part):
             self._supervisor.report(text)
         self._reported[part] = text
 
