@@ -23,6 +23,7 @@ from tests.soak import ONLY_IN_SOAK
 from tests.webhook_receiver import WebhookReceiver
 
 RECOVERY_TIMEOUT_S = 120
+MODELS = ("preprocess", "tensorrt_llm", "postprocess")
 SLOW = pytest.mark.slow
 HANGING = """
 import os, time
@@ -152,25 +153,63 @@ def test_a_second_service_on_the_same_state_directory_is_an_error(live):
 
 
 @pytest.mark.parametrize(
-    "victim",
-    ["preprocess", *(pytest.param(each, marks=SLOW) for each in ("tensorrt_llm", "postprocess", "tritonserver"))],
+    "victim", ["preprocess", *(pytest.param(each, marks=SLOW) for each in ("tensorrt_llm", "postprocess"))]
 )
-def test_a_killed_process_is_reported_and_restarted(live, receiver, victim):
+def test_a_killed_stub_is_reported_and_replaced_by_itself(live, victim):
     assert live.send_request().status == 200
     answered = 'llm_requests_total{outcome="settled",task="none"}'
-    num_answered, num_restarts = live.metric(answered), live.readiness()["restarts"]
-    reason = "tritonserver ended" if victim == "tritonserver" else f"{victim}_0_0 died"
+    before, num_answered = live.readiness(), live.metric(answered)
+    reason = f"{victim}_0_0 died"
     num_reported = outages(live, reason)
-    process = live.triton() if victim == "tritonserver" else live.stub(victim)
-    server_family = live.triton().children(recursive=True)
-    process.kill()
+    others = [live.triton(), *(live.stub(model) for model in MODELS if model != victim)]
+    live.stub(victim).kill()
     wait_until(lambda: not live.is_ready())
     wait_until(live.is_ready, RECOVERY_TIMEOUT_S, live.output)
     assert live.send_request().status == 200
-    assert live.readiness()["restarts"] == num_restarts + 1
+    after = live.readiness()
+    assert after["reloads"].get(victim, 0) == before["reloads"].get(victim, 0) + 1
+    assert (after["restarts"], after["engine_process"]["pid"]) == (before["restarts"], before["engine_process"]["pid"])
+    assert all(process.is_running() for process in others)
     assert live.metric(answered) > num_answered  # nothing was reset
     assert outages(live, reason) == num_reported + 1
+
+
+@pytest.mark.slow
+def test_a_killed_tritonserver_is_started_again_and_the_engine_keeps_its_process(live):
+    assert live.send_request().status == 200
+    before = live.readiness()
+    server_family = live.triton().children(recursive=True)
+    live.triton().kill()
+    wait_until(lambda: not live.is_ready())
+    wait_until(live.is_ready, RECOVERY_TIMEOUT_S, live.output)
+    assert live.send_request().status == 200
+    after = live.readiness()
+    assert after["restarts"] == before["restarts"] + 1
+    assert after["engine_process"]["pid"] == before["engine_process"]["pid"]
     assert psutil.wait_procs(server_family, timeout=30)[1] == []
+
+
+@pytest.mark.slow
+def test_a_killed_engine_process_is_started_again_and_the_server_keeps_its_process(live):
+    assert live.send_request().status == 200
+    before, triton, codes = live.readiness(), live.triton(), set()
+
+    def has_recovered() -> bool:
+        reply = live.send_request()
+        codes.add(reply.code)
+        return reply.status == 200 and live.is_ready()
+
+    psutil.Process(before["engine_process"]["pid"]).kill()
+    wait_until(
+        lambda: live.send_request().code == "engine_unavailable" or live.readiness()["engine_process"]["restarts"]
+    )
+    wait_until(has_recovered, RECOVERY_TIMEOUT_S, live.output)
+    after = live.readiness()
+    assert codes <= {"", "engine_unavailable"}
+    assert triton.is_running()
+    assert after["restarts"] == before["restarts"]
+    assert after["engine_process"]["restarts"] == before["engine_process"]["restarts"] + 1
+    assert after["engine_process"]["pid"] != before["engine_process"]["pid"]
 
 
 def outages(live: LiveService, text: str) -> int:

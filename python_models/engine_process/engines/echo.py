@@ -16,7 +16,7 @@ NUM_TOKEN_IDS = 26
 
 
 class EchoEngine:
-    """Returns `max_tokens` fixed tokens and three equal clocks. It ignores guides."""
+    """Returns `max_tokens` fixed tokens at the time of their request's arrival. It ignores guides."""
 
     handles_sequences = True
     schedules_tenants = True
@@ -27,8 +27,7 @@ class EchoEngine:
 
     async def generate(self, request: Generate, arrival_ns: int) -> AsyncGenerator[Step, None]:
         """One step with all tokens."""
-        now = time.monotonic_ns()
-        yield Step(_token_ids(request.max_tokens), None, Clocks(now, now, now), "length")
+        yield Step(_token_ids(request.max_tokens), None, Clocks(arrival_ns, arrival_ns, arrival_ns), "length")
 
     def last_step_ns(self) -> int:
         """It never has anything to do."""

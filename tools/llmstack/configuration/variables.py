@@ -25,7 +25,7 @@ _ENGINE = (
     Variable(
         "LLMSTACK_ENGINE_PYTHON",
         "the Python of llmstack",
-        "Python of the engine process. It needs msgspec and the engine's packages, for vLLM and TensorRT-LLM their own.",
+        "Python of the engine process. It needs msgspec and the engine's packages.",
     ),
     Variable(
         "LLMSTACK_ENGINE_DEVICE", "a GPU if there is one, else cpu", "Device of the portable engine: cpu, cuda, cuda:1."
