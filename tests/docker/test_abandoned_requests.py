@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -117,6 +118,11 @@ def abandon_over_grpc(gateway: RunningGateway, live: LiveService, max_in_flight:
 Abandon = Callable[[RunningGateway, LiveService, int], None]
 
 
+def engine_process(live: LiveService) -> dict[str, Any]:
+    """What the parent process says of the engine process: `pid`, `restarts` and others."""
+    return dict(live.readiness()["engine_process"])
+
+
 def num_connected(gateway: RunningGateway) -> float:
     names = ("triton_http", "triton_grpc")
     return sum(gateway.metric("haproxy_backend_current_sessions", proxy=name) for name in names)
@@ -127,7 +133,8 @@ def num_connected(gateway: RunningGateway) -> float:
 def test_other_clients_get_answers_before_the_requests_of_a_client_that_is_gone(
     live: LiveService, tmp_path: Path, abandon: Abandon, max_in_flight: int
 ) -> None:
-    processes = {child.pid for child in live.child_processes()}
+    processes, engine = {child.pid for child in live.child_processes()}, engine_process(live)
+    assert engine["pid"] in processes
     num_settled = num_rows(live, "state = 'settled'")
     with gateway_of(live, tmp_path, max_client_in_flight=max_in_flight) as gateway:
         abandon(gateway, live, max_in_flight)
@@ -142,7 +149,18 @@ def test_other_clients_get_answers_before_the_requests_of_a_client_that_is_gone(
         status = post(gateway, live, "another").status_code
         assert status == (429 if max_in_flight == MAX_IN_FLIGHT else 200)
     assert {child.pid for child in live.child_processes()} >= processes
-    assert live.readiness()["restarts"] == 0
+    assert engine_process(live)["pid"] == engine["pid"]
+    assert (live.readiness()["restarts"], engine_process(live)["restarts"]) == (0, 0)
+
+
+@pytest.mark.parametrize("abandon", [abandon_over_http, abandon_over_grpc])
+def test_a_client_is_served_again_some_time_after_it_abandoned_requests(
+    live: LiveService, tmp_path: Path, abandon: Abandon
+) -> None:
+    with gateway_of(live, tmp_path, max_client_in_flight=8, abandoned_s=2) as gateway:
+        abandon(gateway, live, 8)
+        wait_until(lambda: num_connected(gateway) == 0)
+        wait_until(lambda: post(gateway, live, "returning").status_code == 200)
 
 
 def test_the_messages_of_a_stream_that_wait_for_answers_count_as_requests_in_flight(

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from typer.main import get_command
 
+from llm_policy.errors import ErrorCode, find_code
 from llmstack.cli.app import app
 from llmstack.gateway.backend import Backend
 from llmstack.gateway.configuration import Limits
@@ -146,6 +147,35 @@ def test_a_call_that_a_server_does_not_answer_in_time_is_not_reported_as_unavail
         send()
         with stopped(echo):
             assert error_of(send) == (grpc.StatusCode.DEADLINE_EXCEEDED, "gateway: the answer took too long")
+
+
+def test_the_error_of_a_dead_engine_process_is_returned_unchanged_and_the_server_stays(tmp_path: Path) -> None:
+    require_programs("haproxy", "openssl")
+    with TritonServer(engine="echo") as server, running_gateway(tmp_path, server) as gateway:
+        assert server.engine_process is not None
+        with http_client(gateway) as send_http, grpc_client(gateway) as send_grpc:
+            send_http()
+            server.engine_process.kill()
+            for _ in range(Limits().max_client_in_flight + 1):
+                with pytest.raises(httpx.HTTPStatusError) as failure:
+                    send_http()
+                assert failure.value.response.status_code == 503
+                assert find_code(failure.value.response.json()["error"]) is ErrorCode.ENGINE_UNAVAILABLE
+                status, message = error_of(send_grpc)
+                assert (status, find_code(message)) == (grpc.StatusCode.UNAVAILABLE, ErrorCode.ENGINE_UNAVAILABLE)
+            assert gateway.num_servers_up() == 1
+            server.engine_process.start()
+            server.engine_process.wait_ready(60)
+            gateway.wait_until(lambda: is_answered(send_http))
+            send_grpc()
+        assert gateway.num_rejected() == 0
+
+
+def is_answered(send: SendRequest) -> bool:
+    with contextlib.suppress(httpx.HTTPStatusError):
+        send()
+        return True
+    return False
 
 
 # The option of `llmstack serve` that gives a load balancer time to see the drain before requests are rejected.
