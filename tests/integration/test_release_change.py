@@ -12,7 +12,7 @@ from tests.integration.release_service import FIRST, SECOND, ReleaseService
 from tests.integration.release_traffic import ReleaseTraffic
 from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 OVERRIDE = ("--override", "test", "--required-sign-offs", "0")
 

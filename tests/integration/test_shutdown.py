@@ -40,6 +40,7 @@ def is_draining(live: LiveService) -> bool:
     return any("draining" in reason for reason in live.readiness()["reasons"])
 
 
+@pytest.mark.slow
 def test_sigterm_ends_readiness_rejects_new_requests_and_answers_those_in_flight(embedded_service):
     live = embedded_service
     slow = SlowRequest(live, "in-flight", 400)
