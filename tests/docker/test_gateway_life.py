@@ -17,7 +17,7 @@ import httpx
 import pytest
 from typer.main import get_command
 
-from llm_policy.errors import ErrorCode, find_code
+from llm_policy.errors import Code, find_code
 from llmstack.cli.app import app
 from llmstack.gateway.backend import Backend
 from llmstack.gateway.configuration import Limits
@@ -160,9 +160,9 @@ def test_the_error_of_a_dead_engine_process_is_returned_unchanged_and_the_server
                 with pytest.raises(httpx.HTTPStatusError) as failure:
                     send_http()
                 assert failure.value.response.status_code == 503
-                assert find_code(failure.value.response.json()["error"]) is ErrorCode.ENGINE_UNAVAILABLE
+                assert find_code(failure.value.response.json()["error"]) is Code.ENGINE_UNAVAILABLE
                 status, message = error_of(send_grpc)
-                assert (status, find_code(message)) == (grpc.StatusCode.UNAVAILABLE, ErrorCode.ENGINE_UNAVAILABLE)
+                assert (status, find_code(message)) == (grpc.StatusCode.UNAVAILABLE, Code.ENGINE_UNAVAILABLE)
             assert gateway.num_servers_up() == 1
             server.engine_process.start()
             server.engine_process.wait_ready(60)
