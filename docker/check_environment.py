@@ -22,17 +22,27 @@ BASE_IMAGE_PACKAGES = (
     "numpy",
     "triton",
 )
-REQUIRED_MODULES = ("torch", "numpy", "xgrammar", "llguidance", "fastokens", "tritonclient.grpc", "orjson", "pydantic")
+REQUIRED_MODULES = (
+    "torch",
+    "numpy",
+    "xgrammar",
+    "llguidance",
+    "fastokens",
+    "tritonclient.grpc",
+    "orjson",
+    "pydantic",
+    "msgspec",
+)
 
-# The modules of `portable_engine.triton_model`, which itself can only be imported in a stub.
-ENGINE_MODULES = ("batcher", "engine_loop", "grammar", "loader", "sequence", "tensors")
+# What the engine process of the embedded engine imports, and the model's side of it.
+ENGINE_MODULES = ("engine_process.server", "engine_process.engines.portable", "engine_process.client")
 
 
 def main(modules: list[str]) -> int:
     """Print errors to standard error and return the exit status."""
     errors = [error for name in BASE_IMAGE_PACKAGES for error in _replacement_errors(name)]
     errors += [error for name in (*REQUIRED_MODULES, *modules) for error in _import_errors(name)]
-    if _is_installed("portable_engine"):
+    if _is_installed("engine_process"):
         errors += _engine_errors()
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
@@ -64,7 +74,7 @@ def _engine_errors() -> list[str]:
     if reason := unsupported_reason():
         print(f"the embedded engine is not available in this image: {reason}. TensorRT-LLM is not affected")
         return []
-    if errors := [error for module in ENGINE_MODULES for error in _import_errors(f"portable_engine.{module}")]:
+    if errors := [error for module in ENGINE_MODULES for error in _import_errors(module)]:
         return errors
     try:
         num_tokens = len(_decode())
