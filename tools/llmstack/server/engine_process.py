@@ -26,6 +26,7 @@ _PACKAGES = ("engine_process", "portable_engine")
 _SOURCE_DIR = "engine-source"
 _POLL_S = 0.05
 _STATS_TIMEOUT_S = 30.0
+POLL_TIMEOUT_S = 5.0  # in loops that have to look at other things too
 _TERMINATE_S = 20.0
 _NUM_LAST_LINES = 3
 
@@ -97,7 +98,7 @@ class EngineProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             with contextlib.suppress(OSError):
-                self.stats()
+                self.stats(POLL_TIMEOUT_S)
                 return
             on_poll()
             self.check_running()

@@ -30,7 +30,7 @@ from llmstack.server.command import (
     server_environment,
     trace_flags,
 )
-from llmstack.server.engine_process import EngineProcess
+from llmstack.server.engine_process import POLL_TIMEOUT_S, EngineProcess
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import failure_reasons
 from llmstack.server.ports import FREE_PORTS, Ports
@@ -216,7 +216,7 @@ class TritonServer:
         if self.engine_process is None:
             return True
         try:
-            return self.boot_id in self.engine_process.stats().boot_ids
+            return self.boot_id in self.engine_process.stats(POLL_TIMEOUT_S).boot_ids
         except OSError:
             return False
 

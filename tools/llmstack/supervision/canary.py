@@ -70,7 +70,7 @@ class EngineProgress(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has work and makes progress."""
+        """Whether a request may wait for it without a fault of the server."""
 
     @property
     def is_settled(self) -> bool:

@@ -21,6 +21,8 @@ from llmstack.supervision.readiness import ENGINE, EngineState, Readiness
 POLL_S = 1.0
 MAX_STEP_AGE_S = 60.0
 MAX_SILENCE_S = 30.0
+# After this silence a canary's timeout is the engine's, whose own limit decides.
+NOTICED_SILENCE_S = 5.0
 # Clients of an engine that was just loaded connect within this time.
 SETTLE_S = 10.0
 ENGINE_POLL = "engine poll"
@@ -138,9 +140,11 @@ class EngineSupervisor:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has work and makes progress."""
+        """Whether a request may wait for it without a fault of the server: it has work, or does not answer for now."""
         start = self._read()
-        return start is not None and start.stats is not None and _has_work(start.stats) and not self.find_fault()
+        if start is None or start.answered_s is None or start.stats is None or self.find_fault():
+            return False
+        return _has_work(start.stats) or self.now_s() - start.answered_s > NOTICED_SILENCE_S
 
     def _go_down(self, process: EngineProcess, fault: str) -> None:
         is_first = self._outage_began_s is None

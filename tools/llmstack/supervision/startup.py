@@ -93,6 +93,9 @@ class ServerStartup:
             self._interruptions.check()
             if loading.has_dead_stub():
                 raise ServerStartError("the process of a model died while it loaded", NEXT_STEP)
+            engine = self._engine.process
+            if engine is not None and engine.is_running and (fault := self._engine.find_fault()):
+                raise ServerStartError(fault, NEXT_STEP)
 
         if self._engine.process is not None:
             self._engine.process.wait_ready(timeout_s, on_poll)

@@ -1,0 +1,62 @@
+"""The comparison of the stack on vLLM with vLLM alone: its rows, prompts and record."""
+
+import json
+
+import pytest
+
+from llm_policy.release.release import Release
+from llmstack.bench.comparison_plan import ComparisonPlan, PlannedPrompts, RowPlan, plan_rows, planned_guide
+from llmstack.bench.vllm_comparison import ComparisonRecord, alone_plan, compare
+from llmstack.paths import DEFAULT_RELEASE_DIR
+
+PLAN = ComparisonPlan(plan_rows([(1, 2), (2, 4)]), prompt_tokens=32, completion_tokens=8, schema_id="order")
+STACK = {
+    "guided": False,
+    "concurrency": 1,
+    "tokens_per_s": 97.0,
+    "ttft_ms_p50": 50.0,
+    "latency_ms_p50": 900.0,
+    "outside_engine_ms_p50": 4.0,
+    "policy_share": 0.01,
+    "queue_delay_us_p50": 1_000,
+    "queue_delay_us_p99": None,
+    "queue_delay_us_max": 2_000,
+}
+ALONE = {"guided": False, "concurrency": 1, "tokens_per_s": 100.0, "ttft_ms_p50": 52.0, "latency_ms_p50": 890.0}
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    return Release.open(DEFAULT_RELEASE_DIR)
+
+
+def test_a_row_is_compared_with_vllms_own_of_the_same_kind_and_concurrency():
+    (row,) = compare([STACK, {**STACK, "guided": True}], [ALONE, {**ALONE, "concurrency": 4}])
+    assert (row["tokens_per_s_ratio"], row["first_token_later_ms"], row["latency_later_ms"]) == (0.97, 2.0, 10.0)
+
+
+def test_an_interrupted_record_is_continued_and_a_row_that_is_measured_again_replaced(tmp_path):
+    path = tmp_path / "out" / "record.json"
+    ComparisonRecord(path).add("stack", STACK)
+    record = ComparisonRecord(path)
+    record.add("stack", {**STACK, "tokens_per_s": 50.0})
+    record.add("alone", ALONE)
+    content = json.loads(path.read_bytes())
+    assert [row["tokens_per_s"] for row in content["stack"]] == [50.0]
+    assert content["comparison"][0]["tokens_per_s_ratio"] == 0.5
+
+
+def test_no_two_prompts_of_a_plan_begin_with_the_same_16_tokens(release):
+    prompts = PlannedPrompts(release, PLAN)
+    ids = [ids for row in [*PLAN.warm_ups, *PLAN.rows] for ids in prompts.token_ids(row)]
+    assert len({tuple(prompt[:16]) for prompt in ids}) == len(ids) == 4 + 4 + 2 * (2 + 4)
+
+
+def test_vllm_alone_gets_the_guide_and_the_prompts_of_the_stack(release):
+    prompts = PlannedPrompts(release, PLAN)
+    plan = alone_plan(release, PLAN, prompts, {"load_format": "dummy"})
+    assert plan["guide"] == planned_guide(release, "order")
+    assert plan["options"] == {"load_format": "dummy"}
+    assert [len(row["prompts"]) for row in plan["rows"]] == [2, 4, 2, 4]
+    text = prompts.workload(RowPlan(True, 1, 2)).inputs_of(1)["text_input"]
+    assert plan["rows"][2]["prompts"][1] == [int(token) for token in prompts._tokenizer.encode_text(text)]
