@@ -100,7 +100,7 @@ def admin_flags(key: str) -> list[str]:
     """The flags that restrict the administrative APIs to requests with `key`.
 
     tritonserver takes the key only from its command line, so every user of this machine can see it in `ps`. It keeps
-    network clients out, not local users.
+    network clients out, not local users, for whom loading a model is running code as the server's user.
     """
     restriction = f"{','.join(ADMIN_APIS)}:{ADMIN_KEY_HEADER}={key}"
     return [f"--http-restricted-api={restriction}", f"--grpc-restricted-protocol={restriction}"]
