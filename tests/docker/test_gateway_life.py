@@ -151,12 +151,14 @@ def test_a_call_that_a_server_does_not_answer_in_time_is_not_reported_as_unavail
 
 def test_the_error_of_a_dead_engine_process_is_returned_unchanged_and_the_server_stays(tmp_path: Path) -> None:
     require_programs("haproxy", "openssl")
-    with TritonServer(engine="echo") as server, running_gateway(tmp_path, server) as gateway:
+    # Without `llmstack serve` nobody closes the ledger's rows of failed requests: there must be few of them.
+    limits = Limits(max_client_in_flight=8)
+    with TritonServer(engine="echo") as server, running_gateway(tmp_path, server, limits=limits) as gateway:
         assert server.engine_process is not None
         with http_client(gateway) as send_http, grpc_client(gateway) as send_grpc:
             send_http()
             server.engine_process.kill()
-            for _ in range(Limits().max_client_in_flight + 1):
+            for _ in range(limits.max_client_in_flight + 1):
                 with pytest.raises(httpx.HTTPStatusError) as failure:
                     send_http()
                 assert failure.value.response.status_code == 503
