@@ -31,7 +31,9 @@ from tests.webhook_receiver import WebhookReceiver, new_secret
 
 NUM_KILLS = int(os.environ.get("LLMSTACK_SOAK_KILLS", "0"))
 RECOVERY_TIMEOUT_S = 120
-VICTIMS = ("preprocess", "tensorrt_llm", "postprocess", "tritonserver", "parent")
+STUBS = ("preprocess", "tensorrt_llm", "postprocess")
+VICTIMS = (*STUBS, "tritonserver", "engine", "parent")
+ENDS_THE_ENGINE = {"engine", "parent"}
 SECOND_KILL_EVERY = 3
 MIN_ANSWERS, MAX_ANSWERS = 6, 200  # between a recovery and the next kill
 MAX_PAUSE_S = 3.0  # the fastest recovery takes as long
@@ -108,43 +110,55 @@ def kill_at_random(live: LiveService, load: Load) -> tuple[tuple[int, int], list
 
 
 def recover_from(live: LiveService, planned: Kill) -> float:
-    """Kill; the seconds from the last kill until a new server answers."""
-    server, doomed = kill(live, planned.victim)
+    """Kill; the seconds from the last kill until the victims are replaced and the service answers."""
+    engine_pid = live.readiness()["engine_process"]["pid"]
+    dead: list[psutil.Process] = []
+    doomed = kill(live, planned.victim, dead)
     if planned.second_victim:
         time.sleep(planned.pause_s)  # a random moment of the recovery
-        server, also_doomed = kill(live, planned.second_victim, server)
-        doomed += also_doomed
+        doomed += kill(live, planned.second_victim, dead)
     began = time.monotonic()
-    wait_until(lambda: restart_parent(live) and has_recovered(live, server), RECOVERY_TIMEOUT_S, live.output)
+    wait_until(lambda: restart_parent(live) and has_recovered(live, planned, dead), RECOVERY_TIMEOUT_S, live.output)
     seconds = time.monotonic() - began
     assert psutil.wait_procs(doomed, timeout=30)[1] == []
+    if not ENDS_THE_ENGINE & {planned.victim, planned.second_victim}:
+        assert live.readiness()["engine_process"]["pid"] == engine_pid  # the weights were not loaded again
     return seconds
 
 
-def kill(
-    live: LiveService, victim: str, before: psutil.Process | None = None
-) -> tuple[psutil.Process | None, list[psutil.Process]]:
-    """Kill the victim, of another server than `before`; the server that ends, and the processes that must end too."""
+def kill(live: LiveService, victim: str, dead: list[psutil.Process]) -> list[psutil.Process]:
+    """Kill the victim, none of `dead`, to which it is added; the processes that must end with it."""
     found: list[psutil.Process] = []
-    wait_until(lambda: restart_parent(live) and find(live, victim, before, found), 60, live.output)
+    wait_until(lambda: restart_parent(live) and find(live, victim, dead, found), 60, live.output)
     process, family = found[0], live.child_processes()
-    server = next((child for child in family if child.name() == "tritonserver"), None)
+    dead.append(process)
+    # A stub that dies with requests stays as a zombie of its server.
+    doomed = [] if victim in STUBS else [process]
     with contextlib.suppress(psutil.NoSuchProcess):  # the parent has just ended it
+        doomed += process.children(recursive=True) if victim == "tritonserver" else []
         process.kill()
     if victim == "parent":
         live.process.wait()
         live.start()
-        return server, family
-    return server, [server] if server else []
+        return family
+    return doomed
 
 
-def find(live: LiveService, victim: str, before: psutil.Process | None, found: list[psutil.Process]) -> bool:
-    with contextlib.suppress(StopIteration, LookupError, psutil.NoSuchProcess):
-        if victim == "parent":
-            found.append(live.process)
-        elif (server := live.triton()) != before:
-            found.append(server if victim == "tritonserver" else live.stub(victim))
+def find(live: LiveService, victim: str, dead: list[psutil.Process], found: list[psutil.Process]) -> bool:
+    """Add the victim's process to `found` if it lives and is none of `dead`."""
+    with contextlib.suppress(StopIteration, LookupError, TypeError, ValueError, psutil.NoSuchProcess):
+        process = _process_of(live, victim)
+        if process not in dead and process.is_running():
+            found.append(process)
     return bool(found)
+
+
+def _process_of(live: LiveService, victim: str) -> psutil.Process:
+    if victim == "parent":
+        return psutil.Process(live.process.pid)
+    if victim == "engine":
+        return psutil.Process(live.readiness()["engine_process"]["pid"])
+    return live.triton() if victim == "tritonserver" else live.stub(victim)
 
 
 def restart_parent(live: LiveService) -> bool:
@@ -154,9 +168,13 @@ def restart_parent(live: LiveService) -> bool:
     return True
 
 
-def has_recovered(live: LiveService, killed: psutil.Process | None) -> bool:
+def has_recovered(live: LiveService, planned: Kill, dead: list[psutil.Process]) -> bool:
+    """Whether another process has taken the place of each victim, and the service is ready and answers."""
+    victims = [victim for victim in (planned.victim, planned.second_victim) if victim not in ("", "parent")]
+    if not all(find(live, victim, dead, []) for victim in victims):
+        return False
     try:
-        return live.triton() != killed and live.send_request().status == 200
+        return live.is_ready() and live.send_request().status == 200
     except (StopIteration, psutil.NoSuchProcess):
         return False
 
