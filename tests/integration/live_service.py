@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,7 +23,6 @@ import psutil
 from llm_policy.errors import find_code
 from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.server.ports import Ports
 from llmstack.server.process import LOG_NAME
 from tests.releases import change_manifest
 
@@ -61,7 +62,7 @@ class LiveService:
         change_manifest(self.release_dir, **{name: {**tree[name], **section} for name, section in manifest.items()})
         self.output_path = directory / "output.txt"
         self._engine_name, self._environment = engine_name, environment or {}
-        ports = [*Ports().choose(HOST), Ports().choose(HOST).http]
+        ports = free_ports(4)
         self.http_port, self.grpc_port, self.metrics_port, self.ready_port = ports
         engine = Release.open(self.release_dir).manifest.engine
         self.headers = {"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation}
@@ -201,6 +202,17 @@ class LiveService:
         command = [sys.executable, "-m", "llmstack", *arguments]
         environment = {**os.environ, "LLMSTACK_STATE_DIR": str(self.state_dir)}
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def free_ports(number: int) -> list[int]:
+    """Free ports below the range from which the kernel gives ports to clients, so that none takes one meanwhile."""
+    found: list[int] = []
+    while len(found) < number:
+        port = random.randrange(15_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as candidate:
+            candidate.bind((HOST, port))
+            found += [port] if port not in found else []
+    return found
 
 
 def _tensor(name: str, value: Any) -> dict[str, Any]:
