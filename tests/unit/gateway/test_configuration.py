@@ -102,6 +102,20 @@ def test_behind_a_load_balancer_limits_apply_to_the_address_in_the_proxy_protoco
     assert "tcp-request connection" not in text
 
 
+def test_requests_in_flight_are_limited_by_client_address_for_both_protocols():
+    limits = Limits(max_client_in_flight=7, abandoned_s=11)
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", limits=limits).render()
+    assert text.count("http-request track-sc2 src,ipmask(32,64) table in_flight") == 2
+    assert text.count("add(txn.num_waiting) gt 7\n") == 2
+    assert len(re.findall(r"filter lua\.guard (?:http|grpc) \d+ \d+ 7\n", text)) == 2
+    assert "gpc_rate(3,11s)\n" in text
+
+
+def test_one_client_can_not_fill_the_queue_of_a_server():
+    engine = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
+    assert Limits().max_client_in_flight <= engine.max_queue_size // 2
+
+
 def test_two_gateways_on_one_machine_have_different_internal_sockets():
     one, other = (GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", http_port=port) for port in (1, 2))
     assert one.socket_prefix != other.socket_prefix
