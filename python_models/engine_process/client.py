@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from engine_process.messages import (
     MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
     Abort,
     End,
     Generate,
@@ -116,13 +118,23 @@ class EngineClient:
             self._last_problem = problem
 
 
+def release_hello(release: Path, boot_id: str = "") -> Hello:
+    """The first message of a client that expects the engine of this release; its manifest says which.
+
+    Raises:
+        OSError, ValueError: the manifest can't be read.
+    """
+    engine = json.loads((release / "manifest.json").read_bytes()).get("engine", {})
+    return Hello(PROTOCOL_VERSION, engine.get("hash", ""), boot_id)
+
+
 def unavailable(request_id: int) -> End:
     """The end of a request that the engine can't answer because it does not run."""
     return End(request_id, "error", "engine_unavailable", "the engine process does not answer; it is started again")
 
 
-async def read_stats(state_dir: Path, hello: Hello) -> tuple[Welcome, Stats]:
-    """Ask the engine once who it is and what it does.
+async def read_stats(state_dir: Path, hello: Hello) -> Stats:
+    """Ask the engine once what it does.
 
     Raises:
         OSError: it does not answer, or it is another engine.
@@ -142,4 +154,4 @@ async def read_stats(state_dir: Path, hello: Hello) -> tuple[Welcome, Stats]:
         raise OSError(welcome.reason)
     if not isinstance(welcome, Welcome) or not isinstance(stats, Stats):
         raise OSError("the engine process does not answer as expected")
-    return welcome, stats
+    return stats

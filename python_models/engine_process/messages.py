@@ -122,11 +122,6 @@ class Generate(msgspec.Struct, tag="generate", array_like=True):
         """The prompt."""
         return read_ids(self.input_ids)
 
-    @property
-    def is_canary(self) -> bool:
-        """Whether the server's own health check sent it."""
-        return self.tenant == CANARY_TENANT
-
 
 class Abort(msgspec.Struct, tag="abort", array_like=True):
     """The client no longer wants this request; its `End` has the reason `cancelled`."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator
 from typing import Literal
 
+import msgspec
 import torch
 
 from engine_process.engine import Clocks, EngineFailure, EngineLoadError, EngineSettings, Step
@@ -138,21 +139,11 @@ def _finish_reason(sequence: Sequence) -> Literal["stop", "length"] | None:
 
 
 def _generation_request(request: Generate) -> GenerationRequest:
-    sampling = request.sampling
     return GenerationRequest(
         prompt_token_ids=request.prompt_token_ids,
         max_new_tokens=request.max_tokens,
         end_id=request.end_id,
-        sampling=SamplingParams(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            repetition_penalty=sampling.repetition_penalty,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            min_tokens=request.min_tokens,
-            seed=sampling.seed,
-        ),
+        sampling=SamplingParams(**msgspec.structs.asdict(request.sampling), min_tokens=request.min_tokens),
         stop_words=tuple(map(tuple, request.stop_sequences)),
         bad_words=tuple(map(tuple, request.bad_sequences)),
         guide_type=request.guide.kind if request.guide else "",

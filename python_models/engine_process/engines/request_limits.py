@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine_process.engine import EngineFailure
-from engine_process.messages import Capabilities, Generate
+from engine_process.messages import Capabilities, Generate, Sampling
+
+MAX_SEED = 1 << 63
+LARGEST_FLOAT = 3.4e38
 
 
 def check_request(request: Generate, capabilities: Capabilities) -> list[int]:
@@ -34,6 +37,28 @@ def check_request(request: Generate, capabilities: Capabilities) -> list[int]:
     for bad in request.bad_sequences:
         _check_ids("bad_sequences", bad, vocab_size)
     return prompt
+
+
+def check_sampling(sampling: Sampling, max_temperature: float, max_penalty: float) -> None:
+    """Check the sampling parameters of a request for an engine with these limits.
+
+    Raises:
+        EngineFailure: `invalid_input`, with limit and given value.
+    """
+    if not sampling.is_greedy:
+        check_range("temperature", sampling.temperature, 0.0, max_temperature)
+        check_range("top_p", sampling.top_p, 0.0, 1.0)
+        check_range("top_k", sampling.top_k, 0, MAX_SEED)
+    check_range("repetition_penalty", sampling.repetition_penalty, 1e-6, LARGEST_FLOAT)
+    check_range("presence_penalty", sampling.presence_penalty, -max_penalty, max_penalty)
+    check_range("frequency_penalty", sampling.frequency_penalty, -max_penalty, max_penalty)
+
+
+def rejected(request: Generate, engine: str) -> EngineFailure:
+    """The failure of a request that `engine` rejects. Its own text may quote the request."""
+    if request.guide is not None:
+        return EngineFailure("schema_invalid", f"the {request.guide.kind} guide does not compile")
+    return EngineFailure("invalid_input", f"{engine} rejects the request")
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

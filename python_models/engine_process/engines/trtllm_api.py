@@ -18,7 +18,7 @@ from typing import Any
 from engine_process.engine import Clocks, EngineDied, EngineFailure, EngineLoadError, EngineSettings, Step
 from engine_process.engines.guide_proof import check_eos_token, prove_guides
 from engine_process.engines.guide_types import GUIDE_TYPES, check_guide, release_guide_backend, release_stop_token_ids
-from engine_process.engines.request_limits import check_request
+from engine_process.engines.request_limits import check_request, rejected
 from engine_process.engines.sigterm import sigterm_exits
 from engine_process.engines.trtllm_options import engine_arguments, field_types, read_model_size, set_environment
 from engine_process.engines.trtllm_sampling import (
@@ -108,7 +108,7 @@ class TrtllmApiEngine:
                 self._last_step_ns = time.monotonic_ns()
                 yield response.outputs[0]
         except (self._package.RequestError, ValueError):  # their texts may quote the request
-            raise _rejected(request) from None
+            raise rejected(request, "TensorRT-LLM") from None
         except Exception as error:  # the executor has shut down after any other error
             raise EngineDied(f"{type(error).__name__}: {error}") from None
         finally:
@@ -186,12 +186,6 @@ def _log_probs(token_ids: list[int], positions: list[Any]) -> list[float]:
         float(position if isinstance(position, float) else position[token_id].logprob)
         for token_id, position in zip(token_ids, positions, strict=False)
     ]
-
-
-def _rejected(request: Generate) -> EngineFailure:
-    if request.guide is not None:
-        return EngineFailure("schema_invalid", f"the {request.guide.kind} guide does not compile")
-    return EngineFailure("invalid_input", "TensorRT-LLM rejects the request")
 
 
 def _clocks(metrics: Any) -> Clocks | None:

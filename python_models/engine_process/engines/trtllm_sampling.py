@@ -10,7 +10,7 @@ from typing import Any
 
 from engine_process.engine import EngineFailure
 from engine_process.engines.guide_types import ANY_JSON_SCHEMA
-from engine_process.engines.request_limits import check_range
+from engine_process.engines.request_limits import LARGEST_FLOAT, MAX_SEED, check_sampling
 from engine_process.messages import Generate, Guide, Sampling
 
 CPP_SAMPLER, TORCH_SAMPLER = "TRTLLMSampler", "TorchSampler"
@@ -18,8 +18,6 @@ BAD_SEQUENCES_FIELD = "_bad_word_ids"
 """The LLM API takes sequences of bad tokens as text only; their ids are this field, which is not public."""
 
 _NO_END = -1
-_MAX_SEED = 1 << 63
-_LARGEST_FLOAT = 3.4e38
 
 
 def sampling_arguments(request: Generate, sampler: str) -> dict[str, Any]:
@@ -28,7 +26,7 @@ def sampling_arguments(request: Generate, sampler: str) -> dict[str, Any]:
     Raises:
         EngineFailure: the sampler would ignore what the request asks for, or can't do it.
     """
-    _check_sampling(request.sampling)
+    check_sampling(request.sampling, LARGEST_FLOAT, LARGEST_FLOAT)
     if sampler != CPP_SAMPLER and (ignored := _ignored_by_torch_sampler(request)):
         raise EngineFailure("invalid_input", f"{sampler} ignores {', '.join(ignored)}")
     has_end = request.end_id >= 0
@@ -75,16 +73,6 @@ def _ignored_by_torch_sampler(request: Generate) -> list[str]:
     return [name for name, is_asked in asked.items() if is_asked]
 
 
-def _check_sampling(sampling: Sampling) -> None:
-    if not sampling.is_greedy:
-        check_range("temperature", sampling.temperature, 0.0, _LARGEST_FLOAT)
-        check_range("top_p", sampling.top_p, 0.0, 1.0)
-        check_range("top_k", sampling.top_k, 0, _MAX_SEED)
-    check_range("repetition_penalty", sampling.repetition_penalty, 1e-6, _LARGEST_FLOAT)
-    check_range("presence_penalty", sampling.presence_penalty, -_LARGEST_FLOAT, _LARGEST_FLOAT)
-    check_range("frequency_penalty", sampling.frequency_penalty, -_LARGEST_FLOAT, _LARGEST_FLOAT)
-
-
 def _choice(sampling: Sampling) -> dict[str, Any]:
     if sampling.is_greedy:
         return {"top_k": 1}
@@ -92,7 +80,7 @@ def _choice(sampling: Sampling) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p if sampling.top_p > 0.0 else 1.0,  # 0 makes the PyTorch sampler greedy
-        "seed": sampling.seed % _MAX_SEED,
+        "seed": sampling.seed % MAX_SEED,
     }
 
 

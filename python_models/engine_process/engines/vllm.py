@@ -16,7 +16,7 @@ from typing import Any
 from engine_process.engine import Clocks, EngineDied, EngineFailure, EngineLoadError, EngineSettings, Step
 from engine_process.engines.guide_proof import check_eos_token, prove_guides
 from engine_process.engines.guide_types import GUIDE_TYPES, check_guide, release_guide_backend, release_stop_token_ids
-from engine_process.engines.request_limits import check_request
+from engine_process.engines.request_limits import check_request, rejected
 from engine_process.engines.sigterm import sigterm_exits
 from engine_process.engines.vllm_options import engine_arguments, set_environment
 from engine_process.engines.vllm_sampling import BAD_SEQUENCES_FIELD, guide_arguments, sampling_arguments
@@ -95,7 +95,7 @@ class VllmEngine:
         except self._vllm.EngineDeadError as error:
             raise EngineDied(str(error)) from None
         except ValueError:  # its text may quote the request
-            raise _rejected(request) from None
+            raise rejected(request, "vLLM") from None
         except self._vllm.EngineGenerateError as error:
             if self._llm.errored:
                 raise EngineDied(f"{type(error.__cause__).__name__}: {error.__cause__}") from None
@@ -188,12 +188,6 @@ def _ended_by_error(request: Generate, reason: str) -> EngineFailure:
     if request.guide is not None and request.bad_sequences:
         return EngineFailure("invalid_input", "the guide and the bad words together allow no further token")
     return EngineFailure("internal", f"vLLM ended the request with the reason {reason}")
-
-
-def _rejected(request: Generate) -> EngineFailure:
-    if request.guide is not None:
-        return EngineFailure("schema_invalid", f"the {request.guide.kind} guide does not compile")
-    return EngineFailure("invalid_input", "vLLM rejects the request")
 
 
 def _clocks(metrics: Any) -> Clocks:

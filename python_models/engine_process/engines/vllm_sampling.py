@@ -11,7 +11,7 @@ from typing import Any
 
 from engine_process.engine import EngineFailure
 from engine_process.engines.guide_types import ANY_JSON_SCHEMA, LLGUIDANCE, XGRAMMAR
-from engine_process.engines.request_limits import check_range
+from engine_process.engines.request_limits import MAX_SEED, check_sampling
 from engine_process.messages import Generate, Guide, Sampling
 
 VLLM_BACKENDS = {LLGUIDANCE: "guidance", XGRAMMAR: "xgrammar"}
@@ -22,8 +22,6 @@ BAD_SEQUENCES_FIELD = "_bad_words_token_ids"
 MAX_BAD_SEQUENCES, MAX_BAD_TOKENS = 128, 1_024
 
 MAX_TEMPERATURE, MAX_PENALTY = 2.0, 2.0
-_MAX_SEED = 1 << 63
-_LARGEST_FLOAT = 3.4e38
 
 # How vLLM and llguidance tell the languages of a grammar's text apart. One that they took for another would be changed.
 _LARK = re.compile(r"(?m)^\s*(%llguidance\b|start\s*:)")
@@ -38,7 +36,7 @@ def sampling_arguments(request: Generate) -> dict[str, Any]:
     Raises:
         EngineFailure: vLLM can't do what the request asks for.
     """
-    _check_sampling(request.sampling)
+    check_sampling(request.sampling, MAX_TEMPERATURE, MAX_PENALTY)
     return {
         "max_tokens": request.max_tokens,
         # A guide alone says when the completion may end.
@@ -74,16 +72,6 @@ def guide_arguments(guide: Guide) -> dict[str, Any]:
     return {"grammar": guide.text}
 
 
-def _check_sampling(sampling: Sampling) -> None:
-    if not sampling.is_greedy:
-        check_range("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)
-        check_range("top_p", sampling.top_p, 0.0, 1.0)
-        check_range("top_k", sampling.top_k, 0, _MAX_SEED)
-    check_range("repetition_penalty", sampling.repetition_penalty, 1e-6, _LARGEST_FLOAT)
-    check_range("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
-    check_range("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
-
-
 def _choice(sampling: Sampling) -> dict[str, Any]:
     """How the token is chosen. As in TensorRT-LLM, 0 is a seed like any other: equal requests get equal answers."""
     if sampling.is_greedy:
@@ -92,7 +80,7 @@ def _choice(sampling: Sampling) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,  # 0 is no limit in both
         "top_p": sampling.top_p if sampling.top_p > 0.0 else 1.0,  # 0 is off in TensorRT-LLM
-        "seed": sampling.seed % _MAX_SEED,
+        "seed": sampling.seed % MAX_SEED,
     }
 
 

@@ -7,7 +7,6 @@ the client of the engine process, polls for cancellation and sends the responses
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from engine_process.client import EngineClient, unavailable
-from engine_process.messages import PROTOCOL_VERSION, Hello
+from engine_process.client import EngineClient, release_hello, unavailable
 from engine_process.triton.error_response import error_response
 from engine_process.triton.pending_response import PendingResponse
 from engine_process.triton.request_parameters import tenant_of
@@ -34,8 +32,7 @@ class EngineModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Connect to the engine. A request that comes while there is no connection is answered with an error."""
         release = Path(os.environ.get(RELEASE_DIR, DEFAULT_RELEASE_DIR))
-        engine_hash = json.loads((release / "manifest.json").read_bytes()).get("engine", {}).get("hash", "")
-        hello = Hello(PROTOCOL_VERSION, engine_hash, os.environ.get(BOOT_ID, ""))
+        hello = release_hello(release, os.environ.get(BOOT_ID, ""))
         self._client = EngineClient(Path(os.environ[STATE_DIR]), hello, pb_utils.Logger.log_error)
         self._pending: set[PendingResponse] = set()
         self._loop = asyncio.new_event_loop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +18,7 @@ from llmstack.bench.comparison_plan import ComparisonPlan, PlannedPrompts, RowPl
 from llmstack.bench.load import LoadMeasurement, measure_load
 from llmstack.bench.served_stack import ServedStack
 from llmstack.client.ensemble_client import release_headers
-from llmstack.paths import SOURCE_ROOT
-from llmstack.server.engine_process import ENGINE_PYTHON
+from llmstack.server.engine_process import engine_python, lay_out_source
 
 ALONE_LOG_NAME = "alone.log"
 _LAST_CHARACTERS = 2_000
@@ -80,15 +78,15 @@ def measure_alone(plan: Mapping[str, Any], state_dir: Path) -> Iterator[dict[str
     path, log_path = state_dir / "alone-plan.json", state_dir / ALONE_LOG_NAME
     state_dir.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(plan))
-    python = os.environ.get(ENGINE_PYTHON) or sys.executable
+    source = lay_out_source((state_dir / "alone-source").resolve())
     with (
         log_path.open("wb") as log,
         subprocess.Popen(
-            [python, vllm_alone.__file__, str(path)],
+            [engine_python(), vllm_alone.__file__, str(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": str(_lay_out_source(state_dir)), "LLMSTACK_STATE_DIR": str(state_dir)},
+            env={**os.environ, "PYTHONPATH": str(source), "LLMSTACK_STATE_DIR": str(state_dir)},
         ) as process,
     ):
         try:
@@ -100,16 +98,6 @@ def measure_alone(plan: Mapping[str, Any], state_dir: Path) -> Iterator[dict[str
                 process.terminate()
     if process.returncode:
         raise AloneError(log_path.read_text("utf-8", "replace")[-_LAST_CHARACTERS:])
-
-
-def _lay_out_source(state_dir: Path) -> Path:
-    """A directory with a link to the engine process's package, for a Python that must not see this environment's."""
-    directory = (state_dir / "alone-source").resolve()
-    directory.mkdir(exist_ok=True)
-    link = directory / "engine_process"
-    link.unlink(missing_ok=True)
-    link.symlink_to(SOURCE_ROOT / "engine_process")
-    return directory
 
 
 class ComparisonRecord:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine_process.client import read_stats
-from engine_process.messages import PROTOCOL_VERSION, Hello, Stats, Welcome
+from engine_process.client import read_stats, release_hello
+from engine_process.messages import Hello, Stats
 from llmstack.paths import SOURCE_ROOT
-from llmstack.server import parent_death
 from llmstack.server.error import ServerStartError
+from llmstack.server.process_group import kill_group, launcher
 
 ENGINE_PYTHON = "LLMSTACK_ENGINE_PYTHON"
 LOG_NAME = "engine.log"
@@ -45,6 +44,7 @@ class EngineProcess:
     options: Mapping[str, str] = field(default_factory=dict)
     started_at: float = field(default=0.0, init=False)
     log_start: int = field(default=0, init=False)
+    _hello: Hello | None = field(default=None, init=False, repr=False)  # of this start, once it was needed
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -71,21 +71,19 @@ class EngineProcess:
             OSError: it can't be started.
         """
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        python = os.environ.get(ENGINE_PYTHON) or sys.executable
-        options = [f"--option={key}={value}" for key, value in self.options.items()]
-        program = [python, "-m", "engine_process", self.kind, str(self.release_dir.resolve()), str(self.state_dir)]
-        program += options
-        launcher = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(signal.SIGKILL))]
+        self._hello = None
+        program = [engine_python(), "-m", "engine_process", self.kind, str(self.release_dir.resolve())]
+        program += [str(self.state_dir), *(f"--option={key}={value}" for key, value in self.options.items())]
         with self.log_path.open("ab") as log:
             self.log_start = log.tell()
             self.started_at = time.time()
             self._process = subprocess.Popen(
-                [*launcher, *program],
+                [*launcher(signal.SIGKILL), *program],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(),
-                cwd=self._lay_out_source(),
+                cwd=lay_out_source(self.state_dir / _SOURCE_DIR),
                 start_new_session=True,  # Ctrl-C in a terminal goes to this process only
             )
 
@@ -117,13 +115,9 @@ class EngineProcess:
         Raises:
             OSError: the process does not answer in time, or it is another engine.
         """
-        return self._ask(timeout_s)[1]
-
-    def _ask(self, timeout_s: float) -> tuple[Welcome, Stats]:
-        manifest = json.loads((self.release_dir / "manifest.json").read_bytes())
-        hello = Hello(PROTOCOL_VERSION, manifest.get("engine", {}).get("hash", ""))
+        self._hello = self._hello or release_hello(self.release_dir)
         try:
-            return asyncio.run(asyncio.wait_for(read_stats(self.state_dir, hello), timeout_s))
+            return asyncio.run(asyncio.wait_for(read_stats(self.state_dir, self._hello), timeout_s))
         except asyncio.TimeoutError:
             raise TimeoutError(f"the engine process gave no answer for {timeout_s:g} s") from None
 
@@ -147,33 +141,35 @@ class EngineProcess:
 
     def kill(self) -> None:
         """Kill the process and its children."""
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
+        if self._process is not None:
+            kill_group(self._process)
+            self._process = None
 
     @property
     def _next_step(self) -> str:
         return f"read the engine's whole log: {self.log_path}"
-
-    def _lay_out_source(self) -> Path:
-        """A directory with links to the packages that the process imports.
-
-        The engine's Python must not see this environment's packages: they may contradict its own.
-        """
-        directory = self.state_dir / _SOURCE_DIR
-        directory.mkdir(exist_ok=True)
-        for package in _PACKAGES:
-            link, target = directory / package, SOURCE_ROOT / package
-            if not link.is_symlink() or link.readlink() != target:
-                link.unlink(missing_ok=True)
-                link.symlink_to(target)
-        return directory
 
     def _environment(self) -> dict[str, str]:
         paths = [str(self.state_dir / _SOURCE_DIR)]
         if not os.environ.get(ENGINE_PYTHON) and os.environ.get("PYTHONPATH"):
             paths.append(os.environ["PYTHONPATH"])
         return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "LLMSTACK_STATE_DIR": str(self.state_dir)}
+
+
+def engine_python() -> str:
+    """The Python that runs engines."""
+    return os.environ.get(ENGINE_PYTHON) or sys.executable
+
+
+def lay_out_source(directory: Path) -> Path:
+    """Make `directory` hold links to the packages that the engine's Python imports, and nothing else.
+
+    It must not see this environment's packages: they may contradict its own.
+    """
+    directory.mkdir(exist_ok=True)
+    for package in _PACKAGES:
+        link, target = directory / package, SOURCE_ROOT / package
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return directory

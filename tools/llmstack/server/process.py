@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -19,7 +17,6 @@ import httpx
 
 from llm_policy.release.release import RELEASE_FINGERPRINT
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
-from llmstack.server import parent_death
 from llmstack.server.binary import ServerBinary, find_server_binary
 from llmstack.server.command import (
     ENGINES,
@@ -34,6 +31,7 @@ from llmstack.server.engine_process import POLL_TIMEOUT_S, EngineProcess
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import failure_reasons
 from llmstack.server.ports import FREE_PORTS, Ports
+from llmstack.server.process_group import kill_group, launcher
 from llmstack.server.shared_memory import record_regions, remove_regions
 
 LOG_NAME = "tritonserver.log"
@@ -161,13 +159,12 @@ class TritonServer:
             CANARY_TOKEN: self.canary_token,
             RELEASE_FINGERPRINT: self.release_fingerprint,
         }
-        launcher = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(self.death_signal))]
         with self.log_path.open("ab") as log:
             if not self.appends_log:
                 log.truncate(0)
             self.log_start = log.tell()
             self._process = subprocess.Popen(
-                [*launcher, *command],
+                [*launcher(self.death_signal), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -233,7 +230,7 @@ class TritonServer:
 
     def kill(self) -> None:
         """Kill the server and its children; requests in flight get no answer."""
-        self._end(_kill)
+        self._end(kill_group)
 
     def _end(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
         with self._cleanup.pop_all():
@@ -299,10 +296,4 @@ def _terminate(process: subprocess.Popen[bytes], timeout_s: float) -> None:
     except subprocess.TimeoutExpired:
         pass
     finally:
-        _kill(process)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        kill_group(process)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from engine_process.engine import EngineSettings
 
+EOS_ID = 99
+
 
 def write_release(
     directory: Path,
     backend: str = "auto",
     options: dict[str, str] | None = None,
-    stop_token_ids: tuple[int, ...] = (99,),
+    stop_token_ids: tuple[int, ...] = (EOS_ID,),
 ) -> EngineSettings:
     """The settings of an engine for a release in `directory`, with a batch of 8."""
     for name in ("engine", "tokenizer"):

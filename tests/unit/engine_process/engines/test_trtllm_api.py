@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import aclosing
 
 import pytest
 
-from engine_process.engine import Clocks, EngineDied, EngineFailure, EngineLoadError, Step
+from engine_process.engine import Clocks, EngineDied, EngineLoadError
 from engine_process.engines.trtllm_api import TrtllmApiEngine
-from engine_process.messages import Capabilities, Generate, Guide, Sampling, write_ids
+from engine_process.messages import Capabilities, Guide, Sampling
+from tests.unit.engine_process.engines.adapter_calls import failure_of, request, run
+from tests.unit.engine_process.engines.release_directory import EOS_ID
 from tests.unit.engine_process.engines.trtllm_stand_in import (
-    EOS_ID,
     RequestError,
     SamplingParams,
     Script,
@@ -43,23 +43,6 @@ def engine(tmp_path, package) -> TrtllmApiEngine:
 @pytest.fixture
 def llm(engine) -> StandInLLM:
     return StandInLLM.instances[-1]
-
-
-def request(ids=(1, 2, 3), max_tokens=4, end_id=EOS_ID, **fields) -> Generate:
-    return Generate(7, write_ids(ids), max_tokens, end_id=end_id, **fields)
-
-
-def run(engine: TrtllmApiEngine, message: Generate) -> list[Step]:
-    async def collect() -> list[Step]:
-        return [step async for step in engine.generate(message, time.monotonic_ns())]
-
-    return asyncio.run(collect())
-
-
-def failure_of(engine: TrtllmApiEngine, message: Generate) -> EngineFailure:
-    with pytest.raises(EngineFailure) as failure:
-        run(engine, message)
-    return failure.value
 
 
 def refused(directory, backend="auto", **settings) -> str:

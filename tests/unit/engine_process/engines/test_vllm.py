@@ -8,11 +8,12 @@ from contextlib import aclosing
 
 import pytest
 
-from engine_process.engine import Clocks, EngineDied, EngineFailure, EngineLoadError, Step
+from engine_process.engine import Clocks, EngineDied, EngineLoadError
 from engine_process.engines.vllm import VllmEngine
-from engine_process.messages import Capabilities, Generate, Guide, Sampling, write_ids
-from tests.unit.engine_process.engines.release_directory import write_release
-from tests.unit.engine_process.engines.vllm_stand_in import EOS_ID, IS_REAL, SHAPES, Script, StandInLLM, install
+from engine_process.messages import Capabilities, Guide, Sampling
+from tests.unit.engine_process.engines.adapter_calls import failure_of, request, run
+from tests.unit.engine_process.engines.release_directory import EOS_ID, write_release
+from tests.unit.engine_process.engines.vllm_stand_in import IS_REAL, SHAPES, Script, StandInLLM, install
 
 LARK = Guide("llguidance", "lark_grammar", 'start: "a"\n')
 
@@ -36,23 +37,6 @@ def engine(tmp_path, llm_class) -> VllmEngine:
 @pytest.fixture
 def llm(engine) -> StandInLLM:
     return StandInLLM.instances[-1]
-
-
-def request(ids=(1, 2, 3), max_tokens=4, end_id=EOS_ID, **fields) -> Generate:
-    return Generate(7, write_ids(ids), max_tokens, end_id=end_id, **fields)
-
-
-def run(engine: VllmEngine, message: Generate) -> list[Step]:
-    async def collect() -> list[Step]:
-        return [step async for step in engine.generate(message, time.monotonic_ns())]
-
-    return asyncio.run(collect())
-
-
-def failure_of(engine: VllmEngine, message: Generate) -> EngineFailure:
-    with pytest.raises(EngineFailure) as failure:
-        run(engine, message)
-    return failure.value
 
 
 def test_the_tokens_of_each_step_come_as_they_are_made(engine, llm):

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from engine_process.engine import EngineSettings
-from tests.unit.engine_process.engines.release_directory import write_release
+from tests.unit.engine_process.engines.release_directory import EOS_ID, write_release
 
-VOCAB_SIZE, MAX_POSITION, EOS_ID = 100, 64, 99
+VOCAB_SIZE, MAX_POSITION = 100, 64
 FIRST_STEP_US = 1_000_000_000
 
 

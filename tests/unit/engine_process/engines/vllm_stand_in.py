@@ -17,9 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union
 
+from tests.unit.engine_process.engines.release_directory import EOS_ID
+
 SHAPES: dict[str, Any] = json.loads((Path(__file__).parent / "vllm_shapes.json").read_text(encoding="utf-8"))
 IS_REAL = find_spec("vllm") is not None
-VOCAB_SIZE, MAX_MODEL_LEN, EOS_ID = 100, 64, 99
+VOCAB_SIZE, MAX_MODEL_LEN = 100, 64
 FIRST_STEP_S = 1_000.0
 
 

@@ -16,7 +16,7 @@ from llmstack.cli.bench.options import CompletionTokens, MeasuredRelease, Prompt
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail
 from llmstack.server.error import ServerStartError
-from llmstack.server.release import open_release
+from llmstack.server.release import open_release, parse_engine_options
 
 Part = Enum("Part", {name: name for name in PARTS}, type=str)  # type: ignore[misc]
 _VLLM = "vllm"
@@ -59,8 +59,8 @@ def vllm(
         [chosen.value for chosen in part] if part else [name for name in PARTS if engine == _VLLM or name != "alone"]
     )
     plan = ComparisonPlan(plan_rows([_row(text) for text in row]), prompt_tokens, completion_tokens, schema_id)
-    options = dict(_option(text) for text in engine_option or [])
     try:
+        options = parse_engine_options(engine_option or ())
         release = open_release(release_dir)
         record = ComparisonRecord(output, _print_result)
         ComparisonRun(release, plan, record, engine, options, state_dir, start_timeout_s).measure(parts)
@@ -75,13 +75,6 @@ def _row(text: str) -> tuple[int, int]:
     if not (clients.isdigit() and requests.isdigit() and int(requests) >= int(clients) >= 1):
         fail(f"--row {text}: not CLIENTS:REQUESTS, with a request for each client", "write --row 4:100")
     return int(clients), int(requests)
-
-
-def _option(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not (key and separator):
-        fail(f"--engine-option {text}: not KEY=VALUE", "write --engine-option load_format=dummy")
-    return key, value
 
 
 def _print_result(result: dict[str, Any]) -> None:
