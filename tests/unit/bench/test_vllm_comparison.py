@@ -53,6 +53,7 @@ def test_no_two_prompts_of_a_plan_begin_with_the_same_16_tokens(release):
 
 
 def test_vllm_alone_gets_the_guide_and_the_prompts_of_the_stack(release):
+    pytest.importorskip("llguidance")
     prompts = PlannedPrompts(release, PLAN)
     plan = alone_plan(release, PLAN, prompts, {"load_format": "dummy"})
     assert plan["guide"] == planned_guide(release, "order")
