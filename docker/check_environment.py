@@ -3,24 +3,31 @@
 Run it with the environment's Python; arguments are further modules that must be importable. When the project is
 installed, the embedded engine decodes a few tokens with a tiny model. If the base image's transformers is too old for
 that engine, the script only reports it: TensorRT-LLM does not need it.
+
+With LLMSTACK_ENGINE_PYTHON the engines run in that Python: it must find vLLM and import the engine process. numpy is
+then the environment's own, because vLLM needs numpy 2 and Triton's stubs numpy 1.
 """
 
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
-# TensorRT-LLM and the embedded engine are built against these. Another version may break them at the first request.
+ENGINE_PYTHON = os.environ.get("LLMSTACK_ENGINE_PYTHON", "")
+
+# The engines are built against these. Another version may break them at the first request.
 BASE_IMAGE_PACKAGES = (
     "tensorrt_llm",
     "tensorrt",
+    "vllm",
     "torch",
     "transformers",
     "tokenizers",
     "safetensors",
-    "numpy",
     "triton",
+    *([] if ENGINE_PYTHON else ["numpy"]),
 )
 REQUIRED_MODULES = (
     "torch",
@@ -42,8 +49,10 @@ def main(modules: list[str]) -> int:
     """Print errors to standard error and return the exit status."""
     errors = [error for name in BASE_IMAGE_PACKAGES for error in _replacement_errors(name)]
     errors += [error for name in (*REQUIRED_MODULES, *modules) for error in _import_errors(name)]
+    errors += _numpy_errors() if ENGINE_PYTHON else []
     if _is_installed("engine_process"):
         errors += _engine_errors()
+        errors += _engine_python_errors() if ENGINE_PYTHON else []
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     for name in BASE_IMAGE_PACKAGES:
@@ -67,12 +76,32 @@ def _import_errors(name: str) -> list[str]:
     return []
 
 
+def _numpy_errors() -> list[str]:
+    version = _version("numpy")
+    return [] if version.startswith("1.") else [f"numpy is {version}, but Triton's stubs need numpy 1"]
+
+
+def _engine_python_errors() -> list[str]:
+    """Empty when the other Python can run the engine process and finds vLLM."""
+    from llmstack.diagnostics.engine_python import EnginePythonError, read_engine_python
+
+    try:
+        python = read_engine_python()
+    except EnginePythonError as error:
+        return [str(error)]
+    errors = [f"{python.program} can't import {name}: {error}" for name, error in python.errors.items()]
+    if "vllm" not in python.packages:
+        errors.append(f"{python.program} does not find vllm")
+    print(f"the engine's Python: {python}: {', '.join(f'{name} {text}' for name, text in python.packages.items())}")
+    return errors
+
+
 def _engine_errors() -> list[str]:
     """Empty when the embedded engine decodes, or when this image can't run it."""
     from portable_engine.environment import unsupported_reason
 
     if reason := unsupported_reason():
-        print(f"the embedded engine is not available in this image: {reason}. TensorRT-LLM is not affected")
+        print(f"the embedded engine is not available in this image: {reason}. Other engines are not affected")
         return []
     if errors := [error for module in ENGINE_MODULES for error in _import_errors(module)]:
         return errors

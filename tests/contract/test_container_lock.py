@@ -48,6 +48,12 @@ def test_every_package_of_the_container_has_a_locked_version_and_hashes():
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
+def test_an_image_with_an_engines_python_gets_numpy_1_from_the_lock():
+    lock = (PROJECT_ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8")
+    (entry,) = LOCKED_REQUIREMENTS["locked_entries"](["numpy"], lock)
+    assert Requirement(entry.splitlines()[0].strip(" \\")).specifier.contains("1.26.4")
+
+
 def test_a_package_without_a_locked_version_is_an_error():
     with pytest.raises(KeyError, match="no entry for missing"):
         LOCKED_REQUIREMENTS["locked_entries"](["orjson", "missing"], "orjson==1 \\\n    --hash=sha256:0\n")

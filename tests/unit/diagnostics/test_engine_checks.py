@@ -14,7 +14,7 @@ from llmstack.diagnostics.engine_checks import (
     check_mounts,
     check_release,
 )
-from llmstack.diagnostics.image_tag import ImageTag
+from llmstack.diagnostics.image_tag import VLLM_SUFFIX, ImageTag
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 
@@ -44,8 +44,26 @@ def test_an_image_without_tensorrt_llm_is_recognised(deployment, monkeypatch):
 
 
 def test_a_feature_that_may_be_missing_is_a_warning(deployment):
-    result = check_image(deployment._replace(image=ImageTag(25, 8), engine="tensorrtllm"))
-    assert (result.status, "perhaps no Qwen3" in result.text) == (CheckStatus.WARN, True)
+    result = check_image(deployment._replace(image=ImageTag(25, 4)))
+    assert (result.status, "perhaps no guided decoding" in result.text) == (CheckStatus.WARN, True)
+
+
+def test_another_vllm_than_the_adapters_is_a_warning_and_an_image_without_vllm_fails_for_that_engine(deployment):
+    vllm = deployment._replace(engine="vllm", image=ImageTag(26, 7, VLLM_SUFFIX))
+    assert check_image(vllm) == ("image", CheckStatus.OK, "26.07-vllm-python-py3: vLLM 0.24: the adapter's version", "")
+    assert check_image(vllm._replace(image=ImageTag(26, 8, VLLM_SUFFIX))).status is CheckStatus.WARN
+    for image in (ImageTag(26, 7), ImageTag(25, 10, VLLM_SUFFIX)):
+        assert check_image(vllm._replace(image=image)).status is CheckStatus.FAIL
+    assert check_image(vllm._replace(engine="tensorrtllm")).status is CheckStatus.FAIL
+
+
+def test_an_image_with_vllm_is_recognised_and_may_be_without_when_the_engines_python_has_it(
+    deployment, monkeypatch, install
+):
+    monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "26.07")
+    assert check_image(deployment._replace(engine="vllm")).status is CheckStatus.WARN
+    install("vllm", "0.24.0")
+    assert check_image(deployment._replace(engine="vllm")).text.startswith("26.07-vllm-python-py3: vLLM 0.24:")
 
 
 def test_an_old_transformers_fails_only_the_embedded_engine(deployment, install):

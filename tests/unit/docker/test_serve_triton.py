@@ -87,6 +87,35 @@ def test_ports_image_and_arguments_are_passed_to_docker(paths):
     assert words[-3:] == ["registry.example/llmstack:2", "--engine", "echo"]
 
 
+@pytest.mark.parametrize("arguments", [("--engine", "vllm"), ("--engine=vllm",), ()])
+def test_vllm_gets_its_image_a_larger_shared_memory_and_the_model_without_tensorrt_llms_mounts(
+    paths, tmp_path, arguments
+):
+    (tmp_path / "model").mkdir()
+    environment = paths | {"ENGINE_PATH": str(tmp_path / "model"), "LLMSTACK_ENGINE_OPTIONS": "tensor_parallel_size=2"}
+    words = command(environment | ({} if arguments else {"LLMSTACK_ENGINE": "vllm"}), *arguments)
+    assert "llmstack-vllm" in words
+    assert words[words.index("--shm-size") + 1] == "8g"
+    assert "LLMSTACK_ENGINE_OPTIONS=tensor_parallel_size=2" in words
+    assert ("LLMSTACK_ENGINE=vllm" in words) == (not arguments)
+    targets = [mount.split(":")[1] for mount in mounts_of(words)]
+    assert "/workspace/release/engine" in targets
+    assert not [target for target in targets if target.startswith(("/workspace/engine", "/workspace/tokenizer"))]
+
+
+def test_an_engine_of_the_arguments_goes_before_the_variable(paths):
+    words = command(paths | {"LLMSTACK_ENGINE": "vllm", "TRITON_SHM_SIZE": "2g"}, "--engine", "echo")
+    assert words[-3:] == ["llmstack", "--engine", "echo"]
+    assert words[words.index("--shm-size") + 1] == "2g"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "trtllm-api"])
+def test_a_single_engine_file_is_an_error_for_engines_that_read_a_model(paths, engine):
+    done = dry_run(paths, "--engine", engine)
+    assert done.returncode == 2
+    assert f"set ENGINE_PATH to the model's directory for {engine}" in done.stderr
+
+
 def test_ports_are_published_on_localhost_unless_an_address_is_given(paths):
     assert "127.0.0.1:8000:8000" in command(paths)
     for address in ("0.0.0.0", "[::1]"):

@@ -5,12 +5,13 @@ import tarfile
 
 import pytest
 
+from llmstack.diagnostics.image_tag import parse_tag
 from llmstack.paths import PROJECT_ROOT
 
 pytest.importorskip("docker.errors")
 
 from llmstack.image.docker_client import ImageError
-from llmstack.image.image_build import output_lines, version_arguments, write_context
+from llmstack.image.image_build import VARIANTS, output_lines, version_arguments, write_context
 
 
 def names_in_context(root):
@@ -47,6 +48,19 @@ def test_the_build_arguments_name_version_and_commit():
     arguments = version_arguments(PROJECT_ROOT)
     assert arguments["VERSION"] in (PROJECT_ROOT / "pyproject.toml").read_text()
     assert arguments["REVISION"]
+
+
+def test_the_image_with_vllm_is_nvidias_of_the_adapters_version_and_runs_engines_in_its_own_python():
+    arguments = VARIANTS["vllm"].arguments
+    tag = parse_tag(arguments["TRITON_IMAGE"])
+    assert (tag.vllm_errors(), tag.vllm_warnings()) == ([], [])
+    assert arguments["ENGINE_PYTHON"] == "/usr/bin/python3"
+
+
+def test_the_dockerfile_takes_every_build_argument():
+    dockerfile = (PROJECT_ROOT / "docker" / "Dockerfile").read_text()
+    for name in (*version_arguments(PROJECT_ROOT), *VARIANTS["vllm"].arguments):
+        assert f"ARG {name}=" in dockerfile
 
 
 def test_the_output_has_one_line_per_layer_and_an_error_raises():

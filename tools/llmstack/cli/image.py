@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Build and check the container imag
 
 DEFAULT_TAG = "llmstack"
 Tag = Annotated[str, typer.Option(help="Name of the image.")]
+Variant = Enum("Variant", {name: name for name in ("trtllm", "vllm")}, type=str)  # type: ignore[misc]
 _NEXT_STEP = "run docker info to see whether Docker runs and whether you may use it"
 # Lines that stay on the screen, a few dozen of thousands. The others only update the status line.
 _STEP, _LAYER_DONE = "Step ", (": Pull complete", ": Already exists")
@@ -33,27 +35,40 @@ def image() -> None:
 
 @app.command()
 def build(
-    tag: Tag = DEFAULT_TAG,
+    engine: Annotated[
+        Variant, typer.Option(help="The engine that NVIDIA's image brings: TensorRT-LLM or vLLM.")
+    ] = Variant.trtllm,
+    tag: Annotated[
+        str | None, typer.Option(help="Name of the image.", show_default="llmstack, or llmstack-vllm with vLLM")
+    ] = None,
     triton_image: Annotated[
         str | None,
-        typer.Option(envvar="LLMSTACK_BASE_IMAGE", help="The base image.", show_default="the one in docker/Dockerfile"),
+        typer.Option(
+            envvar="LLMSTACK_BASE_IMAGE",
+            help="The base image, tritonserver:<release>-trtllm-python-py3 or -vllm-python-py3.",
+            show_default="25.10 with TensorRT-LLM, 26.07 with vLLM",
+        ),
     ] = None,
     network: Annotated[str | None, typer.Option(help="Docker network for the build, such as host.")] = None,
 ) -> None:
     """Build docker/Dockerfile of this checkout and show the progress.
 
-    Example: llmstack image build --triton-image nvcr.io/nvidia/tritonserver:25.10-trtllm-python-py3
+    With vLLM the engine process runs in the base image's own Python, /usr/bin/python3.
+
+    Example: llmstack image build --engine vllm --tag llmstack-vllm
     """
     from llmstack.image.docker_client import ImageError
-    from llmstack.image.image_build import DOCKERFILE, build_image
+    from llmstack.image.image_build import DOCKERFILE, VARIANTS, build_image
 
     if not (PROJECT_ROOT / DOCKERFILE).is_file():
         fail(f"there is no {DOCKERFILE} in {PROJECT_ROOT}", "build from a checkout")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    arguments = {"TRITON_IMAGE": triton_image} if triton_image else {}
+    variant = VARIANTS[engine.value]
+    name = tag or variant.tag
+    arguments = {**variant.arguments, **({"TRITON_IMAGE": triton_image} if triton_image else {})}
     latest: deque[str] = deque(maxlen=_NUM_LINES_ON_ERROR)
     try:
-        with console.status(f"building {escape(tag)}") as status:
+        with console.status(f"building {escape(name)}") as status:
 
             def report(text: str) -> None:
                 latest.append(text)
@@ -61,11 +76,11 @@ def build(
                 if text.startswith(_STEP) or text.endswith(_LAYER_DONE):
                     console.print(text, markup=False)
 
-            image_id = build_image(PROJECT_ROOT, tag, arguments, network, report)
+            image_id = build_image(PROJECT_ROOT, name, arguments, network, report)
     except ImageError as error:
         console.print("\n".join(latest), markup=False)
         fail(error, _NEXT_STEP)
-    typer.echo(f"{tag}: {image_id}")
+    typer.echo(f"{name}: {image_id}")
 
 
 @app.command()

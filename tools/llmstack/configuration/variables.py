@@ -25,7 +25,7 @@ _ENGINE = (
     Variable(
         "LLMSTACK_ENGINE_PYTHON",
         "the Python of llmstack",
-        "Python of the engine process. It needs msgspec and the engine's packages.",
+        "Python of the engine process. It needs msgspec and the engine's packages. The image with vLLM sets it.",
     ),
     Variable(
         "LLMSTACK_ENGINE_DEVICE", "a GPU if there is one, else cpu", "Device of the portable engine: cpu, cuda, cuda:1."
@@ -86,6 +86,7 @@ _CONTAINERS = (
     Variable("LLMSTACK_ARTIFACTS", "../artifacts", "Directory with the releases that the compose file mounts."),
     Variable("LLMSTACK_ARTIFACTS_MODE", "ro", "rw lets releases be promoted inside the container."),
     Variable("LLMSTACK_MEMORY", "24g", "Memory limit of the compose file's server."),
+    Variable("LLMSTACK_SHM_SIZE", "8g", "Size of /dev/shm of the compose file's server with GPUs."),
     Variable("GATEWAY_HTTPS_PORT", "8443", "Published port of the compose file's gateway for HTTPS."),
     Variable("GATEWAY_GRPC_PORT", "8444", "Published port of the compose file's gateway for gRPC over TLS."),
     Variable(
@@ -110,12 +111,13 @@ _SERVE_TRITON = (
         "artifacts/current/tokenizer_info.json",
         "The tokenizer info; manifest.json and schemas/ lie beside it.",
     ),
-    Variable("TRITON_IMAGE", "llmstack", "The image, with llmstack in it."),
+    Variable("TRITON_IMAGE", "llmstack, or llmstack-vllm for vllm", "The image, with llmstack in it."),
     Variable("TRITON_HTTP_PORT", "8000", "Published port of HTTP."),
     Variable("TRITON_GRPC_PORT", "8001", "Published port of gRPC."),
     Variable("TRITON_METRICS_PORT", "8002", "Published port of the metrics."),
     Variable("TRITON_BIND_ADDRESS", "127.0.0.1", "Address on which the ports are published."),
     Variable("TRITON_GPUS", "all where there is an NVIDIA GPU, else none", "Docker's --gpus."),
+    Variable("TRITON_SHM_SIZE", "1g, or 8g for vllm and trtllm-api", "Docker's --shm-size."),
 )
 
 _DEVELOPMENT = (

@@ -11,7 +11,7 @@ from llmstack.diagnostics.check_result import CheckResult, CheckStatus
 from llmstack.diagnostics.deployment import Deployment
 from llmstack.diagnostics.gpu_memory import HEADROOM, plan_memory
 from llmstack.diagnostics.gpus import Gpu, driver_error, find_gpus
-from llmstack.diagnostics.image_tag import current_image_tag
+from llmstack.diagnostics.image_tag import VLLM_SUFFIX, current_image_tag
 from llmstack.server.binary import find_server_binary
 from llmstack.server.command import ENGINES
 from llmstack.server.error import ServerStartError
@@ -26,17 +26,23 @@ TENSORRT_MOUNTS = tuple(
 
 
 def check_image(deployment: Deployment) -> CheckResult:
-    """Whether the image's TensorRT-LLM can serve Qwen3 with guided decoding."""
+    """Whether the image's TensorRT-LLM can serve Qwen3 with guided decoding, or whether its vLLM is a supported one."""
     tag = deployment.image or current_image_tag()
     if tag is None:
         return CheckResult("image", CheckStatus.SKIPPED, "not an NVIDIA image, or its tag is unknown")
-    next_step = "use a tag from 25.09 to 26.07, 25.10 by default"
-    if errors := tag.errors():
-        status = CheckStatus.FAIL if deployment.engine == "tensorrtllm" else CheckStatus.WARN
-        return CheckResult("image", status, f"{tag.description}: {'; '.join(errors + tag.warnings())}", next_step)
-    if warnings := tag.warnings():
-        return CheckResult("image", CheckStatus.WARN, f"{tag.description}: {'; '.join(warnings)}", next_step)
-    return CheckResult("image", CheckStatus.OK, f"{tag.description}: guided decoding, Qwen3, Blackwell")
+    if deployment.engine == "vllm" or (tag.has_vllm and deployment.engine != "tensorrtllm"):
+        # An engine's Python elsewhere may hold another vLLM than the image's: its own check looks there.
+        is_fatal = deployment.engine == "vllm" and deployment.image is not None
+        errors, warnings, features = tag.vllm_errors(), tag.vllm_warnings(), "the adapter's version"
+        next_step = f"use a tag that ends in -{VLLM_SUFFIX}, from 25.11 on, 26.07 by default"
+    else:
+        is_fatal = deployment.engine == "tensorrtllm"
+        errors, warnings, features = tag.errors(), tag.warnings(), "guided decoding, Qwen3, Blackwell"
+        next_step = "use a tag from 25.09 to 26.07, 25.10 by default"
+    if reasons := errors + warnings:
+        status = CheckStatus.FAIL if errors and is_fatal else CheckStatus.WARN
+        return CheckResult("image", status, f"{tag.description}: {'; '.join(reasons)}", next_step)
+    return CheckResult("image", CheckStatus.OK, f"{tag.description}: {features}")
 
 
 def check_engine(deployment: Deployment) -> CheckResult:

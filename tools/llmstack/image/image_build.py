@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from docker.errors import DockerException
 
@@ -17,6 +17,25 @@ from llmstack.image.docker_client import ImageError, connect
 
 DOCKERFILE = "docker/Dockerfile"
 _BUILD_TIMEOUT_S = 3_600
+
+
+class ImageVariant(NamedTuple):
+    """An image for one engine: its usual name, and build arguments other than the Dockerfile's own."""
+
+    tag: str
+    arguments: Mapping[str, str]
+
+
+VARIANTS = {
+    "trtllm": ImageVariant("llmstack", {}),
+    "vllm": ImageVariant(
+        "llmstack-vllm",
+        {
+            "TRITON_IMAGE": "nvcr.io/nvidia/tritonserver:26.07-vllm-python-py3",  # has the adapter's vLLM, 0.24
+            "ENGINE_PYTHON": "/usr/bin/python3",
+        },
+    ),
+}
 
 
 def build_image(
