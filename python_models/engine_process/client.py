@@ -99,6 +99,11 @@ class EngineClient:
         if self._listeners.pop(request_id, None) is not None and self._writer is not None:
             self._writer.write(encode(Abort(request_id)))
 
+    def cancel(self, request_id: int) -> None:
+        """Say that nobody waits for this request any more; its listener still receives its end."""
+        if request_id in self._listeners and self._writer is not None:
+            self._writer.write(encode(Abort(request_id)))
+
     def _dispatch(self, message: object) -> None:
         if isinstance(message, Tokens):
             if (listener := self._listeners.get(message.id)) is not None:

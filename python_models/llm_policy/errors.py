@@ -4,6 +4,7 @@ PolicyError
 ├── InvalidRequest         INVALID_ARG 400, final: the client must change the request
 ├── Unavailable            UNAVAILABLE 503, retryable: the same request may succeed later, or on another server
 │   └── LedgerUnavailable  UNAVAILABLE 503, retryable: the ledger can't be written, so nothing is served
+├── Cancelled              CANCELLED 499, final: the client of a stream cancelled it, or went away
 └── InternalFault          INTERNAL 500, retryable: a bug; the client gets a reference number
 
 Each rule raises its own error; only `triton/error_responses.py` turns it into a Triton error. The text is
@@ -39,6 +40,7 @@ class Code(str, Enum):
     GUIDANCE_UNAVAILABLE = "guidance_unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     DRAINING = "draining"
+    CANCELLED = "cancelled"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     INTERNAL = "internal"
 
@@ -49,6 +51,7 @@ class Status(Enum):
     INVALID_ARG = 400
     UNAVAILABLE = 503
     INTERNAL = 500
+    CANCELLED = 499
 
 
 class PolicyError(Exception):
@@ -113,6 +116,14 @@ class LedgerUnavailable(Unavailable):
         )
 
 
+class Cancelled(PolicyError):
+    """The client of a stream cancelled it, or went away; nobody reads this error."""
+
+    codes = frozenset((Code.CANCELLED,))
+    status = Status.CANCELLED
+    is_retryable = False
+
+
 class InternalFault(PolicyError):
     """An unexpected exception. `detail` has only a reference number, which the server's log has too."""
 
@@ -126,7 +137,7 @@ class InternalFault(PolicyError):
 
 _TYPES: dict[Code, type[PolicyError]] = {
     code: error_type
-    for error_type in (InvalidRequest, Unavailable, LedgerUnavailable, InternalFault)
+    for error_type in (InvalidRequest, Unavailable, LedgerUnavailable, Cancelled, InternalFault)
     for code in error_type.codes
 }
 

@@ -33,6 +33,7 @@ TABLE = {
     "preprocess": (tensors.ENSEMBLE_INPUTS, tensors.PREPROCESS_OUTPUTS),
     "postprocess": (tensors.POSTPROCESS_INPUTS, tensors.POSTPROCESS_OUTPUTS),
 }
+STEPS = ("preprocess", "postprocess")
 
 
 @pytest.mark.parametrize("model", TABLE)
@@ -42,7 +43,14 @@ def test_a_model_declares_exactly_the_tensors_of_the_table(model):
     assert declared(config(model).output) == [tuple(spec) for spec in outputs]
 
 
-@pytest.mark.parametrize("model", ["ensemble", "preprocess"])
+def test_the_stream_takes_what_the_ensemble_takes_and_adds_one_output():
+    stream = config("ensemble_stream")
+    assert declared(stream.input) == declared(config("ensemble").input)
+    assert declared(stream.output) == [tuple(spec) for spec in tensors.STREAM_OUTPUTS]
+    assert (stream.max_batch_size, stream.model_transaction_policy.decoupled) == (1, True)
+
+
+@pytest.mark.parametrize("model", ["ensemble", "ensemble_stream", "preprocess"])
 def test_every_client_input_is_optional(model):
     assert all(spec.optional for spec in config(model).input)
 
@@ -70,7 +78,8 @@ def test_no_ensemble_output_has_the_name_of_an_input():
 
 def test_the_ensemble_maps_every_tensor_of_every_step():
     steps = {step.model_name: step for step in config("ensemble").ensemble_scheduling.step}
-    for model, (inputs, outputs) in {k: v for k, v in TABLE.items() if k != "ensemble"}.items():
+    for model in STEPS:
+        inputs, outputs = TABLE[model]
         assert set(steps[model].input_map) == {spec.name for spec in inputs}
         assert set(steps[model].output_map) == {spec.name for spec in outputs}
     assert set(steps["tensorrt_llm"].input_map) == {spec.name for spec in tensors.ENGINE_INPUTS}

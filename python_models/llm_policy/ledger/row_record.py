@@ -38,6 +38,7 @@ class RowRecord(NamedTuple):
     # The error code of a rejected row; empty for any other.
     code: str = ""
     code_detail: str = ""  # only of `overloaded`: the limit that is reached
+    is_cut: bool = False  # has a code, but pays for the tokens that the engine generated until then
     # Found by postprocess.
     finish_reason: str = ""
     num_completion_tokens: int = 0

@@ -18,7 +18,7 @@ from llm_policy.ledger.row_record import RowRecord
 from llm_policy.metrics.metric_slot import MetricSlot
 
 DIRECTORY = "metrics"
-STEPS = ("preprocess", "postprocess")
+STEPS = ("preprocess", "postprocess", "ensemble_stream")
 CACHE_RESULTS = ("hit", "file", "miss")
 # 2,500 µs is the default queue-delay threshold; the other bounds cover the range seen with real engines.
 QUEUE_DELAY_US = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1e6, 5e6, 30e6)
@@ -54,6 +54,9 @@ class PolicyMetrics:
         )
         self.time_per_output_token_us = _histogram(
             "llm_time_per_output_token_us", "Time per completion token after the first", PER_TOKEN_US
+        )
+        self.inter_token_latency_us = _histogram(
+            "llm_inter_token_latency_us", "Time between a stream's tokens, as they come from the engine", PER_TOKEN_US
         )
         self.guide_compile_ms = _histogram("llm_guide_compile_ms", "Compile time of one new guide", COMPILE_MS)
         self.guide_mask_ms = _histogram("llm_guide_mask_ms", "Slowest token mask of one new guide", MASK_MS)

@@ -42,6 +42,7 @@ class RowInput:
     pad_id: int | None = None
     stop_words: list[str] = field(default_factory=list)
     bad_words: list[str] = field(default_factory=list)
+    stream: bool | None = None
     return_log_probs: bool = False
     exclude_input_in_output: bool = True
     sampling: dict[str, float] = field(default_factory=dict)
@@ -93,11 +94,8 @@ def _set(row_input: RowInput, name: str, values: list[Any]) -> None:
 
 
 def _set_switch(row_input: RowInput, name: str, value: Any) -> None:
-    if name in ("return_log_probs", "exclude_input_in_output"):
+    if name in ("return_log_probs", "exclude_input_in_output", "stream"):
         setattr(row_input, name, bool(value))
-    elif name == "stream":
-        if value:
-            raise invalid_input("stream is true, but this deployment does not stream: only false is allowed")
     elif name == "beam_width":
         if value != 1:
             raise invalid_input(f"beam_width is {value}, only 1 is allowed")

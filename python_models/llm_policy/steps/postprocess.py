@@ -53,7 +53,7 @@ class Postprocess:
         lengths = inputs["sequence_length"].reshape(len(records), -1)[:, 0].tolist()
         beams = inputs["output_ids"]
         return [
-            self._answer(record, beams[row, 0, : lengths[row]].tolist(), counts[row], clocks[row])
+            self.answer(record, beams[row, 0, : lengths[row]].tolist(), counts[row], clocks[row])
             for row, record in enumerate(records)
         ]
 
@@ -76,7 +76,8 @@ class Postprocess:
             Code.DEADLINE_EXCEEDED, f"the answer took {taken_us / 1e6:.3f} s, limit {limit_us / 1e6:g} s ({name})"
         )
 
-    def _answer(self, record: RowRecord, ids: list[int], num_tokens: int, clock: tuple[int, ...]) -> Answer:
+    def answer(self, record: RowRecord, ids: list[int], num_tokens: int, clock: tuple[int, ...]) -> Answer:
+        """The answer of one row. `ids` begin with the prompt's if the row includes it; `clock` has `CLOCKS` in ns."""
         prompt_ids = ids[: record.num_prompt_tokens] if record.includes_prompt else []
         completion = ids[len(prompt_ids) :]
         finish_reason, kept_ids = _finish(completion, num_tokens, record)
@@ -128,7 +129,10 @@ def withheld(answers: list[Answer], code: Code) -> list[Answer]:
     """The answers of a request that gets an error and pays for its tokens. Unfinished text violates no schema."""
     kept = ("queue_delay_breach", "cost_breach")
     records = rejected((answer.record for answer in answers), code)
-    return [Answer(r._replace(flags=tuple(flag for flag in r.flags if flag in kept)), "") for r in records]
+    return [
+        Answer(record._replace(is_cut=True, flags=tuple(flag for flag in record.flags if flag in kept)), "")
+        for record in records
+    ]
 
 
 _COLUMNS: tuple[tuple[str, Any, Callable[[Answer], Any]], ...] = (

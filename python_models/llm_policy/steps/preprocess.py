@@ -60,6 +60,7 @@ class EngineRow(NamedTuple):
     bad_words: Words
     pad_id: int
     returns_log_probs: bool
+    streams: bool
 
 
 class PreparedRequest(NamedTuple):
@@ -71,11 +72,21 @@ class PreparedRequest(NamedTuple):
 
 
 class Preprocess:
-    """The rules of one release. `run` has no side effects and never blocks."""
+    """The rules of one release. `run` has no side effects and never blocks.
+
+    `streams` says whether the model sends the answer in pieces, which it does unless the client's `stream` is false.
+    """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: PromptEncoder, guides: GuideResolver, canary_token: str = ""
+        self,
+        manifest: Manifest,
+        tokenizer: PromptEncoder,
+        guides: GuideResolver,
+        canary_token: str = "",
+        *,
+        streams: bool = False,
     ) -> None:
+        self._streams = streams
         self._gate = HeaderGate(manifest.engine.hash, manifest.engine.quantisation, canary_token)
         self._tasks: dict[str, Task] = dict(manifest.tasks.items())
         self._tokenizer = tokenizer
@@ -126,6 +137,8 @@ class Preprocess:
 
     def _prepare(self, row_input: RowInput, records: list[RowRecord], number: int) -> EngineRow:
         """Decide about one row. `records[number]` has each decision before the next one, which may reject the row."""
+        if row_input.stream and not self._streams:
+            raise invalid_input("stream is true, but this model answers once: send the request to ensemble_stream")
         task = self._task(row_input.task)
         record = records[number] = records[number]._replace(
             task=row_input.task or "", includes_prompt=not row_input.exclude_input_in_output
@@ -162,6 +175,7 @@ class Preprocess:
             bad_words=self._encode_words("bad_words", row_input.bad_words),
             pad_id=self._token_id("pad_id", row_input.pad_id, self._tokenizer.pad_id),
             returns_log_probs=row_input.return_log_probs,
+            streams=self._streams and row_input.stream is not False,
         )
 
     def _task(self, name: str | None) -> Task | None:

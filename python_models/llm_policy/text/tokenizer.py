@@ -38,6 +38,9 @@ class Backend(Protocol):
     def decode(self, ids: list[int]) -> str:
         """Text of ids; ids beyond the vocabulary give no text."""
 
+    def token(self, token_id: int) -> str | None:
+        """The token as the vocabulary spells it; None beyond the vocabulary."""
+
 
 class FastokensBackend:
     """The `fastokens` library: about 100 times faster than the reference on long prompts."""
@@ -62,6 +65,11 @@ class FastokensBackend:
         text: str = self._tokenizer.decode(ids)
         return text
 
+    def token(self, token_id: int) -> str | None:
+        """The token as the vocabulary spells it."""
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        return token
+
 
 class ReferenceBackend:
     """Hugging Face `tokenizers`: the reference, and the fallback where fastokens is not available."""
@@ -81,6 +89,11 @@ class ReferenceBackend:
         """Text of ids."""
         return str(self._tokenizer.decode([token_id for token_id in ids if 0 <= token_id < 2**32]))
 
+    def token(self, token_id: int) -> str | None:
+        """The token as the vocabulary spells it."""
+        token: str | None = self._tokenizer.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+        return token
+
 
 class Tokenizer:
     """One Hugging Face tokenizer directory, loaded once; immutable."""
@@ -96,6 +109,7 @@ class Tokenizer:
             token_id: [] if token_id in file.special_ids else backend.encode(text).tolist()
             for text, token_id in file.added_tokens.items()
         }
+        self._token_bytes: dict[int, bytes] = {}  # of tokens seen so far
         self.backend = backend.name
         self.control_tokens = file.added_tokens
         self.vocab_size = file.vocab_size
@@ -146,6 +160,16 @@ class Tokenizer:
             ids = [ordinary for token_id in ids for ordinary in self._decoded_as.get(token_id, (token_id,))]
         return self._backend.decode(ids)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token. Those of all ids joined, read as UTF-8, are what `decode` returns for the ids."""
+        found = self._token_bytes.get(token_id)
+        if found is None:
+            ordinary = self._decoded_as.get(token_id, [token_id])
+            found = b"".join(_unspell(self._backend.token(number) or "") for number in ordinary)
+            if 0 <= token_id < self.vocab_size:
+                self._token_bytes[token_id] = found
+        return found
+
     def min_tokens_of(self, text: str) -> int:
         """A lower bound on the number of tokens in `text`, from its length in bytes.
 
@@ -157,6 +181,28 @@ class Tokenizer:
         num_ascii = len(text.encode("ascii", "ignore"))
         num_other = len(text.encode()) - num_ascii
         return (num_ascii + num_other // _MAX_NFC_SHRINK) // self._longest_token_bytes
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """The letter for each byte in a byte-level vocabulary (GPT-2's `bytes_to_unicode`).
+
+    Printable Latin-1 characters stand for themselves, the others for the characters from U+0100 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(0x100 + number): byte for number, byte in enumerate(others)}
+
+
+_BYTE_OF_LETTER = _byte_of_letter()
+
+
+def _unspell(token: str) -> bytes:
+    """The bytes of a token; one with another character than those letters is its own UTF-8 text."""
+    try:
+        return bytes(map(_BYTE_OF_LETTER.__getitem__, token))
+    except KeyError:
+        return token.encode()
 
 
 def choose_backend(tokenizer_json: str) -> Backend:

@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 import structlog
 
-from llm_policy.errors import Code
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tables import CANCELLED, REFUSED, SETTLED
 
@@ -47,10 +46,9 @@ class RequestLog:
 def row_fields(record: RowRecord) -> dict[str, Any]:
     """The fields of a row's line. A rejected row has no usage, also if the engine answered it.
 
-    A row that the engine ended at its time limit has both a code and usage.
+    A row that ended early, at its time limit or because its client went away, has both a code and usage.
     """
-    is_late = record.code == Code.DEADLINE_EXCEEDED.value
-    if record.code and not is_late:
+    if record.code and not record.is_cut:
         return {
             **_request_fields(record),
             "num_completion_tokens": 0,
@@ -67,7 +65,7 @@ def row_fields(record: RowRecord) -> dict[str, Any]:
         "cost_nano_usd": record.actual_nano_usd,
         "queue_delay_us": record.queue_delay_us,
         "flags": record.flags,
-        "outcome": CANCELLED if is_late else SETTLED,
+        "outcome": CANCELLED if record.is_cut else SETTLED,
         "code": record.code,
         "ledger_id": record.ledger_id,
         "finish_reason": record.finish_reason,

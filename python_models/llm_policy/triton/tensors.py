@@ -118,3 +118,6 @@ ENSEMBLE_OUTPUTS = (
     *POSTPROCESS_OUTPUTS,
     *(spec for spec in ENGINE_OUTPUTS if spec.name not in ("output_ids", "sequence_length")),
 )
+
+# The inputs of `ensemble_stream` are those of the ensemble.
+STREAM_OUTPUTS = (*ENSEMBLE_OUTPUTS, TensorSpec("is_last", "TYPE_BOOL"))

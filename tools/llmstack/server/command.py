@@ -29,6 +29,9 @@ ADMIN_KEY_HEADER = "x-llmstack-admin-key"
 GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 
+STREAM_MODEL = "ensemble_stream"
+
+
 class EngineConfig(NamedTuple):
     """Where an engine runs: in an engine process, else in tritonserver by its backend `backend`.
 
@@ -128,13 +131,22 @@ def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> li
     (`model_control`); clients need the admin key for it.
     """
     config = ENGINES[engine].config
+    repositories = list(repositories)
     return [
         *(f"--model-repository={repository}" for repository in repositories),
         "--model-control-mode=explicit",
-        "--load-model=*",
+        *(f"--load-model={model}" for model in _models(repositories, engine)),
         f"--backend-directory={backends}",
         *([f"--model-config-name={config}"] if config else []),
     ]
+
+
+def _models(repositories: Iterable[Path], engine: str) -> list[str]:
+    """The models to load. An engine inside tritonserver has no stream of tokens to offer."""
+    if ENGINES[engine].has_process:
+        return ["*"]
+    models = {path.parent.name for repository in repositories for path in repository.glob("*/config.pbtxt")}
+    return sorted(models - {STREAM_MODEL})
 
 
 def server_environment(

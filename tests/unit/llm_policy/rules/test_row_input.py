@@ -92,8 +92,13 @@ def test_a_switch_takes_the_clients_value(name, value):
     assert getattr(row_input, name) is value
 
 
-def test_stream_false_and_one_beam_are_accepted_without_effect():
-    inputs = {"text_input": texts(b"a"), "stream": np.array([[False]]), "beam_width": np.array([[1]], np.int32)}
+@pytest.mark.parametrize("value", [False, True])
+def test_the_stream_switch_is_read_and_only_a_model_decides_about_it(value):
+    assert unpack_rows({"text_input": texts(b"a"), "stream": np.array([[value]])})[0].stream is value
+
+
+def test_one_beam_is_accepted_without_effect():
+    inputs = {"text_input": texts(b"a"), "beam_width": np.array([[1]], np.int32)}
     assert unpack_rows(inputs) == [RowInput(text_input="a")]
 
 
@@ -107,10 +112,6 @@ MALFORMED = {
     "both prompts": (
         {**TEXT, "messages": texts(b"[]")},
         "both text_input and messages were given, exactly one is required",
-    ),
-    "stream": (
-        {**TEXT, "stream": np.array([[True]])},
-        "stream is true, but this deployment does not stream: only false is allowed",
     ),
     "no beam": ({**TEXT, "beam_width": np.array([[0]], np.int32)}, "beam_width is 0, only 1 is allowed"),
     "two beams": ({**TEXT, "beam_width": np.array([[2]], np.int32)}, "beam_width is 2, only 1 is allowed"),

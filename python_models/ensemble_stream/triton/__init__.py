@@ -1,0 +1,1 @@
+"""The part of `ensemble_stream` that uses Triton's Python backend."""

@@ -1,0 +1,177 @@
+"""The streams that the engine works on: takes their tokens, and sends their responses in turn.
+
+Everything runs on one asyncio loop. A response is sent for one stream after the other, and tokens that come meanwhile
+join the chunk that their stream waits to send: under load chunks grow, and no queue does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import triton_python_backend_utils as pb_utils
+
+from engine_process.client import EngineClient
+from engine_process.messages import End, Tokens
+from ensemble_stream.conclusion import Conclusion
+from ensemble_stream.stream import Stream
+from ensemble_stream.triton.closing import StreamCloser
+from ensemble_stream.triton.stream_response import StreamResponse
+from llm_policy.errors import Code, PolicyError
+from llm_policy.steps.ledger_writer import LedgerWriter
+from llm_policy.steps.postprocess import Postprocess
+
+CANCEL_POLL_S = 0.1
+_CONNECT_POLL_S = 0.02
+
+
+class OpenStream:
+    """A stream with its responses. `sends_chunks` is false if the client wants one response."""
+
+    def __init__(self, stream: Stream, response: StreamResponse, sends_chunks: bool) -> None:
+        self.stream, self.response, self.sends_chunks = stream, response, sends_chunks
+        self.is_queued = False  # it waits for its turn to send a chunk
+        self.is_cancelled = False
+
+
+class OpenStreams:
+    """All streams of one model instance."""
+
+    def __init__(
+        self, client: EngineClient, postprocess: Postprocess, closer: StreamCloser, ledger: LedgerWriter
+    ) -> None:
+        self._client, self._postprocess, self._closer, self._ledger = client, postprocess, closer, ledger
+        self._open: set[OpenStream] = set()
+        self._to_send: deque[OpenStream] = deque()
+        self._to_close: list[OpenStream] = []
+        self._wake_sender, self._wake_closer = asyncio.Event(), asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="stream-closer")
+        self.connected = threading.Event()
+        """Set once there is a connection to the engine."""
+
+    async def run(self) -> None:
+        """Serve until `stop` is called; then end what is open."""
+        works = (self._client.run(), self._connect(), self._send_chunks(), self._close(), self._poll_cancellation())
+        tasks = [asyncio.create_task(work) for work in works]
+        await self._stopping.wait()
+        for open_stream in list(self._open):
+            self._client.abort(open_stream.stream.request.id)
+            self._end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
+        while self._to_close:
+            await asyncio.sleep(_CONNECT_POLL_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._executor.shutdown()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping.set()
+
+    def start(self, open_stream: OpenStream) -> None:
+        """Send the request to the engine."""
+        self._open.add(open_stream)
+        if self._stopping.is_set():
+            self._end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
+            return
+        self._client.generate(open_stream.stream.request, _Listener(self, open_stream))
+
+    def fail(self, response: StreamResponse, error: PolicyError) -> None:
+        """Answer a request that never became a stream."""
+        self._try(lambda: response.send_error(error))
+
+    def on_tokens(self, open_stream: OpenStream, tokens: Tokens) -> None:
+        """Take new tokens; the stream waits for its turn if there is something to send."""
+        per_token_us = open_stream.stream.add(tokens)
+        if per_token_us and (metrics := self._ledger.metrics) and not open_stream.stream.record.is_canary:
+            metrics.inter_token_latency_us.observe(per_token_us)
+        if open_stream.sends_chunks and not open_stream.is_queued and open_stream.stream.has_text:
+            open_stream.is_queued = True
+            self._to_send.append(open_stream)
+            self._wake_sender.set()
+
+    def on_end(self, open_stream: OpenStream, end: End) -> None:
+        """Close the row; the last response follows."""
+        self._end(open_stream, end)
+
+    def _end(self, open_stream: OpenStream, end: End) -> None:
+        if open_stream.stream.end is None:
+            open_stream.stream.end = end
+            self._to_close.append(open_stream)
+            self._wake_closer.set()
+
+    async def _connect(self) -> None:
+        while self._client.welcome is None:
+            await asyncio.sleep(_CONNECT_POLL_S)
+        self.connected.set()
+
+    async def _send_chunks(self) -> None:
+        while True:
+            await self._wake_sender.wait()
+            self._wake_sender.clear()
+            while self._to_send:
+                open_stream = self._to_send.popleft()
+                open_stream.is_queued = False
+                stream = open_stream.stream
+                if stream.end is None and not open_stream.is_cancelled:
+                    self._try(lambda: open_stream.response.send_chunk(stream.take_chunk()))  # noqa: B023 - runs at once
+                await asyncio.sleep(0)  # the engine's messages that came meanwhile
+
+    async def _close(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake_closer.wait()
+            self._wake_closer.clear()
+            batch = list(self._to_close)
+            conclusions = await loop.run_in_executor(
+                self._executor, self._closer.close, [open_stream.stream for open_stream in batch]
+            )
+            for open_stream, conclusion in zip(batch, conclusions, strict=True):
+                self._send_last(open_stream, conclusion)
+                self._open.discard(open_stream)
+                await asyncio.sleep(0)
+            del self._to_close[: len(batch)]
+            if self._to_close:
+                self._wake_closer.set()
+
+    def _send_last(self, open_stream: OpenStream, conclusion: Conclusion) -> None:
+        stream, response = open_stream.stream, open_stream.response
+        if conclusion.error is not None:
+            error = conclusion.error
+            self._try(lambda: response.send_error(error))
+        elif conclusion.answer is not None and stream.end is not None:
+            answer, end, rest = conclusion.answer, stream.end, stream.take_rest(conclusion.answer.text)
+            self._try(lambda: response.send_last(self._postprocess, answer, rest, end))
+
+    async def _poll_cancellation(self) -> None:
+        while True:
+            await asyncio.sleep(CANCEL_POLL_S)
+            for open_stream in list(self._open):
+                if open_stream.stream.end is None and not open_stream.is_cancelled:
+                    if open_stream.response.is_cancelled():
+                        open_stream.is_cancelled = True
+                        self._client.cancel(open_stream.stream.request.id)
+                    await asyncio.sleep(0)
+
+    @staticmethod
+    def _try(send) -> None:  # type: ignore[no-untyped-def]
+        try:
+            send()
+        except Exception as error:
+            pb_utils.Logger.log_error(f"a response can't be sent: {type(error).__name__}")
+
+
+class _Listener:
+    """Receives the engine's messages about one stream."""
+
+    def __init__(self, streams: OpenStreams, open_stream: OpenStream) -> None:
+        self._streams, self._open_stream = streams, open_stream
+
+    def on_tokens(self, tokens: Tokens) -> None:
+        self._streams.on_tokens(self._open_stream, tokens)
+
+    def on_end(self, end: End) -> None:
+        self._streams.on_end(self._open_stream, end)

@@ -1,0 +1,144 @@
+"""The `ensemble_stream` model: one request in, its answer out in pieces; every row is in the ledger first.
+
+Three threads: Triton's calls `execute`, which admits requests. One runs the client of the engine process and sends all
+responses, because Triton's senders may be used by one thread only. One closes the rows of streams that ended in the
+ledger, many in a transaction, so that the disk holds up no other stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from engine_process.client import EngineClient
+from engine_process.messages import PROTOCOL_VERSION, Generate, Hello
+from engine_process.triton.tensors import RequestError, read_requests
+from ensemble_stream.stream import Stream
+from ensemble_stream.triton.closing import StreamCloser
+from ensemble_stream.triton.open_streams import OpenStream, OpenStreams
+from ensemble_stream.triton.stream_response import StreamResponse
+from llm_policy.errors import Code, PolicyError, Unavailable, create_error
+from llm_policy.steps.column import Column
+from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
+from llm_policy.steps.postprocess import Postprocess
+from llm_policy.text.incremental_detokenizer import IncrementalDetokenizer
+from llm_policy.text.tokenizer import Tokenizer
+from llm_policy.triton.adapter import open_release, state_directory
+from llm_policy.triton.admission import Admission, PendingRequest
+from llm_policy.triton.error_responses import as_policy_error
+from llm_policy.triton.tensor_cache import TensorCache
+
+_CONNECT_TIMEOUT_S = 10
+
+
+class StreamModel:
+    """The `ensemble_stream` model."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the release and connect to the engine. Any exception keeps the model from loading."""
+        release, state_dir = open_release(), state_directory()
+        manifest = release.manifest
+        self._tokenizer = Tokenizer.load(release.tokenizer_dir)
+        self._ledger = LedgerWriter(state_dir, manifest, boot_id())
+        self._admission = Admission(release, state_dir, self._ledger, self._tokenizer, streams=True)
+        self._tensors = TensorCache()
+        hello = Hello(PROTOCOL_VERSION, manifest.engine.hash, boot_id())
+        self._client = EngineClient(state_dir, hello, pb_utils.Logger.log_error)
+        postprocess = Postprocess(manifest, self._tokenizer)
+        closer = StreamCloser(postprocess, self._ledger, self._admission.log)
+        self._streams = OpenStreams(self._client, postprocess, closer, self._ledger)
+        self._ledger.open()
+        gc.freeze()  # everything loaded so far stays, so garbage collections can skip it
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._streams.run(),), name="streams", daemon=True
+        )
+        self._thread.start()
+        self._streams.connected.wait(_CONNECT_TIMEOUT_S)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Admit each request; all responses come later."""
+        began_ns = time.perf_counter_ns()
+        batch = self._admission.admit(requests)
+        for pending in batch:
+            response = StreamResponse(
+                pending.request.get_response_sender(), set(pending.request.requested_output_names()), self._tensors
+            )
+            self._begin(pending, response, int(pending.request.timeout()))
+        self._admission.log.flush()
+        self._observe_overhead(batch, began_ns)
+
+    def finalize(self) -> None:
+        """End what is open, and stop the guide compiler and its sandbox."""
+        self._loop.call_soon_threadsafe(self._streams.stop)
+        self._thread.join(timeout=10)
+        self._admission.close()
+
+    def _begin(self, pending: PendingRequest, response: StreamResponse, timeout_us: int) -> None:
+        if pending.error is not None:
+            self._admission.add_to_log(pending)
+            self._fail(response, pending.error)
+            return
+        try:
+            if not pending.missing_guides:
+                self._generate(pending, response, timeout_us)
+                return
+            self._admission.compile_guides(
+                pending, lambda error: self._begin_later(pending, response, timeout_us, error)
+            )
+        except BaseException as error:
+            self._reject(pending, response, error)
+
+    def _begin_later(
+        self, pending: PendingRequest, response: StreamResponse, timeout_us: int, error: PolicyError | None
+    ) -> None:
+        """Runs on the guide compiler's thread, once the guide is compiled or rejected."""
+        try:
+            if error is not None:
+                raise error
+            self._generate(pending, response, timeout_us)
+        except BaseException as exception:
+            self._reject(pending, response, exception)
+            self._admission.log.flush()
+
+    def _generate(self, pending: PendingRequest, response: StreamResponse, timeout_us: int) -> None:
+        """Send an admitted request to the engine."""
+        (record,), (row,) = pending.records, pending.engine_rows
+        request = self._engine_request(pending)
+        request.tenant, request.timeout_us, request.stream = record.tenant, timeout_us, True
+        detokenizer = IncrementalDetokenizer(self._tokenizer.token_bytes, record.stop_words)
+        prompt_text = self._tokenizer.decode(request.prompt_token_ids) if record.includes_prompt else ""
+        stream = Stream(record, request, detokenizer, prompt_text)
+        self._loop.call_soon_threadsafe(self._streams.start, OpenStream(stream, response, row.streams))
+
+    def _engine_request(self, pending: PendingRequest) -> Generate:
+        welcome = self._client.welcome
+        if welcome is None:
+            raise Unavailable(Code.ENGINE_UNAVAILABLE, "the engine process does not answer; it is started again")
+        arrays = {
+            name: value.array() if isinstance(value, Column) else value
+            for name, value in self._admission.pack(pending).items()
+        }
+        try:
+            (request,) = read_requests(arrays, welcome.capabilities)
+        except RequestError as error:
+            raise create_error(Code(error.code), str(error)) from None
+        return request
+
+    def _reject(self, pending: PendingRequest, response: StreamResponse, error: BaseException) -> None:
+        self._fail(response, self._admission.reject(pending, as_policy_error(error)))
+
+    def _fail(self, response: StreamResponse, error: PolicyError) -> None:
+        self._loop.call_soon_threadsafe(self._streams.fail, response, error)
+
+    def _observe_overhead(self, batch: list[PendingRequest], began_ns: int) -> None:
+        if metrics := self._ledger.metrics:
+            overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
+            for pending in batch:
+                if not pending.records[0].is_canary:
+                    metrics.overhead_us["ensemble_stream"].observe(overhead_us)

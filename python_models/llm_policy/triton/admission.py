@@ -1,0 +1,219 @@
+"""What stands before the engine for every request: the rules, the ledger's row, and the compiled guides.
+
+`preprocess` answers an admitted request with the engine's tensors; `ensemble_stream` sends it to the engine itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llm_policy import PLANNER_VERSION
+from llm_policy.errors import Code, PolicyError, Unavailable
+from llm_policy.guidance.backends.names import usable_backends
+from llm_policy.guidance.compile.compile_queue import GuideCompiler
+from llm_policy.guidance.compile.guide_cache import GuideCache
+from llm_policy.guidance.compile.guide_report import GuideReport
+from llm_policy.guidance.guide import EngineGuide, GuideResolver
+from llm_policy.ledger.row_record import RowRecord, rejected
+from llm_policy.release.manifest import Manifest
+from llm_policy.release.release import Release
+from llm_policy.rules.headers import loggable
+from llm_policy.rules.row_input import Array
+from llm_policy.steps.column import Column
+from llm_policy.steps.ledger_writer import LedgerWriter
+from llm_policy.steps.preprocess import EngineRow, PreparedRequest, Preprocess, with_schema_ids
+from llm_policy.text.tokenizer import Tokenizer
+from llm_policy.triton.adapter import read_inputs, read_parameters
+from llm_policy.triton.error_responses import as_policy_error, internal_fault
+from llm_policy.triton.request_log import RequestLog, write_lines
+
+CANARY_TOKEN = "LLMSTACK_CANARY_TOKEN"  # noqa: S105 - a variable's name
+
+
+@dataclass
+class PendingRequest:
+    """A request that is not answered yet, admitted unless it has an `error`.
+
+    `engine_guides` has one entry per row: the compiled guide, or None for an unguided row or a guide not compiled yet.
+    """
+
+    request: Any
+    records: list[RowRecord]
+    engine_rows: list[EngineRow] = field(default_factory=list)
+    engine_guides: list[EngineGuide | None] = field(default_factory=list)
+    error: PolicyError | None = None
+
+    @property
+    def missing_guides(self) -> list[Any]:
+        """The guides that are not compiled yet."""
+        rows_with_guides = zip(self.engine_rows, self.engine_guides, strict=True)
+        return [row.guide for row, engine_guide in rows_with_guides if row.guide and not engine_guide]
+
+    def set_guides(self, engine_guides: list[EngineGuide | None]) -> None:
+        """Take over the compiled guides and their schema ids."""
+        self.engine_guides = engine_guides
+        self.records = with_schema_ids(self.records, engine_guides)
+
+    def reject(self, error: PolicyError) -> None:
+        """Reject the request with `error`, which replaces an earlier one."""
+        self.error = error
+        self.records = rejected(self.records, error.code)
+
+
+class Admission:
+    """Admits Triton's requests by the rules of one release; every row is in the ledger before anything else happens.
+
+    Thread-safe but for `admit`, which one thread calls.
+    """
+
+    def __init__(
+        self, release: Release, state_dir: Path, ledger: LedgerWriter, tokenizer: Tokenizer, *, streams: bool
+    ) -> None:
+        manifest = release.manifest
+        resolver = GuideResolver(
+            manifest.guidance, {name: release.schema_text(name) for name in sorted(manifest.schemas)}
+        )
+        self._step = Preprocess(manifest, tokenizer, resolver, os.environ.get(CANARY_TOKEN, ""), streams=streams)
+        self._ledger = ledger
+        self.log = RequestLog()
+        backends = usable_backends(manifest.guidance.backend, os.environ)
+        cache = GuideCache(state_dir / "guides.db", _guide_cache_context(manifest, backends))
+        self._guide_compiler = GuideCompiler(
+            manifest.guidance, release.tokenizer_info_path, cache, internal_fault, self._observe_new_guide
+        )
+        self._guide_compiler.register(list(resolver.registered.values()))
+
+    def close(self) -> None:
+        """Stop the guide compiler and its sandbox."""
+        self._guide_compiler.close()
+
+    def admit(self, requests: list[Any]) -> list[PendingRequest]:
+        """Apply the rules to each request and write all of them into the ledger, in one transaction."""
+        admission_error = self._admission_error()
+        batch = [self._prepare(request, admission_error) for request in requests]
+        self._record(batch)
+        return batch
+
+    def compile_guides(self, pending: PendingRequest, then: Callable[[PolicyError | None], None]) -> None:
+        """Compile the missing guides; `then` runs on the guide compiler's thread, with the error of one it rejects.
+
+        Raises:
+            PolicyError: there is no room for another guide.
+        """
+
+        def finish(error: PolicyError | None) -> None:
+            try:
+                if error is None:
+                    pending.set_guides(self._guides_in_memory(pending.engine_rows))
+            except BaseException as exception:
+                error = as_policy_error(exception)
+            then(error)
+
+        self._guide_compiler.submit(pending.missing_guides, finish, pending.records[0].tenant)
+
+    def reject(self, pending: PendingRequest, error: PolicyError) -> PolicyError:
+        """Close the request's rows in the ledger; returns the error that its client gets."""
+        pending.reject(error)
+        try:
+            self._ledger.reject(pending.records)
+        except BaseException as exception:
+            error = as_policy_error(exception)
+            pending.reject(error)
+        self.add_to_log(pending)
+        return error
+
+    def add_to_log(self, pending: PendingRequest) -> None:
+        """Add the lines of a rejected request to the log."""
+        for record in pending.records:
+            self.log.add(record)
+
+    def pack(self, pending: PendingRequest) -> dict[str, Array | Column]:
+        """The engine's tensors."""
+        return self._step.pack(pending.records, pending.engine_rows, pending.engine_guides)
+
+    def _admission_error(self) -> PolicyError | None:
+        try:
+            return self._ledger.admission_error()
+        except BaseException as error:
+            return as_policy_error(error)
+
+    def _prepare(self, request: Any, admission_error: PolicyError | None) -> PendingRequest:
+        prepared = self._run(request, admission_error)
+        pending = PendingRequest(request, prepared.records, prepared.engine_rows)
+        try:
+            if prepared.error is not None:
+                raise prepared.error
+            pending.set_guides(self._look_up_guides(pending.engine_rows))
+        except BaseException as error:
+            pending.reject(as_policy_error(error))
+        return pending
+
+    def _run(self, request: Any, admission_error: PolicyError | None) -> PreparedRequest:
+        """The prepared request. One that can't be read has one record, with nothing but its id."""
+        request_id = ""
+        try:
+            request_id = loggable(request.request_id())
+            inputs, parameters = read_inputs(request), read_parameters(request)
+            return self._step.run(inputs, parameters, request_id, admission_error, self._ledger.overload_error)
+        except BaseException as error:
+            return PreparedRequest([RowRecord(request_id=request_id)], [], error)
+
+    def _record(self, batch: list[PendingRequest]) -> None:
+        """Write the batch into the ledger; requests that can't be written are rejected."""
+        try:
+            recorded = self._ledger.record([pending.records for pending in batch])
+        except BaseException as error:
+            policy_error = as_policy_error(error)
+            for pending in batch:
+                pending.reject(policy_error)
+            return
+        for pending, records in zip(batch, recorded, strict=True):
+            pending.records = records
+            if pending.error is None and records[0].code:
+                pending.error = Unavailable(Code.OVERLOADED, records[0].code_detail)
+
+    def _guides_in_memory(self, rows: list[EngineRow]) -> list[EngineGuide | None]:
+        return [self._guide_compiler.lookup(row.guide) if row.guide else None for row in rows]
+
+    def _look_up_guides(self, rows: list[EngineRow]) -> list[EngineGuide | None]:
+        engine_guides = self._guides_in_memory(rows)
+        num_hits = len(engine_guides) - engine_guides.count(None)
+        if num_hits and (metrics := self._ledger.metrics):
+            metrics.guide_cache["hit"].inc(num_hits)
+        return engine_guides
+
+    def _observe_new_guide(self, report: GuideReport | None) -> None:
+        """Count a guide that was not in memory: compiled now (with its report), or read from the cache file (None).
+
+        A guide that compiled gets a line in the log. One that is rejected has the lines of its requests.
+        """
+        if metrics := self._ledger.metrics:
+            metrics.guide_cache["miss" if report else "file"].inc()
+            if report:
+                metrics.guide_compile_ms.observe(report.compile_ms)
+                if report.mask_ms:
+                    metrics.guide_mask_ms.observe(report.mask_ms)
+        if report and not report.code:
+            write_lines([_guide_line(report)])
+
+
+def _guide_line(report: GuideReport) -> dict[str, Any]:
+    return {
+        "event": "guide_compiled",
+        "schema_id": report.schema_id,
+        "backend": report.backend,
+        "compile_ms": round(report.compile_ms, 1),
+        "mask_ms": round(report.mask_ms, 3),
+    }
+
+
+def _guide_cache_context(manifest: Manifest, backends: tuple[str, ...]) -> str:
+    """Everything besides the guide that a cached report depends on. A registered schema is planned more exactly."""
+    versions = [f"{name} {metadata.version(name)}" for name in backends]
+    guidance = manifest.guidance.model_dump_json()
+    return "\n".join((manifest.tokenizer.info_hash, *versions, PLANNER_VERSION, guidance, *sorted(manifest.schemas)))
