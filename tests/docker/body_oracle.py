@@ -9,12 +9,13 @@ import json
 import re
 from typing import Any
 
-from llm_policy.triton.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, POSTPROCESS_OUTPUTS
+from llm_policy.triton.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, POSTPROCESS_OUTPUTS, STREAM_OUTPUTS
 from llmstack.server.command import FORWARDED_HEADERS
 
 TYPES = {spec.name: spec.data_type.removeprefix("TYPE_").replace("STRING", "BYTES") for spec in ENSEMBLE_INPUTS}
 SETTLED = {spec.name for spec in POSTPROCESS_OUTPUTS}
 PASSED_THROUGH = {spec.name for spec in ENSEMBLE_OUTPUTS} - SETTLED
+STREAMED = {spec.name for spec in STREAM_OUTPUTS} - SETTLED
 HEADERS = {name.lower() for name in FORWARDED_HEADERS} - {"x-canary-token"}
 RANGES = {"INT32": (-(2**31), 2**31 - 1), "UINT64": (0, 2**64 - 1)}
 MAX_FP32 = 3.4028234663852886e38
@@ -196,9 +197,10 @@ def _check_outputs(outputs: list[dict[str, Any]]) -> None:
     check_output_names(names)
 
 
-def check_output_names(names: list[str]) -> None:
-    """Raise Refused unless a request may ask for these outputs."""
-    if not set(names) <= SETTLED | PASSED_THROUGH or len(set(names)) != len(names):
+def check_output_names(names: list[str], model: str = "ensemble") -> None:
+    """Raise Refused unless a request to this model may ask for these outputs."""
+    others = STREAMED if model == "ensemble_stream" else PASSED_THROUGH
+    if not set(names) <= SETTLED | others or len(set(names)) != len(names):
         raise Refused("an unknown output, or one twice")
     if names and not set(names) & SETTLED:
         raise Refused("no output of the policy")

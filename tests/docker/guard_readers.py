@@ -40,10 +40,17 @@ class GuardReaders:
         size = sum(map(len, pieces)) if json_bytes is None else json_bytes
         return self._check("json", call, size, pieces)
 
+    def count_answers(self, *pieces: bytes) -> list[int]:
+        """How many requests of a gRPC stream are answered completely by each piece that a server sends."""
+        return [int(count) for count in self._feed("answers", "-", 0, pieces).split()]
+
     def _check(self, kind: str, name: str, size: int, pieces: tuple[bytes, ...]) -> Checked:
-        print(kind, name, size, ",".join(piece.hex() for piece in pieces if piece), file=self._lua.stdin, flush=True)
-        words = self._lua.stdout.readline().strip().split(" ", 3)
+        words = self._feed(kind, name, size, pieces).split(" ", 3)
         return ALLOWED if words == ["allowed"] else Checked(int(words[1]), int(words[2]), words[3])
+
+    def _feed(self, kind: str, name: str, size: int, pieces: tuple[bytes, ...]) -> str:
+        print(kind, name, size, ",".join(piece.hex() for piece in pieces if piece), file=self._lua.stdin, flush=True)
+        return self._lua.stdout.readline().strip()
 
 
 @contextmanager

@@ -7,17 +7,18 @@ import random
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.docker.body_oracle import HEADERS, PASSED_THROUGH, SETTLED, TYPES, Refused, check_output_names
+from tests.docker.body_oracle import HEADERS, PASSED_THROUGH, SETTLED, STREAMED, TYPES, Refused, check_output_names
 
+MODELS = {"ModelInfer": ["ensemble"], "ModelStreamInfer": ["ensemble", "ensemble_stream"]}
 ALLOWED_PARAMETERS = {"timeout": "int64_param", "triton_enable_empty_final_response": "bool_param"}
 FIELDS = {"BYTES": "bytes_contents", "INT32": "int_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents"}
 FIELDS["BOOL"] = "bool_contents"
 VALUES = {"BYTES": b"hello", "INT32": 4, "UINT64": 2**64 - 1, "FP32": 0.5, "BOOL": True}
 
 
-def valid_request(source: random.Random) -> pb.ModelInferRequest:
-    """A request that the guard must allow."""
-    request = pb.ModelInferRequest(model_name="ensemble", id=source.choice(("", "request 7")))
+def valid_request(source: random.Random, method: str = "ModelInfer") -> pb.ModelInferRequest:
+    """A request that the guard must allow as a message of this method."""
+    request = pb.ModelInferRequest(model_name=source.choice(MODELS[method]), id=source.choice(("", "request 7")))
     for name in ["text_input", *source.sample(sorted(TYPES.keys() - {"text_input"}), source.randrange(4))]:
         num_rows = source.choice((1, 1, 4))
         tensor = request.inputs.add(name=name, datatype=TYPES[name], shape=[num_rows, 1])
@@ -26,7 +27,8 @@ def valid_request(source: random.Random) -> pb.ModelInferRequest:
         else:
             request.raw_input_contents.append(source.randbytes(source.randrange(40)))
     if source.random() < 0.4:
-        names = [source.choice(sorted(SETTLED)), *source.sample(sorted(PASSED_THROUGH), source.randrange(3))]
+        others = PASSED_THROUGH if request.model_name == "ensemble" else STREAMED
+        names = [source.choice(sorted(SETTLED)), *source.sample(sorted(others), source.randrange(3))]
         for name in names:
             request.outputs.add(name=name)
     if source.random() < 0.3:
@@ -36,9 +38,9 @@ def valid_request(source: random.Random) -> pb.ModelInferRequest:
     return request
 
 
-def changed_message(source: random.Random) -> bytes:
+def changed_message(source: random.Random, method: str) -> bytes:
     """The bytes of a request with something changed: a field that is not allowed, or bytes."""
-    request = valid_request(source)
+    request = valid_request(source, method)
     for _ in range(source.randrange(3)):
         source.choice(CHANGES)(source, request)
     message = bytearray(request.SerializeToString())
@@ -59,6 +61,7 @@ def changed_message(source: random.Random) -> bytes:
 # Fields of a request as protobuf merges them after those that are there.
 APPENDED = (
     b"\x0a\x08ensemble",
+    b"\x0a\x0fensemble_stream",
     b"\x0a\x0ctensorrt_llm",
     b"\x12\x011",
     b"\x12\x00",
@@ -90,7 +93,11 @@ def _classify(source: random.Random, request: pb.ModelInferRequest) -> None:
 
 
 def _add_output(source: random.Random, request: pb.ModelInferRequest) -> None:
-    request.outputs.add(name=source.choice(["num_output_tokens", "text_output", "_input_ids", ""]))
+    request.outputs.add(name=source.choice(["num_output_tokens", "text_output", "is_last", "_input_ids", ""]))
+
+
+def _change_model(source: random.Random, request: pb.ModelInferRequest) -> None:
+    request.model_name = source.choice(["ensemble", "ensemble_stream", "ensemble_stream2", "postprocess"])
 
 
 def _change_input(source: random.Random, request: pb.ModelInferRequest) -> None:
@@ -111,28 +118,28 @@ def _change_contents(source: random.Random, request: pb.ModelInferRequest) -> No
     getattr(contents, field).extend([b"x"] if field == "bytes_contents" else [1])
 
 
-CHANGES = (_add_parameter, _classify, _add_output, _change_input, _change_contents)
+CHANGES = (_add_parameter, _classify, _add_output, _change_model, _change_input, _change_contents)
 
 
-def fault(message: bytes) -> str:
-    """Why no server may get this message, by protobuf's own reader; empty when it may."""
+def fault(message: bytes, method: str) -> str:
+    """Why no server may get this message of a call, by protobuf's own reader; empty when it may."""
     try:
         request = pb.ModelInferRequest.FromString(message)
     except (DecodeError, UnicodeDecodeError):
         return ""
     try:
-        _check(request)
+        _check(request, MODELS[method])
     except Refused as reason:
         return str(reason)
     return ""
 
 
-def _check(request: pb.ModelInferRequest) -> None:
-    if (request.model_name, request.model_version) != ("ensemble", ""):
+def _check(request: pb.ModelInferRequest, models: list[str]) -> None:
+    if request.model_name not in models or request.model_version:
         raise Refused("another model")
     if "\0" in request.id:
         raise Refused("a null character")
-    check_output_names([each.name for each in request.outputs])
+    check_output_names([each.name for each in request.outputs], request.model_name)
     if any(each.parameters for each in (*request.inputs, *request.outputs)):
         raise Refused("parameters of a tensor")
     for name, value in request.parameters.items():

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.docker.guard_readers import ALLOWED, Checked, guard_readers
-from tests.docker.random_calls import changed_message, fault, valid_request
+from tests.docker.guard_readers import ALLOWED, Checked, GuardReaders, guard_readers
+from tests.docker.random_calls import MODELS, changed_message, fault, valid_request
 from tests.hypothesis_profiles import num_examples
 from tests.soak import IS_SOAK
 from tests.survivors import check_survivors, keep_if, keeps_at_least
@@ -27,10 +27,15 @@ Check = Callable[..., Checked]
 
 
 @pytest.fixture(scope="module")
-def check() -> Iterator[Check]:
+def readers() -> Iterator[GuardReaders]:
+    with guard_readers() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def check(readers: GuardReaders) -> Check:
     """Feeds one call to the guard: a method, and its bytes in pieces."""
-    with guard_readers() as readers:
-        yield lambda method, *pieces: readers.check_call(method, MAX_BYTES, *pieces)
+    return lambda method, *pieces: readers.check_call(method, MAX_BYTES, *pieces)
 
 
 def frame(message: bytes, flag: int = 0, size: int | None = None) -> bytes:
@@ -85,9 +90,36 @@ def test_a_stream_may_have_any_number_of_messages(check, num_messages):
     assert check("ModelStreamInfer", frame(infer_message()) * num_messages) == ALLOWED
 
 
+def test_a_stream_may_call_both_models(check):
+    call = frame(infer_message()) + frame(infer_message("ensemble_stream"))
+    assert check("ModelStreamInfer", call) == ALLOWED
+
+
+def test_the_streaming_model_may_be_called_by_streams_only(check):
+    checked = check("ModelInfer", frame(infer_message("ensemble_stream")))
+    assert (checked.status, checked.reason) == (PERMISSION_DENIED, "only the model ensemble may be called")
+
+
+@pytest.mark.parametrize("model", ["ensemble_strea", "ensemble_streams", "ensemble_stream\0", "Ensemble_stream"])
+def test_a_stream_may_call_no_other_model(check, model):
+    checked = check("ModelStreamInfer", frame(infer_message(model)))
+    assert checked.status == PERMISSION_DENIED
+    assert checked.reason == "only the models ensemble and ensemble_stream may be called"
+
+
+def test_only_the_streaming_model_has_the_output_is_last(check):
+    last = b"\x32\x09\x0a\x07is_last"
+    assert check("ModelStreamInfer", frame(infer_message("ensemble_stream") + last)) == ALLOWED
+    for call in (frame(infer_message() + last), frame(last + infer_message())):
+        checked = check("ModelStreamInfer", call)
+        assert (checked.status, checked.reason) == (INVALID_ARGUMENT, "output is_last is not allowed")
+        assert checked.num_forwarded < len(call)
+
+
 @pytest.mark.parametrize("method", ["ModelReady", "ModelMetadata"])
-def test_readiness_and_metadata_are_allowed_for_the_ensemble_only(check, method):
+def test_readiness_and_metadata_are_allowed_for_the_ensemble_and_the_streaming_model_only(check, method):
     assert check(method, frame(name_field(b"ensemble"))) == ALLOWED
+    assert check(method, frame(name_field(b"ensemble_stream"))) == ALLOWED
     assert check(method, frame(name_field(b"preproce"))).status == PERMISSION_DENIED
     assert check(method, frame(b"")).status == PERMISSION_DENIED
 
@@ -237,7 +269,7 @@ def test_numbers_of_int32_are_allowed(check, packed):
 def test_random_requests_of_the_ensemble_are_allowed(check):
     source = random.Random(5)
     for _ in range(NUM_CALLS // 10):
-        call = frame(valid_request(source).SerializeToString())
+        call = frame(valid_request(source, "ModelStreamInfer").SerializeToString())
         assert check("ModelStreamInfer", *split(call, source.choices(range(len(call)), k=3))) == ALLOWED
 
 
@@ -245,10 +277,11 @@ def test_random_requests_that_no_server_may_get_are_refused(check):
     source = random.Random(20_261_128)
     num_allowed = num_faults = 0
     for _ in range(NUM_CALLS):
-        message = changed_message(source)
+        method = source.choice(sorted(MODELS))
+        message = changed_message(source, method)
         call = frame(message)
-        allowed = check("ModelInfer", *split(call, source.choices(range(len(call)), k=source.randrange(4)))) == ALLOWED
-        reason = fault(message)
+        allowed = check(method, *split(call, source.choices(range(len(call)), k=source.randrange(4)))) == ALLOWED
+        reason = fault(message, method)
         assert not (allowed and reason), (message, reason)
         num_allowed += allowed
         num_faults += bool(reason)
@@ -276,9 +309,9 @@ def test_another_method_is_rejected(check, method):
 
 
 # Fields that protobuf may parse as model names, valid and malformed.
-MODELS = st.sampled_from([b"ensemble", b"ensembl3", b"tensorrt_llm", b""])
+NAMES = st.sampled_from([b"ensemble", b"ensemble_stream", b"ensembl3", b"tensorrt_llm", b""])
 FIELDS = st.one_of(
-    MODELS.map(name_field),
+    NAMES.map(name_field),
     st.sampled_from(
         [b"\x0a\x88\x00ensemble", b"\x8a\x00\x08ensemble", b"\x12\x011", b"\x12\x00", b"\x08\x01", b"\x0b\x0c"]
     ),
@@ -302,12 +335,12 @@ PROPERTY_SETTINGS = settings(
 @keeps_at_least(0.1)
 @PROPERTY_SETTINGS
 @given(call=CALLS, positions=POSITIONS)
-def test_protobuf_reads_the_ensembles_name_in_every_forwarded_message(check, call, positions):
+def test_protobuf_reads_the_name_of_an_allowed_model_in_every_forwarded_message(check, call, positions):
     checked = check("ModelStreamInfer", *split(call, positions))
     forwarded = call if checked == ALLOWED else call[: checked.num_forwarded]
     keep_if(messages_of(forwarded))
     for message in messages_of(forwarded):
-        assert model_of(message) in {("ensemble", ""), None}
+        assert model_of(message) in {("ensemble", ""), ("ensemble_stream", ""), None}
 
 
 @PROPERTY_SETTINGS
@@ -327,3 +360,54 @@ def test_every_valid_request_to_the_ensemble_is_allowed(check, text, request_id,
     request = pb.ModelInferRequest.FromString(infer_message(text=text))
     request.id = request_id
     assert check("ModelInfer", *split(frame(request.SerializeToString()), positions)) == ALLOWED
+
+
+def answer(is_last: bool | None, error: str = "", request_id: str = "", num_bytes: int = 20) -> bytes:
+    """A message of a server on a stream. `is_last` None: it is about a request that reached no model."""
+    message = pb.ModelStreamInferResponse(error_message=error)
+    if is_last is not None:
+        response = message.infer_response
+        response.model_name, response.model_version, response.id = "ensemble_stream", "1", request_id
+        response.parameters["sequence_end"].bool_param = False
+        response.parameters["triton_final_response"].bool_param = is_last
+        response.outputs.add(name="text_output", datatype="BYTES", shape=[1, 1])
+        response.raw_output_contents.append(b"x" * num_bytes)
+    return frame(message.SerializeToString())
+
+
+NOT_LAST_AS_TEXT = "\x15triton_final_response\x12\x02\x08\x00"
+
+
+@pytest.mark.parametrize(
+    ("messages", "num_answers"),
+    [
+        ([answer(False)] * 3, 0),
+        ([answer(False), answer(False), answer(True)], 1),
+        ([answer(False, num_bytes=40_000), answer(True), answer(True, num_bytes=40_000), answer(False)], 2),
+        ([answer(None, error="batch size does not match")], 1),
+        ([answer(True, error="missing_header")], 1),
+        ([answer(False), answer(True, error="engine_unavailable")], 1),
+        ([answer(True, request_id="\n" + NOT_LAST_AS_TEXT)], 1),
+        ([answer(False, request_id="\n" + NOT_LAST_AS_TEXT.replace("\0", "\1"))], 0),
+        ([answer(None, error='"\x1b\n' + NOT_LAST_AS_TEXT)], 1),
+        ([frame(b"\x0a\xff\xff\xff\xff\x01"), answer(True)], 1),
+        ([frame(b"\x0a\x7fx"), answer(True)], 2),
+        ([frame(b"compressed", flag=1), answer(True)], 1),
+    ],
+)
+def test_a_request_of_a_stream_is_answered_by_its_last_message(readers, messages, num_answers):
+    stream = b"".join(messages)
+    assert sum(readers.count_answers(stream)) == num_answers
+    assert sum(readers.count_answers(*(bytes([byte]) for byte in stream[:200]), stream[200:])) == num_answers
+
+
+def test_an_answer_ends_with_the_last_byte_of_its_last_message(readers):
+    last = answer(True)
+    assert readers.count_answers(answer(False), last[:-1], last[-1:] + answer(False), last) == [0, 0, 1, 1]
+
+
+@PROPERTY_SETTINGS
+@given(kinds=st.lists(st.sampled_from([True, False, None]), max_size=6), positions=POSITIONS)
+def test_the_number_of_answers_does_not_depend_on_how_a_stream_is_split(readers, kinds, positions):
+    stream = b"".join(answer(kind, error="" if kind is False else "an error") for kind in kinds)
+    assert sum(readers.count_answers(*split(stream, positions))) == sum(kind is not False for kind in kinds)

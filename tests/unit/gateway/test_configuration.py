@@ -90,10 +90,18 @@ def test_metadata_is_exposed_only_on_request():
         GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", allow_metadata=allow).render()
         for allow in (False, True)
     )
-    for name in ("/v2/models/ensemble ", "/v2/models/ensemble\n", "ModelMetadata"):
+    for name in ("/v2/models/ensemble ", "/v2/models/ensemble_stream\n", "ModelMetadata"):
         assert name not in closed
-    assert "/v2/models/ensemble\n" in opened
+    assert "/v2/models/ensemble /v2/models/ensemble_stream\n" in opened
     assert "/inference.GRPCInferenceService/ModelMetadata" in opened
+
+
+def test_the_streaming_model_has_no_infer():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua").render()
+    (paths,) = re.findall(r"acl is_post_path .*", text)
+    assert "/v2/models/ensemble_stream/generate " in paths
+    assert paths.endswith("/v2/models/ensemble_stream/generate_stream")
+    assert "ensemble_stream/infer" not in text
 
 
 def test_behind_a_load_balancer_limits_apply_to_the_address_in_the_proxy_protocol():

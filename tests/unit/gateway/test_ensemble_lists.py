@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from llm_policy.rules.headers import CANARY_TOKEN
-from llm_policy.triton.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, POSTPROCESS_OUTPUTS
+from llm_policy.triton.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, POSTPROCESS_OUTPUTS, STREAM_OUTPUTS
 from llmstack.gateway import configuration
-from llmstack.server.command import FORWARDED_HEADERS
+from llmstack.gateway.configuration import POST_PATHS
+from llmstack.server.command import FORWARDED_HEADERS, STREAM_MODEL
 
 TEXT = Path(configuration.__file__).with_name("ensemble.lua").read_text(encoding="utf-8")
 
@@ -33,6 +34,21 @@ def test_the_settled_outputs_are_those_of_postprocess():
 def test_the_engines_outputs_are_the_others_of_the_ensemble():
     settled = {spec.name for spec in POSTPROCESS_OUTPUTS}
     assert sorted(names("ENGINE_OUTPUTS")) == sorted(spec.name for spec in ENSEMBLE_OUTPUTS if spec.name not in settled)
+
+
+def test_the_streams_own_outputs_are_those_that_the_ensemble_does_not_have():
+    assert sorted(names("STREAM_OUTPUTS")) == sorted(
+        spec.name for spec in STREAM_OUTPUTS if spec not in ENSEMBLE_OUTPUTS
+    )
+
+
+def test_the_guard_reads_the_body_of_every_path_that_the_configuration_allows():
+    (table,) = re.findall(r"^local Ensemble = \{(.*)\}$", TEXT, re.MULTILINE)
+    models = dict(re.findall(r'(\w+) = "(\w+)"', table))
+    assert models == {"MODEL": "ensemble", "STREAM_MODEL": STREAM_MODEL}
+    calls = re.findall(r"^  \[Ensemble\.(\w+)\] = set\(([^)]*)\),$", TEXT, re.MULTILINE)
+    paths = [f"/v2/models/{models[model]}/{call}" for model, line in calls for call in re.findall(r"\w+", line)]
+    assert sorted(paths) == sorted(POST_PATHS)
 
 
 def test_the_headers_are_those_that_the_server_forwards_but_not_the_canarys_token():

@@ -18,11 +18,18 @@ GUARD_FILE = "guard.lua"
 MODULE_FILES = (
     *("ensemble.lua", "grpc_answers.lua", "grpc_reader.lua", "in_flight.lua", "json_reader.lua", "request_rules.lua"),
 )
-GET_PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/ensemble/ready")
-POST_PATHS = tuple(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream"))
+GET_PATHS = (
+    *("/v2/health/live", "/v2/health/ready"),
+    *("/v2/models/ensemble/ready", "/v2/models/ensemble_stream/ready"),
+)
+# Triton refuses `infer` for a model that streams.
+POST_PATHS = (
+    *(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream")),
+    *(f"/v2/models/ensemble_stream/{call}" for call in ("generate", "generate_stream")),
+)
 GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
-# The ensemble's tensors: perf_analyzer needs them, clients do not.
-METADATA_PATH, METADATA_METHOD = "/v2/models/ensemble", "ModelMetadata"
+# The tensors of the models: perf_analyzer needs them, clients do not.
+METADATA_PATHS, METADATA_METHOD = ("/v2/models/ensemble", "/v2/models/ensemble_stream"), "ModelMetadata"
 # A body of this size fits into one buffer of HAProxy (16 KiB) whatever its headers are.
 MAX_BUFFERED_BODY_BYTES = 8_192
 
@@ -106,7 +113,7 @@ class GatewayConfiguration:
             vars(self),
             guard_directory=str(PurePosixPath(self.guard).parent),
             socket_prefix=self.socket_prefix,
-            get_paths=GET_PATHS + ((METADATA_PATH,) if self.allow_metadata else ()),
+            get_paths=GET_PATHS + (METADATA_PATHS if self.allow_metadata else ()),
             post_paths=POST_PATHS,
             grpc_methods=GRPC_METHODS + ((METADATA_METHOD,) if self.allow_metadata else ()),
             max_buffered_body_bytes=MAX_BUFFERED_BODY_BYTES,

@@ -1,5 +1,5 @@
--- What a request to the ensemble may name. tests/unit/gateway compares this with model_repository/ensemble/config.pbtxt
--- and with the server's command line.
+-- What a request to the ensemble, or to the model that streams its answers, may name. tests/unit/gateway compares this
+-- with the tensors of the models and with the server's command line.
 
 local function set(...)
   local members = {}
@@ -7,9 +7,15 @@ local function set(...)
   return members
 end
 
-local Ensemble = { MODEL = "ensemble" }
+local Ensemble = { MODEL = "ensemble", STREAM_MODEL = "ensemble_stream" }
 
--- Each input and its data type.
+-- The HTTP calls of each model. Triton refuses infer, and ModelInfer over gRPC, for a model that streams.
+Ensemble.HTTP_CALLS = {
+  [Ensemble.MODEL] = set("infer", "generate", "generate_stream"),
+  [Ensemble.STREAM_MODEL] = set("generate", "generate_stream"),
+}
+
+-- Each input of both models, and its data type.
 Ensemble.INPUTS = {
   text_input = "BYTES",
   messages = "BYTES",
@@ -50,6 +56,9 @@ Ensemble.ENGINE_OUTPUTS = set(
   "cum_log_probs", "output_log_probs", "arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns",
   "last_token_time_ns", "num_input_tokens", "num_output_tokens"
 )
+
+-- The outputs that only the streaming model has, beside those of the ensemble.
+Ensemble.STREAM_OUTPUTS = set("is_last")
 
 -- The headers that Triton forwards to the models, in lower case. The canary's token is not among them: only the parent
 -- process of a server sends it, and not through the gateway.

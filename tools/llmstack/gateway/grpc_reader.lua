@@ -6,12 +6,12 @@
 --
 -- The reader is stricter than protobuf and rejects what it does not know. All fields of a message are length-delimited;
 -- each tag has one byte; each length has its shortest encoding; what protobuf would merge is given once. Inputs, outputs
--- and parameters must be those of the ensemble.
+-- and parameters must be those of the ensemble, or of the model that streams its answers.
 
 local Ensemble = require("ensemble")
 local Rules = require("request_rules")
 
-local MODEL = Ensemble.MODEL
+local MODEL, STREAM_MODEL = Ensemble.MODEL, Ensemble.STREAM_MODEL
 local FRAME_BYTES = 5 -- a flag (1: compressed) and the length in four bytes
 local MAX_FIELDS = 2048 -- in one message with its inputs; a request with every input and output has fewer than 200
 local MAX_NAME_BYTES, MAX_ID_BYTES, MAX_PARAMETER_BYTES = 128, 1024, 256
@@ -129,32 +129,42 @@ local function take_parameter(reader, _, entry)
   end
 end
 
-local MODEL_NAME = {
-  max = #MODEL, is_single = true, status = PERMISSION_DENIED, too_long = "only the model " .. MODEL .. " may be called",
-  take = function(reader, _, value)
-    if value ~= MODEL then return "only the model " .. MODEL .. " may be called" end
-    reader.has_model = true
-  end,
-}
+local function model_name(models, reason)
+  return {
+    max = #STREAM_MODEL, is_single = true, status = PERMISSION_DENIED, too_long = reason,
+    take = function(reader, _, value)
+      if not models[value] then return reason end
+      reader.model = value
+    end,
+  }
+end
+
+local ENSEMBLE_ONLY = model_name({ [MODEL] = true }, "only the model " .. MODEL .. " may be called")
+local BOTH_MODELS = model_name(
+  { [MODEL] = true, [STREAM_MODEL] = true }, "only the models " .. MODEL .. " and " .. STREAM_MODEL .. " may be called"
+)
 
 -- A version (0x12) is not allowed.
-local INFER = {
-  [0x0a] = MODEL_NAME,
-  [0x1a] = {
-    max = MAX_ID_BYTES, is_single = true,
-    take = function(_, _, value)
-      if value:find("\0", 1, true) then return "id has a null character" end
-    end,
-  },
-  [0x22] = { max = MAX_PARAMETER_BYTES, take = take_parameter },
-  [0x2a] = { fields = INPUT, close = close_input },
-  [0x32] = { fields = OUTPUT, close = close_output },
-  [0x3a] = ANY, -- raw_input_contents
-}
-local NAMED = { [0x0a] = MODEL_NAME }
+local function infer_fields(name)
+  return {
+    [0x0a] = name,
+    [0x1a] = {
+      max = MAX_ID_BYTES, is_single = true,
+      take = function(_, _, value)
+        if value:find("\0", 1, true) then return "id has a null character" end
+      end,
+    },
+    [0x22] = { max = MAX_PARAMETER_BYTES, take = take_parameter },
+    [0x2a] = { fields = INPUT, close = close_input },
+    [0x32] = { fields = OUTPUT, close = close_output },
+    [0x3a] = ANY, -- raw_input_contents
+  }
+end
+
+local NAMED = { [0x0a] = BOTH_MODELS }
 local CALLS = {
-  ModelInfer = { fields = INFER, needs_model = true },
-  ModelStreamInfer = { fields = INFER, needs_model = true, is_stream = true },
+  ModelInfer = { fields = infer_fields(ENSEMBLE_ONLY), needs_model = true },
+  ModelStreamInfer = { fields = infer_fields(BOTH_MODELS), needs_model = true, is_stream = true },
   ModelReady = { fields = NAMED, needs_model = true },
   ModelMetadata = { fields = NAMED, needs_model = true },
   ServerLive = { fields = {} },
@@ -164,7 +174,8 @@ local CALLS = {
 -- Returns a reader for one call, or nil when the method is not allowed. `method` is the last part of the call's path.
 function Reader.new(method, max_message_bytes)
   if not CALLS[method] then return nil end
-  local reader = { call = CALLS[method], max_message_bytes = max_message_bytes, num_messages = 0, unread = "" }
+  local reader = { call = CALLS[method], max_message_bytes = max_message_bytes, unread = "" }
+  reader.num_messages, reader.num_streaming = 0, 0 -- messages that began, and complete ones to the streaming model
   reader.step = Reader.read_frame
   return setmetatable(reader, Reader)
 end
@@ -206,7 +217,7 @@ function Reader:read_frame(text, position)
     return nil, INVALID_ARGUMENT, "the call has more than one message"
   end
   self.level = { fields = self.call.fields, bytes_left = size, seen = {} }
-  self.num_fields, self.has_model, self.state, self.step = 0, false, Rules.new_state(), Reader.read_field
+  self.num_fields, self.model, self.state, self.step = 0, nil, Rules.new_state(), Reader.read_field
   return position + FRAME_BYTES
 end
 
@@ -250,9 +261,10 @@ function Reader:close(level, position)
     self.level = level.around
     return position
   end
-  if self.call.needs_model and not self.has_model then return nil, PERMISSION_DENIED, "the message names no model" end
-  reason = Rules.output_fault(self.state)
+  if self.call.needs_model and not self.model then return nil, PERMISSION_DENIED, "the message names no model" end
+  reason = Rules.output_fault(self.state, self.model)
   if reason then return nil, INVALID_ARGUMENT, reason end
+  if self.model == STREAM_MODEL then self.num_streaming = self.num_streaming + 1 end
   self.step = Reader.read_frame
   return position
 end

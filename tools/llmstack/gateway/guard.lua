@@ -17,7 +17,7 @@ local JsonReader = require("json_reader")
 local Rules = require("request_rules")
 
 local INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 4, 8, 12
-local SERVICE, MODEL_PATH = "/inference.GRPCInferenceService/", "/v2/models/" .. Ensemble.MODEL .. "/"
+local SERVICE, MODEL_PATH = "/inference.GRPCInferenceService/", "^/v2/models/([^/]+)/([^/]+)$"
 local JSON_LENGTH = "inference-header-content-length"
 local ALL_BYTES = 0x7fffffff -- forward what is there; HAProxy would take nil as none
 
@@ -75,9 +75,10 @@ function Guard:http_headers(txn, message)
   if self.is_grpc then
     if path:sub(1, #SERVICE) == SERVICE then self.reader = GrpcReader.new(path:sub(#SERVICE + 1), self.max_bytes) end
     if not self.reader then reject(txn, UNIMPLEMENTED, "this method is not allowed") end
-    if self.reader.call.is_stream then self.answers, self.num_messages = GrpcAnswers.new(), 0 end
-  elseif path:sub(1, #MODEL_PATH) == MODEL_PATH and txn.f:method() == "POST" then
-    self:expect_json(txn, path:sub(#MODEL_PATH + 1), headers)
+    if self.reader.call.is_stream then self.answers, self.num_messages, self.num_answered = GrpcAnswers.new(), 0, 0 end
+  elseif txn.f:method() == "POST" then
+    local model, call = path:match(MODEL_PATH)
+    if (Ensemble.HTTP_CALLS[model] or {})[call] then self:expect_json(txn, call, headers) end
   end
   self:delete_headers(txn, headers)
   return filter.CONTINUE
@@ -108,7 +109,7 @@ end
 
 function Guard:http_payload(txn, message)
   if message.channel:is_resp() then
-    InFlight.count_answers(txn, self.answers:feed(message:body() or ""))
+    self:count_answers(txn, self.answers:feed(message:body() or ""))
     return ALL_BYTES
   end
   if self.is_grpc then
@@ -146,6 +147,13 @@ function Guard:count_messages(txn)
   end
   InFlight.count_messages(txn, num_new)
   self.num_messages = self.reader.num_messages
+end
+
+-- Counts requests of a stream whose answers are complete, or that the server no longer has.
+function Guard:count_answers(txn, count)
+  local num_new = math.min(count, self.num_messages - self.num_answered)
+  InFlight.count_answers(txn, num_new)
+  self.num_answered = self.num_answered + num_new
 end
 
 -- Parses the buffered bytes of a body. Removes them when the request will be rejected.
@@ -189,9 +197,11 @@ function Guard:end_analyze(txn, channel)
   -- A server that is gone can't send any more; then nothing is left of the request.
   local is_client_gone = channel:may_recv() or txn:get_var("txn.is_abandoned")
   if self.answers then
-    local num_left = self.num_messages - self.answers.num_answers
-    InFlight.count_answers(txn, num_left)
-    if is_client_gone then InFlight.count_abandoned(txn, num_left) end
+    local num_left = self.num_messages - self.num_answered
+    self:count_answers(txn, num_left)
+    -- The streaming model ends its work for a client that is gone; the ensemble's engine may go on.
+    local num_going_on = math.min(num_left, self.num_messages - self.reader.num_streaming)
+    if is_client_gone then InFlight.count_abandoned(txn, num_going_on) end
   elseif self.is_forwarded and is_client_gone and not txn:get_var("txn.is_answered") then
     InFlight.count_abandoned(txn, 1)
   end

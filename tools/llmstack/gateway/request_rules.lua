@@ -146,14 +146,18 @@ local OUTPUT = object("an output", {
 
 -- Counts a requested output in `state`. Returns nothing or a reason. The gRPC reader uses it too.
 function Rules.take_output(state, name)
-  if not Ensemble.SETTLED_OUTPUTS[name] and not Ensemble.ENGINE_OUTPUTS[name] then return unknown("output", name) end
+  local is_known = Ensemble.SETTLED_OUTPUTS[name] or Ensemble.ENGINE_OUTPUTS[name] or Ensemble.STREAM_OUTPUTS[name]
+  if not is_known then return unknown("output", name) end
   if state.outputs[name] then return "output " .. name .. " is asked for twice" end
   state.outputs[name], state.num_outputs = true, state.num_outputs + 1
   state.is_settled = state.is_settled or Ensemble.SETTLED_OUTPUTS[name]
 end
 
--- The reason why the outputs of a whole request are not allowed; nothing when they are.
-function Rules.output_fault(state)
+-- The reason why the outputs of a whole request to this model are not allowed; nothing when they are.
+function Rules.output_fault(state, model)
+  for name in pairs(Ensemble.STREAM_OUTPUTS) do
+    if state.outputs[name] and model ~= Ensemble.STREAM_MODEL then return unknown("output", name) end
+  end
   if state.num_outputs > 0 and not state.is_settled then
     return "the outputs that are asked for leave out every one of the policy's: add text_output"
   end
@@ -174,7 +178,7 @@ local INFER = object("the body", {
 }, nil, function(state)
   if next(state.inputs) == nil then return "the body has no inputs" end
   if state.binary_bytes ~= state.bytes_after then return "the sum of binary_data_size is not the number of bytes" end
-  return Rules.output_fault(state)
+  return Rules.output_fault(state, Ensemble.MODEL)
 end)
 
 -- /generate and /generate_stream: inputs, and the headers that Triton does not forward there
