@@ -212,7 +212,9 @@ class EngineServer:
         num_running = sum(request.is_started for request in self._requests)
         last_ns = max(self._last_step_ns, self._engine.last_step_ns())
         age_s = (time.monotonic_ns() - last_ns) / 1e9 if self._requests else 0.0
-        return Stats(num_running, len(self._requests) - num_running, age_s, [*self._boot_ids.elements()])
+        num_streaming = sum(request.message.stream for request in self._requests)
+        num_waiting = len(self._requests) - num_running
+        return Stats(num_running, num_waiting, age_s, [*self._boot_ids.elements()], num_streaming)
 
     def _start(self, request: _Request, requests: dict[int, _Request]) -> None:
         """Start a request of the connection whose requests in flight are `requests`."""

@@ -18,6 +18,7 @@ HISTOGRAMS = {
     "llm_queue_delay_us",
     "llm_time_to_first_token_us",
     "llm_time_per_output_token_us",
+    "llm_inter_token_latency_us",
     "llm_guide_compile_ms",
     "llm_guide_mask_ms",
     "llm_policy_overhead_us",

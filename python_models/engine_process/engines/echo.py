@@ -1,33 +1,54 @@
-"""The no-op engine: returns fixed tokens immediately, so that measurements show the policy's cost alone."""
+"""The no-op engine: returns fixed tokens at once or at a fixed pace, so that measurements show the policy's cost alone."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from functools import lru_cache
 
 from engine_process.engine import Clocks, EngineSettings, Step
+from engine_process.engines.options import parse_options
 from engine_process.messages import Capabilities, Generate
 from portable_engine.guide_types import GUIDE_TYPES
 
 # Letters have low ids in every byte-level vocabulary.
 FIRST_TOKEN_ID = 64
 NUM_TOKEN_IDS = 26
+TOKEN_INTERVAL = "token_interval_ms"  # noqa: S105 - an option's name
 
 
 class EchoEngine:
-    """Returns `max_tokens` fixed tokens at the time of their request's arrival. It ignores guides."""
+    """Returns `max_tokens` fixed tokens. It ignores guides.
+
+    Without the option `token_interval_ms` they come at the time of their request's arrival; with it the first one does,
+    and each other one so many milliseconds after the one before.
+    """
 
     handles_sequences = True
     schedules_tenants = True
 
+    def __init__(self) -> None:
+        self._interval_s = 0.0
+
     async def load(self, settings: EngineSettings) -> Capabilities:
         """Nothing is loaded, and nothing limits a request."""
+        annotations = {TOKEN_INTERVAL: float}
+        options = parse_options(settings.options, annotations, allowed=annotations, fixed={}, choices={})
+        self._interval_s = options.get(TOKEN_INTERVAL, 0.0) / 1_000
         return Capabilities(settings.max_batch_size, 0, 0, list(GUIDE_TYPES))
 
     async def generate(self, request: Generate, arrival_ns: int) -> AsyncGenerator[Step, None]:
-        """One step with all tokens."""
-        yield Step(_token_ids(request.max_tokens), None, Clocks(arrival_ns, arrival_ns, arrival_ns), "length")
+        """One step with all tokens, or a step for each token where they have a pace."""
+        token_ids, clocks = _token_ids(request.max_tokens), Clocks(arrival_ns, arrival_ns, arrival_ns)
+        if not self._interval_s:
+            yield Step(token_ids, None, clocks, "length")
+            return
+        for number, token_id in enumerate(token_ids):
+            due_ns = arrival_ns + round(number * self._interval_s * 1e9)
+            await asyncio.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
+            is_last = number == len(token_ids) - 1
+            yield Step([token_id], None, clocks._replace(last_token_ns=time.monotonic_ns()), "length" if is_last else None)
 
     def last_step_ns(self) -> int:
         """It never has anything to do."""

@@ -118,12 +118,12 @@ def send_over(client: triton_grpc.InferenceServerClient, inputs: Inputs, headers
     """Send one request over an open gRPC connection."""
     metadata = {name.lower(): value for name, value in headers.items()}
     try:
-        tensors = [_grpc_tensor(name, value) for name, value in inputs.items()]
+        tensors = [grpc_tensor(name, value) for name, value in inputs.items()]
         result = client.infer("ensemble", tensors, headers=metadata, client_timeout=TIMEOUT_S)
     except triton_grpc.InferenceServerException as error:
         return Reply({}, str(error.status()).removeprefix("StatusCode."), error.message())
     names = [output.name for output in result.get_response().outputs]
-    return Reply({name: [_plain(value) for value in result.as_numpy(name).flat] for name in names}, "OK")
+    return Reply({name: [plain(value) for value in result.as_numpy(name).flat] for name in names}, "OK")
 
 
 PROTOCOLS: dict[str, Callable[[Server, Inputs, Headers], Reply]] = {
@@ -138,7 +138,7 @@ def _post(server: Server, endpoint: str, body: Mapping[str, Any], headers: Heade
     url = f"{server.http_url}/v2/models/ensemble/{endpoint}"
     try:
         response = httpx.post(
-            url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False, verify=_tls_verification(server)
+            url, json=body, headers=dict(headers), timeout=TIMEOUT_S, trust_env=False, verify=tls_verification(server)
         )
     except httpx.HTTPError as error:
         return Reply({}, "", f"no response: {error}")
@@ -150,16 +150,19 @@ def _post(server: Server, endpoint: str, body: Mapping[str, Any], headers: Heade
         return Reply({}, str(response.status_code), f"not a response of Triton: {response.text[:80]!r}")
 
 
-def _tls_verification(server: Server) -> ssl.SSLContext | bool:
+def tls_verification(server: Server) -> ssl.SSLContext | bool:
+    """What an HTTP client verifies the server's certificate with."""
     certificates = getattr(server, "root_certificates", None)
     return ssl.create_default_context(cafile=certificates) if certificates is not None else True
 
 
-def _grpc_tensor(name: str, value: Any) -> triton_grpc.InferInput:
+def grpc_tensor(name: str, value: Any) -> triton_grpc.InferInput:
+    """An input [1, 1] of the ensemble."""
     data_type, dtype = _TYPES[name]
     array = np.array([[value.encode() if isinstance(value, str) else value]], dtype)
     return triton_grpc.InferInput(name, [1, 1], data_type).set_data_from_numpy(array)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of an output as Python's own type."""
     return value.decode() if isinstance(value, bytes) else value.item()

@@ -65,6 +65,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Time to first token", "µs", _quantiles("llm_time_to_first_token_us")),
         Panel("Time per output token", "µs", _quantiles("llm_time_per_output_token_us")),
+        Panel("Inter-token latency of streams", "µs", _quantiles("llm_inter_token_latency_us")),
     ),
     "Tokens and cost": (
         Panel(

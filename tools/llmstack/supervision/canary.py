@@ -12,7 +12,8 @@ A restart costs every client its requests in flight, so a failed canary must not
 - With an engine process a timeout is inconclusive while the engine steps, however long its queue.
 - Clients' requests that succeeded since the last canary show as much as the canary itself.
 
-After a timeout each Python model is probed: one that hangs is named, also in front of a busy engine.
+After a timeout each Python model is probed: one that hangs is named, also in front of a busy engine. The model of
+streams has no part in the canary and is probed after each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from llm_policy.errors import Code, find_code
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
+from llmstack.server.command import STREAM_MODEL
 from llmstack.server.process import TritonServer
 from llmstack.supervision.model_probe import PROBE_TIMEOUT_S, PYTHON_MODELS, find_hung_model
 from llmstack.supervision.readiness import CanaryResult
@@ -189,9 +191,12 @@ class Canary:
         """The models whose stubs are dead or hang."""
         if isinstance(error, HealthCheckFailed):
             return tuple(model_of(instance) for instance in _DEAD_STUB.findall(str(error)))
-        if not isinstance(error, httpx.TimeoutException):
+        if error is None:  # the canary did not go through the stream's model
+            models: list[str] = [] if self._progress is None else [STREAM_MODEL]
+        elif isinstance(error, httpx.TimeoutException):
+            models = [model for model in PYTHON_MODELS if model != _ENGINE_MODEL or self._progress is not None]
+        else:
             return ()
-        models = [model for model in PYTHON_MODELS if model != _ENGINE_MODEL or self._progress is not None]
         hung = find_hung_model(self._client, self._headers, self._statistics, models, self._probe_timeout_s)
         return (hung,) if hung else ()
 

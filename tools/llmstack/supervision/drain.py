@@ -17,6 +17,7 @@ SETTLE_S = 1.0
 def wait_until_idle(supervisor: Supervisor, timeout_s: float) -> bool:
     """Whether every request in flight was answered within `timeout_s`.
 
+    The engine knows the streams, which Triton's statistics do not tell.
     Triton counts a cancelled request as in flight until the engine has made its tokens, in an engine that hangs for
     ever. So the server also counts as idle when no client is connected, or when the ledger has no request that may be
     in flight. Triton's own wait at SIGTERM is no alternative: it refuses new connections without an error, and waits
@@ -47,7 +48,7 @@ def wait_while_running(supervisor: Supervisor, delay_s: float) -> None:
 
 def _is_idle(supervisor: Supervisor) -> bool:
     statistics = supervisor.statistics()
-    if statistics is not None and statistics.max_in_flight == 0:
+    if statistics is not None and statistics.max_in_flight == 0 and not supervisor.engine.has_streams():
         return True
     return not has_clients(supervisor.server) or not supervisor.has_in_flight_requests()
 

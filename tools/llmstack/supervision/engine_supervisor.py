@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from engine_process.messages import Stats
-from llmstack.server.engine_process import EngineProcess
+from llmstack.server.engine_process import POLL_TIMEOUT_S, EngineProcess
 from llmstack.supervision.backoff import Backoff
 from llmstack.supervision.readiness import ENGINE, EngineState, Readiness
 
@@ -145,6 +145,13 @@ class EngineSupervisor:
         if start is None or start.answered_s is None or start.stats is None or self.find_fault():
             return False
         return _has_work(start.stats) or self.now_s() - start.answered_s > NOTICED_SILENCE_S
+
+    def has_streams(self) -> bool:
+        """Whether the engine generates for a stream now; False if it does not answer."""
+        try:
+            return self.process is not None and self.process.stats(POLL_TIMEOUT_S).streaming > 0
+        except OSError:
+            return False
 
     def _go_down(self, process: EngineProcess, fault: str) -> None:
         is_first = self._outage_began_s is None

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from llmstack.server.command import STREAM_MODEL
 from llmstack.supervision.triton_statistics import RequestCounts, StatisticsReader
 
 PROBE_TIMEOUT_S = 10.0
@@ -37,7 +38,11 @@ def find_hung_model(
 
 def _answers(client: httpx.Client, headers: Mapping[str, str], model: str, timeout_s: float) -> bool:
     try:
-        client.post(f"/v2/models/{model}/infer", json=_INVALID_REQUESTS[model], headers=headers, timeout=timeout_s)
+        if model == STREAM_MODEL:  # `generate` forwards no headers: they are members of the body
+            body = {**headers, "text_input": "", "stream": False}
+            client.post(f"/v2/models/{model}/generate", json=body, timeout=timeout_s)
+        else:
+            client.post(f"/v2/models/{model}/infer", json=_INVALID_REQUESTS[model], headers=headers, timeout=timeout_s)
     except httpx.TimeoutException:
         return False
     except httpx.HTTPError:  # the server ended, which others notice

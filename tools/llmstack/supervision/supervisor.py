@@ -376,8 +376,14 @@ class Supervisor:
         failed = probe.status in (ProbeStatus.FAILED, ProbeStatus.DEAD)
         self._num_failures = self._num_failures + 1 if failed else 0
         if probe.status is ProbeStatus.DEAD or self._num_failures >= MAX_FAILURES_IN_ROW:
-            which = f" ({', '.join(probe.models)} hangs)" if probe.models else ""
-            self._fault = Outage(f"the canary failed: {probe.result.error}{which}", probe.models)
+            self._fault = Outage(_fault(probe), probe.models)
+
+
+def _fault(probe: ProbeResult) -> str:
+    culprits = f"{', '.join(probe.models)} hangs" if probe.models else ""
+    if not probe.result.error:
+        return culprits
+    return f"the canary failed: {probe.result.error}{f' ({culprits})' if culprits else ''}"
 
 
 def _seconds_since(began_s: float) -> str:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import httpx
 
+from llmstack.server.command import STREAM_MODEL
+
 TIMEOUT_S = 2.0
 ENSEMBLE = "ensemble"
 # The statistics API needs no key today. The key is sent in case it is restricted like the other administrative APIs.
@@ -106,7 +108,7 @@ class StatisticsReader:
         with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
             self.read_models()
         with self._lock:
-            self._reloading = {model, ENSEMBLE}
+            self._reloading = {model} if model == STREAM_MODEL else {model, ENSEMBLE}
         try:
             yield
         finally:

@@ -156,4 +156,4 @@ def test_an_answer_that_came_too_late_keeps_its_usage_and_violates_no_schema():
     record = answer("hi").record._replace(flags=flags)
     (late,) = withheld([Answer(record, "hi")], Code.DEADLINE_EXCEEDED)
     assert late.text == ""
-    assert late.record == record._replace(code="deadline_exceeded", flags=flags[:2])
+    assert late.record == record._replace(code="deadline_exceeded", is_cut=True, flags=flags[:2])

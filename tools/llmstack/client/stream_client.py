@@ -1,0 +1,99 @@
+"""Clients of `ensemble_stream`: server-sent events over HTTP `/generate_stream`, and gRPC `ModelStreamInfer`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import httpx
+import tritonclient.grpc.aio as triton_grpc_aio
+
+from llm_policy.errors import find_code
+from llmstack.client.ensemble_client import TIMEOUT_S, Headers, Inputs, Server, grpc_tensor, plain, tls_verification
+
+STREAM_MODEL = "ensemble_stream"
+_EVENT = "data: "
+
+
+class Piece(NamedTuple):
+    """One response of a stream: outputs by name, or the error's text; when it came, on the performance counter."""
+
+    outputs: Mapping[str, list[Any]]
+    error: str
+    received_s: float
+
+    @property
+    def text(self) -> str:
+        """The new text."""
+        return str(self.first("text_output") or "")
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the stream ends here."""
+        return bool(self.error or self.first("is_last"))
+
+    @property
+    def code(self) -> str:
+        """The error code at the start of an error's text; empty if there is none."""
+        code = find_code(self.error)
+        return code.value if code else ""
+
+    def first(self, name: str) -> Any:
+        """The first value of an output; None if the output is missing or empty."""
+        return next(iter(self.outputs.get(name, [])), None)
+
+
+def stream_generate(server: Server, inputs: Inputs, headers: Headers) -> Iterator[Piece]:
+    """Stream one answer over HTTP. Triton forwards no headers there, so they are members of the body.
+
+    Raises:
+        httpx.HTTPError: the connection failed.
+    """
+    url = f"{server.http_url}/v2/models/{STREAM_MODEL}/generate_stream"
+    with (
+        httpx.Client(trust_env=False, verify=tls_verification(server), timeout=TIMEOUT_S) as client,
+        client.stream("POST", url, json={**inputs, **headers}) as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("{") or line.startswith(_EVENT):  # an error before the first response is plain JSON
+                yield _piece(json.loads(line.removeprefix(_EVENT)))
+
+
+def _piece(event: Mapping[str, Any]) -> Piece:
+    outputs = {name: value if isinstance(value, list) else [value] for name, value in event.items()}
+    return Piece(outputs, str(event.get("error", "")), time.perf_counter())
+
+
+@contextlib.asynccontextmanager
+async def open_streams(server: Server) -> AsyncIterator[triton_grpc_aio.InferenceServerClient]:
+    """A connection that carries any number of streams, to use with `async with`."""
+    client = triton_grpc_aio.InferenceServerClient(server.grpc_url)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def stream_grpc(
+    client: triton_grpc_aio.InferenceServerClient, inputs: Inputs, headers: Headers
+) -> AsyncIterator[Piece]:
+    """Stream one answer over gRPC; closing the iterator cancels it."""
+    request = {"model_name": STREAM_MODEL, "inputs": [grpc_tensor(name, value) for name, value in inputs.items()]}
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        yield request
+
+    responses = client.stream_infer(requests(), headers={name.lower(): value for name, value in headers.items()})
+    try:
+        async for result, error in responses:
+            if error is not None:
+                yield Piece({}, error.message(), time.perf_counter())
+            else:
+                names = [output.name for output in result.get_response().outputs]
+                outputs = {name: [plain(value) for value in result.as_numpy(name).flat] for name in names}
+                yield Piece(outputs, "", time.perf_counter())
+    finally:
+        responses.cancel()
