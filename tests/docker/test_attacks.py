@@ -154,6 +154,12 @@ OTHER_PATHS = [
     "/v2/models/tensorrt_llm/infer",
     "/v2/models/preprocess/infer",
     "/v2/models/postprocess/generate",
+    "/v2/models/ensemble_stream/infer",
+    "/v2/models/ensemble_stream/versions/1/generate_stream",
+    "/v2/models/ensemble_stream/generate_stream/",
+    "/v2/models/ensemble_stream2/generate_stream",
+    "/v2/models/ensemble_stream/stats",
+    "/v2/models/ensemble_stream/trace/setting",
     "/v2/models/tensorrt_llm/versions/1/infer",
     "/v2/models/ensemble/versions/1/infer",
     "/v2/models/ensemble/../tensorrt_llm/infer",
@@ -210,14 +216,18 @@ def test_every_other_path_is_rejected_over_http2(gateway: RunningGateway, counts
 
 
 def test_metadata_is_exposed_only_with_the_option(gateway: RunningGateway, echo: TritonServer, tmp_path: Path) -> None:
-    path, message = "/v2/models/ensemble", pb.ModelMetadataRequest(name="ensemble").SerializeToString()
-    assert httpx.get(gateway.http_url + path, verify=gateway.tls()).status_code == 404
-    with pytest.raises(grpc.RpcError, match="this method is not allowed"):
-        call(gateway, "ModelMetadata", message)
+    messages = {
+        name: pb.ModelMetadataRequest(name=name).SerializeToString() for name in ("ensemble", "ensemble_stream")
+    }
+    for name, message in messages.items():
+        assert httpx.get(f"{gateway.http_url}/v2/models/{name}", verify=gateway.tls()).status_code == 404
+        with pytest.raises(grpc.RpcError, match="this method is not allowed"):
+            call(gateway, "ModelMetadata", message)
     with running_gateway(tmp_path, echo, allow_metadata=True) as opened:
-        assert httpx.get(opened.http_url + path, verify=opened.tls()).json()["name"] == "ensemble"
-        assert pb.ModelMetadataResponse.FromString(call(opened, "ModelMetadata", message)).name == "ensemble"
-        with pytest.raises(grpc.RpcError, match="only the model ensemble"):
+        for name, message in messages.items():
+            assert httpx.get(f"{opened.http_url}/v2/models/{name}", verify=opened.tls()).json()["name"] == name
+            assert pb.ModelMetadataResponse.FromString(call(opened, "ModelMetadata", message)).name == name
+        with pytest.raises(grpc.RpcError, match="only the models ensemble"):
             call(opened, "ModelMetadata", pb.ModelMetadataRequest(name="preprocess").SerializeToString())
 
 
@@ -273,6 +283,8 @@ def test_the_administrators_key_does_not_open_the_administrative_apis(
 INDEX = pb.RepositoryIndexRequest().SerializeToString()
 OTHER_CALLS = {
     "inner model": ("ModelInfer", infer_request("tensorrt_llm").SerializeToString()),
+    "one answer of the streaming model": ("ModelInfer", infer_request("ensemble_stream").SerializeToString()),
+    "a longer name": ("ModelStreamInfer", infer_request("ensemble_stream2").SerializeToString()),
     "first step": ("ModelInfer", infer_request("preprocess").SerializeToString()),
     "last step": ("ModelInfer", infer_request("postprocess").SerializeToString()),
     "another letter case": ("ModelInfer", infer_request("ENSEMBLE").SerializeToString()),
@@ -342,7 +354,10 @@ def test_a_later_message_to_another_model_ends_the_stream(gateway: RunningGatewa
     assert counts()["tensorrt_llm"] - before["tensorrt_llm"] <= 1  # the ensemble's own call
     gateway.wait_until(lambda: len(gateway.log()) > num_lines, 10)
     (line,) = (line for line in gateway.log()[num_lines:] if line["path"].endswith("ModelStreamInfer"))
-    assert (line["grpc_status"], line["reason"]) == ("7", "only the model ensemble may be called")
+    assert (line["grpc_status"], line["reason"]) == (
+        "7",
+        "only the models ensemble and ensemble_stream may be called",
+    )
     assert gateway.num_rejected() - rejected == 1
 
 
