@@ -58,7 +58,7 @@ def stream_generate(server: Server, inputs: Inputs, headers: Headers) -> Iterato
         client.stream("POST", url, json={**inputs, **headers}) as response,
     ):
         for line in response.iter_lines():
-            if line.startswith("{") or line.startswith(_EVENT):  # an error before the first response is plain JSON
+            if line.startswith(("{", _EVENT)):  # an error before the first response is plain JSON
                 yield _piece(json.loads(line.removeprefix(_EVENT)))
 
 
