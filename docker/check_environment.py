@@ -42,7 +42,8 @@ REQUIRED_MODULES = (
 )
 
 # What the engine process of the embedded engine imports, and the model's side of it.
-ENGINE_MODULES = ("engine_process.server", "engine_process.engines.portable", "engine_process.client")
+EMBEDDED_ENGINE = "engine_process.engines.portable"
+ENGINE_MODULES = ("engine_process.server", EMBEDDED_ENGINE, "engine_process.client")
 
 
 def main(modules: list[str]) -> int:
@@ -83,13 +84,17 @@ def _numpy_errors() -> list[str]:
 
 def _engine_python_errors() -> list[str]:
     """Empty when the other Python can run the engine process and finds vLLM."""
-    from llmstack.diagnostics.engine_python import EnginePythonError, read_engine_python
+    from llmstack.diagnostics.engine_python import MODULES, EnginePythonError, read_engine_python
 
     try:
-        python = read_engine_python()
+        python = read_engine_python((*MODULES, EMBEDDED_ENGINE))
     except EnginePythonError as error:
         return [str(error)]
-    errors = [f"{python.program} can't import {name}: {error}" for name, error in python.errors.items()]
+    if reason := python.errors.get(EMBEDDED_ENGINE):
+        print(f"the embedded engine is not available in {python.program}: {reason}. Other engines are not affected")
+    errors = [
+        f"{python.program} can't import {name}: {error}" for name, error in python.errors.items() if name in MODULES
+    ]
     if "vllm" not in python.packages:
         errors.append(f"{python.program} does not find vllm")
     print(f"the engine's Python: {python}: {', '.join(f'{name} {text}' for name, text in python.packages.items())}")

@@ -21,6 +21,8 @@ ROOT = HERE.parents[1]
 # Two checkouts on one machine must not share images and containers.
 PROJECT = f"llmstack-test-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 TAG = PROJECT
+VLLM_TAG = f"{PROJECT}-vllm"
+ENGINE_PYTHON = "/opt/engine/bin/python"  # of the stand-in, in place of the system's Python of NVIDIA's image with vLLM
 
 
 def require_docker() -> None:
@@ -58,6 +60,15 @@ def make_image() -> str:
         done = llmstack("image", "build", "--tag", TAG, "--triton-image", stand_in, "--network", "host")
         assert done.returncode == 0, done.stderr[-4_000:]
         return TAG
+
+
+def make_vllm_image() -> str:
+    """Build the image with vLLM and return its tag. It differs from the other one by its last layers only."""
+    make_image()
+    options = ("--engine", "vllm", "--tag", VLLM_TAG, "--engine-python", ENGINE_PYTHON)
+    done = llmstack("image", "build", *options, "--triton-image", make_stand_in()[1], "--network", "host")
+    assert done.returncode == 0, done.stderr[-4_000:]
+    return VLLM_TAG
 
 
 def llmstack(*arguments: str) -> subprocess.CompletedProcess[str]:

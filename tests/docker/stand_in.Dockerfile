@@ -18,3 +18,10 @@ RUN python3 -m pip install -q --no-deps --target /tmp/server nvidia-pytriton==0.
  && chmod -R a+rX /opt/tritonserver && chmod a+x /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/python/triton_python_backend_stub \
  && rm -rf /tmp/server
 ENV LD_LIBRARY_PATH=/opt/tritonserver/lib PATH=/opt/tritonserver/bin:$PATH
+# Like the Python of NVIDIA's image with vLLM, this one has numpy 2 and what vLLM brings for the engine process. vLLM
+# itself is a package without code: no test in a container starts it.
+RUN python3 -m venv --without-pip --system-site-packages /opt/engine \
+ && /opt/engine/bin/python -m pip install -q --no-deps --ignore-installed numpy==2.2.6 msgspec==0.21.1 llguidance==1.9.1 xgrammar==0.2.8 apache-tvm-ffi==0.1.15 pydantic==2.14.3 pydantic-core==2.50.4 annotated-types==0.8.0 typing-inspection==0.4.5 typing-extensions==4.16.0 \
+ && cd /opt/engine/lib/python3*/site-packages \
+ && mkdir vllm vllm-0.24.0.dist-info && touch vllm/__init__.py \
+ && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.24.0\n' > vllm-0.24.0.dist-info/METADATA

@@ -23,12 +23,14 @@ from llmstack.gateway.backend import Backend
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.docker.conftest import require_programs
 from tests.docker.containers import (
+    ENGINE_PYTHON,
     ROOT,
     container,
     docker,
     llmstack,
     make_image,
     make_stand_in,
+    make_vllm_image,
     published_port,
     require_docker,
     wait_healthy,
@@ -46,6 +48,12 @@ PORTS = tuple(option for port in (8000, 8001, 8002, 8003) for option in ("--publ
 def image() -> str:
     require_docker()
     return make_image()
+
+
+@pytest.fixture(scope="module")
+def vllm_image() -> str:
+    require_docker()
+    return make_vllm_image()
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +142,36 @@ def test_a_build_that_replaces_a_package_of_the_base_image_fails(image: str, tmp
     done = subprocess.run(["docker", "build", "-q", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "replaces the base image's package" in done.stdout + done.stderr
+
+
+def test_the_image_with_vllm_runs_engines_in_the_base_images_python_and_the_policy_in_its_own(vllm_image: str) -> None:
+    with container(*HARDENED, *PORTS, vllm_image) as live:
+        wait_healthy(live)
+        port, ready_port = (published_port(live, inner) for inner in (8000, 8003))
+        pid = httpx.get(f"http://127.0.0.1:{ready_port}/readyz").json()["engine_process"]["pid"]
+        engine = docker("exec", live, "cat", f"/proc/{pid}/cmdline").split("\0")
+        assert ENGINE_PYTHON in engine and "engine_process" in engine
+        numpy = "import numpy; print(numpy.__version__)"
+        assert docker("exec", live, ENGINE_PYTHON, "-c", numpy).startswith("2.")
+        assert docker("exec", live, "python", "-c", numpy) == "1.26.4"
+        server = ServerUrls(f"http://127.0.0.1:{port}", f"127.0.0.1:{published_port(live, 8001)}")
+        for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
+            reply = PROTOCOLS["gRPC"](server, case.inputs, case.headers)
+            assert not case.find_fault(reply), (case.name, reply)
+
+
+def test_the_check_fails_when_the_engines_python_can_not_run_engines(vllm_image: str) -> None:
+    site = str(Path(ENGINE_PYTHON).parents[1] / "lib" / "python3.11" / "site-packages")
+    check = f"rm -r {site}/vllm {site}/msgspec && python /opt/llmstack-build/check_environment.py"
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--user", "0", "--entrypoint", "sh", vllm_image, "-c", check],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{ENGINE_PYTHON} does not find vllm" in done.stderr
+    assert f"{ENGINE_PYTHON} can't import msgspec" in done.stderr
 
 
 @pytest.fixture

@@ -45,15 +45,23 @@ def build(
         str | None,
         typer.Option(
             envvar="LLMSTACK_BASE_IMAGE",
-            help="The base image, tritonserver:<release>-trtllm-python-py3 or -vllm-python-py3.",
+            help="The base image: NVIDIA's tritonserver, with a tag that ends in -trtllm-python-py3 or "
+            "-vllm-python-py3.",
             show_default="25.10 with TensorRT-LLM, 26.07 with vLLM",
+        ),
+    ] = None,
+    engine_python: Annotated[
+        str | None,
+        typer.Option(
+            help="The Python in the base image that runs the engine process.",
+            show_default="/usr/bin/python3 with vLLM, else the environment's",
         ),
     ] = None,
     network: Annotated[str | None, typer.Option(help="Docker network for the build, such as host.")] = None,
 ) -> None:
     """Build docker/Dockerfile of this checkout and show the progress.
 
-    With vLLM the engine process runs in the base image's own Python, /usr/bin/python3.
+    With vLLM the engine process runs in the base image's own Python, which has another numpy than Triton's stubs.
 
     Example: llmstack image build --engine vllm --tag llmstack-vllm
     """
@@ -65,7 +73,8 @@ def build(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     variant = VARIANTS[engine.value]
     name = tag or variant.tag
-    arguments = {**variant.arguments, **({"TRITON_IMAGE": triton_image} if triton_image else {})}
+    given = {"TRITON_IMAGE": triton_image, "ENGINE_PYTHON": engine_python}
+    arguments = {**variant.arguments, **{key: value for key, value in given.items() if value}}
     latest: deque[str] = deque(maxlen=_NUM_LINES_ON_ERROR)
     try:
         with console.status(f"building {escape(name)}") as status:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class EnginePythonError(RuntimeError):
 
 
 class EnginePython(NamedTuple):
-    """A Python, the versions of those of `PACKAGES` that it finds, and why those of `MODULES` can't be imported."""
+    """A Python, the versions of those of `PACKAGES` that it finds, and why modules can't be imported."""
 
     program: str
     version: str
@@ -35,8 +35,8 @@ class EnginePython(NamedTuple):
         return f"{self.program}, Python {self.version}"
 
 
-def read_engine_python() -> EnginePython:
-    """Start the engine's Python with the sources of the engine process, as `llmstack serve` does.
+def read_engine_python(modules: Iterable[str] = MODULES) -> EnginePython:
+    """Start the engine's Python with the sources of the engine process, as `llmstack serve` does, and import `modules`.
 
     Raises:
         EnginePythonError: it does not start, or does not answer.
@@ -44,7 +44,7 @@ def read_engine_python() -> EnginePython:
     program = engine_python()
     with tempfile.TemporaryDirectory() as directory:
         source = lay_out_source(Path(directory) / "source")
-        command = [program, "-c", _PROBE.read_text(encoding="utf-8"), *PACKAGES, "--", *MODULES]
+        command = [program, "-c", _PROBE.read_text(encoding="utf-8"), *PACKAGES, "--", *modules]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, cwd=source,
