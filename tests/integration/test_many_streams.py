@@ -20,7 +20,7 @@ from tests.integration.live_service import LiveService, wait_until
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 NUM_STREAMS = int(os.environ.get("LLMSTACK_STREAMS", "600"))
 NUM_AT_A_TIME = 64
-MAX_TOKENS = 60
+MAX_TOKENS, LONG_TOKENS = 60, 800
 CANCELS, CLOSES_SOCKET = 0.30, 0.05
 # A child of the server may hold some memory of its first requests; a leak of one stream's state exceeds this.
 MAX_GROWTH_BYTES = 24 << 20
@@ -79,13 +79,14 @@ def close_socket(service: LiveService, inputs, headers) -> Tally:
 
 
 async def run_client(service, client, number, randomness) -> Tally:
-    inputs = {**KINDS[number % len(KINDS)], "max_tokens": randomness.randint(20, MAX_TOKENS)}
+    inputs = {**KINDS[number % len(KINDS)], "max_tokens": randomness.randint(1, MAX_TOKENS)}
     headers = {**service.headers, "X-Tenant": f"tenant-{number % 7}", "X-Request-Id": f"stream-{number}"}
     fate = randomness.random()
+    if fate < CLOSES_SOCKET + CANCELS:  # long enough to be still running then
+        inputs = {**inputs, "stream": True, "max_tokens": LONG_TOKENS}
     if fate < CLOSES_SOCKET:
         return await asyncio.to_thread(close_socket, service, inputs, headers)
-    num_pieces = randomness.randint(1, 4) if fate < CLOSES_SOCKET + CANCELS else 0
-    return await read(client, inputs, headers, num_pieces)
+    return await read(client, inputs, headers, randomness.randint(1, 8) if fate < CLOSES_SOCKET + CANCELS else 0)
 
 
 async def run_clients(service, numbers, randomness) -> list[Tally]:
@@ -132,7 +133,7 @@ def check_books(service, tallies) -> None:
             assert (state, code, num_tokens) == ("settled", "", tally.num_tokens)
         else:
             assert (state, code) in (("cancelled", "cancelled"), ("settled", ""))
-            assert tally.num_tokens <= num_tokens <= MAX_TOKENS
+            assert tally.num_tokens <= num_tokens <= LONG_TOKENS
     assert states["cancelled"] > 0
     assert service.llmstack("ledger", "verify").returncode == 0
 
