@@ -1,4 +1,4 @@
-"""Streams of a real server through the gateway: they pass piece by piece, count while they last, and can be cancelled."""
+"""Streams of a real server through the gateway pass piece by piece, count while they last, and can be cancelled."""
 
 from __future__ import annotations
 
