@@ -17,6 +17,9 @@ PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations
 SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py webhook_chaos.py) \
              tests/browser/test_release_life.py
 
+# The tests start some two hundred processes of Python. Without compiled modules, each one compiles the project again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage mutate test-gpu soak serve bench bench-guides embedded-model check format clean distclean
