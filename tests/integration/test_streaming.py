@@ -201,3 +201,31 @@ def test_a_dead_stub_is_replaced_alone_and_streams_work_again(embedded_service):
     wait_until(works, 120, service.output)
     assert service.readiness()["engine_process"]["pid"] == engine_pid
     assert "replaced: the process of ensemble_stream" in service.output()
+
+
+@pytest.mark.slow
+def test_a_stub_that_hangs_is_replaced_alone(embedded_service):
+    service = embedded_service
+    triton_pid = service.triton().pid
+    service.stub("ensemble_stream").suspend()
+    wait_until(lambda: "outage: ensemble_stream hangs" in service.output(), 120, service.output)
+    headers = {**service.headers, "X-Tenant": "acme"}
+    wait_until(service.is_ready, 120, service.output)
+    pieces = list(stream_generate(service, {"text_input": TEXT, "max_tokens": 4}, headers))
+    assert (pieces[-1].error, service.triton().pid) == ("", triton_pid)
+
+
+@pytest.mark.slow
+def test_a_drain_waits_for_a_stream_and_rejects_the_next_one(embedded_service):
+    service = embedded_service
+    headers = {**service.headers, "X-Tenant": "acme"}
+    pieces = stream_generate(service, {"text_input": TEXT, "max_tokens": 400, "min_tokens": 400}, headers)
+    next(pieces)
+    assert service.process is not None
+    service.process.terminate()
+    wait_until(lambda: any("draining" in reason for reason in service.readiness()["reasons"]))
+    (rejected,) = stream_generate(service, {"text_input": TEXT, "max_tokens": 4}, headers)
+    assert rejected.code == "draining"
+    *_, last = pieces
+    assert (last.error, last.first("num_output_tokens")) == ("", 400)
+    assert service.process.wait(120) == 0

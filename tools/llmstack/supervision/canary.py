@@ -18,7 +18,6 @@ streams has no part in the canary and is probed after each.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -32,7 +31,7 @@ from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
 from llmstack.server.command import STREAM_MODEL
 from llmstack.server.process import TritonServer
-from llmstack.supervision.model_probe import PROBE_TIMEOUT_S, PYTHON_MODELS, find_hung_model
+from llmstack.supervision.model_probe import DEAD_STUB, PROBE_TIMEOUT_S, PYTHON_MODELS, find_hung_model
 from llmstack.supervision.readiness import CanaryResult
 from llmstack.supervision.stub_watch import model_of
 from llmstack.supervision.triton_statistics import StatisticsReader, TritonStatistics
@@ -40,8 +39,6 @@ from llmstack.supervision.triton_statistics import StatisticsReader, TritonStati
 MAX_TOKENS = 8
 MAX_STALL_S = 120.0
 _INCONCLUSIVE_CODES = (Code.OVERLOADED, Code.DRAINING, Code.LEDGER_UNAVAILABLE, Code.ENGINE_UNAVAILABLE)
-# Triton gives up a stub that died or is stopped.
-_DEAD_STUB = re.compile(r"Stub process '(\w+)' is not healthy")
 _ENGINE_MODEL = "tensorrt_llm"
 _PROMPT = "Is the service well?"
 
@@ -190,7 +187,7 @@ class Canary:
     def _find_culprits(self, error: Exception | None) -> tuple[str, ...]:
         """The models whose stubs are dead or hang."""
         if isinstance(error, HealthCheckFailed):
-            return tuple(model_of(instance) for instance in _DEAD_STUB.findall(str(error)))
+            return tuple(model_of(instance) for instance in DEAD_STUB.findall(str(error)))
         if error is None:  # the canary did not go through the stream's model
             models: list[str] = [] if self._progress is None else [STREAM_MODEL]
         elif isinstance(error, httpx.TimeoutException):

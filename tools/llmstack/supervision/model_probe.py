@@ -1,11 +1,13 @@
 """Finds the model whose stub hangs, once a canary got no answer: its process may be alive and its `execute` stuck.
 
-Each Python model gets a request of its own, which it rejects at once. A model hangs when it executes nothing, according
-to Triton's counts, as long as that request waits. A model that is only busy executes others meanwhile.
+Each Python model gets a request of its own, which it rejects at once. A model hangs when Triton says that its process
+is not healthy, or when it executes nothing, by Triton's counts, as long as that request waits. A model that is
+only busy executes others meanwhile.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,8 @@ from llmstack.server.command import STREAM_MODEL
 from llmstack.supervision.triton_statistics import RequestCounts, StatisticsReader
 
 PROBE_TIMEOUT_S = 10.0
+# Triton gives up a stub that died or is stopped.
+DEAD_STUB = re.compile(r"Stub process '(\w+)' is not healthy")
 
 
 def find_hung_model(
@@ -24,30 +28,31 @@ def find_hung_model(
     models: Sequence[str],
     timeout_s: float = PROBE_TIMEOUT_S,
 ) -> str:
-    """The first of `models` that executes nothing for `timeout_s` while a request waits for it; empty if none does.
+    """The first of `models` that hangs; empty if none does.
 
     `headers` are the canary's, whose requests count in no total.
     """
     for model in models:
         before = _num_ended(statistics, model)
-        answers = before is None or _answers(client, headers, model, timeout_s)
-        if not answers and _num_ended(statistics, model) == before:
+        answer = "" if before is None else _answer(client, headers, model, timeout_s)
+        is_idle = answer is None and _num_ended(statistics, model) == before
+        if is_idle or (answer and DEAD_STUB.search(answer)):
             return model
     return ""
 
 
-def _answers(client: httpx.Client, headers: Mapping[str, str], model: str, timeout_s: float) -> bool:
+def _answer(client: httpx.Client, headers: Mapping[str, str], model: str, timeout_s: float) -> str | None:
+    """The answer's text; None if there is none in time."""
     try:
         if model == STREAM_MODEL:  # `generate` forwards no headers: they are members of the body
             body = {**headers, "text_input": "", "stream": False}
-            client.post(f"/v2/models/{model}/generate", json=body, timeout=timeout_s)
-        else:
-            client.post(f"/v2/models/{model}/infer", json=_INVALID_REQUESTS[model], headers=headers, timeout=timeout_s)
+            return client.post(f"/v2/models/{model}/generate", json=body, timeout=timeout_s).text
+        path, request = f"/v2/models/{model}/infer", _INVALID_REQUESTS[model]
+        return client.post(path, json=request, headers=headers, timeout=timeout_s).text
     except httpx.TimeoutException:
-        return False
+        return None
     except httpx.HTTPError:  # the server ended, which others notice
-        return True
-    return True
+        return ""
 
 
 def _num_ended(statistics: StatisticsReader, model: str) -> int | None:
