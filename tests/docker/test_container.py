@@ -160,6 +160,17 @@ def test_the_image_with_vllm_runs_engines_in_the_base_images_python_and_the_poli
             assert not case.find_fault(reply), (case.name, reply)
 
 
+def test_the_doctor_of_the_image_with_vllm_finds_vllm_in_the_engines_python(vllm_image: str) -> None:
+    doctor = ["llmstack", "doctor", "--engine", "vllm", "--json"]
+    done = subprocess.run(
+        ["docker", "run", "--rm", *HARDENED, vllm_image, *doctor], capture_output=True, text=True, check=False
+    )
+    found = {each["check"]: each for each in json.loads(done.stdout)}
+    assert found["engine process"]["verdict"] == "ok"
+    assert found["engine process"]["text"].startswith(f"{ENGINE_PYTHON}, Python 3.11.2, vllm 0.24.0")
+    assert found["gpu"]["verdict"] == found["engine options"]["verdict"] == "fail"
+
+
 def test_the_check_fails_when_the_engines_python_can_not_run_engines(vllm_image: str) -> None:
     site = str(Path(ENGINE_PYTHON).parents[1] / "lib" / "python3.11" / "site-packages")
     check = f"rm -r {site}/vllm {site}/msgspec && python /opt/llmstack-build/check_environment.py"

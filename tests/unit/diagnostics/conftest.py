@@ -11,7 +11,7 @@ def deployment(tmp_path):
     """The embedded release on any free ports, with a state directory that does not exist yet."""
     ports = dict.fromkeys(("http", "grpc", "metrics", "ready"), 0)
     return Deployment(
-        DEFAULT_RELEASE_DIR, "embedded", tmp_path / "state", MODEL_REPOSITORY, "127.0.0.1", ports, None, False, {}
+        DEFAULT_RELEASE_DIR, "embedded", (), tmp_path / "state", MODEL_REPOSITORY, "127.0.0.1", ports, None, False, {}
     )
 
 

@@ -84,7 +84,8 @@ def test_the_embedded_engine_runs_on_the_transformers_versions_of_the_images(dep
 def test_a_missing_gpu_fails_only_an_engine_that_needs_one(deployment, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert check_gpu(deployment).status is CheckStatus.SKIPPED
-    assert check_gpu(deployment._replace(engine="tensorrtllm")).status is CheckStatus.FAIL
+    for engine in ("tensorrtllm", "vllm", "trtllm-api"):
+        assert check_gpu(deployment._replace(engine=engine)).status is CheckStatus.FAIL
 
 
 def test_a_gpu_is_reported_with_its_memory_and_driver(deployment, nvidia_smi):

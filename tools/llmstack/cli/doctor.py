@@ -27,6 +27,7 @@ _SIGNS = {CheckStatus.OK: "✔", CheckStatus.WARN: "!", CheckStatus.FAIL: "✘",
 def doctor(
     release_dir: options.ReleaseDir = DEFAULT_RELEASE_DIR,
     engine: options.EngineChoice = None,
+    engine_option: options.EngineOption = None,
     state_dir: options.StateDir = DEFAULT_STATE_DIR,
     model_repository: options.ModelRepository = MODEL_REPOSITORY,
     host: options.Host = "127.0.0.1",
@@ -43,7 +44,7 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check image, engine, GPU, memory, mounts, release, state directory, webhooks and ports, and print what to fix.
+    """Check engine, image, GPU, memory, mounts, release, state directory, webhooks and ports, and print what to fix.
 
     Takes the options and variables of `llmstack serve` and changes nothing. Exits with 1 when a failure keeps the stack
     from serving. Ports and a state directory that this service already uses count as OK. `llmstack serve --examine`
@@ -57,7 +58,9 @@ def doctor(
     ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
     chosen = engine.value if engine else guess_engine(release_dir)
     results = run_checks(
-        Deployment(release_dir, chosen, state_dir, model_repository, host, ports, tag, reach, os.environ)
+        Deployment(
+            release_dir, chosen, engine_option or (), state_dir, model_repository, host, ports, tag, reach, os.environ
+        )
     )
     if as_json:
         print_json([result.to_json() for result in results])

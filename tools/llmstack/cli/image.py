@@ -17,7 +17,15 @@ app = typer.Typer(no_args_is_help=True, help="Build and check the container imag
 
 DEFAULT_TAG = "llmstack"
 Tag = Annotated[str, typer.Option(help="Name of the image.")]
-Variant = Enum("Variant", {name: name for name in ("trtllm", "vllm")}, type=str)  # type: ignore[misc]
+
+
+class Variant(str, Enum):
+    """The engine of an image."""
+
+    TRTLLM = "trtllm"
+    VLLM = "vllm"
+
+
 _NEXT_STEP = "run docker info to see whether Docker runs and whether you may use it"
 # Lines that stay on the screen, a few dozen of thousands. The others only update the status line.
 _STEP, _LAYER_DONE = "Step ", (": Pull complete", ": Already exists")
@@ -37,7 +45,7 @@ def image() -> None:
 def build(
     engine: Annotated[
         Variant, typer.Option(help="The engine that NVIDIA's image brings: TensorRT-LLM or vLLM.")
-    ] = Variant.trtllm,
+    ] = Variant.TRTLLM,
     tag: Annotated[
         str | None, typer.Option(help="Name of the image.", show_default="llmstack, or llmstack-vllm with vLLM")
     ] = None,

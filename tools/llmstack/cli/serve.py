@@ -71,7 +71,8 @@ def serve(
     if examine_first:
         ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
         name = engine.value if engine else guess_engine(release_dir)
-        _examine(Deployment(release_dir, name, state_dir, model_repository, host, ports, None, False, os.environ))
+        paths = (state_dir, model_repository)
+        _examine(Deployment(release_dir, name, engine_option or (), *paths, host, ports, None, False, os.environ))
     try:
         settings = ServiceSettings(
             pick_engine=lambda release: engine.value if engine else pick_engine(release),

@@ -15,15 +15,18 @@ from llmstack.diagnostics.engine_checks import (
     check_release,
     check_server,
 )
+from llmstack.diagnostics.engine_process_checks import check_engine_options, check_engine_process
 from llmstack.diagnostics.host_checks import check_ports, check_shared_memory, check_state_directory, check_webhooks
 from llmstack.diagnostics.triton_faults import check_triton_faults
 
 CHECKS: tuple[Callable[[Deployment], CheckResult], ...] = (
     check_image,
     check_engine,
+    check_engine_process,
     check_server,
     check_triton_faults,
     check_gpu,
+    check_engine_options,
     check_memory,
     check_shared_memory,
     check_mounts,

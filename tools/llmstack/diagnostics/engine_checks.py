@@ -18,6 +18,7 @@ from llmstack.server.error import ServerStartError
 from portable_engine.environment import unsupported_reason
 
 MIN_FREE_GPU_MEMORY = 0.25
+_GPU_ENGINES = ("tensorrtllm", "vllm", "trtllm-api")
 # The files that model_repository/tensorrt_llm/config.pbtxt points TensorRT-LLM to.
 TENSORRT_MOUNTS = tuple(
     Path("/workspace") / name
@@ -69,7 +70,7 @@ def check_server(deployment: Deployment) -> CheckResult:
 
 def check_gpu(deployment: Deployment) -> CheckResult:
     """Every GPU: its driver and its free memory."""
-    needs_gpu = deployment.engine == "tensorrtllm"
+    needs_gpu = deployment.engine in _GPU_ENGINES
     gpus = find_gpus()
     if not gpus:
         text = "no NVIDIA GPU found"
