@@ -151,7 +151,11 @@ def wait_cancelled(live: LiveService, tenant: str) -> None:
     (row,) = live.rows("SELECT code, num_completion_tokens FROM request WHERE tenant = ?", tenant)
     assert row[0] == "cancelled"
     assert 0 < row[1] < VERY_LONG
-    wait_until(lambda: live.readiness()["engine_process"]["running"] == 0)
+    wait_until(lambda: not is_engine_busy(live))
+
+
+def is_engine_busy(live: LiveService) -> bool:
+    return bool(live.readiness()["engine_process"]["running"])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -209,7 +213,7 @@ def test_the_engine_is_free_once_a_client_of_an_https_stream_is_gone(
         with sse(gateway, live, f"gone{version}", VERY_LONG, version) as stream:
             next(stream)
         wait_cancelled(live, f"gone{version}")
-        # Nothing is left of the stream: it counts no longer.
+        # Nothing is left of the request: it counts no longer.
         unary_answer(gateway, live, 4)
 
 
@@ -221,7 +225,21 @@ def test_the_engine_is_free_once_a_client_has_cancelled_a_grpc_stream(live: Live
         stream.read()
         stream.call.cancel()
         wait_cancelled(live, "cancelling")
-        unary_answer(gateway, live, 4)
+        # Nothing is left of the request: it counts no longer.
+        with grpc_stream(gateway, live, "next", message_of(4)) as following:
+            assert following.read_answer()[-1]["is_last"]
+
+
+def test_a_request_to_the_ensemble_counts_after_its_stream_was_cancelled(live: LiveService, tmp_path: Path) -> None:
+    with gateway_of(live, tmp_path, max_client_in_flight=2) as gateway:
+        with grpc_stream(gateway, live, "going-on", message_of(LONG, model="ensemble")) as stream:
+            wait_until(lambda: states(live, "going-on") == ["admitted"])
+            stream.call.cancel()
+            gateway.wait_until(lambda: any("ModelStreamInfer" in line["path"] for line in gateway.log()))
+        with grpc_stream(gateway, live, "refused", message_of(4)) as following, pytest.raises(grpc.RpcError):
+            following.read()
+        assert states(live, "refused") == []
+    wait_until(lambda: not is_engine_busy(live))
 
 
 def status_of_unary(gateway: RunningGateway, live: LiveService) -> int:
