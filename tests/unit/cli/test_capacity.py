@@ -58,3 +58,40 @@ def test_the_error_for_an_invalid_number_in_a_configuration_names_it(tmp_path, n
     assert result.exit_code == 2
     expected = f"{name} in the model's configuration must be an integer of 1 or more, not {value!r}"
     assert expected in " ".join(result.output.split())
+
+
+def test_two_gpus_share_each_layer_and_the_weights():
+    options = ("--gpu-memory", "141GB", "--weights", "w4a8", "--max-batch-size", "64", "--tensor-parallel", "2")
+    document = json.loads(run(*options, "--json").output)
+    assert (document["num_gpus"], document["layers_per_gpu"], document["kv_heads_per_gpu"]) == (2, 64, 4)
+    assert (document["num_layers"], document["num_kv_heads"]) == (64, 8)
+    assert document["bytes_per_token"] == 131_072
+    assert document["engine_bytes"] == 10_332_405_760
+    assert document["holds"] is True
+    text = " ".join(run(*options).output.split())
+    assert "each of 2 GPUs" in text
+    assert "4 bits, and 8 bytes for 128 weights" in text
+
+
+def test_groups_of_gpus_share_the_layers_and_the_engines_bytes():
+    options = ("--gpu-memory", "32GB", "--engine-bytes", "40GB", "--tensor-parallel", "2", "--pipeline-parallel", "3")
+    document = json.loads(run(*options, "--json").output)
+    assert (document["num_gpus"], document["layers_per_gpu"]) == (6, 22)
+    assert document["engine_bytes"] == 6_666_666_667
+    assert "40GB ÷ 6 GPUs" in run(*options).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "give either --engine-bytes or --weights"),
+        (("--engine-bytes", "18GB", "--weights", "w4a8"), "give either --engine-bytes or --weights"),
+        (("--weights", "int3"), "--weights int3 is not one of bf16, fp8, w4a8, w4a16"),
+        (("--weights", "w4a8", "--tensor-parallel", "3"), "64 attention heads can't be split over 3 GPUs"),
+        (("--weights", "w4a8", "--pipeline-parallel", "65"), "64 layers can't be split over 65"),
+    ],
+)
+def test_an_engine_that_can_not_be_planned_is_an_error(arguments, reason):
+    result = run("--gpu-memory", "141GB", *arguments)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.output.split())

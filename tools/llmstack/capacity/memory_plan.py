@@ -17,6 +17,30 @@ class CapacityError(ValueError):
     """The plan can't be computed; the text says which input is wrong."""
 
 
+class Parallelism(NamedTuple):
+    """How a model is split: each layer over `tensor` GPUs, the layers over `pipeline` groups of them."""
+
+    tensor: int = 1
+    pipeline: int = 1
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one copy of the model."""
+        return self.tensor * self.pipeline
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raises CapacityError if the model of a Hugging Face config.json can't be split in this way."""
+        heads, layers = positive_int(config, "num_attention_heads"), positive_int(config, "num_hidden_layers")
+        if heads % self.tensor:
+            raise CapacityError(f"{heads} attention heads can't be split over {self.tensor} GPUs")
+        if self.pipeline > layers:
+            raise CapacityError(f"{layers} layers can't be split over {self.pipeline} groups of GPUs")
+
+    def share(self, size: int) -> int:
+        """One GPU's part of `size` bytes that are split evenly, rounded up."""
+        return ceil_div(size, self.num_gpus)
+
+
 class KvShape(NamedTuple):
     """The dimensions of a model's KV cache."""
 
@@ -31,15 +55,22 @@ class KvShape(NamedTuple):
         Raises:
             CapacityError: a number is missing or invalid.
         """
-        heads = _positive_int(config, "num_attention_heads")
+        heads = positive_int(config, "num_attention_heads")
         if config.get("head_dim") is None:
-            head_dim, rest = divmod(_positive_int(config, "hidden_size"), heads)
+            head_dim, rest = divmod(positive_int(config, "hidden_size"), heads)
             if rest:
                 raise CapacityError(f"hidden_size is not a multiple of {heads} heads, and head_dim is missing")
         else:
-            head_dim = _positive_int(config, "head_dim")
-        kv_heads = heads if config.get("num_key_value_heads") is None else _positive_int(config, "num_key_value_heads")
-        return cls(_positive_int(config, "num_hidden_layers"), kv_heads, head_dim)
+            head_dim = positive_int(config, "head_dim")
+        kv_heads = heads if config.get("num_key_value_heads") is None else positive_int(config, "num_key_value_heads")
+        return cls(positive_int(config, "num_hidden_layers"), kv_heads, head_dim)
+
+    def per_gpu(self, parallelism: Parallelism) -> KvShape:
+        """The largest share of one GPU: some of the layers, and some of the heads but at least one."""
+        return self._replace(
+            num_layers=ceil_div(self.num_layers, parallelism.pipeline),
+            num_kv_heads=max(1, ceil_div(self.num_kv_heads, parallelism.tensor)),
+        )
 
     def bytes_per_token(self, number_bytes: int) -> int:
         """Bytes of one token: a key and a value for every layer and KV head, `number_bytes` per number."""
@@ -47,7 +78,10 @@ class KvShape(NamedTuple):
 
 
 class MemoryPlan(NamedTuple):
-    """How many requests of the largest size fit beside the engine. All sizes are in bytes."""
+    """How many requests of the largest size fit beside the engine. All sizes are in bytes.
+
+    With several GPUs it is the plan of the fullest one: each holds a part of the engine and of every request.
+    """
 
     gpu_bytes: int
     engine_bytes: int
@@ -103,7 +137,17 @@ def parse_size(text: str) -> int:
     return int(Fraction(match[1]) * units[match[2].lower()])
 
 
-def _positive_int(config: Mapping[str, Any], name: str) -> int:
+def ceil_div(number: int, divisor: int) -> int:
+    """`number` / `divisor`, rounded up."""
+    return -(-number // divisor)
+
+
+def positive_int(config: Mapping[str, Any], name: str) -> int:
+    """The integer `name` of a model's configuration.
+
+    Raises:
+        CapacityError: it is missing or not an integer of 1 or more.
+    """
     value = config.get(name)
     if value is None:
         raise CapacityError(f"the model's configuration has no {name}")

@@ -4,6 +4,8 @@ It runs in the engine's Python, which may be another one without this project: i
 Arguments: names of packages, `--`, names of modules.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,14 +14,14 @@ import platform
 import sys
 
 
-def _version(package):
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "without a version"
 
 
-def _import_error(module):
+def _import_error(module: str) -> str | None:
     try:
         importlib.import_module(module)
     except Exception as error:
@@ -27,7 +29,7 @@ def _import_error(module):
     return None
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Print a JSON object with `version`, `packages` and `errors`. Importing a package could take a minute."""
     split = arguments.index("--")
     packages, modules = arguments[:split], arguments[split + 1 :]
