@@ -20,8 +20,14 @@ settings.register_profile(EXPLORE, derandomize=False, deadline=None, max_example
 settings.load_profile(FIXED)
 
 
-def num_examples(in_fixed_profile: int) -> int:
-    """The `max_examples` of a test that does not use the default number; `explore` multiplies it."""
+def num_examples(in_fixed_profile: int, in_explore_profile: int | None = None) -> int:
+    """The `max_examples` of a test that does not use the default number.
+
+    `explore` takes three times as many, unless `in_explore_profile` is given.
+    """
+    explores = settings().max_examples > _NUM_EXAMPLES
+    if explores and in_explore_profile is not None:
+        return in_explore_profile
     return in_fixed_profile * settings().max_examples // _NUM_EXAMPLES
 
 

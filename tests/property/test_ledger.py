@@ -20,6 +20,7 @@ from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.size_budget import keep_budget
 from llm_policy.release.manifest import TASKS
 from llmstack.ledger.verification import verify
+from tests.hypothesis_profiles import num_examples
 from tests.ledgers import events, open_ledger, rejection, rows, settlement
 from tests.survivors import check_survivors
 
@@ -210,7 +211,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 class TestLedger(LedgerMachine.TestCase):  # type: ignore[misc,valid-type]  # made by Hypothesis
-    settings = settings(stateful_step_count=40)
+    settings = settings(stateful_step_count=40, max_examples=num_examples(50, in_explore_profile=300))
 
     def runTest(self):
         LedgerMachine.num_failures = LedgerMachine.num_failures_drawn = 0

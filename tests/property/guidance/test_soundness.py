@@ -29,7 +29,7 @@ LIMITS = GuideLimits()
 countings = st.sampled_from(Counting)
 
 law_settings = settings(
-    max_examples=num_examples(400),
+    max_examples=num_examples(200, in_explore_profile=1_200),
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 each_counting_settings = settings(law_settings, max_examples=num_examples(100))
@@ -100,7 +100,7 @@ def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes
 
 
 @keeps_at_least(0.25)
-@settings(max_examples=num_examples(500))
+@settings(max_examples=num_examples(250, in_explore_profile=1_500))
 @given(grammars | damaged_grammars | st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=40).map("root ::= ".__add__))
 def test_any_grammar_is_planned_or_rejected_with_a_declared_code(text: str) -> None:
     plan = unless_rejected(lambda: plan_ebnf(text, LIMITS))

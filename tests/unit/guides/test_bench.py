@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,22 @@ def write(path: Path, schema: Any, tests: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps({"schema": schema, "tests": tests}))
 
 
+@pytest.fixture(scope="module")
+def measured(directory: Path) -> Callable[[str], list[SchemaResult]]:
+    """The results of both schemas with a converter, which starts once."""
+
+    @cache
+    def measure(converter: str) -> list[SchemaResult]:
+        return list(measure_schemas(converter, schema_paths(directory), directory / "tokenizer" / "tokenizer.json"))
+
+    return measure
+
+
 @pytest.mark.parametrize("converter", converter_names(None, with_baseline=True))
-def test_each_converter_tells_valid_instances_from_invalid_ones(directory: Path, converter: str) -> None:
-    paths = schema_paths(directory)
-    code, _ = measure_schemas(converter, paths, directory / "tokenizer" / "tokenizer.json")
+def test_each_converter_tells_valid_instances_from_invalid_ones(
+    measured: Callable[[str], list[SchemaResult]], converter: str
+) -> None:
+    code, _ = measured(converter)
     assert [(i.valid, i.judged_valid, i.accepted) for i in code.instances] == [
         (True, True, True),
         (False, False, False),
@@ -48,22 +62,21 @@ def test_each_converter_tells_valid_instances_from_invalid_ones(directory: Path,
     assert code.compile_ms > 0
 
 
-def test_masks_are_measured_before_every_token_and_the_end_of_valid_instances(directory: Path) -> None:
-    (code,) = measure("llguidance", directory, "code.json")
+def test_masks_are_measured_before_every_token_and_the_end_of_valid_instances(
+    measured: Callable[[str], list[SchemaResult]],
+) -> None:
+    code, _ = measured("llguidance")
     assert len(code.mask_ms) == len('{"code":"ab"}') + 1
 
 
-def test_the_policy_reports_its_own_times_and_refuses_with_its_codes(directory: Path) -> None:
-    code, endless = measure("xgrammar", directory, "code.json", "endless.json")
+def test_the_policy_reports_its_own_times_and_refuses_with_its_codes(
+    measured: Callable[[str], list[SchemaResult]],
+) -> None:
+    code, endless = measured("xgrammar")
     assert 0 < code.compile_ms < code.admit_ms
     assert code.probe_mask_ms > 0
     assert endless.refusal == "schema_invalid"
     assert endless.refusal_detail
-
-
-def measure(converter: str, directory: Path, *names: str) -> list[SchemaResult]:
-    paths = [directory / name for name in names]
-    return list(measure_schemas(converter, paths, directory / "tokenizer" / "tokenizer.json"))
 
 
 def test_a_directory_without_schemas_is_an_error(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import llguidance
+import numpy as np
 import pytest
 import xgrammar
 from hypothesis import given, settings
@@ -58,8 +59,8 @@ def fill(matcher, row=0, num_rows=1):
 
 def allowed(matcher):
     """Ids of the allowed tokens."""
-    bits = fill(matcher)[0].numpy().view("uint8")
-    return {i for i in range(VOCAB_SIZE) if bits[i // 8] >> i % 8 & 1}
+    bits = np.unpackbits(fill(matcher)[0].numpy().view("uint8"), count=VOCAB_SIZE, bitorder="little")
+    return set(np.flatnonzero(bits).tolist())
 
 
 @pytest.mark.parametrize("pair", PAIRS)

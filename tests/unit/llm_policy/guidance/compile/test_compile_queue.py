@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest, PolicyError, Unavailable
+from llm_policy.guidance.compile import compile_queue
 from llm_policy.guidance.compile.compile_queue import NUM_WORKERS, GuideCompiler
 from llm_policy.guidance.compile.guide_cache import GuideCache
 from llm_policy.guidance.compile.guide_report import GuideReport
@@ -32,6 +33,12 @@ def compiler():
     compiler = started_compiler(Guidance(max_adhoc_per_minute=1_000))
     yield compiler
     compiler.close()
+
+
+@pytest.fixture
+def one_worker(monkeypatch):
+    """Compilers of this test have one worker: each one takes seconds to start."""
+    monkeypatch.setattr(compile_queue, "NUM_WORKERS", 1)
 
 
 def compile_guides(compiler, *guides, timeout_s=30):
@@ -107,7 +114,7 @@ def test_a_killed_worker_is_replaced(compiler):
     assert {worker.pid for worker in worker_processes()} - {worker.pid for worker in killed}
 
 
-def test_the_number_of_new_guides_per_minute_is_limited():
+def test_the_number_of_new_guides_per_minute_is_limited(one_worker):
     compiler = started_compiler(Guidance(max_adhoc_per_minute=1))
     assert compile_guides(compiler, Guide("regex", "a")) is None
     error = compile_guides(compiler, Guide("regex", "b"))
@@ -116,7 +123,7 @@ def test_the_number_of_new_guides_per_minute_is_limited():
     compiler.close()
 
 
-def test_unenforced_keywords_are_rejected_if_the_manifest_says_so():
+def test_unenforced_keywords_are_rejected_if_the_manifest_says_so(one_worker):
     guidance = Guidance(unenforced_keywords="reject")
     compiler = started_compiler(guidance)
     error = compile_guides(
@@ -134,7 +141,7 @@ def test_closing_the_compiler_stops_all_workers():
     assert set(psutil.Process().children()) <= before
 
 
-def test_a_failing_callback_is_reported_and_does_not_affect_other_requests():
+def test_a_failing_callback_is_reported_and_does_not_affect_other_requests(one_worker):
     faults = queue.Queue()
     compiler = started_compiler(Guidance(), faults.put)
     compiler.submit([Guide("regex", "a")], lambda error: 1 / 0)
