@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from llmstack.capacity.model_shapes import QWEN3_32B
 from llmstack.diagnostics.check_result import CheckStatus
 from llmstack.diagnostics.engine_checks import (
     check_engine,
@@ -130,6 +131,23 @@ def test_a_batch_that_does_not_fit_beside_the_engine_is_a_warning(deployment, tm
     (release / "engine" / "config.json").write_text("{")
     assert check_memory(tensorrt).status is CheckStatus.WARN
     assert check_memory(deployment).status is CheckStatus.SKIPPED
+
+
+def test_each_gpu_of_vllm_holds_a_part_of_the_weights_and_of_the_cache(deployment, tmp_path, nvidia_smi):
+    release = tmp_path / "release"
+    shutil.copytree(DEFAULT_RELEASE_DIR, release)
+    shutil.rmtree(release / "engine")
+    (release / "engine").mkdir()
+    (release / "engine" / "config.json").write_text(json.dumps(QWEN3_32B))
+    with (release / "engine" / "model.safetensors").open("wb") as weights:
+        weights.truncate(18 * 10**9)  # a sparse file
+    nvidia_smi(*["NVIDIA GeForce RTX 4090, 24564, 4, 580.95"] * 2)
+    vllm = deployment._replace(engine="vllm", release_dir=release)
+    result = check_memory(vllm)
+    assert (result.status, "beside an engine of 18.0 GB" in result.text) == (CheckStatus.WARN, True)
+    result = check_memory(vllm._replace(engine_options=("tensor_parallel_size=2",)))
+    assert (result.status, "beside an engine of 9.0 GB" in result.text) == (CheckStatus.OK, True)
+    assert check_memory(vllm._replace(engine_options=("tensor_parallel_size=two",))).status is CheckStatus.WARN
 
 
 def test_the_models_and_the_files_tensorrt_llm_must_be_mounted(deployment, tmp_path):

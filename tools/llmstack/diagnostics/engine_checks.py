@@ -6,15 +6,17 @@ import os
 from pathlib import Path
 
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.capacity.memory_plan import CapacityError
+from llmstack.capacity.memory_plan import CapacityError, MemoryPlan
 from llmstack.diagnostics.check_result import CheckResult, CheckStatus
 from llmstack.diagnostics.deployment import Deployment
+from llmstack.diagnostics.engine_process_checks import read_parallelism
 from llmstack.diagnostics.gpu_memory import HEADROOM, plan_memory
 from llmstack.diagnostics.gpus import Gpu, driver_error, find_gpus
 from llmstack.diagnostics.image_tag import VLLM_SUFFIX, current_image_tag
 from llmstack.server.binary import find_server_binary
 from llmstack.server.command import ENGINES
 from llmstack.server.error import ServerStartError
+from llmstack.server.release import parse_engine_options
 from portable_engine.environment import unsupported_reason
 
 MIN_FREE_GPU_MEMORY = 0.25
@@ -95,17 +97,16 @@ def _is_nearly_full(gpu: Gpu) -> bool:
 def check_memory(deployment: Deployment) -> CheckResult:
     """Whether the KV cache of a full batch of the largest requests fits beside the engine, with `HEADROOM` left."""
     sizes_mib = [gpu.total_mib for gpu in find_gpus() if gpu.total_mib]
-    if deployment.engine != "tensorrtllm" or not sizes_mib:
-        text = "applies to TensorRT engines on a GPU that reports its memory"
+    if deployment.engine not in _GPU_ENGINES or not sizes_mib:
+        text = "applies to TensorRT engines, vLLM and TensorRT-LLM's API on a GPU that reports its memory"
         return CheckResult("memory", CheckStatus.SKIPPED, text)
     try:
-        plan = plan_memory(Release.open(deployment.release_dir), min(sizes_mib) << 20)
-    except (ReleaseError, CapacityError) as error:
+        plan = _plan_memory(deployment, min(sizes_mib) << 20)
+    except (ReleaseError, CapacityError, ServerStartError) as error:
         return CheckResult("memory", CheckStatus.WARN, str(error), "llmstack capacity --help")
     if plan is None:
-        return CheckResult(
-            "memory", CheckStatus.SKIPPED, "the engine has several ranks, or its model's shape is unknown"
-        )
+        text = "the engine has several ranks, or its model's shape is unknown"
+        return CheckResult("memory", CheckStatus.SKIPPED, text)
     text = (
         f"{plan.num_requests} requests of {plan.tokens_per_request:,} tokens fit beside an engine of "
         f"{plan.engine_bytes / 10**9:.1f} GB and leave {float(HEADROOM):.0%}; the batch is {plan.max_batch_size}"
@@ -113,6 +114,15 @@ def check_memory(deployment: Deployment) -> CheckResult:
     if not plan.batch_fits:
         return CheckResult("memory", CheckStatus.WARN, text, "llmstack capacity")
     return CheckResult("memory", CheckStatus.OK, text)
+
+
+def _plan_memory(deployment: Deployment, gpu_bytes: int) -> MemoryPlan | None:
+    """The plan of one GPU. An engine in a process of its own splits its model by its options."""
+    release = Release.open(deployment.release_dir)
+    if not ENGINES[deployment.engine].has_process:
+        return plan_memory(release, gpu_bytes)
+    options = parse_engine_options(deployment.engine_options)
+    return plan_memory(release, gpu_bytes, read_parallelism(options), options)
 
 
 def check_mounts(deployment: Deployment) -> CheckResult:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from engine_process.engines.trtllm_options import ALLOWED as TRTLLM_OPTIONS
 from engine_process.engines.vllm_options import ALLOWED as VLLM_OPTIONS
+from llmstack.capacity.memory_plan import Parallelism
 from llmstack.diagnostics.check_result import CheckResult, CheckStatus
 from llmstack.diagnostics.deployment import Deployment
 from llmstack.diagnostics.engine_python import EnginePython, EnginePythonError, read_engine_python
@@ -23,7 +24,6 @@ from llmstack.server.error import ServerStartError
 from llmstack.server.release import parse_engine_options
 
 TENSOR_PARALLEL, PIPELINE_PARALLEL, NODES = "tensor_parallel_size", "pipeline_parallel_size", "nnodes"
-_SIZES = (TENSOR_PARALLEL, PIPELINE_PARALLEL, NODES)
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -91,7 +91,7 @@ def check_engine_options(deployment: Deployment) -> CheckResult:
     name = "engine options"
     try:
         options = parse_engine_options(deployment.engine_options)
-        sizes = {size: _positive_int(options, size) for size in _SIZES}
+        parallelism, nodes = read_parallelism(options), _positive_int(options, NODES)
     except ServerStartError as error:
         return CheckResult(name, CheckStatus.FAIL, str(error), error.next_step)
     known = PACKAGES[deployment.engine].options if deployment.engine in PACKAGES else ()
@@ -102,19 +102,19 @@ def check_engine_options(deployment: Deployment) -> CheckResult:
         return CheckResult(name, CheckStatus.FAIL, text, next_step)
     if not known:
         return CheckResult(name, CheckStatus.SKIPPED, f"{deployment.engine} has none")
-    return _check_parallelism(name, deployment, sizes, options)
+    return _check_parallelism(name, deployment, parallelism, nodes, options)
 
 
 def _check_parallelism(
-    name: str, deployment: Deployment, sizes: Mapping[str, int], options: Mapping[str, str]
+    name: str, deployment: Deployment, parallelism: Parallelism, nodes: int, options: Mapping[str, str]
 ) -> CheckResult:
     """Whether this machine's GPUs suffice for its share of the engine's ranks, and the attention heads can be split."""
-    tensor, pipeline, nodes = (sizes[size] for size in _SIZES)
+    tensor, pipeline = parallelism
     heads = _num_attention_heads(deployment.release_dir)
     if heads and heads % tensor:
         text = f"{TENSOR_PARALLEL}={tensor} does not divide the model's {heads} attention heads"
         return CheckResult(name, CheckStatus.FAIL, text, "give a size that divides them")
-    needed, present = math.ceil(tensor * pipeline / nodes), _num_visible_gpus()
+    needed, present = math.ceil(parallelism.num_gpus / nodes), _num_visible_gpus()
     text = f"{needed} of {present} GPUs: {TENSOR_PARALLEL}={tensor} × {PIPELINE_PARALLEL}={pipeline}"
     text += f" on {nodes} nodes" if nodes > 1 else ""
     if needed > present:
@@ -123,6 +123,15 @@ def _check_parallelism(
         status = CheckStatus.FAIL if is_fatal else CheckStatus.WARN
         return CheckResult(name, status, text, f"give the container more GPUs ({_VISIBLE_GPUS}), or smaller sizes")
     return CheckResult(name, CheckStatus.OK, text)
+
+
+def read_parallelism(options: Mapping[str, str]) -> Parallelism:
+    """How the engine's options split its model.
+
+    Raises:
+        ServerStartError: a size is not an integer of 1 or more.
+    """
+    return Parallelism(_positive_int(options, TENSOR_PARALLEL), _positive_int(options, PIPELINE_PARALLEL))
 
 
 def _positive_int(options: Mapping[str, str], key: str) -> int:
