@@ -63,8 +63,7 @@ def make_image() -> str:
 
 
 def make_vllm_image() -> str:
-    """Build the image with vLLM and return its tag. It differs from the other one by its last layers only."""
-    make_image()
+    """Build the image with vLLM and return its tag."""
     options = ("--engine", "vllm", "--tag", VLLM_TAG, "--engine-python", ENGINE_PYTHON)
     done = llmstack("image", "build", *options, "--triton-image", make_stand_in()[1], "--network", "host")
     assert done.returncode == 0, done.stderr[-4_000:]

@@ -51,9 +51,8 @@ def image() -> str:
 
 
 @pytest.fixture(scope="module")
-def vllm_image() -> str:
-    require_docker()
-    return make_vllm_image()
+def vllm_image(image: str) -> str:
+    return make_vllm_image()  # after the other image, with which it shares all layers but the last ones
 
 
 @pytest.fixture(scope="module")
