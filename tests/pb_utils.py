@@ -77,9 +77,8 @@ class ResponseSender:
     def is_cancelled(self) -> bool:
         return self._request.is_cancelled
 
-    def send(self, response: InferenceResponse, flags: int) -> None:
-        assert flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        self._request.deliver(response)
+    def send(self, response: InferenceResponse, flags: int = 0) -> None:
+        self._request.receive(response, is_final=flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class InferenceRequest:
@@ -130,6 +129,11 @@ class InferenceRequest:
     def set_timeout(self, timeout_us: int) -> None:
         self._timeout_us = timeout_us
 
+    def receive(self, response: InferenceResponse, *, is_final: bool) -> None:
+        """What a response sender sends."""
+        assert is_final, "a model that is not decoupled sends one response"
+        self.deliver(response)
+
     def deliver(self, response: InferenceResponse) -> None:
         """Give the client its response, without the outputs that it did not request."""
         answer = _answer(response, self._requested_output_names)
@@ -150,6 +154,27 @@ class InferenceRequest:
     @property
     def is_answered(self) -> bool:
         return self._is_answered.is_set()
+
+
+class StreamRequest(InferenceRequest):
+    """A request to a decoupled model: any number of responses, the last of which is marked as final."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.answers: list[Answer] = []
+
+    def receive(self, response: InferenceResponse, *, is_final: bool) -> None:
+        with self._lock:
+            if self._is_answered.is_set():
+                raise TritonModelException("Unable to send response. Response sender has been closed.")
+            self.answers.append(_answer(response, self.requested_output_names()))
+            if is_final:
+                self._is_answered.set()
+
+    def all_answers(self, timeout_s: float = 150.0) -> list[Answer]:
+        """Every response, once the final one has come."""
+        assert self._is_answered.wait(timeout_s), f"no final response within {timeout_s:g} s"
+        return self.answers
 
 
 class Logger:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import httpx
@@ -78,10 +78,10 @@ async def open_streams(server: Server) -> AsyncIterator[triton_grpc_aio.Inferenc
 
 
 async def stream_grpc(
-    client: triton_grpc_aio.InferenceServerClient, inputs: Inputs, headers: Headers
-) -> AsyncIterator[Piece]:
+    client: triton_grpc_aio.InferenceServerClient, inputs: Inputs, headers: Headers, model: str = STREAM_MODEL
+) -> AsyncGenerator[Piece, None]:
     """Stream one answer over gRPC; closing the iterator cancels it."""
-    request = {"model_name": STREAM_MODEL, "inputs": [grpc_tensor(name, value) for name, value in inputs.items()]}
+    request = {"model_name": model, "inputs": [grpc_tensor(name, value) for name, value in inputs.items()]}
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
         yield request
