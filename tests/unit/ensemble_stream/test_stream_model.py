@@ -102,7 +102,7 @@ def models() -> Iterator[SimpleNamespace]:
 @contextmanager
 def started(models: SimpleNamespace, state_dir: Path) -> Iterator[SimpleNamespace]:
     engine = ScriptedEngine()
-    with running_engine(engine, state_dir, DEFAULT_RELEASE_DIR, engine_hash=RELEASE.manifest.engine.hash):  # type: ignore[arg-type]
+    with running_engine(engine, state_dir, DEFAULT_RELEASE_DIR, engine_hash=RELEASE.manifest.engine.hash):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LLMSTACK_RELEASE_DIR", str(DEFAULT_RELEASE_DIR))
             patch.setenv("LLMSTACK_STATE_DIR", str(state_dir))
@@ -126,7 +126,7 @@ def live(shared) -> SimpleNamespace:
     return shared
 
 
-def stream_request(request_id: str, inputs: dict[str, Any] | None = None, kind: type = StreamRequest, **headers: str):
+def stream_request(request_id: str, inputs: dict[str, Any] | None = None, kind: Any = StreamRequest, **headers: Any):
     plain = request(request_id, inputs, **headers)
     arrays = {tensor.name(): tensor.as_numpy() for tensor in plain.inputs()}
     return kind(arrays, NAMES, request_id, plain.parameters().encode())

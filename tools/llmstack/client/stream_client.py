@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from typing import Any, NamedTuple
 
 import httpx
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
         return next(iter(self.outputs.get(name, [])), None)
 
 
-def stream_generate(server: Server, inputs: Inputs, headers: Headers) -> Iterator[Piece]:
+def stream_generate(server: Server, inputs: Inputs, headers: Headers) -> Generator[Piece, None, None]:
     """Stream one answer over HTTP. Triton forwards no headers there, so they are members of the body.
 
     Raises:
