@@ -102,7 +102,7 @@ def test_the_wheel_has_neither_tests_nor_the_embedded_models_training(wheel: Pat
 def test_demo_runs_without_a_checkout(empty_directory: Path, environment: dict[str, str]) -> None:
     done = run(["llmstack", "demo"], empty_directory, environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all 27 replies" in done.stdout
+    assert "all 36 replies" in done.stdout
 
 
 def test_doctor_finds_nothing_missing_without_a_checkout(empty_directory: Path, environment: dict[str, str]) -> None:

@@ -3,9 +3,8 @@
 import pytest
 
 from llm_policy.release.release import Release
-from llmstack.client.ensemble_client import PROTOCOLS
 from llmstack.demo.cases import demo_cases
-from llmstack.demo.run import run_cases
+from llmstack.demo.run import WAYS, run_cases
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +14,7 @@ def results(server):
 
 def test_every_reply_over_every_protocol_is_as_expected(results):
     assert [f"{result.case} over {result.protocol}: {result.fault}" for result in results if result.fault] == []
-    assert len(results) == 9 * len(PROTOCOLS)
+    assert len(results) == 9 * len(WAYS)
 
 
 def test_the_answer_is_the_same_over_every_protocol(results):

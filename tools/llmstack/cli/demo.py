@@ -15,9 +15,8 @@ from rich.table import Table
 from llm_policy.release.release import Release
 from llmstack.cli.server_start import exit_with_error, wait_with_progress
 from llmstack.cli.terminal import EXIT_FAILED, print_json
-from llmstack.client.ensemble_client import PROTOCOLS
 from llmstack.demo.cases import TASK_PROMPTS, demo_cases
-from llmstack.demo.run import CaseResult, run_cases
+from llmstack.demo.run import WAYS, CaseResult, run_cases
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
@@ -35,7 +34,8 @@ def demo(
 ) -> None:
     """Start the server with the embedded engine and send it each kind of request.
 
-    One request for each task and one for each kind of rejection, over HTTP /infer, HTTP /generate and gRPC. Exits with
+    One request for each task and one for each kind of rejection, in four ways: HTTP /infer, /generate and
+    /generate_stream, and gRPC. Exits with
     0 when every reply is as expected, else with 1. The embedded model is trained for the three tasks, so its answers
     must be correct.
     """
@@ -62,7 +62,7 @@ def _run(release: Release, console: Console) -> list[CaseResult]:
         wait_with_progress(server, console)
         cases = demo_cases(release)
         results = run_cases(server, cases)
-        return list(track(results, "sending", len(cases) * len(PROTOCOLS), console=console, transient=True))
+        return list(track(results, "sending", len(cases) * len(WAYS), console=console, transient=True))
     finally:
         server.stop()
 

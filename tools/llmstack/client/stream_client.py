@@ -12,18 +12,31 @@ import httpx
 import tritonclient.grpc.aio as triton_grpc_aio
 
 from llm_policy.errors import find_code
-from llmstack.client.ensemble_client import TIMEOUT_S, Headers, Inputs, Server, grpc_tensor, plain, tls_verification
+from llmstack.client.ensemble_client import (
+    TIMEOUT_S,
+    Headers,
+    Inputs,
+    Reply,
+    Server,
+    grpc_tensor,
+    plain,
+    tls_verification,
+)
 
 STREAM_MODEL = "ensemble_stream"
 _EVENT = "data: "
 
 
 class Piece(NamedTuple):
-    """One response of a stream: outputs by name, or the error's text; when it came, on the performance counter."""
+    """One response of a stream: outputs by name, or the error's text; when it came, on the performance counter.
+
+    `status` is that of HTTP, which the first response decides; 0 over gRPC.
+    """
 
     outputs: Mapping[str, list[Any]]
     error: str
     received_s: float
+    status: int = 0
 
     @property
     def text(self) -> str:
@@ -59,12 +72,26 @@ def stream_generate(server: Server, inputs: Inputs, headers: Headers) -> Generat
     ):
         for line in response.iter_lines():
             if line.startswith(("{", _EVENT)):  # an error before the first response is plain JSON
-                yield _piece(json.loads(line.removeprefix(_EVENT)))
+                yield _piece(json.loads(line.removeprefix(_EVENT)), response.status_code)
 
 
-def _piece(event: Mapping[str, Any]) -> Piece:
+def send_stream(server: Server, inputs: Inputs, headers: Headers) -> Reply:
+    """The whole answer of a stream over HTTP: its joined text, and what the last response has."""
+    try:
+        pieces = list(stream_generate(server, inputs, headers))
+    except httpx.HTTPError as error:
+        return Reply({}, "", f"no response: {error}")
+    if not pieces or not pieces[-1].is_last:
+        return Reply({}, "", "the stream has no end")
+    last = pieces[-1]
+    if last.error:
+        return Reply({}, str(last.status), last.error)
+    return Reply({**last.outputs, "text_output": ["".join(piece.text for piece in pieces)]}, str(last.status))
+
+
+def _piece(event: Mapping[str, Any], status: int) -> Piece:
     outputs = {name: value if isinstance(value, list) else [value] for name, value in event.items()}
-    return Piece(outputs, str(event.get("error", "")), time.perf_counter())
+    return Piece(outputs, str(event.get("error", "")), time.perf_counter(), status)
 
 
 @contextlib.asynccontextmanager

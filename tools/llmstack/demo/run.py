@@ -6,7 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from llmstack.client.ensemble_client import PROTOCOLS, Reply, Server
+from llmstack.client.stream_client import send_stream
 from llmstack.demo.cases import Case
+
+WAYS = {**PROTOCOLS, "HTTP /generate_stream": send_stream}
+"""Every way to send a request, by its name; the last one streams the answer."""
 
 
 class CaseResult(NamedTuple):
@@ -24,9 +28,9 @@ class CaseResult(NamedTuple):
 
 
 def run_cases(server: Server, cases: Iterable[Case]) -> Iterator[CaseResult]:
-    """Send each case over each protocol, and yield its result."""
+    """Send each case in each way, and yield its result."""
     for case in cases:
-        for protocol, send in PROTOCOLS.items():
+        for protocol, send in WAYS.items():
             yield _result(protocol, case, send(server, case.inputs, case.headers))
 
 
