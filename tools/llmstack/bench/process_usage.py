@@ -13,6 +13,19 @@ def cpu_seconds(pid: int) -> float:
     return float(sum(t.user + t.system for t in times))
 
 
+def stub_cpu_seconds(pid: int, model: str) -> float:
+    """CPU seconds used so far by the Python stub of `model`, a descendant of the server `pid`.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for process in _process_tree(pid):
+        if _model(process) == model:
+            times = process.cpu_times()
+            return float(times.user + times.system)
+    raise LookupError(model)
+
+
 def resident_mib(pid: int) -> dict[str, float]:
     """Resident memory in MiB of the process `pid` and of each descendant, by process name and model."""
     return {_title(process): round(process.memory_info().rss / (1 << 20), 1) for process in _process_tree(pid)}
@@ -24,7 +37,9 @@ def _process_tree(pid: int) -> list[psutil.Process]:
 
 
 def _title(process: psutil.Process) -> str:
-    """A Python stub's command line has the path of its model.py; other processes are named by their id."""
-    command = process.cmdline()
-    model = next((Path(part).parent.parent.name for part in command if part.endswith("model.py")), "")
-    return f"{process.name()} {model or process.pid}"
+    return f"{process.name()} {_model(process) or process.pid}"
+
+
+def _model(process: psutil.Process) -> str:
+    """The model whose Python stub this is, by the path of its model.py on the command line; empty for others."""
+    return next((Path(part).parent.parent.name for part in process.cmdline() if part.endswith("model.py")), "")

@@ -14,6 +14,7 @@ from llmstack.cli.bench.gate import gate
 from llmstack.cli.bench.load import load
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.bench.random_release import random_release
+from llmstack.cli.bench.stream import stream
 from llmstack.cli.bench.vllm import vllm
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
@@ -24,6 +25,7 @@ app.command()(random_release)
 app.command()(engine)
 app.command()(beside)
 app.command()(flood)
+app.command()(stream)
 app.command()(vllm)
 
 
@@ -33,7 +35,10 @@ def bench(
     release: MeasuredRelease = DEFAULT_RELEASE_DIR,
     output: Annotated[Path, typer.Option(help="JSON file to write the rows to.")] = Path("build/bench.json"),
 ) -> None:
-    """Without a subcommand: measure the policy's overhead against the no-op engine and a pass-through ensemble."""
+    """Without a subcommand: measure what the policy adds to the no-op engine, beside models that pass through.
+
+    Measures requests by perf_analyzer, then streams as `llmstack bench stream` does.
+    """
     if context.invoked_subcommand is None:
         from llmstack.cli.bench.overhead import run_overhead_bench  # gRPC is slow to import
 

@@ -1,4 +1,4 @@
-"""`llmstack bench` without a subcommand: the policy's overhead."""
+"""`llmstack bench` without a subcommand: the policy's overhead, on requests and on streams."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from llm_policy.release.release import Release
 from llmstack.bench.overhead import BASELINE_MODELS, OverheadMeasurement, measure_overhead
 from llmstack.bench.perf_analyzer import PerfAnalyzerError, find_perf_analyzer
 from llmstack.bench.process_usage import resident_mib
+from llmstack.bench.stream_overhead import StreamPlan
+from llmstack.cli.bench.stream import results_table, run_stream_bench
 from llmstack.cli.terminal import EXIT_FAILED
 from llmstack.server.process import TritonServer
 
@@ -30,10 +32,14 @@ def run_overhead_bench(release: Path, output: Path) -> None:
     except PerfAnalyzerError as error:
         console.print(f"[red]{error}")
         raise typer.Exit(EXIT_FAILED) from None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(orjson.dumps([row._asdict() for row in rows], option=orjson.OPT_INDENT_2))
     console.print(_results_table(rows))
     console.print(_memory_table(memory))
+    plan = StreamPlan()
+    streams = run_stream_bench(release, plan, console)
+    console.print(results_table(streams, plan))
+    record = {"requests": [row._asdict() for row in rows], "streams": [row._asdict() for row in streams]}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(orjson.dumps(record, option=orjson.OPT_INDENT_2))
 
 
 def _measure(console: Console, server: TritonServer, release: Release, perf_analyzer: str) -> list[OverheadMeasurement]:
