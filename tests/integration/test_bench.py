@@ -32,8 +32,8 @@ def test_a_flood_without_valid_headers_grows_the_ledger_by_less_than_50_megabyte
     engine = Release.open(DEFAULT_RELEASE_DIR).manifest.engine
     headers = flood_headers(engine.hash, engine.quantisation, is_mixed=is_mixed)
     with TritonServer(DEFAULT_RELEASE_DIR, engine="echo", state_dir=tmp_path) as server:
-        found = measure_flood(server.http_url, tmp_path, headers, seconds=3, num_connections=4)
-    assert found.num_requests > 50
+        found = measure_flood(server.http_url, tmp_path, headers, seconds=1, num_connections=4)
+    assert found.num_requests > 20
     num_codes = 5 if is_mixed else 1
     assert found.num_counts <= num_codes * found.num_minutes
     assert found.num_stored_rows <= SAMPLE_ROWS * num_codes * found.num_minutes
