@@ -17,9 +17,12 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from standardwebhooks import Webhook
+from typer.testing import CliRunner
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
+from llmstack.cli.events import app
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.events.delivery_settings import DeliverySettings
 from llmstack.events.endpoint import Endpoint, secret_variable, url_variable
@@ -446,6 +449,11 @@ def cli_environment(outbox: Outbox, endpoint: Endpoint) -> dict[str, str]:
     }
 
 
+def run_command(outbox: Outbox, endpoint: Endpoint, *arguments: str) -> Result:
+    """Run `llmstack events` in this process: a process of its own takes a second to start."""
+    return CliRunner().invoke(app, list(arguments), env=cli_environment(outbox, endpoint))
+
+
 def llmstack(outbox: Outbox, endpoint: Endpoint, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmstack", "events", *arguments]
     environment = cli_environment(outbox, endpoint)
@@ -488,14 +496,14 @@ def test_kill_9_loses_no_event_and_repeats_only_the_attempt_in_progress(outbox, 
 def test_deliver_delivers_what_is_due_and_reports_what_is_left(outbox, receiver, tmp_path):
     outbox.add(3)
     receiver.plan = [respond(200), respond(500, retry_after="3000")]
-    left = llmstack(outbox, receiver.endpoint(tmp_path), "deliver", "--json")
-    assert left.returncode == 1
+    left = run_command(outbox, receiver.endpoint(tmp_path), "deliver", "--json")
+    assert left.exit_code == 1
     assert json.loads(left.stdout) == [
         {"endpoint": "readiness", "num_delivered": 1, "num_failed": 0, "num_pending": 2},
     ]
     assert len(receiver.ids) == 2
-    assert llmstack(outbox, receiver.endpoint(tmp_path), "replay", "--endpoint", "readiness").returncode == 0
-    assert llmstack(outbox, receiver.endpoint(tmp_path), "deliver").returncode == 0
+    assert run_command(outbox, receiver.endpoint(tmp_path), "replay", "--endpoint", "readiness").exit_code == 0
+    assert run_command(outbox, receiver.endpoint(tmp_path), "deliver").exit_code == 0
     assert outbox.states() == ["delivered"] * 3
 
 
@@ -514,20 +522,20 @@ def test_deliver_fails_while_the_service_runs(outbox, receiver, tmp_path):
 def test_a_test_event_is_sent_ahead_of_the_queue(outbox, receiver, tmp_path):
     outbox.add()
     receiver.plan = [respond(200), respond(403)]
-    tested = llmstack(outbox, receiver.endpoint(tmp_path), "test", "--json")
-    assert (tested.returncode, json.loads(tested.stdout)["readiness"]["status"]) == (0, 200)
+    tested = run_command(outbox, receiver.endpoint(tmp_path), "test", "--json")
+    assert (tested.exit_code, json.loads(tested.stdout)["readiness"]["status"]) == (0, 200)
     assert [request.event["type"] for request in receiver.received] == ["llm_webhook_test"]
     assert receiver.invalid_signatures == []
     assert outbox.states() == ["pending"]
-    done = llmstack(outbox, receiver.endpoint(tmp_path), "test")
-    assert (done.returncode, "HTTP 403" in done.stdout) == (1, True)
+    done = run_command(outbox, receiver.endpoint(tmp_path), "test")
+    assert (done.exit_code, "HTTP 403" in done.stdout) == (1, True)
 
 
 def test_an_invalid_secret_ends_the_command_with_an_error(outbox, receiver, tmp_path):
     endpoint = receiver.endpoint(tmp_path)
     endpoint.secrets.path.write_text("not-a-secret-XYZ\n")
-    done = llmstack(outbox, endpoint, "deliver")
-    assert done.returncode == 2
+    done = run_command(outbox, endpoint, "deliver")
+    assert done.exit_code == 2
     assert "line 1: a webhook secret is whsec_" in done.stderr
     assert "XYZ" not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
