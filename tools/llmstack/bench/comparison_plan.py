@@ -23,11 +23,13 @@ class RowPlan(NamedTuple):
     is_guided: bool
     concurrency: int
     num_requests: int
+    is_streamed: bool = False
 
     @property
     def name(self) -> str:
         """A short name, unique in the plan."""
-        return f"{'guided' if self.is_guided else 'unguided'}-{self.concurrency}x{self.num_requests}"
+        kind = f"{'streamed-' if self.is_streamed else ''}{'guided' if self.is_guided else 'unguided'}"
+        return f"{kind}-{self.concurrency}x{self.num_requests}"
 
 
 class ComparisonPlan(NamedTuple):

@@ -12,10 +12,16 @@ from llmstack.bench.comparison_plan import ComparisonPlan, PlannedPrompts, RowPl
 from llmstack.bench.machine import describe_machine
 from llmstack.bench.served_stack import ServedStack
 from llmstack.bench.stub_kill import measure_stub_kill
-from llmstack.bench.vllm_comparison import ComparisonRecord, alone_plan, measure_alone, measure_stack_rows
+from llmstack.bench.vllm_comparison import (
+    ComparisonRecord,
+    alone_plan,
+    measure_alone,
+    measure_stack_rows,
+    measure_streams,
+)
 from llmstack.client.ensemble_client import release_headers
 
-PARTS = ("stack", "kill", "alone", "restart")
+PARTS = ("stack", "stream", "kill", "alone", "restart")
 """In their order: the first start fills the engine's compile cache, and the later ones find it."""
 _KILLED_MODEL = "preprocess"
 _KILL_COMPLETION_TOKENS = 16  # so that a good answer comes soon
@@ -42,12 +48,15 @@ class ComparisonRun(NamedTuple):
         """
         prompts = PlannedPrompts(self.release, self.plan)
         self._describe()
-        if "stack" in parts or "kill" in parts:
+        if {"stack", "stream", "kill"} & set(parts):
             with self._stack() as stack:
                 self.record.put(start_s=round(stack.start_s, 1), engine_process=stack.readiness().get("engine_process"))
                 if "stack" in parts:
                     for row in measure_stack_rows(stack, self.release, self.plan, prompts):
                         self.record.add("stack", row._asdict())
+                if "stream" in parts:
+                    for streamed in measure_streams(stack, self.release, self.plan, prompts):
+                        self.record.add("stream", streamed._asdict())
                 if "kill" in parts:
                     self._measure_kill(stack, prompts)
         if "alone" in parts:

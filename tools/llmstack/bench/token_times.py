@@ -23,7 +23,10 @@ class TokenTimes:
         self._last_token_s = 0.0
 
     def add(self, num_new_tokens: int, received_s: float | None = None) -> None:
-        """Count a piece. One without a token, such as an end that comes alone, is between no two tokens."""
+        """Count a piece that came now, or at `received_s`.
+
+        A piece without a token, such as an end that comes alone, is between no two tokens.
+        """
         self.ended_s = time.perf_counter() if received_s is None else received_s
         self.num_pieces += 1
         if not num_new_tokens:

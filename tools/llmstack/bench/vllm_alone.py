@@ -1,6 +1,6 @@
 """Measures vLLM alone, by the plan that the stack was measured by.
 
-    python3 vllm_alone.py plan.json     # in the engine's Python, which imports vllm and engine_process
+    python3 -m llmstack.bench.vllm_alone plan.json     # in the engine's Python, which imports vllm and engine_process
 
 vLLM gets the arguments of the engine process for the engine and for each request, but is called directly: without
 server, queue, Triton and policy. The plan has the release, the engine's options, the guide and the rows with their
@@ -20,6 +20,8 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from llmstack.bench.token_times import TokenTimes, first_token_ms_p50, inter_token_ms
 
 _PACKAGES = ("vllm", "torch", "transformers", "numpy", "xgrammar", "llguidance", "compressed-tensors")
 
@@ -57,7 +59,7 @@ async def _run(engine: Any, plan: dict[str, Any], row: dict[str, Any]) -> dict[s
     """All requests of a row in a closed loop: each client takes the next prompt."""
     pending = list(enumerate(row["prompts"]))
     parameters = _sampling_parameters(plan, is_guided=row["guided"])
-    answers: list[tuple[int, float, float]] = []
+    answers: list[TokenTimes] = []
 
     async def work() -> None:
         while pending:
@@ -67,27 +69,28 @@ async def _run(engine: Any, plan: dict[str, Any], row: dict[str, Any]) -> dict[s
     began = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(row["concurrency"])))
     elapsed_s = time.perf_counter() - began
-    num_tokens = sum(answer[0] for answer in answers)
+    num_tokens = sum(answer.num_tokens for answer in answers)
+    inter_token_p50, inter_token_p99 = inter_token_ms(answers)
     return {
         "guided": row["guided"],
         "concurrency": row["concurrency"],
         "num_requests": len(answers),
         "completion_tokens": round(num_tokens / len(answers), 1),
         "tokens_per_s": round(num_tokens / elapsed_s, 1),
-        "ttft_ms_p50": round(1e3 * statistics.median(answer[1] for answer in answers), 1),
-        "ttft_ms_max": round(1e3 * max(answer[1] for answer in answers), 1),
-        "latency_ms_p50": round(1e3 * statistics.median(answer[2] for answer in answers), 1),
-        "latency_ms_max": round(1e3 * max(answer[2] for answer in answers), 1),
+        "ttft_ms_p50": round(first_token_ms_p50(answers), 2),
+        "ttft_ms_max": round(1e3 * max(answer.first_s or 0.0 for answer in answers), 1),
+        "inter_token_ms_p50": round(inter_token_p50, 3),
+        "inter_token_ms_p99": round(inter_token_p99, 3),
+        "latency_ms_p50": round(1e3 * statistics.median(answer.duration_s for answer in answers), 1),
+        "latency_ms_max": round(1e3 * max(answer.duration_s for answer in answers), 1),
     }
 
 
-async def _complete(engine: Any, name: str, prompt: list[int], parameters: Any) -> tuple[int, float, float]:
-    """The number of tokens, the seconds until the first, and the seconds in total."""
-    began, first_s, num_tokens = time.perf_counter(), 0.0, 0
+async def _complete(engine: Any, name: str, prompt: list[int], parameters: Any) -> TokenTimes:
+    times = TokenTimes()
     async for output in engine.generate({"prompt_token_ids": prompt}, parameters, name):
-        num_tokens += len(output.outputs[0].token_ids)
-        first_s = first_s or time.perf_counter() - began
-    return num_tokens, first_s, time.perf_counter() - began
+        times.add(len(output.outputs[0].token_ids))
+    return times
 
 
 def _sampling_parameters(plan: dict[str, Any], *, is_guided: bool) -> Any:

@@ -17,10 +17,12 @@ from llmstack.bench import vllm_alone
 from llmstack.bench.comparison_plan import ComparisonPlan, PlannedPrompts, RowPlan, planned_guide
 from llmstack.bench.load import LoadMeasurement, measure_load
 from llmstack.bench.served_stack import ServedStack
+from llmstack.bench.stream_rows import StreamRow, measure_stream_row
 from llmstack.client.ensemble_client import release_headers
 from llmstack.server.engine_process import engine_python, lay_out_source
 
 ALONE_LOG_NAME = "alone.log"
+_ALONE_MODULES = ("vllm_alone.py", "token_times.py")
 _LAST_CHARACTERS = 2_000
 
 
@@ -41,6 +43,21 @@ def measure_stack_rows(
         measure_load(stack.urls, headers, prompts.workload(row))
     for row in plan.rows:
         yield measure_load(stack.urls, headers, prompts.workload(row))
+
+
+def measure_streams(
+    stack: ServedStack, release: Release, plan: ComparisonPlan, prompts: PlannedPrompts
+) -> Iterator[StreamRow]:
+    """As `measure_stack_rows`, streamed by `ensemble_stream`.
+
+    Raises:
+        LoadError: a request got an error.
+    """
+    headers = release_headers(release)
+    for row in plan.warm_ups:
+        measure_stream_row(stack.urls, headers, prompts.workload(row._replace(is_streamed=True)))
+    for row in plan.rows:
+        yield measure_stream_row(stack.urls, headers, prompts.workload(row._replace(is_streamed=True)))
 
 
 def alone_plan(
@@ -78,11 +95,11 @@ def measure_alone(plan: Mapping[str, Any], state_dir: Path) -> Iterator[dict[str
     path, log_path = state_dir / "alone-plan.json", state_dir / ALONE_LOG_NAME
     state_dir.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(plan))
-    source = lay_out_source((state_dir / "alone-source").resolve())
+    source = _lay_out_alone((state_dir / "alone-source").resolve())
     with (
         log_path.open("wb") as log,
         subprocess.Popen(
-            [engine_python(), vllm_alone.__file__, str(path)],
+            [engine_python(), "-m", vllm_alone.__name__, str(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -98,6 +115,17 @@ def measure_alone(plan: Mapping[str, Any], state_dir: Path) -> Iterator[dict[str
                 process.terminate()
     if process.returncode:
         raise AloneError(log_path.read_text("utf-8", "replace")[-_LAST_CHARACTERS:])
+
+
+def _lay_out_alone(directory: Path) -> Path:
+    """The source for the engine's Python, with `vllm_alone` and what it imports, and nothing else of this package."""
+    bench = lay_out_source(directory) / "llmstack" / "bench"
+    bench.mkdir(parents=True, exist_ok=True)
+    for package in (bench.parent, bench):
+        (package / "__init__.py").touch()
+    for name in _ALONE_MODULES:
+        (bench / name).write_bytes(Path(__file__).with_name(name).read_bytes())
+    return directory
 
 
 class ComparisonRecord:
@@ -117,7 +145,9 @@ class ComparisonRecord:
         """Add a row to a part, in place of an earlier one of the same kind."""
         rows = [other for other in self.content.get(part, []) if _key(other) != _key(row)]
         self.content[part] = [*rows, row]
-        self.content["comparison"] = compare(self.content.get("stack", []), self.content.get("alone", []))
+        alone = self.content.get("alone", [])
+        self.content["comparison"] = compare(self.content.get("stack", []), alone)
+        self.content["streaming_comparison"] = compare_streams(self.content.get("stream", []), alone)
         self._write({part: row})
 
     def _write(self, result: dict[str, Any]) -> None:
@@ -149,6 +179,24 @@ def compare(stack_rows: list[dict[str, Any]], alone_rows: list[dict[str, Any]]) 
         }
         for row in stack_rows
         if (other := alone.get(_key(row)))
+    ]
+
+
+def compare_streams(stream_rows: list[dict[str, Any]], alone_rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each kind and concurrency that both have, as the consumers of both see their tokens."""
+    alone = {_key(row): row for row in alone_rows}
+    return [
+        {
+            "guided": row["guided"],
+            "concurrency": row["concurrency"],
+            "first_token_later_ms": round(row["ttft_ms_p50"] - other["ttft_ms_p50"], 2),
+            "first_token_outside_engine_ms_p50": row["first_token_outside_engine_ms_p50"],
+            "inter_token_ratio": round(row["inter_token_ms_p50"] / other["inter_token_ms_p50"], 4),
+            "latency_later_ms": round(row["latency_ms_p50"] - other["latency_ms_p50"], 1),
+            "tokens_per_s_ratio": round(row["tokens_per_s"] / other["tokens_per_s"], 4),
+        }
+        for row in stream_rows
+        if (other := alone.get(_key(row))) and other.get("inter_token_ms_p50")
     ]
 
 

@@ -28,8 +28,9 @@ def vllm(
     part: Annotated[
         list[Part] | None,
         typer.Option(
-            help="Only this part; repeatable. stack: a start, and the rows. kill: kill -9 of preprocess under load. "
-            "alone: vLLM by itself, with the same rows. restart: the seconds of another start.",
+            help="Only this part; repeatable. stack: the rows, by ensemble. stream: the rows, by ensemble_stream. "
+            "kill: kill -9 of preprocess under load. alone: vLLM by itself, with the same rows. "
+            "restart: the seconds of another start.",
             show_default=False,
         ),
     ] = None,
@@ -51,7 +52,7 @@ def vllm(
     """Measure the stack on vLLM beside vLLM alone: the same requests to both, unguided and guided.
 
     Also measures the starts, and how long clients wait after kill -9 of preprocess. Each result is printed and written
-    at once.
+    at once. Streams alone are compared by --part stream --part alone.
 
     Example: llmstack bench vllm --release build/w4a8 --engine-option load_format=dummy --output build/vllm.json
     """
