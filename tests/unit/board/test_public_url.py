@@ -9,8 +9,11 @@ from contextlib import closing
 
 import httpx
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from llmstack.board.public_url import PublicUrl, PublicUrlError, is_loopback
+from llmstack.cli.board import app
 from tests.board_client import alert, live_board, signed
 from tests.unit.board.test_pages import NAME, form
 
@@ -120,15 +123,15 @@ def test_other_addresses_are_not_loopback(host):
     assert not is_loopback(host)
 
 
-def llmstack(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llmstack", "board", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
+def run_command(*arguments: str) -> Result:
+    """Run `llmstack board` in this process: a process of its own takes a second to start."""
+    return CliRunner().invoke(app, list(arguments))
 
 
 def test_an_address_that_others_can_reach_needs_a_public_url(tmp_path):
     arguments = ("serve", "--webhook-secret-file", str(tmp_path / "secret"), "--board-dir", str(tmp_path))
-    done = llmstack(*arguments, "--host", "0.0.0.0")
-    assert done.returncode == 2
+    done = run_command(*arguments, "--host", "0.0.0.0")
+    assert done.exit_code == 2
     assert "--public-url" in done.stderr
 
 
@@ -136,9 +139,9 @@ def test_serve_listens_on_loopback_and_reviewers_can_log_in(tmp_path):
     from tests.webhook_receiver import new_secret, write_secrets
 
     board_dir = ("--board-dir", str(tmp_path / "board"))
-    token = llmstack("reviewer", "add", "Ada Lovelace", *board_dir).stdout.strip()
-    assert llmstack("reviewer", "add", "Ada Lovelace", *board_dir).returncode == 2
-    accounts = json.loads(llmstack("reviewer", "list", "--json", *board_dir).stdout)
+    token = run_command("reviewer", "add", "Ada Lovelace", *board_dir).stdout.strip()
+    assert run_command("reviewer", "add", "Ada Lovelace", *board_dir).exit_code == 2
+    accounts = json.loads(run_command("reviewer", "list", "--json", *board_dir).stdout)
     assert [(each["name"], each["kind"]) for each in accounts] == [("Ada Lovelace", "reviewer")]
     secret = write_secrets(tmp_path / "secret", new_secret())
     command = [sys.executable, "-u", "-m", "llmstack", "board", "serve", "--port", "0", *board_dir]
