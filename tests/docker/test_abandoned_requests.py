@@ -54,7 +54,7 @@ def num_rows(live: LiveService, condition: str = "1") -> int:
 
 
 def num_refused(gateway: RunningGateway) -> int:
-    return sum(line["reason"] == TOO_MANY for line in gateway.log())
+    return sum(line.get("reason") == TOO_MANY for line in gateway.log())
 
 
 def headers_of(live: LiveService, tenant: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.docker.conftest import require_programs
 from tests.docker.running_gateway import RunningGateway
-from tests.docker.test_abandoned_requests import gateway_of, headers_of, metadata_of
+from tests.docker.test_abandoned_requests import gateway_of, headers_of, metadata_of, num_refused
 from tests.docker.test_attacks import INFER, SERVICE, channel, head, send_raw
 from tests.integration.live_service import LiveService, wait_until
 
@@ -284,6 +284,37 @@ def test_several_requests_of_one_grpc_stream_are_answered_at_the_same_time(
     answer = unary_answer(gateway, live, LONG)
     for name in "ab":
         check_pieces([piece for piece in pieces if piece["id"] == name], answer)
+
+
+def num_streams_ended(gateway: RunningGateway) -> int:
+    return sum("ModelStreamInfer" in line["path"] for line in gateway.log())
+
+
+def test_nothing_is_counted_for_streams_that_ended_or_were_cancelled(live: LiveService, tmp_path: Path) -> None:
+    num_streams, limit = 6, 30
+    with gateway_of(live, tmp_path, max_client_in_flight=limit) as gateway:
+        with contextlib.ExitStack() as opened:
+            messages = [message_of(20, name) for name in "abc"]
+            streams = [opened.enter_context(grpc_stream(gateway, live, "many", *messages)) for _ in range(num_streams)]
+            for cancelled, ended in zip(streams[::2], streams[1::2], strict=True):
+                for _ in range(5):
+                    cancelled.read()
+                cancelled.call.cancel()
+                for _ in messages:
+                    ended.read_answer()
+        gateway.wait_until(lambda: num_streams_ended(gateway) == num_streams)
+        # Beside the open stream itself there is room for one message less than the limit, and for no more.
+        with grpc_stream(gateway, live, "full", *[message_of(8)] * (limit - 1)) as stream:
+            for _ in range(limit - 1):
+                assert stream.read_answer()[-1]["is_last"]
+        with (
+            grpc_stream(gateway, live, "too-full", *[message_of(LONG)] * limit) as stream,
+            pytest.raises(grpc.RpcError),
+        ):
+            for _ in range(limit):
+                stream.read_answer()
+        gateway.wait_until(lambda: num_refused(gateway) == 1)
+    wait_until(lambda: not is_engine_busy(live))
 
 
 @contextlib.contextmanager
