@@ -13,6 +13,7 @@ from llmstack.cli.capacity import capacity
 from llmstack.cli.configuration import configuration
 from llmstack.cli.dashboard import dashboard
 from llmstack.cli.doctor import doctor
+from llmstack.cli.openai import app as openai
 from llmstack.cli.release import app as release
 from llmstack.cli.release.smoke import smoke
 from llmstack.cli.release.warmup import warmup
@@ -48,6 +49,7 @@ app.command()(smoke)
 app.add_typer(bench.app, name="bench")
 app.add_typer(board.app, name="board")
 app.add_typer(gateway.app, name="gateway")
+app.add_typer(openai, name="openai")
 app.add_typer(events.app, name="events")
 app.add_typer(image.app, name="image")
 app.add_typer(ledger.app, name="ledger")

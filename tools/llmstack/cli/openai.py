@@ -1,0 +1,78 @@
+"""`llmstack openai`: the OpenAI API in front of one or several servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llm_policy.release.manifest import ManifestError
+from llmstack.cli.terminal import fail
+from llmstack.openai.model_names import read_model_names
+from llmstack.openai.openai_server import OpenAIServer, OpenAIServerSettings
+from llmstack.server.error import ServerStartError
+
+app = typer.Typer(no_args_is_help=True, help="Serve the OpenAI API.")
+
+
+@app.callback()
+def openai() -> None:
+    """Serve the OpenAI API."""
+
+
+@app.command()
+def serve(
+    triton: Annotated[
+        str, typer.Option(metavar="HOST:PORT,…", help="The gRPC ports of the servers, which take requests in turn.")
+    ] = "127.0.0.1:8001",
+    release_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--release",
+            help="The release that the servers run: its manifest has the model's name and the tasks. Without it the "
+            "model is ensemble, and a request may give it any name.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(envvar="LLMSTACK_HOST", help="The address to listen on; 0.0.0.0 is every interface.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", "--openai-port", envvar="LLMSTACK_OPENAI_PORT", min=0, max=65535, help="0 picks a free port."
+        ),
+    ] = 8005,
+    socket_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve the OpenAI API until Ctrl-C.
+
+    It has no state and no policy: every request goes to one of the servers, with the headers that the client sent.
+    `llmstack serve` runs one by itself.
+
+    Example: llmstack openai serve --triton gpu1:8001,gpu2:8001 --release artifacts/current
+    """
+    try:
+        names = read_model_names(release_dir)
+        settings = OpenAIServerSettings(_addresses(triton), host, port, names, socket_fd)
+        server = OpenAIServer(settings)
+    except (OSError, ManifestError) as error:
+        fail(error, "give --release a release's directory")
+    except ServerStartError as error:
+        fail(error, error.next_step)
+    if socket_fd is None:
+        Console(soft_wrap=True).print(f"OpenAI API on {host}, port {server.port}, in front of {triton}")
+    server.run()
+
+
+def _addresses(triton: str) -> list[str]:
+    addresses = [address.strip() for address in triton.split(",") if address.strip()]
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            fail(f"--triton {address!r} is not HOST:PORT", "give the gRPC port of each server, such as gpu1:8001")
+    if not addresses:
+        fail("--triton names no server", "give the gRPC port of each server, such as gpu1:8001")
+    return addresses

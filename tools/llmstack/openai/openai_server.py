@@ -1,0 +1,62 @@
+"""Runs the API on a port of its own, or on a socket that a parent process listens on."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from llmstack.openai.app import OpenAIApi, make_app
+from llmstack.openai.http_protocol import TimedProtocol
+from llmstack.openai.model_names import ModelNames
+from llmstack.server.ports import listen
+
+_DRAIN_S = 10  # for answers that Triton has given and a client still reads
+
+
+class OpenAIServerSettings(NamedTuple):
+    """`addresses` are Triton's gRPC ports as `host:port`; `socket_fd` goes before `host` and `port`."""
+
+    addresses: Sequence[str]
+    host: str
+    port: int
+    names: ModelNames
+    socket_fd: int | None = None
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """The settings of the HTTP server."""
+    return uvicorn.Config(
+        app,
+        http=TimedProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+
+
+class OpenAIServer:
+    """The API, listening.
+
+    Raises:
+        ServerStartError: the port is in use.
+    """
+
+    def __init__(self, settings: OpenAIServerSettings) -> None:
+        if settings.socket_fd is not None:
+            self._socket = socket.socket(fileno=settings.socket_fd)
+        else:
+            self._socket = listen(settings.host, "openai", settings.port)
+        self.port: int = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(server_config(make_app(OpenAIApi(settings.addresses, settings.names))))
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; answers that have begun are completed first."""
+        self._server.run(sockets=[self._socket])

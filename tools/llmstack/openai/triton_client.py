@@ -1,0 +1,193 @@
+"""Calls Triton over gRPC: every request is a stream of `ensemble_stream`, also when one response is wanted.
+
+Triton notices a cancelled call only for streams. Then the engine's slot is free at once, so a client that goes away
+from a unary request costs no more than one that goes away from a stream. A server without `ensemble_stream`, whose
+engine runs inside tritonserver, answers by `ensemble`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from llm_policy.triton.tensors import ENSEMBLE_INPUTS
+
+ENSEMBLE, ENSEMBLE_STREAM = "ensemble", "ensemble_stream"
+READY_TIMEOUT_S = 5.0
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # a proxy from the environment is meant for external hosts
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", 64 << 20),
+)
+_OUTPUTS = (
+    *("text_output", "num_output_tokens", "output_log_probs", "finish_reason", "cost_usd", "resolved_schema_id"),
+    *("schema_valid", "flags", "queue_delay_us", "num_input_tokens"),
+)
+_UNKNOWN_MODEL = "Request for unknown model"
+_TYPES = {spec.name: spec.data_type.removeprefix("TYPE_").replace("STRING", "BYTES") for spec in ENSEMBLE_INPUTS}
+_FORMATS = {"BOOL": "?", "INT32": "i", "INT64": "q", "UINT64": "Q", "FP32": "f", "FP64": "d"}
+
+Metadata = Sequence[tuple[str, str]]
+
+
+class TritonError(Exception):
+    """A model or Triton itself answered with this text."""
+
+
+class Unreachable(Exception):
+    """The server does not answer, or the connection to it broke."""
+
+
+class Piece(NamedTuple):
+    """One response: its outputs by name. The last one has all outputs of `ensemble`."""
+
+    outputs: Mapping[str, Sequence[Any]]
+    is_last: bool
+
+    @property
+    def text(self) -> str:
+        """The new text."""
+        return str(self.first("text_output") or "")
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of completion tokens so far."""
+        return int(self.first("num_output_tokens") or 0)
+
+    @property
+    def log_probs(self) -> Sequence[float]:
+        """The log-probabilities of the new tokens; empty if they were not asked for."""
+        return self.outputs.get("output_log_probs", ())
+
+    def first(self, name: str) -> Any:
+        """The first value of an output; None if the output is missing or empty."""
+        return next(iter(self.outputs.get(name, ())), None)
+
+
+class TritonServers:
+    """Connections to one or several servers, which take requests in turn. Belongs to one event loop."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._channels = [grpc.aio.insecure_channel(address, options=_OPTIONS) for address in addresses]
+        self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+        self._next = count()
+
+    async def close(self) -> None:
+        """Close the connections, and with them what is open."""
+        for channel in self._channels:
+            await channel.close()
+
+    async def is_ready(self) -> bool:
+        """Whether one of the servers is ready."""
+        for stub in self._stubs:
+            with contextlib.suppress(grpc.RpcError):
+                answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=READY_TIMEOUT_S)
+                if answer.ready:
+                    return True
+        return False
+
+    async def generate(self, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncIterator[Piece]:
+        """The pieces of one answer; closing the iterator cancels the request.
+
+        Raises:
+            TritonError: the request was rejected or failed.
+            Unreachable: the connection failed.
+        """
+        stub, num_pieces = self._choose(), 0
+        try:
+            async for piece in _stream(stub, inputs, metadata):
+                num_pieces += 1
+                yield piece
+        except TritonError as error:
+            if num_pieces or not str(error).startswith(_UNKNOWN_MODEL):
+                raise
+            yield await _infer(stub, inputs, metadata)
+
+    def _choose(self) -> Any:
+        """The stub of the next server; one whose connection fails is passed over while there is another."""
+        first = next(self._next)
+        order = [(first + offset) % len(self._channels) for offset in range(len(self._channels))]
+        failing = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        for number in order:
+            if self._channels[number].get_state(try_to_connect=True) is not failing:
+                return self._stubs[number]
+        return self._stubs[order[0]]
+
+
+async def _stream(stub: Any, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncIterator[Piece]:
+    call = stub.ModelStreamInfer(iter([_request(ENSEMBLE_STREAM, inputs, (*_OUTPUTS, "is_last"))]), metadata=metadata)
+    is_ended = False
+    try:
+        async for response in call:
+            if response.error_message:
+                raise TritonError(response.error_message)
+            outputs = _outputs(response.infer_response)
+            is_ended = bool(outputs.get("is_last", (False,))[0])
+            yield Piece(outputs, is_ended)
+    except grpc.RpcError as error:
+        raise _call_error(error) from None
+    finally:
+        call.cancel()
+    if not is_ended:
+        raise Unreachable("the stream ended before its last response")
+
+
+async def _infer(stub: Any, inputs: Mapping[str, Any], metadata: Metadata) -> Piece:
+    request = _request(ENSEMBLE, {name: value for name, value in inputs.items() if name != "stream"}, _OUTPUTS)
+    try:
+        return Piece(_outputs(await stub.ModelInfer(request, metadata=metadata)), True)
+    except grpc.RpcError as error:
+        raise _call_error(error) from None
+
+
+def _call_error(error: Any) -> Exception:
+    """The error of a call that ended with a status. Only UNAVAILABLE without a text of the policy is the connection."""
+    text = error.details() or ""
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) and "in ensemble" not in text:
+        return Unreachable(text or "the connection broke")
+    return TritonError(text)
+
+
+def _request(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, value in inputs.items():
+        values = value if isinstance(value, list) else [value]
+        request.inputs.add(name=name, datatype=_TYPES[name], shape=[1, len(values)])
+        request.raw_input_contents.append(_encode(_TYPES[name], values))
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
+
+
+def _encode(data_type: str, values: Sequence[Any]) -> bytes:
+    if data_type != "BYTES":
+        return struct.pack(f"<{len(values)}{_FORMATS[data_type]}", *values)
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    return b"".join(struct.pack("<I", len(each)) + each for each in encoded)
+
+
+def _outputs(response: Any) -> dict[str, Sequence[Any]]:
+    return {
+        output.name: _decode(output.datatype, raw)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _decode(data_type: str, raw: bytes) -> Sequence[Any]:
+    if data_type != "BYTES":
+        form = _FORMATS[data_type]
+        return struct.unpack(f"<{len(raw) // struct.calcsize(form)}{form}", raw)
+    texts, offset = [], 0
+    while offset < len(raw):
+        (length,) = struct.unpack_from("<I", raw, offset)
+        offset += 4 + length
+        texts.append(raw[offset - length : offset].decode("utf-8", "replace"))
+    return texts
