@@ -60,6 +60,10 @@ REFUSED = {
     ),
     "an output of the engine alone": (infer(outputs=[output("num_output_tokens")]), "add text_output"),
     "an unknown output": (infer(outputs=[output("_input_ids")]), "output _input_ids is not allowed"),
+    "an output of the streaming model alone": (
+        infer(outputs=[output(), output("is_last")]),
+        "output is_last is not allowed",
+    ),
     "an output twice": (infer(outputs=[output(), output()]), "asked for twice"),
     "an unknown input": (infer(max_tokens(4, name="input_ids")), "input input_ids is not allowed"),
     "an input twice": (infer(text_input()), "input text_input is given twice"),
