@@ -17,9 +17,8 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from standardwebhooks import Webhook
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from llm_policy.ledger.outbox import FINANCE, READINESS
 from llmstack.cli.events import app

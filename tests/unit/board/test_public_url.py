@@ -9,8 +9,7 @@ from contextlib import closing
 
 import httpx
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from llmstack.board.public_url import PublicUrl, PublicUrlError, is_loopback
 from llmstack.cli.board import app
