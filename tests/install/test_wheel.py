@@ -123,7 +123,8 @@ def announced(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 def test_serve_answers_and_stops_without_a_checkout(empty_directory: Path, environment: dict[str, str]) -> None:
-    command = ["llmstack", "serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
+    ports = ("http", "grpc", "metrics", "ready", "openai")
+    command = ["llmstack", "serve", *(word for name in ports for word in (f"--{name}-port", "0"))]
     with subprocess.Popen(
         command, cwd=empty_directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

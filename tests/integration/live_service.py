@@ -49,11 +49,18 @@ class Reply(NamedTuple):
 class LiveService:
     """A parent process with its own ports and state directory, which can be killed and started again.
 
-    `manifest` overrides entries of the release's manifest, by section.
+    `manifest` overrides entries of the release's manifest, by section. The OpenAI API is only served if
+    `serves_openai` is true.
     """
 
     def __init__(
-        self, directory: Path, engine_name: str = "echo", environment: dict[str, str] | None = None, **manifest: dict
+        self,
+        directory: Path,
+        engine_name: str = "echo",
+        environment: dict[str, str] | None = None,
+        *,
+        serves_openai: bool = False,
+        **manifest: dict,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.state_dir = directory / "state"
@@ -62,8 +69,9 @@ class LiveService:
         change_manifest(self.release_dir, **{name: {**tree[name], **section} for name, section in manifest.items()})
         self.output_path = directory / "output.txt"
         self._engine_name, self._environment = engine_name, environment or {}
-        ports = free_ports(4)
-        self.http_port, self.grpc_port, self.metrics_port, self.ready_port = ports
+        ports = free_ports(5)
+        self.http_port, self.grpc_port, self.metrics_port, self.ready_port, self.openai_port = ports
+        self._serves_openai = serves_openai
         engine = Release.open(self.release_dir).manifest.engine
         self.headers = {"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation}
         self.process: psutil.Popen | None = None
@@ -108,6 +116,7 @@ class LiveService:
             *(sys.executable, "-m", "llmstack", "serve", "--engine", self._engine_name),
             *("--release", str(self.release_dir), "--state-dir", str(self.state_dir)),
             *(word for name, port in ports.items() for word in (f"--{name}-port", str(port))),
+            *(("--openai-port", str(self.openai_port)) if self._serves_openai else ("--no-openai",)),
             *("--canary-interval-secs", "1"),
             *more,
         ]

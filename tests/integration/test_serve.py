@@ -31,7 +31,7 @@ from tests.integration.live_service import START_TIMEOUT_S, wait_until
 
 ECHO_ENSEMBLE = Path(__file__).parent / "echo_ensemble"
 SERVE = [sys.executable, "-m", "llmstack", "serve", "--engine", "echo"]
-FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0"]
+FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0", "--openai-port", "0"]
 UNREACHABLE_PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
 
 pytestmark = pytest.mark.server

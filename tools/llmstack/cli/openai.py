@@ -45,7 +45,14 @@ def serve(
             "--port", "--openai-port", envvar="LLMSTACK_OPENAI_PORT", min=0, max=65535, help="0 picks a free port."
         ),
     ] = 8005,
-    socket_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    socket_fd: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="The number of an open file: a socket that already listens, instead of --host and --port.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve the OpenAI API until Ctrl-C.
 

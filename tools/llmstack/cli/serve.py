@@ -45,6 +45,8 @@ def serve(
     grpc_port: options.GrpcPort = 8001,
     metrics_port: options.MetricsPort = 8002,
     ready_port: options.ReadyPort = 8003,
+    openai_port: options.OpenAIPort = 8005,
+    no_openai: options.NoOpenAI = False,
     admin_key_file: options.AdminKeyFile = None,
     canary_interval_s: options.CanaryIntervalS = 5.0,
     drain_delay_s: options.DrainDelayS = 0.0,
@@ -58,7 +60,7 @@ def serve(
     examine_first: options.ExamineFirst = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Serve the ensemble over HTTP and gRPC until SIGTERM or Ctrl-C.
+    """Serve the ensemble over HTTP, gRPC and the OpenAI API until SIGTERM or Ctrl-C.
 
     First checks every file of the release against its manifest. Then starts tritonserver, from NVIDIA's image or from
     the PyPI package, warms up every task and schema, checks the health of the ensemble by a request, and reports ready
@@ -70,6 +72,7 @@ def serve(
     console = Console(soft_wrap=True, highlight=False)
     if examine_first:
         ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
+        ports |= {} if no_openai else {"openai": openai_port}
         name = engine.value if engine else guess_engine(release_dir)
         paths = (state_dir, model_repository)
         _examine(Deployment(release_dir, name, engine_option or (), *paths, host, ports, None, False, os.environ))
@@ -83,6 +86,7 @@ def serve(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             ready_port=ready_port,
+            openai_port=None if no_openai else openai_port,
             admin_key=read_admin_key(admin_key_file) if admin_key_file else random_admin_key(),
             canary_interval_s=canary_interval_s,
             start_timeout_s=start_timeout_s,
@@ -153,6 +157,7 @@ def _announce(service: Service, console: Console) -> None:
     rows = {
         "HTTP": f"{server.http_url}/v2/models/ensemble/infer",
         "gRPC": server.grpc_url,
+        **({"OpenAI": service.openai_url} if service.openai_url else {}),
         "Metrics": service.metrics_url,
         "Readiness": service.ready_url,
         ENGINE_HASH: engine.hash,

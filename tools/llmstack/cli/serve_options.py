@@ -51,6 +51,13 @@ HttpPort = Annotated[int, typer.Option(envvar="LLMSTACK_HTTP_PORT", min=0, max=6
 GrpcPort = Annotated[int, typer.Option(envvar="LLMSTACK_GRPC_PORT", min=0, max=65535, help=_PORT_HELP)]
 MetricsPort = Annotated[int, typer.Option(envvar="LLMSTACK_METRICS_PORT", min=0, max=65535, help=_METRICS_HELP)]
 ReadyPort = Annotated[int, typer.Option(envvar="LLMSTACK_READY_PORT", min=0, max=65535, help=_READY_HELP)]
+OpenAIPort = Annotated[
+    int,
+    typer.Option(
+        envvar="LLMSTACK_OPENAI_PORT", min=0, max=65535, help="The port of the OpenAI API; 0 picks a free port."
+    ),
+]
+NoOpenAI = Annotated[bool, typer.Option("--no-openai", help="Do not serve the OpenAI API.")]
 CanaryIntervalS = Annotated[
     float,
     typer.Option(

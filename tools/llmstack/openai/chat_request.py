@@ -55,7 +55,7 @@ class ChatRequest(GenerationRequest):
             raise unsupported("top_logprobs", "the engines tell the log-probability of the chosen token only; send 0")
         inputs, parameters = translate_options(self, task)
         inputs["messages"] = orjson.dumps([_message(number, each) for number, each in enumerate(self.messages)])
-        parameters["messages"] = "messages"
+        parameters["messages"] = parameters["prompt"] = "messages"
         if self.max_completion_tokens is not None:
             inputs["max_tokens"], parameters["max_tokens"] = self.max_completion_tokens, "max_completion_tokens"
         if self.wants_log_probs:

@@ -31,7 +31,8 @@ class CompletionRequest(GenerationRequest):
         if self.echo and self.wants_log_probs:
             raise unsupported("echo", "log-probabilities of the prompt are not known")
         inputs, parameters = translate_options(self, task)
-        inputs["text_input"], parameters["text_input"] = self._text(), "prompt"
+        inputs["text_input"] = self._text()
+        parameters["text_input"] = parameters["prompt"] = "prompt"
         if self.echo:
             inputs["exclude_input_in_output"] = False
         if self.wants_log_probs:

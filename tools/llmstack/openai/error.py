@@ -49,6 +49,7 @@ TREATMENTS = {
     "body_too_large": Treatment(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_GUIDE_CODES = ("schema_invalid", "schema_too_complex", "unknown_guide_type")
 _TRITON_TEXT = re.compile(r"(?:in ensemble '[^']*', )?([a-z_]+): (.*)", re.DOTALL)
 _RETRY_AFTER = re.compile(r"\bin (\d+)(?:\.\d+)? s\b")
 _FIRST_WORD = re.compile(r"([a-z_]+) (?:is|has) ")
@@ -105,7 +106,8 @@ def policy_error(text: str, parameters: dict[str, str]) -> ApiError:
     named = _FIRST_WORD.match(detail)
     if code == "missing_header":
         detail += _HEADER_HINT
+    param = parameters.get(named[1]) if named else None
+    if param is None and code in _GUIDE_CODES:
+        param = parameters.get("guided_decoding_guide")
     wait = _RETRY_AFTER.search(detail) if code == "rate_limited" else None
-    return ApiError(
-        code, detail, parameters.get(named[1]) if named else None, int(wait[1]) + 1 if wait is not None else None
-    )
+    return ApiError(code, detail, param, int(wait[1]) + 1 if wait is not None else None)

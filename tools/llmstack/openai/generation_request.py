@@ -136,7 +136,7 @@ def translate_options(request: GenerationRequest, task: str) -> Translation:
         del inputs["bad_words"]
     if guide := read_guide(request):
         inputs["guided_decoding_guide_type"], inputs["guided_decoding_guide"] = guide.kind, guide.text
-        parameters |= dict.fromkeys(("guided_decoding_guide_type", "guided_decoding_guide", "guide"), guide.param)
+        parameters |= dict.fromkeys(("guided_decoding_guide_type", "guided_decoding_guide"), guide.param)
     parameters |= {"seed": "seed", "stop_words": "stop"}
     return Translation(inputs, parameters)
 

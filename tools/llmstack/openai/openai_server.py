@@ -34,7 +34,7 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
         http=TimedProtocol,
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=30,

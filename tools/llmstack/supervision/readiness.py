@@ -24,6 +24,7 @@ MAX_HEALTH_AGE_S = 60.0
 # A thread of the parent that has sent no pulse for this long hangs.
 MAX_PULSE_AGE_S = 60.0
 SERVER, ENGINE, STATE_DIRECTORY, LEDGER, DELIVERY = "server", "engine", "state directory", "ledger", "delivery"
+OPENAI = "openai"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class EngineState(NamedTuple):
     started_at: float | None
     num_restarts: int
     stats: Stats | None
+
+
+class OpenAIState(NamedTuple):
+    """The process of the OpenAI API; `pid` is None while none runs."""
+
+    pid: int | None
+    port: int
+    restarts: int
 
 
 class Readiness:
@@ -68,6 +77,7 @@ class Readiness:
         self._num_restarts = 0
         self._num_reloads: dict[str, int] = {}
         self._engine_process: EngineState | None = None
+        self._openai: OpenAIState | None = None
         self._pulses: dict[str, float] = {}
         self._was_ready = False
         self._since = unix_time_s()
@@ -106,6 +116,11 @@ class Readiness:
         """Report the engine process; None for an engine inside tritonserver."""
         with self._lock:
             self._engine_process = state
+
+    def set_openai(self, state: OpenAIState) -> None:
+        """Report the process of the OpenAI API."""
+        with self._lock:
+            self._openai = state
 
     def set_statistics(self, window: WindowStatistics, backlogs: Sequence[Backlog]) -> None:
         """Report the ledger's statistics and the backlogs; those of webhooks that are not configured are left out."""
@@ -170,6 +185,7 @@ class Readiness:
                 "restarts": self._num_restarts,
                 "reloads": dict(self._num_reloads),
                 "engine_process": _engine_document(self._engine_process),
+                "openai": self._openai._asdict() if self._openai is not None else None,
             }
 
     def readyz(self) -> Page:

@@ -12,12 +12,14 @@ from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
 from llmstack.server.command import ENGINES
 from llmstack.server.engine_process import EngineProcess
+from llmstack.server.openai_process import OpenAIProcess
 from llmstack.server.ports import Ports, listen
 from llmstack.server.process import TritonServer, client_host
 from llmstack.supervision.drain import wait_until_idle, wait_while_running
 from llmstack.supervision.housekeeping import Housekeeping
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
 from llmstack.supervision.metrics_page import MetricsPage
+from llmstack.supervision.openai_supervisor import OpenAISupervisor
 from llmstack.supervision.page_server import PageServer
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.settings import ServiceSettings
@@ -48,6 +50,7 @@ class Service:
         self._ledger = LedgerMaintenance(state.path, release.manifest)
         self._deliveries = DeliveryService(state.path, settings.endpoints)
         self._readiness = Readiness(release, self.server.engine)
+        self._openai: OpenAISupervisor | None = None
         self._ending = contextlib.ExitStack()
         self._report: Callable[[str], None] = lambda line: None
         self._kill: Callable[[], None] = self.server.kill
@@ -67,6 +70,8 @@ class Service:
                 listen(self.server.host, "metrics", self._settings.metrics_port), {"/metrics": metrics.make}, "metrics"
             )
             opened.enter_context(self._metrics)
+            if self._settings.openai_port is not None:
+                self._openai = self._open_openai(opened, self._settings.openai_port)
             self._ending = opened.pop_all()
         return self
 
@@ -86,6 +91,13 @@ class Service:
         """The URL that Prometheus scrapes."""
         return f"http://{client_host(self.server.host)}:{self._metrics.port}/metrics"
 
+    @property
+    def openai_url(self) -> str:
+        """The base URL of the OpenAI API; empty if it is not served."""
+        if self._openai is None:
+            return ""
+        return f"http://{client_host(self.server.host)}:{self._openai.process.port}/v1"
+
     def start(self, on_step: Callable[[str], None], should_yield: Callable[[], bool] = lambda: False) -> bool:
         """Start the server and wait until it is healthy; `on_step` receives a description of each step.
 
@@ -103,9 +115,12 @@ class Service:
     def prepare(self, on_step: Callable[[str], None], should_yield: Callable[[], bool]) -> None:
         """Start everything but the server, for `bring_up`. `on_step` receives a description of each step."""
         self._supervisor = Supervisor(
-            self.server, self.release, self._readiness, self._ledger, self._stop, self._settings, on_step, should_yield
+            *(self.server, self.release, self._readiness, self._ledger, self._stop, self._settings),
+            *(on_step, should_yield, self._openai),
         )
         self._kill = self._supervisor.close
+        if self._openai is not None:
+            self._openai.start()
         housekeeping = Housekeeping(
             self._supervisor,
             self._state,
@@ -124,10 +139,12 @@ class Service:
         self._supervisor.watch(report, on_preempt)
 
     def drain(self) -> None:
-        """Reject new requests, answer those in flight, stop the server and the engine."""
+        """Reject new requests, answer those in flight, stop the OpenAI API, the server and the engine."""
         self.mark_unready("draining: requests in flight are answered, new ones rejected")
         self._supervisor.stop_canaries()
         self.drain_requests()
+        if self._openai is not None:
+            self._openai.stop()
         self._supervisor.close_client()
         self.server.stop()
         self._supervisor.engine.stop()
@@ -168,6 +185,8 @@ class Service:
         self.server.engine = self._settings.pick_engine(release)
         self.server.engine_process = _build_engine_process(self.server, self._state, self._settings)
         self._supervisor.engine.use(self.server.engine_process)
+        if self._openai is not None:
+            self._openai.use(release.directory)
         self._ledger.set_release(release.manifest)
         self._readiness.set_release(release, self.server.engine)
 
@@ -178,6 +197,13 @@ class Service:
     def recover(self, outage: str) -> bool:
         """Restart the server until it is healthy; see `Supervisor.recover`."""
         return self._supervisor.recover(outage)
+
+    def _open_openai(self, opened: contextlib.ExitStack, port: int) -> OpenAISupervisor:
+        listener = opened.enter_context(listen(self.server.host, "openai", port))
+        process = OpenAIProcess(listener, self.server.grpc_url, self.release.directory, self._state.path)
+        supervisor = OpenAISupervisor(process, self._readiness)
+        opened.callback(supervisor.close)
+        return supervisor
 
     def _verify_files(self) -> None:
         """Verify the release's files once, for all starts of the server."""

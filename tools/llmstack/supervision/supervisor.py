@@ -32,6 +32,7 @@ from llmstack.supervision.engine_supervisor import EngineSupervisor
 from llmstack.supervision.in_flight_requests import InFlightRequests
 from llmstack.supervision.interruption import POLL_S, Interruptions, Preempted
 from llmstack.supervision.ledger_maintenance import LedgerMaintenance
+from llmstack.supervision.openai_supervisor import OpenAISupervisor
 from llmstack.supervision.outage import Outage
 from llmstack.supervision.readiness import SERVER, Readiness
 from llmstack.supervision.settings import ServiceSettings
@@ -67,6 +68,7 @@ class Supervisor:
     settings: ServiceSettings
     on_step: Callable[[str], None]
     should_yield: Callable[[], bool] = lambda: False
+    openai: OpenAISupervisor | None = None
     report: Callable[[str], None] = field(default_factory=lambda: lambda line: None, init=False)
     engine: EngineSupervisor = field(init=False)
     _interruptions: Interruptions = field(init=False)
@@ -114,6 +116,8 @@ class Supervisor:
         self.report, self.on_step = report, lambda text: None
         while not self.stop.wait(POLL_S):
             self.pulse()
+            if self.openai is not None:
+                self.openai.check(report)
             if self.should_yield():
                 on_preempt()
             elif outage := self._find_outage():
