@@ -6,8 +6,13 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from engine_process.messages import Generate, Guide, Sampling, write_ids
+from ensemble_stream.tensorrt_llm.request_tensors import infer_inputs, request_arrays, requested_outputs
+
 DIRECTORY = Path(__file__).resolve().parents[2] / "model_repository" / "tensorrt_llm"
-CONFIGS = ("config.pbtxt", "configs/engine_process.pbtxt")
+CONFIGS = ("config.pbtxt", "configs/decoupled.pbtxt", "configs/engine_process.pbtxt")
+BACKEND, DECOUPLED = CONFIGS[:2]
+PORTABLE = CONFIGS[2:]
 
 SCALAR = (1,)
 # name → (type, dims, whether a reshape removes the dimension of 1)
@@ -87,16 +92,22 @@ def test_only_lengths_are_required(name):
     assert {i.name for i in config(name).input if not i.optional} == REQUIRED
 
 
-@pytest.mark.parametrize("name", CONFIGS[1:])
+@pytest.mark.parametrize("name", PORTABLE)
 def test_a_portable_configuration_declares_nothing_beyond_the_contract(name):
     assert {i.name for i in config(name).input} - {"policy_decision"} == set(INPUTS)  # it names the ledger's rows
     assert {o.name for o in config(name).output} == set(OUTPUTS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_batches_hold_four_rows_and_answers_are_not_streamed(name):
+def test_batches_hold_four_rows_and_only_the_decoupled_configuration_streams(name):
     assert config(name).max_batch_size == 4
-    assert not config(name).model_transaction_policy.decoupled
+    assert config(name).model_transaction_policy.decoupled == (name == DECOUPLED)
+
+
+def test_the_decoupled_configuration_differs_from_the_unary_one_in_its_transaction_policy_alone():
+    unary, decoupled = config(BACKEND), config(DECOUPLED)
+    unary.model_transaction_policy.decoupled = True
+    assert decoupled == unary
 
 
 def test_the_backend_is_tensorrt_llm_with_the_deployment_guides_settings():
@@ -106,8 +117,33 @@ def test_the_backend_is_tensorrt_llm_with_the_deployment_guides_settings():
     assert engine.dynamic_batching.max_queue_delay_microseconds == 3_000
 
 
-def test_no_placeholder_is_left():
-    assert "${" not in (DIRECTORY / "config.pbtxt").read_text()
+@pytest.mark.parametrize("name", [BACKEND, DECOUPLED])
+def test_no_placeholder_is_left(name):
+    assert "${" not in (DIRECTORY / name).read_text()
+
+
+def test_a_stream_sends_and_asks_for_what_the_decoupled_configuration_declares():
+    request = Generate(
+        1,
+        write_ids([5, 6]),
+        8,
+        sampling=Sampling(0.5, 4, 0.9, 1.1, 0.2, 0.3, 7),
+        stop_sequences=[[1, 2]],
+        bad_sequences=[[3]],
+        end_id=2,
+        guide=Guide("xgrammar", "regex", "a"),
+    )
+    declared = {spec.name: spec for spec in config(DECOUPLED).input}
+    sent = {tensor.name(): tensor for tensor in infer_inputs(request_arrays(request))}
+    assert set(sent) <= set(declared)
+    assert {spec.name for spec in declared.values() if not spec.optional} <= set(sent)
+    for name, tensor in sent.items():
+        spec = declared[name]
+        assert tensor.datatype() == type_of(spec).replace("STRING", "BYTES")
+        _, *shape = tensor.shape()
+        assert all(dim in (-1, size) for dim, size in zip(spec.dims, shape, strict=True))
+    assert sent["streaming"].shape() == [1, 1]
+    assert {output.name() for output in requested_outputs()} <= {spec.name for spec in config(DECOUPLED).output}
 
 
 def test_the_engine_process_is_reached_by_a_python_model():

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import triton_python_backend_utils as pb_utils
 
-from engine_process.client import EngineClient
 from engine_process.messages import End, Tokens
 from ensemble_stream.conclusion import Conclusion
 from ensemble_stream.stream import Stream
+from ensemble_stream.stream_engine import StreamEngine
 from ensemble_stream.triton.closing import StreamCloser
 from ensemble_stream.triton.stream_response import StreamResponse
 from llm_policy.errors import Code, PolicyError
@@ -40,7 +40,7 @@ class OpenStreams:
     """All streams of one model instance."""
 
     def __init__(
-        self, client: EngineClient, postprocess: Postprocess, closer: StreamCloser, ledger: LedgerWriter
+        self, client: StreamEngine, postprocess: Postprocess, closer: StreamCloser, ledger: LedgerWriter
     ) -> None:
         self._client, self._postprocess, self._closer, self._ledger = client, postprocess, closer, ledger
         self._open: set[OpenStream] = set()

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from engine_process.client import EngineClient
-from engine_process.messages import PROTOCOL_VERSION, Generate, Hello
+from engine_process.messages import Generate
 from engine_process.triton.tensors import RequestError, read_requests
 from ensemble_stream.stream import Stream
+from ensemble_stream.stream_engine import create_stream_engine
 from ensemble_stream.triton.closing import StreamCloser
 from ensemble_stream.triton.open_streams import OpenStream, OpenStreams
 from ensemble_stream.triton.stream_response import StreamResponse
@@ -47,8 +48,7 @@ class StreamModel:
         self._ledger = LedgerWriter(state_dir, manifest, boot_id())
         self._admission = Admission(release, state_dir, self._ledger, self._tokenizer, streams=True)
         self._tensors = TensorCache()
-        hello = Hello(PROTOCOL_VERSION, manifest.engine.hash, boot_id())
-        self._client = EngineClient(state_dir, hello, pb_utils.Logger.log_error)
+        self._client = create_stream_engine(os.environ, state_dir, manifest, boot_id(), pb_utils.Logger.log_error)
         postprocess = Postprocess(manifest, self._tokenizer)
         closer = StreamCloser(postprocess, self._ledger, self._admission.log)
         self._streams = OpenStreams(self._client, postprocess, closer, self._ledger)

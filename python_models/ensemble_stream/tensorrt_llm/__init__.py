@@ -1,0 +1,1 @@
+"""Streams from TensorRT-LLM's C++ backend, whose model `tensorrt_llm` is decoupled and in the same server."""
