@@ -2,10 +2,14 @@
 
 import pytest
 
+from engine_process.engines.echo import TOKEN_INTERVAL
 from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llm_policy.release.release import Release
 from llmstack.bench.flood import flood_headers, measure_flood
-from llmstack.bench.load import Workload, measure_load
+from llmstack.bench.load import LoadError, Workload, measure_load
+from llmstack.bench.stream_load import stream_load
+from llmstack.bench.stream_overhead import BASELINE_STREAMS, PASS_STREAM, WAYS, StreamPlan, measure_stream_overhead
+from llmstack.bench.stream_rows import measure_stream_row
 from llmstack.client.ensemble_client import release_headers
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.process import TritonServer
@@ -38,3 +42,39 @@ def test_a_flood_without_valid_headers_grows_the_ledger_by_less_than_50_megabyte
     assert found.num_counts <= num_codes * found.num_minutes
     assert found.num_stored_rows <= SAMPLE_ROWS * num_codes * found.num_minutes
     assert found.bytes_per_day < 50e6
+
+
+@pytest.mark.slow
+def test_streams_through_the_policy_are_measured_beside_those_that_pass_through():
+    plan = StreamPlan((1, 2), token_interval_ms=1.0, completion_tokens=8, rounds=2)
+    started = []
+    options = {TOKEN_INTERVAL: str(plan.token_interval_ms)}
+    with TritonServer(engine="echo", engine_options=options, extra_model_repositories=[BASELINE_STREAMS]) as live:
+        rows = list(measure_stream_overhead(live, Release.open(DEFAULT_RELEASE_DIR), plan, started.append))
+    assert [(row.way, row.concurrency) for row in rows] == [(way, number) for number in (1, 2) for way in WAYS]
+    assert len(started) == plan.num_measurements
+    for row in rows:
+        assert row.num_streams == 16
+        # Chunks may join, and an end may come alone.
+        assert 8 / 9 <= row.tokens_per_chunk <= 8
+        assert row.inter_token_ms_p50 <= row.inter_token_ms_p99
+    assert all((row.first_token_later_ms, row.inter_token_ratio) == (0, 1) for row in rows if row.way == PASS_STREAM)
+
+
+def test_a_row_of_streams_has_what_clients_see_and_what_the_engine_counts(server):
+    workload = Workload(
+        lambda number: {"text_input": f"{number}. Order 4711", "max_tokens": 8, "schema_id": "order"},
+        is_guided=True,
+        concurrency=2,
+        num_requests=5,
+    )
+    row = measure_stream_row(server, release_headers(Release.open(DEFAULT_RELEASE_DIR)), workload)
+    assert (row.guided, row.concurrency, row.num_requests) == (True, 2, 5)
+    assert 1 <= row.completion_tokens <= 8
+    assert 0 < row.first_token_outside_engine_ms_p50 < row.ttft_ms_max <= row.latency_ms_max
+
+
+def test_a_stream_that_the_policy_refuses_ends_the_load_with_its_error(server):
+    workload = Workload(lambda number: {"text_input": "Order"}, is_guided=False, concurrency=2, num_requests=4)
+    with pytest.raises(LoadError, match="missing_header"):
+        stream_load(server, {}, workload)

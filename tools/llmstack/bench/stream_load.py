@@ -50,12 +50,13 @@ async def _stream_all(
 
 
 async def _stream(pieces: AsyncGenerator[Piece, None]) -> Streamed:
-    times = TokenTimes()
+    times, last = TokenTimes(), None
     async with contextlib.aclosing(pieces):
-        async for piece in pieces:
+        async for piece in pieces:  # until Triton ends the call: one that is cancelled then delays the server's end
             if piece.error:
                 raise LoadError(piece.error)
             times.add(int(piece.first("num_output_tokens") or 0) - times.num_tokens, piece.received_s)
-            if piece.is_last:
-                return Streamed(times, piece)
-    raise LoadError("a stream ended without a last response")
+            last = piece if piece.is_last else None
+    if last is None:
+        raise LoadError("a stream ended without a last response")
+    return Streamed(times, last)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from llm_policy.release.release import Release
@@ -21,6 +22,7 @@ from llmstack.client.ensemble_client import Headers, Inputs, release_headers
 from llmstack.client.stream_client import STREAM_MODEL
 from llmstack.server.process import TritonServer
 
+BASELINE_STREAMS = Path(__file__).with_name("baseline_streams")
 PASS_STREAM = "pass_stream"  # noqa: S105 - a model's name
 WAYS = (PASS_STREAM, STREAM_MODEL)
 PROMPT_TOKENS = 500
@@ -82,7 +84,7 @@ def measure_stream_overhead(
 ) -> Iterator[StreamMeasurement]:
     """Measure both ways at every concurrency; before each measurement `on_start` receives its description.
 
-    `server` runs the no-op engine at the plan's pace and has the baseline models loaded.
+    `server` runs the no-op engine at the plan's pace and has `BASELINE_STREAMS` loaded.
 
     Raises:
         LoadError: a request got an error.

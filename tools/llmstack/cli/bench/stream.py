@@ -14,8 +14,13 @@ from rich.table import Table
 from engine_process.engines.echo import TOKEN_INTERVAL
 from llm_policy.release.release import Release
 from llmstack.bench.load import LoadError
-from llmstack.bench.overhead import BASELINE_MODELS
-from llmstack.bench.stream_overhead import COMPLETION_TOKENS, StreamMeasurement, StreamPlan, measure_stream_overhead
+from llmstack.bench.stream_overhead import (
+    BASELINE_STREAMS,
+    COMPLETION_TOKENS,
+    StreamMeasurement,
+    StreamPlan,
+    measure_stream_overhead,
+)
 from llmstack.cli.bench.options import CompletionTokens, MeasuredRelease
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail, print_json
@@ -53,7 +58,7 @@ def run_stream_bench(release: Path, plan: StreamPlan, console: Console) -> list[
     try:
         with (
             TritonServer(
-                release, engine="echo", engine_options=options, extra_model_repositories=[BASELINE_MODELS]
+                release, engine="echo", engine_options=options, extra_model_repositories=[BASELINE_STREAMS]
             ) as server,
             Progress(console=console, transient=True) as progress,
         ):
