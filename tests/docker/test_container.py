@@ -138,33 +138,42 @@ def test_a_build_that_replaces_a_package_of_the_base_image_fails(image: str, tmp
         " && touch /opt/llmstack/lib/python3.11/site-packages/numpy/__init__.py\n"
         "RUN /opt/llmstack/bin/python /opt/llmstack-build/check_environment.py\n"
     )
-    done = subprocess.run(["docker", "build", "-q", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["docker", "build", "-q", "--force-rm", str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "replaces the base image's package" in done.stdout + done.stderr
 
 
-def test_the_image_with_vllm_runs_engines_in_the_base_images_python_and_the_policy_in_its_own(vllm_image: str) -> None:
+@pytest.fixture(scope="module")
+def vllm_service(vllm_image: str) -> Iterator[str]:
     with container(*HARDENED, *PORTS, vllm_image) as live:
         wait_healthy(live)
-        port, ready_port = (published_port(live, inner) for inner in (8000, 8003))
-        pid = httpx.get(f"http://127.0.0.1:{ready_port}/readyz").json()["engine_process"]["pid"]
-        engine = docker("exec", live, "cat", f"/proc/{pid}/cmdline").split("\0")
-        assert ENGINE_PYTHON in engine and "engine_process" in engine
-        numpy = "import numpy; print(numpy.__version__)"
-        assert docker("exec", live, ENGINE_PYTHON, "-c", numpy).startswith("2.")
-        assert docker("exec", live, "python", "-c", numpy) == "1.26.4"
-        server = ServerUrls(f"http://127.0.0.1:{port}", f"127.0.0.1:{published_port(live, 8001)}")
-        for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
-            reply = PROTOCOLS["gRPC"](server, case.inputs, case.headers)
-            assert not case.find_fault(reply), (case.name, reply)
+        yield live
 
 
-def test_the_doctor_of_the_image_with_vllm_finds_vllm_in_the_engines_python(vllm_image: str) -> None:
-    doctor = ["llmstack", "doctor", "--engine", "vllm", "--json"]
-    done = subprocess.run(
-        ["docker", "run", "--rm", *HARDENED, vllm_image, *doctor], capture_output=True, text=True, check=False
+def test_the_image_with_vllm_runs_engines_in_the_base_images_python(vllm_service: str) -> None:
+    port = published_port(vllm_service, 8003)
+    pid = httpx.get(f"http://127.0.0.1:{port}/readyz").json()["engine_process"]["pid"]
+    engine = docker("exec", vllm_service, "cat", f"/proc/{pid}/cmdline").split("\0")
+    assert ENGINE_PYTHON in engine and "engine_process" in engine
+    server = ServerUrls(
+        f"http://127.0.0.1:{published_port(vllm_service, 8000)}", f"127.0.0.1:{published_port(vllm_service, 8001)}"
     )
-    found = {each["check"]: each for each in json.loads(done.stdout)}
+    for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
+        reply = PROTOCOLS["gRPC"](server, case.inputs, case.headers)
+        assert not case.find_fault(reply), (case.name, reply)
+
+
+def test_the_policy_in_the_image_with_vllm_has_another_numpy_than_the_engine(vllm_service: str) -> None:
+    numpy = "import numpy; print(numpy.__version__)"
+    assert docker("exec", vllm_service, ENGINE_PYTHON, "-c", numpy).startswith("2.")
+    assert docker("exec", vllm_service, "python", "-c", numpy) == "1.26.4"
+
+
+def test_the_doctor_in_the_image_with_vllm_finds_vllm_in_the_engines_python(vllm_service: str) -> None:
+    report = docker("exec", vllm_service, "llmstack", "doctor", "--engine", "vllm", "--json", check=False)
+    found = {each["check"]: each for each in json.loads(report)}
     assert found["engine process"]["verdict"] == "ok"
     assert found["engine process"]["text"].startswith(f"{ENGINE_PYTHON}, Python 3.11.2, vllm 0.24.0")
     assert found["gpu"]["verdict"] == found["engine options"]["verdict"] == "fail"
