@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from enum import Enum
+from typing import Any
 
 import httpx
 import openai
@@ -19,8 +20,8 @@ from tests.integration.live_service import HOST, LiveService, free_ports, wait_u
 
 pytestmark = pytest.mark.server
 ORDER = "Ada Lovelace placed order ORD-4711. The customer wants 5 of the lamp. The status is packed. It is not a gift."
-MESSAGES = [{"role": "user", "content": ORDER}]
-LONG = {"messages": MESSAGES, "max_tokens": 2_000, "extra_body": {"min_tokens": 2_000}}
+MESSAGES: list[Any] = [{"role": "user", "content": ORDER}]
+LONG: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 2_000, "extra_body": {"min_tokens": 2_000}}
 
 
 class Status(str, Enum):
@@ -124,7 +125,9 @@ def test_asynchronous_streams_run_side_by_side(service, model):
         async with openai.AsyncOpenAI(**options(service)) as sdk:
 
             async def one():
-                stream = await sdk.chat.completions.create(model=model, messages=MESSAGES, max_tokens=8, stream=True)
+                stream: Any = await sdk.chat.completions.create(
+                    model=model, messages=MESSAGES, max_tokens=8, stream=True
+                )
                 return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
             return await asyncio.gather(*(one() for _ in range(4)))

@@ -130,8 +130,8 @@ def translate_options(request: GenerationRequest, task: str) -> Translation:
         inputs["task"], parameters["task"] = task, parameters.get("task", "model")
     if request.seed is not None:
         inputs["seed"] = request.seed % 2**64
-    if stop := [request.stop] if isinstance(request.stop, str) else request.stop:
-        inputs["stop_words"] = stop
+    if request.stop:
+        inputs["stop_words"] = [request.stop] if isinstance(request.stop, str) else request.stop
     if not inputs.get("bad_words", True):
         del inputs["bad_words"]
     if guide := read_guide(request):
@@ -142,10 +142,14 @@ def translate_options(request: GenerationRequest, task: str) -> Translation:
 
 
 def validation_error(error: ValidationError) -> ApiError:
-    """The first fault that pydantic found, without the value that the client gave."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = _path(first["loc"])
-    return invalid(param or None, f"{param or 'the body'}: {first['msg']}")
+    """The first fault that pydantic found, without the value that the client gave.
+
+    Of a member that may have several types, the fault is told that lies deepest: that type was meant.
+    """
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    fault = max((each for each in faults if each["loc"][:1] == faults[0]["loc"][:1]), key=lambda each: len(each["loc"]))
+    param = _path(fault["loc"])
+    return invalid(param or None, f"{param or 'the body'}: {fault['msg']}")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -1,0 +1,172 @@
+"""The client of Triton, against a small gRPC server that speaks its protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from llmstack.openai.triton_client import TritonError, TritonServers, Unreachable
+
+METADATA = (("x-tenant", "acme"),)
+
+
+def text_response(text, is_last):
+    response = service_pb2.ModelInferResponse()
+    raw = text.encode()
+    response.outputs.add(name="text_output", datatype="BYTES", shape=[1])
+    response.raw_output_contents.append(struct.pack("<I", len(raw)) + raw)
+    if is_last is not None:
+        response.outputs.add(name="is_last", datatype="BOOL", shape=[1])
+        response.raw_output_contents.append(bytes([is_last]))
+    return response
+
+
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers a stream with `pieces`, or with an error; remembers what it received."""
+
+    def __init__(self, pieces=(), error="", has_stream_model=True):
+        self.pieces, self.error, self.has_stream_model = pieces, error, has_stream_model
+        self.requests, self.metadata, self.cancelled = [], [], asyncio.Event()
+
+    async def ModelStreamInfer(self, requests, context):
+        self.metadata.append(dict(context.invocation_metadata()))
+        async for request in requests:
+            self.requests.append(request)
+            if not self.has_stream_model:
+                message = "Request for unknown model: 'ensemble_stream' is not found"
+                yield service_pb2.ModelStreamInferResponse(error_message=message)
+                return
+            for text, is_last in self.pieces:
+                yield service_pb2.ModelStreamInferResponse(infer_response=text_response(text, is_last))
+            if self.error:
+                yield service_pb2.ModelStreamInferResponse(error_message=self.error)
+        if not any(is_last for _, is_last in self.pieces) and not self.error and self.pieces:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
+
+    async def ModelInfer(self, request, context):
+        self.requests.append(request)
+        if self.error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self.error)
+        return text_response("whole", None)
+
+
+@contextlib.asynccontextmanager
+async def serve(*servicers):
+    servers, addresses = [], []
+    for servicer in servicers:
+        server = grpc.aio.server()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        await server.start()
+        servers.append(server)
+    client = TritonServers(addresses)
+    try:
+        yield client
+    finally:
+        await client.close()
+        for server in servers:
+            await server.stop(None)
+
+
+async def texts(client, **inputs):
+    return [piece.text async for piece in client.generate({"text_input": "hi", **inputs}, METADATA)]
+
+
+def test_pieces_come_in_order_and_inputs_arrive_as_they_were_given():
+    async def check():
+        servicer = Servicer([("a", False), ("é", True)])
+        async with serve(servicer) as client:
+            assert await texts(client, stop_words=["x", "yz"], temperature=0.5, seed=2**64 - 1, stream=True) == [
+                "a",
+                "é",
+            ]
+        (request,) = servicer.requests
+        raw = dict(zip((each.name for each in request.inputs), request.raw_input_contents, strict=True))
+        assert raw["stop_words"] == b"\x01\x00\x00\x00x\x02\x00\x00\x00yz"
+        assert (raw["temperature"], raw["seed"], raw["stream"]) == (struct.pack("<f", 0.5), b"\xff" * 8, b"\x01")
+        assert list(request.inputs[1].shape) == [1, 2]
+        assert servicer.metadata[0]["x-tenant"] == "acme"
+
+    asyncio.run(check())
+
+
+def test_an_error_after_a_piece_is_the_end():
+    async def check():
+        async with serve(Servicer([("a", False)], "engine_unavailable: gone")) as client:
+            with pytest.raises(TritonError, match="engine_unavailable: gone"):
+                await texts(client)
+
+    asyncio.run(check())
+
+
+def test_closing_the_pieces_cancels_the_call():
+    async def check():
+        servicer = Servicer([("a", False)])
+        async with serve(servicer) as client:
+            async with contextlib.aclosing(client.generate({"text_input": "hi"}, METADATA)) as pieces:
+                assert (await anext(pieces)).text == "a"
+            await asyncio.wait_for(servicer.cancelled.wait(), 20)
+
+    asyncio.run(check())
+
+
+def test_a_server_without_the_stream_model_answers_by_the_ensemble():
+    async def check():
+        servicer = Servicer(has_stream_model=False)
+        async with serve(servicer) as client:
+            pieces = [piece async for piece in client.generate({"text_input": "hi", "stream": True}, METADATA)]
+        assert [(piece.text, piece.is_last) for piece in pieces] == [("whole", True)]
+        last = servicer.requests[-1]
+        assert (last.model_name, [each.name for each in last.inputs]) == ("ensemble", ["text_input"])
+
+    asyncio.run(check())
+
+
+def test_the_ensembles_error_keeps_its_text():
+    async def check():
+        servicer = Servicer(error="in ensemble 'ensemble', overloaded: full", has_stream_model=False)
+        async with serve(servicer) as client:
+            with pytest.raises(TritonError, match="overloaded: full"):
+                await texts(client)
+
+    asyncio.run(check())
+
+
+def test_a_stream_without_a_last_piece_is_a_broken_connection():
+    async def check():
+        async with serve(Servicer()) as client:
+            with pytest.raises(Unreachable):
+                await texts(client)
+
+    asyncio.run(check())
+
+
+def test_a_server_that_does_not_listen_is_unreachable():
+    async def check():
+        client = TritonServers(["127.0.0.1:1"])
+        try:
+            with pytest.raises(Unreachable):
+                await texts(client)
+            assert not await client.is_ready()
+        finally:
+            await client.close()
+
+    asyncio.run(check())
+
+
+def test_servers_take_requests_in_turn():
+    async def check():
+        servicers = Servicer([("a", True)]), Servicer([("b", True)])
+        async with serve(*servicers) as client:
+            answers = [await texts(client) for _ in range(4)]
+        assert answers == [["a"], ["b"], ["a"], ["b"]]
+
+    asyncio.run(check())
