@@ -10,8 +10,12 @@ import pytest
 from llm_policy.guidance.backends.names import ENVIRONMENT_VARIABLE, usable_backends
 from llmstack.server.binary import ServerBinary
 from llmstack.server.command import (
+    DECOUPLED,
     ENGINES,
+    UNARY,
     admin_flags,
+    check_mode,
+    entry_model,
     header_pattern,
     model_flags,
     parse_tracing,
@@ -46,6 +50,31 @@ def test_an_engine_selects_a_configuration_of_the_model(engine, config):
 def test_every_model_is_loaded_at_the_start_and_each_can_be_loaded_anew():
     flags = model_flags([Path("/m")], Path("/b"), "embedded")
     assert {"--model-control-mode=explicit", "--load-model=*"} <= set(flags)
+
+
+def test_tensorrt_llms_backend_serves_either_the_ensemble_or_streams(tmp_path):
+    for model in ("preprocess", "tensorrt_llm", "postprocess", "ensemble", "ensemble_stream", "another"):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "config.pbtxt").touch()
+
+    def loaded(mode):
+        flags = model_flags([tmp_path], Path("/b"), "tensorrtllm", mode)
+        return {flag.removeprefix("--load-model=") for flag in flags if flag.startswith("--load-model=")}, flags
+
+    models, flags = loaded(UNARY)
+    assert models == {"another", "preprocess", "tensorrt_llm", "postprocess", "ensemble"}
+    models, flags = loaded(DECOUPLED)
+    assert models == {"another", "tensorrt_llm", "ensemble_stream"}
+    assert "--model-config-name=decoupled" in flags
+    assert (entry_model("tensorrtllm"), entry_model("tensorrtllm", DECOUPLED)) == ("ensemble", "ensemble_stream")
+
+
+@pytest.mark.parametrize("engine", ["echo", "vllm", None])
+def test_only_a_chosen_tensorrt_llm_backend_can_be_decoupled(engine):
+    with pytest.raises(ServerStartError, match="--tensorrtllm-mode decoupled does not go with"):
+        check_mode(engine, DECOUPLED)
+    assert check_mode(engine, UNARY) == UNARY
+    assert check_mode("tensorrtllm", DECOUPLED) == DECOUPLED
 
 
 def test_both_protocols_restrict_the_same_apis():

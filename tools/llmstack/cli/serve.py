@@ -23,7 +23,7 @@ from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.release.serving import ServedRelease
 from llmstack.server.admin_key import random_admin_key, read_admin_key
-from llmstack.server.command import parse_tracing
+from llmstack.server.command import ENSEMBLE, check_mode, parse_tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
@@ -38,6 +38,7 @@ def serve(
     release_dir: options.ReleaseDir = DEFAULT_RELEASE_DIR,
     engine: options.EngineChoice = None,
     engine_option: options.EngineOption = None,
+    tensorrtllm_mode: options.TensorRTLLMModeChoice = options.UNARY_MODE,
     state_dir: options.StateDir = DEFAULT_STATE_DIR,
     model_repository: options.ModelRepository = MODEL_REPOSITORY,
     host: options.Host = "127.0.0.1",
@@ -80,6 +81,7 @@ def serve(
         settings = ServiceSettings(
             pick_engine=lambda release: engine.value if engine else pick_engine(release),
             engine_options=parse_engine_options(engine_option or ()),
+            tensorrt_llm_mode=check_mode(engine.value if engine else None, tensorrtllm_mode.value),
             model_repository=model_repository,
             host=host,
             http_port=http_port,
@@ -154,8 +156,9 @@ def _log_relay(server: TritonServer, console: Console) -> LogRelay:
 
 def _announce(service: Service, console: Console) -> None:
     server, engine = service.server, service.release.manifest.engine
+    call = "infer" if server.entry_model == ENSEMBLE else "generate_stream"
     rows = {
-        "HTTP": f"{server.http_url}/v2/models/ensemble/infer",
+        "HTTP": f"{server.http_url}/v2/models/{server.entry_model}/{call}",
         "gRPC": server.grpc_url,
         **({"OpenAI": service.openai_url} if service.openai_url else {}),
         "Metrics": service.metrics_url,

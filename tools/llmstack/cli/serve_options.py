@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from llmstack.server.command import ENGINES
+from llmstack.server.command import ENGINES, TENSORRT_LLM_MODES, UNARY
 
 EngineName = Enum("EngineName", {name: name for name in ENGINES}, type=str)  # type: ignore[misc]
+
+TensorRTLLMMode = Enum("TensorRTLLMMode", {name: name for name in TENSORRT_LLM_MODES}, type=str)  # type: ignore[misc]
+UNARY_MODE = TensorRTLLMMode(UNARY)
 
 ReleaseDir = Annotated[Path, typer.Option("--release", envvar="LLMSTACK_RELEASE_DIR", help="The release to serve.")]
 EngineChoice = Annotated[
@@ -32,6 +35,15 @@ EngineOption = Annotated[
         help="An option of the engine itself, such as tensor_parallel_size=2 of vllm; may be repeated. The variable "
         "holds several, separated by spaces.",
         show_default=False,
+    ),
+]
+TensorRTLLMModeChoice = Annotated[
+    TensorRTLLMMode,
+    typer.Option(
+        "--tensorrtllm-mode",
+        envvar="LLMSTACK_TENSORRTLLM_MODE",
+        help="With --engine tensorrtllm: its backend either answers once (unary: the model ensemble) or streams "
+        "(decoupled: the model ensemble_stream alone, for both kinds of request).",
     ),
 ]
 StateDir = Annotated[

@@ -77,6 +77,11 @@ _INTERNAL = (
     Variable("LLMSTACK_BOOT_ID", "", "Id of one start of the server, in each row of the ledger."),
     Variable("LLMSTACK_CANARY_TOKEN", "", "Secret that marks the parent's canary requests."),
     Variable("LLMSTACK_RELEASE_FINGERPRINT", "", "Fingerprint of the release's files that the parent verified."),
+    Variable(
+        "LLMSTACK_TENSORRTLLM_ADDRESS",
+        "",
+        "The server's own gRPC port, `host:port`, where ensemble_stream reaches a decoupled tensorrt_llm.",
+    ),
     Variable("LLMSTACK_GUIDE_BACKENDS", "xgrammar", "Structured-output backends that the engine takes."),
 )
 

@@ -29,7 +29,8 @@ ADMIN_KEY_HEADER = "x-llmstack-admin-key"
 GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 
-STREAM_MODEL = "ensemble_stream"
+ENSEMBLE, STREAM_MODEL = "ensemble", "ensemble_stream"
+_STEPS = ("preprocess", "postprocess")
 
 
 class EngineConfig(NamedTuple):
@@ -57,6 +58,31 @@ ENGINES = {
     "trtllm-api": EngineConfig(_PROCESS, "python", (LLGUIDANCE,)),
     "tensorrtllm": EngineConfig(None, "tensorrtllm", (XGRAMMAR,)),
 }
+
+
+# TensorRT-LLM's C++ backend either answers once or streams.
+TENSORRT_LLM = "tensorrtllm"
+UNARY, DECOUPLED = TENSORRT_LLM_MODES = ("unary", "decoupled")
+
+
+def entry_model(engine: str, mode: str = UNARY) -> str:
+    """The model that answers every request: `ensemble`, or `ensemble_stream` before an engine that only streams."""
+    return STREAM_MODEL if engine == TENSORRT_LLM and mode == DECOUPLED else ENSEMBLE
+
+
+def check_mode(engine: str | None, mode: str) -> str:
+    """The mode of TensorRT-LLM's C++ backend, if the operator chose that engine.
+
+    Raises:
+        ServerStartError: `decoupled` for another engine, or one that is left to the release.
+    """
+    if mode == DECOUPLED and engine != TENSORRT_LLM:
+        chosen = f"--engine {engine}" if engine else "an engine that the release chooses"
+        raise ServerStartError(
+            f"--tensorrtllm-mode {DECOUPLED} does not go with {chosen}",
+            f"choose --engine {TENSORRT_LLM}; every other engine serves streams without this option",
+        )
+    return mode
 
 
 def header_pattern(names: Iterable[str] = FORWARDED_HEADERS) -> str:
@@ -124,29 +150,30 @@ def trace_flags(tracing: Tracing | None) -> list[str]:
     return [f"--trace-config={setting}" for setting in settings]
 
 
-def model_flags(repositories: Iterable[Path], backends: Path, engine: str) -> list[str]:
-    """The flags for the models that the server loads, and for the engine.
+def model_flags(repositories: Iterable[Path], backends: Path, engine: str, mode: str = UNARY) -> list[str]:
+    """The flags for the models that the server loads, and for the engine in its `mode`.
 
     Every model is loaded at the start. Explicit control lets the parent process load a single one anew
     (`model_control`); clients need the admin key for it.
     """
-    config = ENGINES[engine].config
+    config = DECOUPLED if entry_model(engine, mode) == STREAM_MODEL else ENGINES[engine].config
     repositories = list(repositories)
     return [
         *(f"--model-repository={repository}" for repository in repositories),
         "--model-control-mode=explicit",
-        *(f"--load-model={model}" for model in _models(repositories, engine)),
+        *(f"--load-model={model}" for model in _models(repositories, engine, mode)),
         f"--backend-directory={backends}",
         *([f"--model-config-name={config}"] if config else []),
     ]
 
 
-def _models(repositories: Iterable[Path], engine: str) -> list[str]:
-    """The models to load. An engine inside tritonserver has no stream of tokens to offer."""
+def _models(repositories: Iterable[Path], engine: str, mode: str) -> list[str]:
+    """The models to load. An engine inside tritonserver serves either the ensemble or streams."""
     if ENGINES[engine].has_process:
         return ["*"]
     models = {path.parent.name for repository in repositories for path in repository.glob("*/config.pbtxt")}
-    return sorted(models - {STREAM_MODEL})
+    is_streaming = entry_model(engine, mode) == STREAM_MODEL
+    return sorted(models - ({ENSEMBLE, *_STEPS} if is_streaming else {STREAM_MODEL}))
 
 
 def server_environment(

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import httpx
 
+from ensemble_stream.stream_engine import TENSORRT_LLM_ADDRESS
 from llm_policy.release.release import RELEASE_FINGERPRINT
 from llmstack.paths import DEFAULT_RELEASE_DIR, MODEL_REPOSITORY
 from llmstack.server.binary import ServerBinary, find_server_binary
 from llmstack.server.command import (
     ENGINES,
+    STREAM_MODEL,
+    UNARY,
     Tracing,
     admin_flags,
+    entry_model,
     model_flags,
     network_flags,
     server_environment,
@@ -49,9 +53,9 @@ class TritonServer:
     """A server on one release: `with TritonServer(release_dir) as server:` starts it, waits for it and stops it.
 
     `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one, deleted at its end.
-    The server counts as ready only when `readiness_model` is ready. A stopped server may be started again. An engine
-    that runs in a process of its own is started and stopped with the server, unless `engine_process` is given; then
-    it is its owner's.
+    The server counts as ready only when `readiness_model` is ready, by default the `entry_model`. A stopped server may
+    be started again. An engine that runs in a process of its own is started and stopped with the server, unless
+    `engine_process` is given; then it is its owner's.
 
     Fields for a parent process that supervises the server:
 
@@ -67,6 +71,7 @@ class TritonServer:
     engine: str = "embedded"
     engine_options: Mapping[str, str] = field(default_factory=dict)
     engine_process: EngineProcess | None = None
+    tensorrt_llm_mode: str = UNARY
     model_repository: Path = MODEL_REPOSITORY
     extra_model_repositories: Sequence[Path] = ()
     state_dir: Path | None = None
@@ -75,7 +80,7 @@ class TritonServer:
     metrics_host: str | None = None
     admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     canary_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    readiness_model: str = "ensemble"
+    readiness_model: str = ""
     exit_timeout_s: int = 30
     log_verbose: int = 0
     tracing: Tracing | None = None
@@ -112,6 +117,11 @@ class TritonServer:
     def grpc_url(self) -> str:
         """`host:port` of gRPC, as its clients take it."""
         return f"{self._local_host}:{self.ports.grpc}"
+
+    @property
+    def entry_model(self) -> str:
+        """The model that answers every request: `ensemble`, or `ensemble_stream` before an engine that only streams."""
+        return entry_model(self.engine, self.tensorrt_llm_mode)
 
     @property
     def metrics_url(self) -> str:
@@ -158,6 +168,7 @@ class TritonServer:
             BOOT_ID: self.boot_id,
             CANARY_TOKEN: self.canary_token,
             RELEASE_FINGERPRINT: self.release_fingerprint,
+            TENSORRT_LLM_ADDRESS: self.grpc_url if self.entry_model == STREAM_MODEL else "",
         }
         with self.log_path.open("ab") as log:
             if not self.appends_log:
@@ -266,7 +277,7 @@ class TritonServer:
         repositories = (self.model_repository.resolve(), *(path.resolve() for path in self.extra_model_repositories))
         return [
             str(binary.path),
-            *model_flags(repositories, backends, self.engine),
+            *model_flags(repositories, backends, self.engine, self.tensorrt_llm_mode),
             *network_flags(self.host, self.ports, self.metrics_host),
             *admin_flags(self.admin_key),
             *trace_flags(self.tracing),
@@ -275,7 +286,7 @@ class TritonServer:
         ]
 
     def _is_ready(self, client: httpx.Client) -> bool:
-        paths = ("/v2/health/ready", f"/v2/models/{self.readiness_model}/ready")
+        paths = ("/v2/health/ready", f"/v2/models/{self.readiness_model or self.entry_model}/ready")
         try:
             return all(client.get(path).status_code == 200 for path in paths)
         except httpx.HTTPError:

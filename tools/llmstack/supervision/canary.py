@@ -12,6 +12,8 @@ A restart costs every client its requests in flight, so a failed canary must not
 - With an engine process a timeout is inconclusive while the engine steps, however long its queue.
 - Clients' requests that succeeded since the last canary show as much as the canary itself.
 
+Before an engine that only streams the canary is a request to `ensemble_stream` that wants one response.
+
 After a timeout each Python model is probed: one that hangs is named, also in front of a busy engine. The model of
 streams has no part in the canary and is probed after each.
 """
@@ -100,7 +102,7 @@ class Canary:
         engine = release.manifest.engine
         self._statistics, self._has_in_flight_requests, self._progress = statistics, has_in_flight_requests, progress
         self._now_s, self._probe_timeout_s = now_s, probe_timeout_s
-        self._engine_hash = engine.hash
+        self._engine_hash, self._model = engine.hash, server.entry_model
         self._inputs = _canary_inputs(release)
         self._headers = {
             ENGINE_HASH: engine.hash,
@@ -155,21 +157,25 @@ class Canary:
             HealthCheckFailed: the answer is an error, comes from another engine, has no token or lacks its guide.
             httpx.HTTPError: no answer in time.
         """
-        answer = self._client.post(
-            "/v2/models/ensemble/infer",
-            json={"inputs": [_tensor(name, value) for name, value in inputs.items()]},
-            headers=self._headers,
-            timeout=timeout_s,
-        )
-        if answer.status_code != httpx.codes.OK:
-            raise HealthCheckFailed(_error_text(answer))
-        outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+        outputs = (self._generate if self._model == STREAM_MODEL else self._infer)(inputs, timeout_s)
         if outputs.get("engine_hash") != [self._engine_hash]:
             raise HealthCheckFailed(f"engine_hash is {outputs.get('engine_hash')}, expected {self._engine_hash}")
         if not outputs.get("num_output_tokens", [0])[0]:
             raise HealthCheckFailed("the engine returned no token")
         if "schema_id" in inputs and outputs.get("resolved_schema_id") != [inputs["schema_id"]]:
             raise HealthCheckFailed(f"the answer is not guided by the schema {inputs['schema_id']}")
+
+    def _infer(self, inputs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        tensors = {"inputs": [_tensor(name, value) for name, value in inputs.items()]}
+        answer = self._client.post(
+            f"/v2/models/{self._model}/infer", json=tensors, headers=self._headers, timeout=timeout_s
+        )
+        return {output["name"]: output["data"] for output in _content(answer)["outputs"]}
+
+    def _generate(self, inputs: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        body = {**self._headers, **inputs, "stream": False}  # `generate` forwards no headers
+        answer = self._client.post(f"/v2/models/{self._model}/generate", json=body, timeout=timeout_s)
+        return {name: value if isinstance(value, list) else [value] for name, value in _content(answer).items()}
 
     def _attempt(self, timeout_s: float) -> Exception | None:
         try:
@@ -190,6 +196,8 @@ class Canary:
             return tuple(model_of(instance) for instance in DEAD_STUB.findall(str(error)))
         if error is None:  # the canary did not go through the stream's model
             models: list[str] = [] if self._progress is None else [STREAM_MODEL]
+        elif isinstance(error, httpx.TimeoutException) and self._model == STREAM_MODEL:
+            models = [STREAM_MODEL]
         elif isinstance(error, httpx.TimeoutException):
             models = [model for model in PYTHON_MODELS if model != _ENGINE_MODEL or self._progress is not None]
         else:
@@ -224,7 +232,8 @@ class Canary:
             return self._progress.is_busy
         if statistics is None or self._now_s() - self._progress_at_s > MAX_STALL_S:
             return False
-        return statistics.max_in_flight > self._num_unanswered and self._has_in_flight_requests()
+        may_be_in_flight = self._model == STREAM_MODEL or statistics.max_in_flight > self._num_unanswered
+        return may_be_in_flight and self._has_in_flight_requests()
 
 
 def warm_up_inputs(release: Release) -> dict[str, dict[str, Any]]:
@@ -254,6 +263,13 @@ def _reason(error: Exception | None) -> str:
     if error is None:
         return ""
     return "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+
+
+def _content(answer: httpx.Response) -> dict[str, Any]:
+    if answer.status_code != httpx.codes.OK:
+        raise HealthCheckFailed(_error_text(answer))
+    content: dict[str, Any] = answer.json()
+    return content
 
 
 def _error_text(answer: httpx.Response) -> str:

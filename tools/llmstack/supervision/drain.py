@@ -6,6 +6,7 @@ import time
 
 import psutil
 
+from llmstack.server.command import STREAM_MODEL
 from llmstack.server.process import TritonServer
 from llmstack.supervision.supervisor import Supervisor
 
@@ -47,6 +48,8 @@ def wait_while_running(supervisor: Supervisor, delay_s: float) -> None:
 
 
 def _is_idle(supervisor: Supervisor) -> bool:
+    if supervisor.server.entry_model == STREAM_MODEL:  # its own connections to tensorrt_llm look like clients'
+        return not supervisor.has_in_flight_requests()
     statistics = supervisor.statistics()
     if statistics is not None and statistics.max_in_flight == 0 and not supervisor.engine.has_streams():
         return True

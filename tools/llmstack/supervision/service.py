@@ -228,6 +228,7 @@ def _build_server(release: Release, state: StateDirectory, settings: ServiceSett
     server = TritonServer(
         release_dir=release.directory,
         engine=settings.pick_engine(release),
+        tensorrt_llm_mode=settings.tensorrt_llm_mode,
         model_repository=settings.model_repository,
         state_dir=state.path,
         host=settings.host,

@@ -10,7 +10,7 @@ from llm_policy.release.release import Release
 from llmstack.events.endpoint import Endpoint
 from llmstack.paths import MODEL_REPOSITORY
 from llmstack.server.admin_key import random_admin_key
-from llmstack.server.command import Tracing
+from llmstack.server.command import UNARY, Tracing
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S
 from llmstack.server.release import pick_engine
 
@@ -26,6 +26,7 @@ class ServiceSettings:
 
     pick_engine: Callable[[Release], str] = pick_engine
     engine_options: Mapping[str, str] = field(default_factory=dict)
+    tensorrt_llm_mode: str = UNARY
     model_repository: Path = MODEL_REPOSITORY
     host: str = "127.0.0.1"
     http_port: int = 0

@@ -64,7 +64,8 @@ class ServerStartup:
         """
         on_phase(START)
         self._load_models(timeout_s)
-        statistics = StatisticsReader(self._server.http_url, {ADMIN_KEY_HEADER: self._server.admin_key})
+        admin_headers = {ADMIN_KEY_HEADER: self._server.admin_key}
+        statistics = StatisticsReader(self._server.http_url, admin_headers, self._server.entry_model)
         progress = self._engine if self._engine.process is not None else None
         canary = Canary(self._server, self._release, statistics, self._has_in_flight_requests, progress)
         try:

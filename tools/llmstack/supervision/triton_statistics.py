@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import httpx
 
-from llmstack.server.command import STREAM_MODEL
+from llmstack.server.command import ENSEMBLE, STREAM_MODEL
 
 TIMEOUT_S = 2.0
-ENSEMBLE = "ensemble"
 # The statistics API needs no key today. The key is sent in case it is restricted like the other administrative APIs.
 _PATH = "/v2/models/stats"
 _FAILURES_PER_REQUEST = 2
@@ -67,9 +66,14 @@ class TritonStatistics(NamedTuple):
 
 
 class StatisticsReader:
-    """Reads the counts of one start of the server; those of a model that is loaded anew go on. Thread-safe."""
+    """Reads the counts of one start of the server; those of a model that is loaded anew go on. Thread-safe.
 
-    def __init__(self, http_url: str, admin_headers: Mapping[str, str]) -> None:
+    `entry_model` answers every request. If that is `ensemble_stream`, an engine's answer counts as one of the ensemble
+    and nothing else does: that model closes all rows itself, and the ledger knows what is in flight.
+    """
+
+    def __init__(self, http_url: str, admin_headers: Mapping[str, str], entry_model: str = ENSEMBLE) -> None:
+        self._entry_model = entry_model
         self._client = httpx.Client(base_url=http_url, headers=dict(admin_headers), trust_env=False)
         self._lock = threading.Lock()
         self._before: dict[str, RequestCounts] = {}  # of what a reload replaced
@@ -87,6 +91,8 @@ class StatisticsReader:
             httpx.HTTPError: no answer in time, or a status other than 200.
         """
         counts = self.read_models()
+        if self._entry_model == STREAM_MODEL:
+            return TritonStatistics(ensemble=RequestCounts(counts.get("tensorrt_llm", _NONE).num_succeeded))
         names = ("preprocess", "tensorrt_llm", "postprocess", ENSEMBLE)
         return TritonStatistics(*(counts.get(name, RequestCounts()) for name in names))
 
