@@ -125,9 +125,8 @@ def test_asynchronous_streams_run_side_by_side(service, model):
         async with openai.AsyncOpenAI(**options(service)) as sdk:
 
             async def one():
-                stream: Any = await sdk.chat.completions.create(
-                    model=model, messages=MESSAGES, max_tokens=8, stream=True
-                )
+                request: Any = {"model": model, "messages": MESSAGES, "max_tokens": 8, "stream": True}
+                stream: Any = await sdk.chat.completions.create(**request)
                 return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
             return await asyncio.gather(*(one() for _ in range(4)))

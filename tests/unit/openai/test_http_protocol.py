@@ -37,7 +37,6 @@ async def connected():
     config = server_config(application)
     config.http, config.port = QuickProtocol, 0
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None
     serving = asyncio.create_task(server._serve())
     while not server.started:
         await asyncio.sleep(0.01)

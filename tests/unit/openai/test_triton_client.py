@@ -26,7 +26,7 @@ def text_response(text, is_last):
     return response
 
 
-class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers a stream with `pieces`, or with an error; remembers what it received."""
 
     def __init__(self, pieces=(), error="", has_stream_model=True):
@@ -84,10 +84,8 @@ def test_pieces_come_in_order_and_inputs_arrive_as_they_were_given():
     async def check():
         servicer = Servicer([("a", False), ("é", True)])
         async with serve(servicer) as client:
-            assert await texts(client, stop_words=["x", "yz"], temperature=0.5, seed=2**64 - 1, stream=True) == [
-                "a",
-                "é",
-            ]
+            inputs = {"stop_words": ["x", "yz"], "temperature": 0.5, "seed": 2**64 - 1, "stream": True}
+            assert await texts(client, **inputs) == ["a", "é"]
         (request,) = servicer.requests
         raw = dict(zip((each.name for each in request.inputs), request.raw_input_contents, strict=True))
         assert raw["stop_words"] == b"\x01\x00\x00\x00x\x02\x00\x00\x00yz"
