@@ -94,7 +94,7 @@ bench-guides: $(INSTALLED)  ## Measure how much guides that are hostile to decod
 embedded-model: $(INSTALLED)  ## Train, build or evaluate the embedded release's model; ARGS=--help
 	@$(BIN)/python -m embedded_model $(ARGS)
 
-bench: $(INSTALLED)  ## Measure what the policy costs; writes build/bench.json
+bench: $(INSTALLED)  ## Measure what the policy costs, on requests and on streams; writes build/bench.json
 	@$(BIN)/llmstack bench $(ARGS)
 
 check: $(INSTALLED)  ## Lint, format, types, import contracts
