@@ -38,6 +38,14 @@ _FORMATS = {"BOOL": "?", "INT32": "i", "INT64": "q", "UINT64": "Q", "FP32": "f",
 Metadata = Sequence[tuple[str, str]]
 
 
+class _Server(NamedTuple):
+    """The calls of one server."""
+
+    channel: Any
+    stub: Any
+    stream: Any
+
+
 class TritonError(Exception):
     """A model or Triton itself answered with this text."""
 
@@ -76,20 +84,19 @@ class TritonServers:
     """Connections to one or several servers, which take requests in turn. Belongs to one event loop."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._channels = [grpc.aio.insecure_channel(address, options=_OPTIONS) for address in addresses]
-        self._stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+        self._servers = [_connect(address) for address in addresses]
         self._next = count()
 
     async def close(self) -> None:
         """Close the connections, and with them what is open."""
-        for channel in self._channels:
-            await channel.close()
+        for server in self._servers:
+            await server.channel.close()
 
     async def is_ready(self) -> bool:
         """Whether one of the servers is ready."""
-        for stub in self._stubs:
+        for server in self._servers:
             with contextlib.suppress(grpc.RpcError):
-                answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=READY_TIMEOUT_S)
+                answer = await server.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=READY_TIMEOUT_S)
                 if answer.ready:
                     return True
         return False
@@ -101,29 +108,38 @@ class TritonServers:
             TritonError: the request was rejected or failed.
             Unreachable: the connection failed.
         """
-        stub, num_pieces = self._choose(), 0
+        server, num_pieces = self._choose(), 0
         try:
-            async for piece in _stream(stub, inputs, metadata):
+            async for piece in _stream(server, inputs, metadata):
                 num_pieces += 1
                 yield piece
         except TritonError as error:
             if num_pieces or not str(error).startswith(_UNKNOWN_MODEL):
                 raise
-            yield await _infer(stub, inputs, metadata)
+            yield await _infer(server, inputs, metadata)
 
-    def _choose(self) -> Any:
-        """The stub of the next server; one whose connection fails is passed over while there is another."""
-        first = next(self._next)
-        order = [(first + offset) % len(self._channels) for offset in range(len(self._channels))]
+    def _choose(self) -> _Server:
+        """The next server; one whose connection fails is passed over while there is another."""
+        first = next(self._next) % len(self._servers)
+        order = self._servers[first:] + self._servers[:first]
         failing = grpc.ChannelConnectivity.TRANSIENT_FAILURE
-        for number in order:
-            if self._channels[number].get_state(try_to_connect=True) is not failing:
-                return self._stubs[number]
-        return self._stubs[order[0]]
+        connected = (server for server in order if server.channel.get_state(try_to_connect=True) is not failing)
+        return next(connected, order[0])
 
 
-async def _stream(stub: Any, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncIterator[Piece]:
-    call = stub.ModelStreamInfer(iter([_request(ENSEMBLE_STREAM, inputs, (*_OUTPUTS, "is_last"))]), metadata=metadata)
+def _connect(address: str) -> _Server:
+    channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    # The protocol allows many requests in one call. With one, request and end travel together.
+    stream = channel.unary_stream(
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+        response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+    )
+    return _Server(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel), stream)
+
+
+async def _stream(server: _Server, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncIterator[Piece]:
+    call = server.stream(_request(ENSEMBLE_STREAM, inputs, (*_OUTPUTS, "is_last")), metadata=metadata)
     is_ended = False
     try:
         async for response in call:
@@ -140,10 +156,10 @@ async def _stream(stub: Any, inputs: Mapping[str, Any], metadata: Metadata) -> A
         raise Unreachable("the stream ended before its last response")
 
 
-async def _infer(stub: Any, inputs: Mapping[str, Any], metadata: Metadata) -> Piece:
+async def _infer(server: _Server, inputs: Mapping[str, Any], metadata: Metadata) -> Piece:
     request = _request(ENSEMBLE, {name: value for name, value in inputs.items() if name != "stream"}, _OUTPUTS)
     try:
-        return Piece(_outputs(await stub.ModelInfer(request, metadata=metadata)), True)
+        return Piece(_outputs(await server.stub.ModelInfer(request, metadata=metadata)), True)
     except grpc.RpcError as error:
         raise _call_error(error) from None
 
