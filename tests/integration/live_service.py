@@ -224,6 +224,12 @@ def free_ports(number: int) -> list[int]:
     return found
 
 
+def is_listening(port: int) -> bool:
+    """Whether a process accepts connections on `port`."""
+    with socket.socket() as client:
+        return client.connect_ex((HOST, port)) == 0
+
+
 def _tensor(name: str, value: Any) -> dict[str, Any]:
     data_type = "INT32" if isinstance(value, int) else "BYTES"
     return {"name": name, "shape": [1, 1], "datatype": data_type, "data": [value]}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.import_graph import ROOT
+from tests.integration.live_service import HOST, free_ports, is_listening, wait_until
 from tests.markdown import PAGES, blocks
 
 RUNNABLE = ("sh", "python")
@@ -28,11 +29,24 @@ def script_of(page: Path) -> str:
     return "\n".join(parts)
 
 
+@pytest.fixture(scope="module")
+def openai_address(server):
+    """The OpenAI API in front of the server."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "llmstack", "openai", "serve", "--triton", server.grpc_url, "--port", str(port)]
+    with subprocess.Popen(command) as process:
+        try:
+            wait_until(lambda: is_listening(port))
+            yield f"{HOST}:{port}"
+        finally:
+            process.terminate()
+
+
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_blocks_run(page, server):
+def test_code_blocks_run(page, server, openai_address):
     script = script_of(page)
     # The pages name the default ports.
-    for port, url in (("8000", server.http_url), ("8001", server.grpc_url)):
+    for port, url in (("8000", server.http_url), ("8001", server.grpc_url), ("8005", openai_address)):
         script = script.replace(f"localhost:{port}", url.removeprefix("http://"))
     environment = {
         **os.environ,
