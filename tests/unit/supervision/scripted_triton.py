@@ -10,12 +10,14 @@ from typing import Any
 class ScriptedTriton:
     """Answers inference of the ensemble with `status` and `body`, or not at all while `hangs`.
 
-    Other models answer unless they are among `hung_models`. Statistics are those of `calls`.
+    With a `stream_body` the model of streams answers with it in the ensemble's place. Other models answer unless they
+    are among `hung_models`. Statistics are those of `calls`.
     """
 
     def __init__(self) -> None:
         self.status = 200
         self.body: Any = {}
+        self.stream_body: Any = None
         self.hangs = False
         self.hung_models: set[str] = set()
         self.calls: dict[str, tuple[int, int]] = {}  # model: succeeded, failed
@@ -41,6 +43,11 @@ class ScriptedTriton:
         return int(self._server.server_address[1])
 
     def infer(self, model: str, request: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        if model == "ensemble_stream" and self.stream_body is not None and request["text_input"]:
+            self.requests.append(({}, request))
+            if self.hangs:
+                self._released.wait(30)
+            return self.status, self.stream_body
         if model != "ensemble":
             if model in self.hung_models:
                 self._released.wait(30)

@@ -10,6 +10,7 @@ from llm_policy.errors import LedgerUnavailable
 from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT
+from llmstack.server.command import DECOUPLED, STREAM_MODEL
 from llmstack.server.ports import FREE_PORTS, Ports
 from llmstack.server.process import TritonServer
 from llmstack.supervision.canary import MAX_STALL_S, Canary, ProbeStatus, warm_up_inputs
@@ -251,3 +252,43 @@ def test_without_schemas_the_canary_is_guided_by_any_json(tmp_path, triton, serv
     assert canary.probe(LONG_TIMEOUT_S).status is ProbeStatus.HEALTHY
     assert triton.requests[0][1]["guided_decoding_guide_type"] == "json"
     canary.close()
+
+
+@pytest.fixture
+def stream_canary(triton: ScriptedTriton, release: Release, in_flight: InFlight, clock: Clock) -> Iterator[Canary]:
+    """The canary before an engine that only streams."""
+    server = TritonServer(release.directory, "tensorrtllm", tensorrt_llm_mode=DECOUPLED, ports=Ports(http=triton.port))
+    triton.stream_body = {
+        "engine_hash": release.manifest.engine.hash,
+        "num_output_tokens": 8,
+        "resolved_schema_id": min(SCHEMAS),
+    }
+    statistics = StatisticsReader(server.http_url, {}, server.entry_model)
+    made = Canary(server, release, statistics, in_flight, None, clock, probe_timeout_s=SHORT_TIMEOUT_S)
+    yield made
+    made.close()
+
+
+def test_before_an_engine_that_only_streams_the_canary_asks_for_one_response_of_a_stream(stream_canary, triton):
+    assert stream_canary.probe(LONG_TIMEOUT_S).status is ProbeStatus.HEALTHY
+    (_, body), *_ = triton.requests
+    assert (body["stream"], body["schema_id"], body["X-Tenant"]) == (False, min(SCHEMAS), CANARY_TENANT)
+    triton.stream_body = {**triton.stream_body, "engine_hash": "sha256:other"}
+    assert stream_canary.probe(LONG_TIMEOUT_S).status is ProbeStatus.FAILED
+
+
+def test_a_timeout_of_such_an_engine_is_inconclusive_while_the_ledger_has_requests_in_flight(
+    stream_canary, triton, in_flight, clock
+):
+    triton.hangs = True
+    assert stream_canary.probe(SHORT_TIMEOUT_S).status is ProbeStatus.INCONCLUSIVE
+    in_flight.has_requests = False
+    assert stream_canary.probe(SHORT_TIMEOUT_S).status is ProbeStatus.FAILED
+    triton.calls = {"tensorrt_llm": (3, 0)}
+    assert stream_canary.probe(SHORT_TIMEOUT_S).is_serving
+
+
+def test_a_model_of_streams_that_hangs_is_named(stream_canary, triton):
+    triton.hangs, triton.hung_models = True, {STREAM_MODEL}
+    probe = stream_canary.probe(SHORT_TIMEOUT_S)
+    assert (probe.status, probe.models) == (ProbeStatus.DEAD, (STREAM_MODEL,))

@@ -71,3 +71,12 @@ def test_an_error_status_is_raised(reader):
     )
     with pytest.raises(httpx.HTTPStatusError):
         reader.read()
+
+
+def test_before_an_engine_that_only_streams_its_answers_are_the_progress_and_the_ledger_knows_the_rest(triton):
+    triton.calls = {"ensemble_stream": (9, 1), "tensorrt_llm": (6, 2)}
+    reader = StatisticsReader(f"http://127.0.0.1:{triton.port}", {}, "ensemble_stream")
+    statistics = reader.read()
+    reader.close()
+    assert statistics.ensemble.num_succeeded == 6
+    assert (statistics.max_in_flight, statistics.num_failed_after_admission) == (0, 0)
