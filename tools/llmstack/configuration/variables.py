@@ -132,7 +132,8 @@ _DEVELOPMENT = (
     Variable("ARGS", "", "Arguments for what a target of the Makefile runs."),
     Variable("LLMSTACK_SOAK", "0", "1 runs the tests that are left to `make soak`."),
     Variable("LLMSTACK_SOAK_KILLS", "3", "Kills of the soak test of restarts."),
-    Variable("LLMSTACK_SOAK_REQUESTS", "3000", "Requests of the soak test of the ledger."),
+    Variable("LLMSTACK_SOAK_REQUESTS", "1000", "Requests of the soak test of the ledger."),
+    Variable("LLMSTACK_STREAMS", "600", "Streams of the test of many streams."),
 )
 
 GROUPS: Mapping[str, Iterable[Variable]] = {
