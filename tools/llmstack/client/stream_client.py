@@ -116,11 +116,18 @@ async def stream_grpc(
     responses = client.stream_infer(requests(), headers={name.lower(): value for name, value in headers.items()})
     try:
         async for result, error in responses:
-            if error is not None:
-                yield Piece({}, error.message(), time.perf_counter())
-            else:
-                names = [output.name for output in result.get_response().outputs]
-                outputs = {name: [plain(value) for value in result.as_numpy(name).flat] for name in names}
-                yield Piece(outputs, "", time.perf_counter())
+            piece = _grpc_piece(result, error)
+            if piece.is_last:  # the end of the call follows; if it is cancelled now, Triton 2.51 waits for it when it stops
+                async for _ in responses:
+                    pass
+            yield piece
     finally:
         responses.cancel()
+
+
+def _grpc_piece(result: Any, error: Any) -> Piece:
+    if error is not None:
+        return Piece({}, error.message(), time.perf_counter())
+    names = [output.name for output in result.get_response().outputs]
+    outputs = {name: [plain(value) for value in result.as_numpy(name).flat] for name in names}
+    return Piece(outputs, "", time.perf_counter())

@@ -147,6 +147,9 @@ async def _stream(server: _Server, inputs: Mapping[str, Any], metadata: Metadata
                 raise TritonError(response.error_message)
             outputs = _outputs(response.infer_response)
             is_ended = bool(outputs.get("is_last", (False,))[0])
+            if is_ended:  # the end of the call follows; if it is cancelled now, Triton 2.51 waits for it when it stops
+                async for _ in call:
+                    pass
             yield Piece(outputs, is_ended)
     except grpc.RpcError as error:
         raise _call_error(error) from None
