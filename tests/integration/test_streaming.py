@@ -200,7 +200,7 @@ def test_a_dead_stub_is_replaced_alone_and_streams_work_again(embedded_service):
 
     wait_until(works, 120, service.output)
     assert service.readiness()["engine_process"]["pid"] == engine_pid
-    assert "replaced: the process of ensemble_stream" in service.output()
+    wait_until(lambda: "replaced: the process of ensemble_stream" in service.output(), 120, service.output)
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ async def stream_grpc(
     try:
         async for result, error in responses:
             piece = _grpc_piece(result, error)
-            if piece.is_last:  # the end of the call follows; if it is cancelled now, Triton 2.51 waits for it when it stops
+            if piece.is_last:  # the call ends now; if it is cancelled instead, Triton 2.51 waits for it when it stops
                 async for _ in responses:
                     pass
             yield piece
