@@ -81,7 +81,7 @@ def serve(
 
     Example: llmstack board serve --webhook-secret-file readiness.secret
     """
-    from llmstack.board.board_server import BoardServer  # Starlette comes with the extra `board`
+    from llmstack.board.board_server import BoardServer  # other commands need no Starlette
 
     settings = BoardSettings(
         board_dir / FILE_NAME,

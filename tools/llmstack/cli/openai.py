@@ -11,7 +11,6 @@ from rich.console import Console
 from llm_policy.release.manifest import ManifestError
 from llmstack.cli.terminal import fail
 from llmstack.openai.model_names import read_model_names
-from llmstack.openai.openai_server import OpenAIServer, OpenAIServerSettings
 from llmstack.server.error import ServerStartError
 
 app = typer.Typer(no_args_is_help=True, help="Serve the OpenAI API.")
@@ -61,6 +60,8 @@ def serve(
 
     Example: llmstack openai serve --triton gpu1:8001,gpu2:8001 --release artifacts/current
     """
+    from llmstack.openai.openai_server import OpenAIServer, OpenAIServerSettings  # other commands need no Starlette
+
     try:
         names = read_model_names(release_dir)
         settings = OpenAIServerSettings(_addresses(triton), host, port, names, socket_fd)
