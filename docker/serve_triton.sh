@@ -13,6 +13,7 @@
 #   TRITON_HTTP_PORT     published HTTP port                  8000
 #   TRITON_GRPC_PORT     published gRPC port                  8001
 #   TRITON_METRICS_PORT  published metrics port               8002
+#   TRITON_OPENAI_PORT   published port of the OpenAI API     8005
 #   TRITON_BIND_ADDRESS  address of the published ports       127.0.0.1
 #   TRITON_GPUS          value of Docker's --gpus, or none    all if this machine has an NVIDIA GPU, else none
 #   TRITON_SHM_SIZE      value of Docker's --shm-size         1g, or 8g for vllm and trtllm-api: NCCL needs it
@@ -33,6 +34,7 @@ tokenizer_info=${TOKENIZER_INFO:-$root/artifacts/current/tokenizer_info.json}
 http_port=${TRITON_HTTP_PORT:-8000}
 grpc_port=${TRITON_GRPC_PORT:-8001}
 metrics_port=${TRITON_METRICS_PORT:-8002}
+openai_port=${TRITON_OPENAI_PORT:-8005}
 address=${TRITON_BIND_ADDRESS:-127.0.0.1}
 
 fail() {
@@ -103,6 +105,7 @@ schemas=$(require d "the schemas' directory" "$release_dir/schemas" \
 require_port TRITON_HTTP_PORT "$http_port"
 require_port TRITON_GRPC_PORT "$grpc_port"
 require_port TRITON_METRICS_PORT "$metrics_port"
+require_port TRITON_OPENAI_PORT "$openai_port"
 [[ $address =~ ^([0-9.]+|\[[0-9a-fA-F:]+\])$ ]] ||
     fail "TRITON_BIND_ADDRESS is $address" "give an IP address such as 127.0.0.1, 0.0.0.0 or [::1]"
 
@@ -151,7 +154,8 @@ if ! ((has_model)); then
 fi
 
 command+=(--env "LLMSTACK_RELEASE_DIR=$mounted_release"
-    --publish "$address:$http_port:8000" --publish "$address:$grpc_port:8001" --publish "$address:$metrics_port:8002")
+    --publish "$address:$http_port:8000" --publish "$address:$grpc_port:8001" --publish "$address:$metrics_port:8002"
+    --publish "$address:$openai_port:8005")
 gpus=$(find_gpus)
 if [[ $gpus != none ]]; then
     command+=(--gpus "$gpus")

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from llmstack.gateway.backend import Backend
+from llmstack.gateway.backend import Address, Backend
 from llmstack.gateway.configuration import GUARD_FILE, GatewayConfiguration, Limits, haproxy_errors, write_configuration
 from llmstack.server.process import TritonServer
 
@@ -53,6 +53,7 @@ class RunningGateway:
     ready_path: str = "/v2/models/ensemble/ready"
     allow_metadata: bool = False
     accept_proxy: bool = False
+    openai_servers: Sequence[Address] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RunningGateway:
@@ -71,6 +72,7 @@ class RunningGateway:
             limits=self.limits,
             allow_metadata=self.allow_metadata,
             accept_proxy=self.accept_proxy,
+            openai_servers=self.openai_servers,
         )
         write_configuration(configuration, path, haproxy_errors)
         self.log_path = self.directory / "haproxy.log"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,6 +49,8 @@ def raw(body: dict[str, object], old: str, new: str) -> bytes:
 
 
 DEEP = b"[" * 130_000
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+CHANGES = (b"", b"a", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"0", b"-", b" ", b"\\u0061", b'"a":1,')
 REFUSED = {
     "deep nesting in an unknown member": (b'{"a":' + DEEP, "member a is not allowed"),
     "deep nesting in the data": (b'{"inputs":[{"data":' + DEEP, "nested more than"),
@@ -117,6 +120,35 @@ REFUSED_BY_GENERATE = {
 }  # fmt: skip
 
 
+CHAT = {"model": "ensemble", "messages": [{"role": "user", "content": "hello"}]}
+REFUSED_BY_OPENAI = {
+    "deep nesting": (b'{"messages":' + DEEP, "nested more than 100 levels"),
+    "deep nesting in an unknown member": (b'{"a":' * 101 + b"1" + b"}" * 101, "nested more than 100 levels"),
+    "a member twice": (b'{"model":"a","model":"b"}', "twice"),
+    "a member twice at depth": (b'{"metadata":{"a":[{"b":1,"b":2}]}}', "twice"),
+    "a member twice in two spellings": (b'{"model":"a","mod\\u0065l":"b"}', "twice"),
+    "a pair of escapes and its character": (b'{"\\ud83d\\ude00":1,"' + "\U0001f600".encode() + b'":2}', "twice"),
+    "an escape that is none": (b'{"a\\x41":1}', "not JSON"),
+    "an escape of three digits": (b'{"a\\u041":1}', "not JSON"),
+    "a number of a thousand digits": (b'{"seed":' + b"9" * 1_000 + b"}", "a number is too long"),
+    "no number": (b'{"temperature":NaN}', "not JSON"),
+    "a hundred thousand members": ({f"p{n}": n for n in range(100_000)}, "more than 65536 values"),
+    "a long name": (b'{"' + b"a" * 100_000 + b'":1}', "name is too long"),
+    "an array": (b"[]", "may not have the type array"),
+    "a text": (b'"a"', "may not have the type string"),
+    "two documents": (b"{}{}", "more than one JSON document"),
+    "half a document": (b'{"a":', "not JSON"),
+    "nothing": (b"", "not JSON"),
+}  # fmt: skip
+
+
+def nested_schema(num_levels: int) -> dict[str, object]:
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(num_levels):
+        schema = {"type": "object", "properties": {"Stra\u00dfe": schema}}
+    return schema
+
+
 def as_bytes(body: object) -> bytes:
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
@@ -132,6 +164,69 @@ def test_a_body_of_infer_is_refused_whole_and_in_pieces(readers, case):
 def test_a_body_of_generate_is_refused_whole_and_in_pieces(readers, call, case):
     body, reason = as_bytes(REFUSED_BY_GENERATE[case][0]), REFUSED_BY_GENERATE[case][1]
     check_refused(readers, call, body, reason)
+
+
+@pytest.mark.parametrize("case", REFUSED_BY_OPENAI)
+def test_a_body_of_the_openai_api_is_refused_whole_and_in_pieces(readers, case):
+    check_refused(readers, "openai", as_bytes(REFUSED_BY_OPENAI[case][0]), REFUSED_BY_OPENAI[case][1])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"unknown": {"nested": [None, True, 1.5e3, {}]}, "temperature": None},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": nested_schema(47)}}},
+        {"metadata": {'a"b\\c/d\n\u00e9\U0001f600': "", "A": 1, "a": 2}},
+        {"logit_bias": {str(token): 1 for token in range(60_000)}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\\" * 1_000_000}]}]},
+    ],
+    ids=["unknown members", "a deep schema", "names with escapes", "many members", "a long text"],
+)
+def test_the_openai_api_may_have_members_that_the_gateway_does_not_know(readers, more):
+    body = json.dumps({**CHAT, **more}).encode()
+    assert readers.check_body("openai", body) == ALLOWED
+    assert readers.check_body("openai", *(body[start : start + 997] for start in range(0, len(body), 997))) == ALLOWED
+
+
+def as_unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is given twice")
+    return members
+
+
+def is_read_by_python(body: bytes) -> bool:
+    """Whether Python's reader takes the body as an object without a name twice; texts are Latin-1 to it."""
+    try:
+        read = json.loads(
+            body.decode("latin-1"), strict=False, object_pairs_hook=as_unique, parse_constant=lambda name: {}[name]
+        )
+    except (ValueError, KeyError):
+        return False
+    return isinstance(read, dict)
+
+
+def test_random_bodies_of_the_openai_api_are_refused_when_python_refuses_them(readers):
+    source = random.Random(20_261_129)
+    valid = json.dumps(
+        {**CHAT, "metadata": {"\u00e9": 1, "\u00e8": [None, True, -1.5e-3, {}]}, "stop": ["\n", "a"], "seed": 10}
+    ).encode()
+    num_allowed = num_refused = 0
+    for _ in range(NUM_BODIES // 4):
+        body = bytearray(valid)
+        for _ in range(source.randint(1, 2)):
+            start = source.randrange(len(body))
+            body[start : start + source.randint(0, 3)] = source.choice(CHANGES)
+        checked = readers.check_body("openai", *pieces_of(bytes(body), source))
+        is_allowed = is_read_by_python(bytes(body))
+        # The guard does not look into texts, whose escapes may be none. It must never refuse what Python reads.
+        assert not (is_allowed and checked.status), (bytes(body), checked)
+        if not is_allowed and not checked.status:
+            assert is_read_by_python(_ESCAPE.sub(b"", bytes(body))), bytes(body)
+        num_allowed += is_allowed
+        num_refused += bool(checked.status)
+    check_survivors(num_allowed, NUM_BODIES // 4, 0.1)
+    check_survivors(num_refused, NUM_BODIES // 4, 0.3)
 
 
 def check_refused(readers, call, body, reason):

@@ -78,11 +78,13 @@ def test_the_paths_in_tensorrt_llms_configuration_are_mounted(paths):
 
 def test_ports_image_and_arguments_are_passed_to_docker(paths):
     ports = {"TRITON_HTTP_PORT": "9000", "TRITON_GRPC_PORT": "9001", "TRITON_METRICS_PORT": "9002"}
+    ports["TRITON_OPENAI_PORT"] = "9005"
     words = command(paths | ports | {"TRITON_IMAGE": "registry.example/llmstack:2"}, "--engine", "echo")
     assert [words[i + 1] for i, word in enumerate(words) if word == "--publish"] == [
         "127.0.0.1:9000:8000",
         "127.0.0.1:9001:8001",
         "127.0.0.1:9002:8002",
+        "127.0.0.1:9005:8005",
     ]
     assert words[-3:] == ["registry.example/llmstack:2", "--engine", "echo"]
 

@@ -1,5 +1,6 @@
 """The rendered configuration, and how it replaces an existing one."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 
 from llm_policy.release.release import Release
 from llmstack.gateway import configuration
-from llmstack.gateway.backend import Backend
+from llmstack.gateway.backend import Address, Backend
 from llmstack.gateway.configuration import (
     GUARD_FILE,
     MODULE_FILES,
+    OPENAI_MODEL_PATH,
     GatewayConfiguration,
     GatewayError,
     Limits,
@@ -98,7 +100,7 @@ def test_metadata_is_exposed_only_on_request():
 
 def test_the_streaming_model_has_no_infer():
     text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua").render()
-    (paths,) = re.findall(r"acl is_post_path .*", text)
+    paths, _ = re.findall(r"acl is_post_path .*", text)
     assert "/v2/models/ensemble_stream/generate " in paths
     assert paths.endswith("/v2/models/ensemble_stream/generate_stream")
     assert "ensemble_stream/infer" not in text
@@ -135,3 +137,82 @@ def test_without_grpc_nothing_listens_for_it():
     assert "proto h2 track" not in text
     assert "frontend http\n" in text
     assert "frontend metrics\n" in text
+
+
+def section(text: str, head: str) -> str:
+    """The lines of one section of a configuration."""
+    return text.split(f"\n{head}\n", 1)[1].split("\n\n", 1)[0]
+
+
+def test_the_openai_api_is_that_of_the_backends_and_as_ready_as_they_are():
+    backends = [*TWO, Backend("triton-3", 1, 2, 3, 4)]
+    openai = section(GatewayConfiguration(backends, "/gateway.pem", "/guard.lua").render(), "backend openai")
+    for number, address in enumerate(("triton-1:8005", "[::1]:8005", "triton-3:4"), 1):
+        assert f"server s{number} {address} track triton_http/s{number}" in openai
+
+
+def test_openai_servers_elsewhere_have_health_checks_of_their_own():
+    servers = [Address("openai-1", 8005), Address("[::1]", 9)]
+    openai = section(
+        GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", openai_servers=servers).render(), "backend openai"
+    )
+    assert "server o1 openai-1:8005\n" in openai
+    assert openai.endswith("server o2 [::1]:9")
+    assert "http-check send meth GET uri /healthz\n" in openai
+    assert "default-server check" in openai
+    assert "triton" not in openai
+
+
+def test_without_the_openai_api_nothing_of_it_is_left():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua", exposes_openai=False).render()
+    assert "openai" not in text
+    assert "/v1/" not in text
+    assert "http-request wait-for-body time 20s if is_post\n" in text
+
+
+def test_every_rejection_of_the_openai_api_has_its_form_and_comes_before_the_other():
+    text = GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua").render()
+    http = section(text, "frontend http") + text.split("\nfrontend http\n")[1].split("\nbackend triton_http\n")[0]
+    denials = re.findall(r"http-request deny status (\d+) .*", http.split("\n\n", 1)[1])
+    lines = re.findall(r"    http-request deny .*", http.split("\n\n", 1)[1])
+    assert denials
+    assert denials[::2] == denials[1::2]
+    for own, other in zip(lines[::2], lines[1::2], strict=True):
+        assert own.endswith(" if is_openai { var(txn.reason) -m found }")
+        assert other.endswith("' if { var(txn.reason) -m found }")
+        (document,) = re.findall(r"lf-string '([^']*)'", own)
+        (plain,) = re.findall(r" string '([^']*)'", other)
+        error = json.loads(document)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert json.loads(plain)["error"] == f"{error['code']}: {error['message']}"
+
+
+@pytest.mark.parametrize("head", ["backend openai", "backend upload_openai"])
+def test_the_gateways_own_errors_have_openais_form(head):
+    openai = section(GatewayConfiguration(TWO, "/gateway.pem", "/guard.lua").render(), head)
+    errors = re.findall(r"http-error status (\d+) content-type application/json lf-string '([^']*)' (.*)", openai)
+    assert [status for status, _, _ in errors] == ["400", "408", "500", "502", "503", "504"]
+    for status, document, headers in errors:
+        error = json.loads(document)["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == ("server_error" if status >= "500" else "invalid_request_error")
+        assert ("hdr retry-after 1" in headers) == ("hdr x-should-retry true" in headers)
+        assert ("retry-after" in headers) == (status in {"408", "502", "503"})
+
+
+@pytest.mark.parametrize(
+    ("path", "is_allowed"),
+    [
+        ("/v1/models/ensemble", True),
+        ("/v1/models/qwen3-32b:judge", True),
+        ("/v1/models/Qwen%2FQwen3-32B%3Ajudge", True),
+        ("/v1/models/", False),
+        ("/v1/models/a?b=c", False),
+        ("/v1/models/%2e%2e", False),
+        ("/v1/models/a b", False),
+        ("/v1/models/" + "a" * 257, False),
+        ("/v2/v1/models/a", False),
+    ],
+)
+def test_the_path_of_a_model_has_its_name_only(path, is_allowed):
+    assert bool(re.search(OPENAI_MODEL_PATH, path)) == is_allowed

@@ -8,7 +8,8 @@ from pathlib import Path
 from llm_policy.rules.headers import CANARY_TOKEN
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS, ENSEMBLE_OUTPUTS, POSTPROCESS_OUTPUTS, STREAM_OUTPUTS
 from llmstack.gateway import configuration
-from llmstack.gateway.configuration import POST_PATHS
+from llmstack.gateway.configuration import OPENAI_POST_PATHS, POST_PATHS
+from llmstack.openai.api_document import make_document
 from llmstack.server.command import FORWARDED_HEADERS, STREAM_MODEL
 
 TEXT = Path(configuration.__file__).with_name("ensemble.lua").read_text(encoding="utf-8")
@@ -49,6 +50,12 @@ def test_the_guard_reads_the_body_of_every_path_that_the_configuration_allows():
     calls = re.findall(r"^  \[Ensemble\.(\w+)\] = set\(([^)]*)\),$", TEXT, re.MULTILINE)
     paths = [f"/v2/models/{models[model]}/{call}" for model, line in calls for call in re.findall(r"\w+", line)]
     assert sorted(paths) == sorted(POST_PATHS)
+    assert sorted(names("OPENAI_PATHS")) == sorted(OPENAI_POST_PATHS)
+
+
+def test_every_path_with_a_body_of_the_openai_api_is_one_of_its_document():
+    document = make_document()["paths"]
+    assert {path for path, calls in document.items() if "post" in calls} == set(OPENAI_POST_PATHS)
 
 
 def test_the_headers_are_those_that_the_server_forwards_but_not_the_canarys_token():
@@ -57,5 +64,5 @@ def test_the_headers_are_those_that_the_server_forwards_but_not_the_canarys_toke
 
 
 def test_no_list_of_headers_has_one_of_tritons_own():
-    for name in (*names("HEADERS"), *names("HTTP_HEADERS"), *names("GRPC_HEADERS")):
+    for name in (*names("HEADERS"), *names("HTTP_HEADERS"), *names("GRPC_HEADERS"), *names("OPENAI_HEADERS")):
         assert not name.startswith(("triton", "accept-encoding", "endpoint-load", "content-encoding"))

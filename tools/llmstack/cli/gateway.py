@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llmstack.cli import gateway_options as options
 from llmstack.cli.terminal import fail
-from llmstack.gateway.backend import BackendError, parse_backend
+from llmstack.gateway.backend import BackendError, parse_address, parse_backend
 from llmstack.gateway.configuration import (
     GUARD_FILE,
     GatewayConfiguration,
@@ -57,6 +57,8 @@ def render(
     allow_metadata: options.AllowMetadata = False,
     accept_proxy: options.AcceptProxy = False,
     grpc: options.ExposesGrpc = True,
+    openai: options.ExposesOpenAI = True,
+    openai_server: options.OpenAIServers = None,
     validate: options.Validate = None,
 ) -> None:
     """Write HAProxy's configuration for these servers.
@@ -95,6 +97,8 @@ def render(
             allow_metadata=allow_metadata,
             accept_proxy=accept_proxy,
             exposes_grpc=grpc,
+            exposes_openai=openai,
+            openai_servers=[parse_address(text) for text in openai_server or ()],
         )
         guard_path = write_configuration(configuration, output, haproxy_errors if validate else None)
     except (BackendError, GatewayError) as error:

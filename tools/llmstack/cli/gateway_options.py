@@ -9,7 +9,11 @@ import typer
 
 Backends = Annotated[
     list[str],
-    typer.Option(help="A server: host:http:grpc[:ready]. Repeat the option for each server.", show_default=False),
+    typer.Option(
+        help="A server: host:http:grpc[:ready[:openai]], with 8003 and 8005 as the last two ports. "
+        "Repeat the option for each server.",
+        show_default=False,
+    ),
 ]
 Certificate = Annotated[
     str,
@@ -69,6 +73,18 @@ ExposesGrpc = Annotated[
     typer.Option(
         "--grpc/--no-grpc",
         help="Whether clients may use gRPC. A call that its client cancels can stop a server before release 25.04.",
+    ),
+]
+ExposesOpenAI = Annotated[
+    bool, typer.Option("--openai/--no-openai", help="Whether clients may use the OpenAI API, on the HTTPS port.")
+]
+OpenAIServers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--openai-server",
+        help="A server of the OpenAI API (`llmstack openai serve`): host:port, instead of those of the backends. "
+        "Repeat the option for each server.",
+        show_default="the backends",
     ),
 ]
 AcceptProxy = Annotated[

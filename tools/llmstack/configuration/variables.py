@@ -120,6 +120,7 @@ _SERVE_TRITON = (
     Variable("TRITON_HTTP_PORT", "8000", "Published port of HTTP."),
     Variable("TRITON_GRPC_PORT", "8001", "Published port of gRPC."),
     Variable("TRITON_METRICS_PORT", "8002", "Published port of the metrics."),
+    Variable("TRITON_OPENAI_PORT", "8005", "Published port of the OpenAI API."),
     Variable("TRITON_BIND_ADDRESS", "127.0.0.1", "Address on which the ports are published."),
     Variable("TRITON_GPUS", "all where there is an NVIDIA GPU, else none", "Docker's --gpus."),
     Variable("TRITON_SHM_SIZE", "1g, or 8g for vllm and trtllm-api", "Docker's --shm-size."),

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from llmstack.gateway.backend import Backend
+from llmstack.gateway.backend import Address, Backend
 
 GUARD_FILE = "guard.lua"
 # The guard's modules. HAProxy finds them beside the guard.
@@ -27,6 +27,10 @@ POST_PATHS = (
     *(f"/v2/models/ensemble/{call}" for call in ("infer", "generate", "generate_stream")),
     *(f"/v2/models/ensemble_stream/{call}" for call in ("generate", "generate_stream")),
 )
+# The OpenAI API.
+OPENAI_POST_PATHS, OPENAI_GET_PATHS = ("/v1/chat/completions", "/v1/completions"), ("/v1/models",)
+# One model, whose name may have a colon and slashes, as they are or escaped.
+OPENAI_MODEL_PATH = "^/v1/models/([A-Za-z0-9._:/-]|%3[Aa]|%2[Ff]){1,256}$"
 GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
 # The tensors of the models: perf_analyzer needs them, clients do not.
 METADATA_PATHS, METADATA_METHOD = ("/v2/models/ensemble", "/v2/models/ensemble_stream"), "ModelMetadata"
@@ -64,7 +68,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class GatewayConfiguration:
-    """The backends, the gateway's own addresses and its limits. Paths are those on HAProxy's machine."""
+    """The backends, the gateway's own addresses and its limits. Paths are those on HAProxy's machine.
+
+    The OpenAI API is that of the backends, unless `openai_servers` names others.
+    """
 
     backends: Sequence[Backend]
     certificate: str
@@ -78,6 +85,8 @@ class GatewayConfiguration:
     allow_metadata: bool = False
     accept_proxy: bool = False
     exposes_grpc: bool = True
+    exposes_openai: bool = True
+    openai_servers: Sequence[Address] = ()
 
     @property
     def socket_prefix(self) -> str:
@@ -115,6 +124,9 @@ class GatewayConfiguration:
             socket_prefix=self.socket_prefix,
             get_paths=GET_PATHS + (METADATA_PATHS if self.allow_metadata else ()),
             post_paths=POST_PATHS,
+            openai_get_paths=OPENAI_GET_PATHS,
+            openai_post_paths=OPENAI_POST_PATHS,
+            openai_model_path=OPENAI_MODEL_PATH,
             grpc_methods=GRPC_METHODS + ((METADATA_METHOD,) if self.allow_metadata else ()),
             max_buffered_body_bytes=MAX_BUFFERED_BODY_BYTES,
         )

@@ -15,6 +15,9 @@ Ensemble.HTTP_CALLS = {
   [Ensemble.STREAM_MODEL] = set("generate", "generate_stream"),
 }
 
+-- The calls of the OpenAI API that have a body.
+Ensemble.OPENAI_PATHS = set("/v1/chat/completions", "/v1/completions")
+
 -- Each input of both models, and its data type.
 Ensemble.INPUTS = {
   text_input = "BYTES",
@@ -69,6 +72,8 @@ Ensemble.HEADERS = set("x-engine-hash", "x-quantisation", "x-tenant", "x-request
 Ensemble.HTTP_HEADERS = set(
   "host", "content-type", "content-length", "accept", "user-agent", "tracestate"
 )
+-- The credentials in requests to the OpenAI API, beside the headers above.
+Ensemble.OPENAI_HEADERS = set("authorization", "x-api-key")
 Ensemble.GRPC_HEADERS = set(
   "host", "te", "content-type", "user-agent", "tracestate", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"
 )

@@ -18,6 +18,7 @@ local Rules = require("request_rules")
 
 local INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 4, 8, 12
 local SERVICE, MODEL_PATH = "/inference.GRPCInferenceService/", "^/v2/models/([^/]+)/([^/]+)$"
+local OPENAI = "/v1/"
 local JSON_LENGTH = "inference-header-content-length"
 local ALL_BYTES = 0x7fffffff -- forward what is there; HAProxy would take nil as none
 
@@ -79,12 +80,13 @@ function Guard:http_headers(txn, message)
   elseif txn.f:method() == "POST" then
     local model, call = path:match(MODEL_PATH)
     if (Ensemble.HTTP_CALLS[model] or {})[call] then self:expect_json(txn, call, headers) end
+    if Ensemble.OPENAI_PATHS[path] then self:expect_json(txn, "openai", headers) end
   end
-  self:delete_headers(txn, headers)
+  self:delete_headers(txn, headers, path)
   return filter.CONTINUE
 end
 
--- Prepares to read the body of a call: infer, generate or generate_stream.
+-- Prepares to read the body of a call: infer, generate, generate_stream or openai.
 function Guard:expect_json(txn, call, headers)
   local body_bytes = math.tointeger(tonumber(headers["content-length"][0]))
   local json_bytes, given = body_bytes, call == "infer" and headers[JSON_LENGTH]
@@ -99,10 +101,16 @@ function Guard:expect_json(txn, call, headers)
   self.reader = JsonReader.new(Rules.of(call, body_bytes - json_bytes))
 end
 
-function Guard:delete_headers(txn, headers)
+function Guard:delete_headers(txn, headers, path)
   local allowed = self.is_grpc and Ensemble.GRPC_HEADERS or Ensemble.HTTP_HEADERS
+  local is_openai = not self.is_grpc and path:sub(1, #OPENAI) == OPENAI
   for name in pairs(headers) do
-    local is_needed = allowed[name] or Ensemble.HEADERS[name] or name == JSON_LENGTH and self.json_bytes
+    local is_needed = allowed[name] or Ensemble.HEADERS[name]
+    if is_openai then
+      is_needed = is_needed or Ensemble.OPENAI_HEADERS[name]
+    else
+      is_needed = is_needed or name == JSON_LENGTH and self.json_bytes
+    end
     if not is_needed then txn.http:req_del_header(name) end
   end
 end

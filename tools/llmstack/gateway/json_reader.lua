@@ -1,7 +1,7 @@
 -- Reads one JSON document in pieces, as they arrive, and asks rules about every member and every value.
 --
--- The reader takes a part of JSON: no escapes in names, no name twice in an object, at most MAX_DEPTH levels, MAX_VALUES
--- values, and numbers of MAX_SCALAR_BYTES. Triton's own reader takes the first of two members of one name, recurses
+-- The reader takes a part of JSON: no name twice in an object, numbers of at most MAX_SCALAR_BYTES, and unless the first
+-- rule has `limits` of its own, those below: no escapes in names, and not too many levels and values. Triton's own reader takes the first of two members of one name, recurses
 -- without a limit (until 25.05), and compares names after it has resolved escapes.
 --
 -- A rule is a table:
@@ -12,9 +12,11 @@
 --   item                         the rule of an array's items
 --   value(state, data, literal, type)  called for each string (as written, without quotes), number and boolean; `data` is
 --                                that of the object or array around it; returns nothing or a reason
+--   limits    of the whole document; only in its first rule
 --   close(state, data, parent)   called at the end of an object or array; returns nothing or a reason
 
-local MAX_DEPTH, MAX_VALUES, MAX_SCALAR_BYTES, MAX_NAME_BYTES, MAX_STRING_BYTES = 10, 4096, 64, 128, 1024
+local MAX_SCALAR_BYTES, MAX_STRING_BYTES = 64, 1024
+local LIMITS = { max_depth = 10, max_values = 4096, max_name_bytes = 128, allows_escapes = false }
 local QUOTE, BACKSLASH, COMMA, COLON = 0x22, 0x5c, 0x2c, 0x3a
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_ARRAY, CLOSE_ARRAY = 0x7b, 0x7d, 0x5b, 0x5d
 local NOT_JSON = "the body is not JSON"
@@ -22,13 +24,17 @@ local NOT_JSON = "the body is not JSON"
 local TO_ESCAPE = '[^"\\]*\\.'
 local TO_ESCAPES = { "^" .. TO_ESCAPE:rep(16), "^" .. TO_ESCAPE }
 
+local ESCAPES = {
+  ['"'] = '"', ["\\"] = "\\", ["/"] = "/", b = "\b", f = "\f", n = "\n", r = "\r", t = "\t",
+}
+
 local Reader = {}
 Reader.__index = Reader
 
 -- A reader for one document. `state` belongs to the rules.
 function Reader.new(rule, state)
   local reader = { state = state, unread = "", depth = 0, num_values = 0, frames = {}, rule = rule }
-  reader.step = Reader.read_value
+  reader.step, reader.limits = Reader.read_value, rule.limits or LIMITS
   return setmetatable(reader, Reader)
 end
 
@@ -130,12 +136,14 @@ end
 
 function Reader:count(kind)
   self.num_values = self.num_values + 1
-  if self.num_values > MAX_VALUES then return "the body has more than " .. MAX_VALUES .. " values" end
+  local max_values = self.limits.max_values
+  if self.num_values > max_values then return "the body has more than " .. max_values .. " values" end
   if not self.rule.takes[kind] then return (self.rule.name or "a member") .. " may not have the type " .. kind end
 end
 
 function Reader:open(position, kind)
-  if self.depth == MAX_DEPTH then return nil, "the body is nested more than " .. MAX_DEPTH .. " levels deep" end
+  local max_depth = self.limits.max_depth
+  if self.depth == max_depth then return nil, "the body is nested more than " .. max_depth .. " levels deep" end
   local reason = self:count(kind)
   if reason then return nil, reason end
   local rule, around = self.rule, self.frames[self.depth]
@@ -160,15 +168,35 @@ function Reader:read_name(text, position)
   if byte == CLOSE_OBJECT and self.may_close then return self:close(start, CLOSE_OBJECT) end
   if byte ~= QUOTE then return nil, NOT_JSON end
   local stop = Reader.find_quote(text, start + 1)
-  if (stop or #text) - start > MAX_NAME_BYTES then return nil, "a member's name is too long" end
+  if (stop or #text) - start > self.limits.max_name_bytes then return nil, "a member's name is too long" end
   if not stop then return nil end
   local name, frame = text:sub(start + 1, stop - 1), self.frames[self.depth]
-  if name:find("\\", 1, true) then return nil, "a member's name has an escape" end
+  if name:find("\\", 1, true) then
+    if not self.limits.allows_escapes then return nil, "a member's name has an escape" end
+    name = Reader.unescape(name)
+    if not name then return nil, NOT_JSON end
+  end
   if frame.names[name] then return nil, "a member is given twice" end
   local rule, reason = frame.rule.member(self.state, frame.data, name)
   if not rule then return nil, reason end
   frame.names[name], self.rule, self.step = true, rule, Reader.read_colon
   return stop + 1
+end
+
+-- The text of a name with escapes, so that two spellings of one name are the same; nil when one is not JSON.
+function Reader.unescape(name)
+  local is_valid = true
+  local text = name:gsub("\\(.)(%x?%x?%x?%x?)", function(kind, digits)
+    if kind == "u" and #digits == 4 then return utf8.char(tonumber(digits, 16)) end
+    is_valid = is_valid and ESCAPES[kind] ~= nil
+    return (ESCAPES[kind] or "") .. digits
+  end)
+  -- Two escapes make one character beyond 16 bits.
+  text = text:gsub("\xed([\xa0-\xaf])([\x80-\xbf])\xed([\xb0-\xbf])([\x80-\xbf])", function(a, b, c, d)
+    local high, low = (a:byte() & 0x0f) << 6 | b:byte() & 0x3f, (c:byte() & 0x0f) << 6 | d:byte() & 0x3f
+    return utf8.char(0x10000 + (high << 10 | low))
+  end)
+  return is_valid and text or nil
 end
 
 function Reader:read_colon(text, position)

@@ -1,4 +1,4 @@
--- What the JSON body of /infer, /generate or /generate_stream may have: rules for json_reader.lua.
+-- What the JSON body of /infer, /generate, /generate_stream or a call of the OpenAI API may have: rules for json_reader.lua.
 --
 -- Triton's own reader takes more than is safe: numbers beyond a tensor's type wrap, a shape of 2^63 - 1 stops the server,
 -- `classification` divides by zero, and each unknown member becomes a request parameter. So each member must be one that
@@ -217,11 +217,24 @@ local GENERATE = {
   end,
 }
 
+-- The OpenAI API: its front end decides about members. A schema may be nested 96 levels deep (`guides.max_depth` of the
+-- manifest), inside three more, and have names of its own.
+
+local ANY = {
+  takes = { object = true, array = true, string = true, number = true, boolean = true, null = true }, is_text = true,
+}
+ANY.member, ANY.item = function() return ANY end, ANY
+local OPENAI = {
+  takes = OBJECT, name = "the body", member = ANY.member,
+  limits = { max_depth = 100, max_values = 65536, max_name_bytes = 8192, allows_escapes = true },
+}
+local RULES = { infer = INFER, generate = GENERATE, generate_stream = GENERATE, openai = OPENAI }
+
 -- The rule and the state for a body. `bytes_after` is the number of bytes after the JSON document.
 function Rules.of(call, bytes_after)
   local state = Rules.new_state()
   state.bytes_after = bytes_after
-  return call == "infer" and INFER or GENERATE, state
+  return RULES[call], state
 end
 
 function Rules.new_state()
