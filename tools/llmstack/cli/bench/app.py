@@ -12,6 +12,7 @@ from llmstack.cli.bench.engine import engine
 from llmstack.cli.bench.flood import flood
 from llmstack.cli.bench.gate import gate
 from llmstack.cli.bench.load import load
+from llmstack.cli.bench.openai import openai
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.bench.random_release import random_release
 from llmstack.cli.bench.stream import stream
@@ -26,6 +27,7 @@ app.command()(engine)
 app.command()(beside)
 app.command()(flood)
 app.command()(stream)
+app.command()(openai)
 app.command()(vllm)
 
 
