@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import httpx
 import openai
 import pytest
 
+from llmstack.dashboard.panels import expressions
 from llmstack.gateway.backend import Address, Backend
 from llmstack.gateway.configuration import Limits
 from tests.docker.conftest import require_programs
@@ -61,7 +63,7 @@ def is_answering(url: str) -> bool:
 def sdk(gateway: RunningGateway, live: LiveService, **options: Any) -> Iterator[openai.OpenAI]:
     """The official SDK, which sends headers of its own."""
     with (
-        httpx.Client(verify=gateway.tls(), timeout=60) as http_client,
+        openai.DefaultHttpxClient(verify=gateway.tls(), timeout=60) as http_client,
         openai.OpenAI(
             base_url=f"{gateway.http_url}/v1",
             api_key="none",
@@ -112,6 +114,19 @@ def test_chunks_arrive_while_the_engine_works(gateway: RunningGateway, live: Liv
         assert num_running(live) == 1
         stream.close()
         wait_until(lambda: num_running(live) == 0, 20, live.output)
+
+
+def test_the_dashboards_metrics_count_the_requests(gateway: RunningGateway, live: LiveService) -> None:
+    labels = {"proxy": "openai", "code": "2xx"}
+    before = gateway.metric("haproxy_backend_http_responses_total", **labels)
+    with sdk(gateway, live) as client:
+        client.models.list()
+    # HAProxy counts a request after its answer.
+    gateway.wait_until(lambda: gateway.metric("haproxy_backend_http_responses_total", **labels) == before + 1, 10)
+    named = set(re.findall(r"(haproxy_\w+)\{proxy=\"openai\"\}", "\n".join(expressions())))
+    exported = set(re.findall(r'^(haproxy_\w+)\{proxy="openai"', gateway.metrics(), re.MULTILINE))
+    assert len(named) == 4
+    assert named - exported == set()
 
 
 def num_running(live: LiveService) -> int:

@@ -129,6 +129,30 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Requests denied by a rule, rejected by the guard or malformed; connections beyond a client's limit.",
         ),
     ),
+    # The API's processes export no metrics; what they add to a request is in the gateway's.
+    "OpenAI API": (
+        Panel(
+            "Responses of the OpenAI API",
+            "reqps",
+            (_rate("haproxy_backend_http_responses_total", "code", '{proxy="openai"}'),),
+            "By status class, with bodies that the guard rejects; what else the gateway rejects is above.",
+        ),
+        Panel(
+            "Requests in flight to the OpenAI API",
+            "short",
+            (Query('sum(haproxy_backend_current_sessions{proxy="openai"})', "requests"),),
+            "An open stream is one.",
+        ),
+        Panel(
+            "Time of the OpenAI API",
+            "s",
+            (
+                Query('haproxy_backend_response_time_average_seconds{proxy="openai"}', "first byte {{instance}}"),
+                Query('haproxy_backend_total_time_average_seconds{proxy="openai"}', "whole answer {{instance}}"),
+            ),
+            "Averages of the last 1,024 requests, as HAProxy counts them.",
+        ),
+    ),
     "Triton": (
         Panel("Requests by model", "reqps", (_rate("nv_inference_request_success", "model"),)),
         Panel("Failures by model", "reqps", (_rate("nv_inference_request_failure", "model"),)),
