@@ -12,8 +12,9 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 PIP       := $(VENV)/bin/pip install --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+CLIENTS   := build/venv-clients/.installed build/venv-llama-index/.installed
 # tests/conftest.py orders the files: --no-loadscope-reorder keeps that order.
-PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install
+PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install --ignore=tests/clients
 SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py webhook_chaos.py) \
              tests/browser/test_release_life.py
 
@@ -22,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage mutate test-gpu soak serve bench bench-guides embedded-model check format clean distclean
+.PHONY: help install lock demo test test-all test-browser test-docker test-wheel coverage mutate test-gpu test-clients lock-clients soak serve bench bench-guides embedded-model check format clean distclean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +67,25 @@ test-wheel: $(INSTALLED)  ## Install the wheel into a fresh environment and use 
 
 test-docker: $(INSTALLED)  ## Run the tests of containers and the gateway; needs Docker, HAProxy and debootstrap
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 -rs tests/docker $(ARGS)
+
+# Other people's clients are no packages of the project: they have environments of their own, with exact versions.
+test-clients: $(INSTALLED) $(CLIENTS)  ## Use the OpenAI API with LangChain, pydantic-ai, instructor, LlamaIndex, schemathesis
+	$(BIN)/pytest --timeout 600 --durations 5 -rs tests/clients $(ARGS)
+
+build/venv-clients/.installed: tests/clients/requirements.txt
+build/venv-llama-index/.installed: tests/clients/requirements-llama-index.txt
+$(CLIENTS): | $(INSTALLED)
+	@echo "==> making $(@D)"
+	@rm -rf $(@D)
+	@$(BIN)/uv venv --quiet --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --no-deps --python $(@D)/bin/python --requirement $(filter %.txt,$^)
+	@touch $@
+
+lock-clients: $(INSTALLED)  ## Take the newest versions of these clients
+	@for name in requirements requirements-llama-index; do \
+		UV_CUSTOM_COMPILE_COMMAND="make lock-clients" $(BIN)/uv pip compile tests/clients/$$name.in --universal --upgrade \
+			--python-version 3.10 --no-annotate --quiet --output-file tests/clients/$$name.txt || exit 1; \
+	done
 
 coverage: $(INSTALLED)  ## Measure line and branch coverage of unit, property and contract tests, per package
 	$(BIN)/pytest -n 2 --timeout 300 --cov --cov-report=json:build/coverage/report.json tests/unit tests/property tests/contract $(ARGS)
