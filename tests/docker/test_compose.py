@@ -67,7 +67,7 @@ class Compose:
 
     def request(self, path: str = INFER, **arguments: Any) -> httpx.Response:
         context = ssl.create_default_context(cafile=str(self.certificate))
-        method = "POST" if path == INFER else "GET"
+        method = "POST" if "json" in arguments else "GET"
         return httpx.request(method, self.url + path, verify=context, timeout=30, **arguments)
 
 
@@ -113,6 +113,14 @@ def test_the_gateway_answers_once_the_server_is_healthy(compose: Compose) -> Non
     answer = compose.request(json=BODY, headers=HEADERS)
     outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
     assert outputs["engine_hash"] == [ENGINE_HASH]
+
+
+def test_the_gateway_answers_the_openai_api(compose: Compose) -> None:
+    wait_until(lambda: compose.request("/v1/models").status_code == 200)
+    chat = {"model": "ensemble", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    answer = compose.request("/v1/chat/completions", json=chat, headers=HEADERS)
+    assert answer.json()["choices"][0]["message"]["role"] == "assistant"
+    assert answer.headers["x-llmstack-engine-hash"] == ENGINE_HASH
 
 
 def test_every_service_becomes_healthy(compose: Compose) -> None:

@@ -41,7 +41,7 @@ HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g"),
     *("--security-opt", "no-new-privileges"),
 )
-PORTS = tuple(option for port in (8000, 8001, 8002, 8003) for option in ("--publish", f"127.0.0.1::{port}"))
+PORTS = tuple(option for port in (8000, 8001, 8002, 8003, 8005) for option in ("--publish", f"127.0.0.1::{port}"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def service(image: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def gateway(service: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     require_programs("haproxy", "openssl")
-    backend = Backend("127.0.0.1", *(published_port(service, port) for port in (8000, 8001, 8003)))
+    backend = Backend("127.0.0.1", *(published_port(service, port) for port in (8000, 8001, 8003, 8005)))
     with RunningGateway(tmp_path_factory.mktemp("gateway"), [backend], ready_path="/readyz") as live:
         yield live
 
@@ -210,7 +210,7 @@ def external_release(tmp_path: Path) -> Path:
 
 
 def test_serve_triton_serves_the_files_that_its_environment_names(image: str, external_release: Path) -> None:
-    http_port, grpc_port, metrics_port = free_ports(3)
+    http_port, grpc_port, metrics_port, openai_port = free_ports(4)
     environment = {
         "PATH": os.environ["PATH"],
         "ENGINE_PATH": str(external_release / "qwen.plan"),
@@ -221,6 +221,7 @@ def test_serve_triton_serves_the_files_that_its_environment_names(image: str, ex
         "TRITON_HTTP_PORT": str(http_port),
         "TRITON_GRPC_PORT": str(grpc_port),
         "TRITON_METRICS_PORT": str(metrics_port),
+        "TRITON_OPENAI_PORT": str(openai_port),
     }
     name = f"llmstack-{http_port}"
     with serve_triton(environment, external_release / "log", "--engine", "echo") as process:
@@ -234,6 +235,7 @@ def test_serve_triton_serves_the_files_that_its_environment_names(image: str, ex
         for protocol in PROTOCOLS.values():
             assert protocol(server, case.inputs, headers).outputs["engine_hash"] == [headers[ENGINE_HASH]]
         assert "llm_requests_total" in httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        assert httpx.get(f"http://127.0.0.1:{openai_port}/v1/models").json()["object"] == "list"
         mounted = ("engine/rank0.engine", "model_repository/mark", "tokenizer/tokenizer_info.json")
         inside = docker("exec", name, "cat", *(f"/workspace/{file}" for file in mounted))
         assert inside.startswith("plan, mark, {")
