@@ -27,14 +27,15 @@ TEXTS = st.text(max_size=8) | st.sampled_from(
     ["text", "json_schema", "json_object", "user", "system", "ensemble", "\ud800"]
 )
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
+PARTS = st.lists(st.fixed_dictionaries({"type": TEXTS}, optional={"text": JSON}), max_size=2)
 MESSAGES = st.lists(
     st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "system", "developer", "assistant", "tool"])},
-        optional={"content": TEXTS | st.lists(st.fixed_dictionaries({"type": TEXTS}, optional={"text": JSON})) | JSON},
+        {"role": st.sampled_from(["user", "user", "system", "developer", "assistant", "tool"])},
+        optional={"content": TEXTS | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXTS})) | PARTS},
     ),
     max_size=3,
 )
@@ -46,12 +47,17 @@ FORMATS = st.fixed_dictionaries(
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "messages": MESSAGES,
     "prompt": TEXTS | st.lists(TEXTS, max_size=2),
-    "model": st.sampled_from(["ensemble", "ensemble:judge", "poem"]),
+    "model": st.sampled_from(["ensemble", "ensemble", "ensemble:judge", "poem"]),
     "response_format": FORMATS,
     "structured_outputs": st.dictionaries(st.sampled_from(["json", "regex", "choice", "grammar"]), JSON, max_size=2),
     "stop": TEXTS | st.lists(TEXTS, max_size=2),
 }
-VALUES = st.booleans() | st.integers(0, 2) | st.floats(0, 1) | TEXTS | st.none()
+BOOLEANS = ("stream", "echo", "store")
+NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+WHOLE_NUMBERS = ("n", "max_tokens", "max_completion_tokens", "min_tokens", "top_k", "seed", "top_logprobs")
+LIKELY |= dict.fromkeys(BOOLEANS, st.booleans())
+LIKELY |= dict.fromkeys(NUMBERS, st.floats(0.1, 1))
+LIKELY |= dict.fromkeys(WHOLE_NUMBERS, st.integers(0, 2))
 
 
 @st.composite
@@ -62,9 +68,9 @@ def bodies(draw: st.DrawFn, request_type: type[ChatRequest | CompletionRequest])
     chosen = draw(st.lists(st.sampled_from([*names, *REFUSED, "x"]), max_size=4, unique=True))
     body = {}
     for name in dict.fromkeys([*needed, *chosen]):
-        likely = LIKELY.get(name, VALUES)
-        body[name] = draw(st.one_of(*[likely] * 7, JSON))
-    return draw(st.one_of(*[st.just(body)] * 9, JSON))
+        is_likely = draw(st.integers(0, 19)) < 19
+        body[name] = draw(LIKELY.get(name, st.none() | TEXTS) if is_likely else JSON)
+    return body if draw(st.integers(0, 19)) < 19 else draw(JSON)
 
 
 class Front:
