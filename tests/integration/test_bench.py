@@ -1,6 +1,9 @@
 """Benchmarks on a live server."""
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 from engine_process.engines.echo import TOKEN_INTERVAL
 from llm_policy.ledger.rejection_count import SAMPLE_ROWS
@@ -10,6 +13,7 @@ from llmstack.bench.load import LoadError, Workload, measure_load
 from llmstack.bench.stream_load import stream_load
 from llmstack.bench.stream_overhead import BASELINE_STREAMS, PASS_STREAM, WAYS, StreamPlan, measure_stream_overhead
 from llmstack.bench.stream_rows import measure_stream_row
+from llmstack.cli.app import app
 from llmstack.client.ensemble_client import release_headers
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.process import TritonServer
@@ -78,3 +82,12 @@ def test_a_stream_that_the_policy_refuses_ends_the_load_with_its_error(server):
     workload = Workload(lambda number: {"text_input": "Order"}, is_guided=False, concurrency=2, num_requests=4)
     with pytest.raises(LoadError, match="missing_header"):
         stream_load(server, {}, workload)
+
+
+@pytest.mark.slow
+def test_the_openai_front_end_is_measured_beside_grpc_and_with_many_streams():
+    done = CliRunner().invoke(app, ["bench", "openai", "--requests", "5", "--rounds", "1", "--streams", "24", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["streams"]["num_whole"] == found["streams"]["num_streams"] == 24
+    assert found["requests"]["openai_ms_p50"] > 0

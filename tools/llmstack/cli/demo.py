@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from llm_policy.release.release import Release
 from llmstack.cli.server_start import exit_with_error, wait_with_progress
 from llmstack.cli.terminal import EXIT_FAILED, print_json
 from llmstack.demo.cases import TASK_PROMPTS, demo_cases
-from llmstack.demo.run import WAYS, CaseResult, run_cases
+from llmstack.demo.run import WAYS, CaseResult, run_cases, run_chat
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
@@ -35,9 +36,9 @@ def demo(
     """Start the server with the embedded engine and send it each kind of request.
 
     One request for each task and one for each kind of rejection, in four ways: HTTP /infer, /generate and
-    /generate_stream, and gRPC. Exits with
-    0 when every reply is as expected, else with 1. The embedded model is trained for the three tasks, so its answers
-    must be correct.
+    /generate_stream, and gRPC; then a chat by OpenAI's SDK, where the package openai is installed. Exits with 0 when
+    every reply is as expected, else with 1. The embedded model is trained for the three tasks, so its answers must be
+    correct.
     """
     console = Console(stderr=as_json, highlight=False)
     try:
@@ -61,8 +62,8 @@ def _run(release: Release, console: Console) -> list[CaseResult]:
         server.start()
         wait_with_progress(server, console)
         cases = demo_cases(release)
-        results = run_cases(server, cases)
-        return list(track(results, "sending", len(cases) * len(WAYS), console=console, transient=True))
+        results = chain(run_cases(server, cases), run_chat(server, cases))
+        return list(track(results, "sending", len(cases) * len(WAYS) + 1, console=console, transient=True))
     finally:
         server.stop()
 

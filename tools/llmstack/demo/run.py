@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 from llmstack.client.ensemble_client import PROTOCOLS, Reply, Server
 from llmstack.client.stream_client import send_stream
-from llmstack.demo.cases import Case
+from llmstack.demo.cases import TASK_PROMPTS, Case
+from llmstack.demo.openai_chat import is_sdk_installed, send_chat
+from llmstack.server.process import TritonServer
 
-WAYS = {**PROTOCOLS, "HTTP /generate_stream": send_stream}
-"""Every way to send a request, by its name; the last one streams the answer."""
+WAYS = {**PROTOCOLS, "HTTP SSE": send_stream}
+"""Every way to send a request to Triton, by its name; the last one streams the answer."""
+OPENAI_SDK = "OpenAI SDK"
 
 
 class CaseResult(NamedTuple):
@@ -32,6 +35,14 @@ def run_cases(server: Server, cases: Iterable[Case]) -> Iterator[CaseResult]:
     for case in cases:
         for protocol, send in WAYS.items():
             yield _result(protocol, case, send(server, case.inputs, case.headers))
+
+
+def run_chat(server: TritonServer, cases: Iterable[Case]) -> Iterator[CaseResult]:
+    """Send the first task as a chat by OpenAI's SDK, and yield its result; nothing where the SDK is not installed."""
+    prompt = TASK_PROMPTS[0]
+    for case in cases:
+        if case.name == prompt.task and is_sdk_installed():
+            yield _result(OPENAI_SDK, case, send_chat(server, prompt, case))
 
 
 def _result(protocol: str, case: Case, reply: Reply) -> CaseResult:
