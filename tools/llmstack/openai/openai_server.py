@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from llmstack.openai.http_protocol import TimedProtocol
 from llmstack.openai.model_names import ModelNames
 from llmstack.server.ports import listen
 
+MAX_OPEN_FILES = 65_536  # each connection is one; a shell's usual limit is 1,024
 _DRAIN_S = 10  # for answers that Triton has given and a client still reads
 
 
@@ -61,4 +63,12 @@ class OpenAIServer:
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM; answers that have begun are completed first."""
+        _raise_open_files()
         self._server.run(sockets=[self._socket])
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
