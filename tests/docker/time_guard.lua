@@ -41,11 +41,17 @@ end
 local text = ("The quick brown fox jumps over the lazy dog. "):rep(440)
 local schema = ('{\\"type\\":\\"string\\",\\"minLength\\":1},'):rep(520)
 local words = ('"word",'):rep(1024)
+local member = '"name_%d":{"type":"string","minLength":1},'
+local members = {}
+for number = 1, 500 do members[number] = member:format(number) end
+local members_text = table.concat(members)
 local CASES = {
   { "infer, plain text", read_json("infer"), infer(text) },
   { "infer, a JSON text with an escape every 8 bytes", read_json("infer"), infer(schema) },
   { "generate, plain text", read_json("generate"), '{"text_input":"' .. text .. '","max_tokens":64}' },
   { "generate, 1,024 stop words", read_json("generate"), '{"text_input":"a","stop_words":[' .. words .. '"end"]}' },
+  { "openai, plain text", read_json("openai"), '{"model":"a","messages":[{"role":"user","content":"' .. text .. '"}]}' },
+  { "openai, a schema of 500 members", read_json("openai"), '{"schema":{"properties":{' .. members_text .. '"end":{}}}}' },
   { "gRPC, plain text", read_grpc, grpc(text) },
 }
 

@@ -226,7 +226,7 @@ local ANY = {
 ANY.member, ANY.item = function() return ANY end, ANY
 local OPENAI = {
   takes = OBJECT, name = "the body", member = ANY.member,
-  limits = { max_depth = 100, max_values = 65536, max_name_bytes = 8192, allows_escapes = true },
+  limits = { max_depth = 100, max_values = 16384, max_name_bytes = 8192, allows_escapes = true },
 }
 local RULES = { infer = INFER, generate = GENERATE, generate_stream = GENERATE, openai = OPENAI }
 
