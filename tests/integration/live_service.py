@@ -71,7 +71,7 @@ class LiveService:
         self._engine_name, self._environment = engine_name, environment or {}
         ports = free_ports(5)
         self.http_port, self.grpc_port, self.metrics_port, self.ready_port, self.openai_port = ports
-        self._serves_openai = serves_openai
+        self.serves_openai = serves_openai
         engine = Release.open(self.release_dir).manifest.engine
         self.headers = {"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation}
         self.process: psutil.Popen | None = None
@@ -116,7 +116,7 @@ class LiveService:
             *(sys.executable, "-m", "llmstack", "serve", "--engine", self._engine_name),
             *("--release", str(self.release_dir), "--state-dir", str(self.state_dir)),
             *(word for name, port in ports.items() for word in (f"--{name}-port", str(port))),
-            *(("--openai-port", str(self.openai_port)) if self._serves_openai else ("--no-openai",)),
+            *(("--openai-port", str(self.openai_port)) if self.serves_openai else ("--no-openai",)),
             *("--canary-interval-secs", "1"),
             *more,
         ]

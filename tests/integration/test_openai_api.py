@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.integration.live_service import HOST, LiveService, free_ports, wait_until
+from tests.integration.release_service import SECOND, ReleaseService
 
 pytestmark = pytest.mark.server
 ORDER = "Ada Lovelace placed order ORD-4711. The customer wants 5 of the lamp. The status is packed. It is not a gift."
@@ -366,3 +367,18 @@ def test_a_drain_completes_streams_and_then_ends_the_front_end(service, client, 
     *_, last = stream
     assert last.choices[0].finish_reason == "length"
     assert service.process.wait(120) == 0
+
+
+@pytest.mark.slow
+def test_a_promotion_brings_the_front_end_of_the_new_release(tmp_path):
+    live = ReleaseService(tmp_path / "service", "echo")
+    live.serves_openai = True
+    with live:
+        before = live.readiness()["openai"]
+        promoted = live.llmstack("release", "promote", SECOND, "--override", "test", "--required-sign-offs", "0")
+        assert promoted.returncode == 0, promoted.stderr
+        after = live.readiness()["openai"]
+        answer = post(live, headers=live.headers_of(SECOND))
+    assert answer.status_code == 200, answer.text
+    assert after["pid"] != before["pid"]
+    assert (after["port"], after["restarts"]) == (before["port"], before["restarts"])
