@@ -225,8 +225,8 @@ async def _checked(pieces: AsyncIterator[Piece], parameters: dict[str, str]) -> 
                 yield piece
     except TritonError as error:
         raise policy_error(str(error), parameters) from None
-    except Unreachable as error:
-        raise ApiError("server_unavailable", f"Triton does not answer: {error}") from None
+    except Unreachable:  # its text has addresses, which clients need not know
+        raise ApiError("server_unavailable", "Triton does not answer, or the connection to it broke") from None
     except UnicodeEncodeError:
         raise invalid(None, "a text has an unpaired surrogate") from None
 
