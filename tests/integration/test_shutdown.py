@@ -52,6 +52,7 @@ def test_sigterm_ends_readiness_rejects_new_requests_and_answers_those_in_flight
     assert slow.replies == []  # still in flight
     assert live.llmstack("ready", "--port", str(live.ready_port)).returncode == 1
     assert live.process.wait(120) == 0
+    assert "Segfault" not in live.log_path.read_text()
     answered = slow.reply()
     assert (answered.status, answered.outputs["num_output_tokens"]) == (200, [400])
     assert psutil.wait_procs(family, timeout=30)[1] == []
