@@ -24,11 +24,6 @@ SCHEMA: dict[str, Any] = {
     "required": ["a"],
     "additionalProperties": False,
 }
-    "type": "object",
-    "properties": {"a": {"enum": ["x"]}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
 CHAT, TEXT = "chat/completions", "completions"
 STRICT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
