@@ -213,6 +213,20 @@ def test_too_many_requests_are_rate_limit_errors_that_say_when_to_retry(live: Li
         assert caught.value.response.headers["retry-after"] == "5"
 
 
+def test_an_open_stream_is_a_request_in_flight(live: LiveService, tmp_path: Path) -> None:
+    more: Any = {"messages": MESSAGES, "max_tokens": 2_000, "extra_body": {"min_tokens": 2_000}}
+    with (
+        gateway_of(live, tmp_path, limits=Limits(max_client_in_flight=1)) as gateway,
+        sdk(gateway, live) as client,
+        client.chat.completions.create(model="ensemble", stream=True, **more) as stream,
+    ):
+        next(stream)
+        with pytest.raises(openai.RateLimitError, match="at most 1 requests") as caught:
+            client.completions.create(model="ensemble", prompt="a", max_tokens=1)
+        assert caught.value.response.headers["retry-after"] == "1"
+        assert client.models.list().data
+
+
 def test_without_a_server_the_answer_says_when_to_retry(live: LiveService, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with gateway_of(live, tmp_path, openai_servers=[Address(HOST, port)]) as gateway:
