@@ -344,11 +344,13 @@ def test_an_engine_that_dies_ends_a_stream_with_an_error(service, client, model)
     stream = client.chat.completions.create(model=model, stream=True, **LONG)
     for _, _chunk in zip(range(5), stream, strict=False):
         pass
-    psutil.Process(service.readiness()["engine_process"]["pid"]).kill()
+    engine = service.readiness()["engine_process"]
+    psutil.Process(engine["pid"]).kill()
     with pytest.raises(openai.APIError) as raised:
         list(stream)
     assert raised.value.code == "engine_unavailable"
-    wait_until(service.is_ready, 120, service.output)
+    wait_until(lambda: service.readiness()["engine_process"]["restarts"] > engine["restarts"], 120, service.output)
+    wait_until(lambda: post(service).status_code == 200, 120, service.output)
 
 
 def test_a_drain_completes_streams_and_then_ends_the_front_end(service, client, model):
