@@ -63,7 +63,7 @@ def make_document() -> dict[str, Any]:
 
 
 def _generation(name: str, request: type, answer: type, chunk: type) -> dict[str, Any]:
-    content = {**_content(answer), "text/event-stream": {"schema": _schema(chunk)}}
+    content = {**_content(answer), "text/event-stream": {"schema": _event(chunk)}}
     return {
         "operationId": name,
         "parameters": [
@@ -89,6 +89,17 @@ def _errors() -> dict[str, Any]:
 
 def _answer(description: str, form: type) -> dict[str, Any]:
     return {"description": description, "content": _content(form)}
+
+
+def _event(chunk: type) -> dict[str, Any]:
+    """One server-sent event: a chunk, an error, or the end."""
+    payload = {"anyOf": [_schema(chunk), _schema(ErrorDocument)]}
+    text = {"type": "string", "contentMediaType": "application/json", "contentSchema": payload}
+    return {
+        "type": "object",
+        "properties": {"data": {"anyOf": [{"const": "[DONE]"}, text]}},
+        "required": ["data"],
+    }
 
 
 def _content(form: type) -> dict[str, Any]:
