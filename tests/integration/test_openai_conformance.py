@@ -32,7 +32,7 @@ USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 class TextChunkChoice(openai.types.CompletionChoice):
     """A chunk has a reason once the text ends; OpenAI's own chunks have null until then, which its form leaves out."""
 
-    finish_reason: Literal["stop", "length", "content_filter"] | None  # type: ignore[assignment]
+    finish_reason: Literal["stop", "length", "content_filter"] | None
 
 
 class TextChunk(openai.types.Completion):
@@ -40,7 +40,7 @@ class TextChunk(openai.types.Completion):
 
 
 # Of each endpoint: the form of requests, of whole answers and of chunks.
-FORMS = {
+FORMS: dict[str, tuple[Any, ...]] = {
     CHAT: (
         TypeAdapter(chat_params.CompletionCreateParams),
         openai.types.chat.ChatCompletion,
