@@ -167,7 +167,7 @@ class End(msgspec.Struct, tag="end", array_like=True):
 class Stats(msgspec.Struct, tag="stats", array_like=True):
     """What the engine does. `last_step_age_s` is the time since its last step, 0 while it has nothing to do.
 
-    `boot_ids` are those of the connected clients. `streaming` counts the requests whose client gets tokens as they come.
+    `boot_ids` are those of the connected clients. `streaming` counts the requests that are streams.
     """
 
     running: int

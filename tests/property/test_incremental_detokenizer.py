@@ -18,7 +18,10 @@ from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.hypothesis_profiles import num_examples
 from tests.qwen import qwen_tokenizer_dir
 
-VOCABULARIES: dict[str, Callable[[], Path]] = {"qwen": qwen_tokenizer_dir, "embedded": lambda: DEFAULT_RELEASE_DIR / "tokenizer"}
+VOCABULARIES: dict[str, Callable[[], Path]] = {
+    "qwen": qwen_tokenizer_dir,
+    "embedded": lambda: DEFAULT_RELEASE_DIR / "tokenizer",
+}
 TEXTS = st.lists(
     st.text(max_size=4)
     | st.sampled_from(["👩‍👩‍👧", "🇬🇧", "e\u0301", "नमस्ते", "العربية", "中文", "\ufffd", "\x00", " the", "1234"]),

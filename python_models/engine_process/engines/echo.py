@@ -1,4 +1,4 @@
-"""The no-op engine: returns fixed tokens at once or at a fixed pace, so that measurements show the policy's cost alone."""
+"""The no-op engine: fixed tokens at once or at a fixed pace, so that measurements show the policy's cost alone."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class EchoEngine:
         for number, token_id in enumerate(token_ids):
             due_ns = arrival_ns + round(number * self._interval_s * 1e9)
             await asyncio.sleep(max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-            is_last = number == len(token_ids) - 1
-            yield Step([token_id], None, clocks._replace(last_token_ns=time.monotonic_ns()), "length" if is_last else None)
+            clocks = clocks._replace(last_token_ns=time.monotonic_ns())
+            yield Step([token_id], None, clocks, "length" if number == len(token_ids) - 1 else None)
 
     def last_step_ns(self) -> int:
         """It never has anything to do."""
