@@ -15,7 +15,8 @@ INSTALLED := $(VENV)/.installed
 CLIENTS   := build/venv-clients/.installed build/venv-llama-index/.installed
 # tests/conftest.py orders the files: --no-loadscope-reorder keeps that order.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install --ignore=tests/clients
-SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py webhook_chaos.py) \
+SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py webhook_chaos.py \
+                 decoupled_backend.py bench.py openai_api.py) \
              tests/browser/test_release_life.py
 
 # The tests start some two hundred processes of Python. Without compiled modules, each one compiles the project again.

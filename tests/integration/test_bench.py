@@ -17,6 +17,7 @@ from llmstack.cli.app import app
 from llmstack.client.ensemble_client import release_headers
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.process import TritonServer
+from tests.soak import ONLY_IN_SOAK
 
 
 def test_a_load_measures_what_clients_receive_and_the_policys_share_of_the_time(server):
@@ -48,7 +49,7 @@ def test_a_flood_without_valid_headers_grows_the_ledger_by_less_than_50_megabyte
     assert found.bytes_per_day < 50e6
 
 
-@pytest.mark.slow
+@ONLY_IN_SOAK
 def test_streams_through_the_policy_are_measured_beside_those_that_pass_through():
     plan = StreamPlan((1, 2), token_interval_ms=1.0, completion_tokens=8, rounds=2)
     started = []
@@ -84,7 +85,7 @@ def test_a_stream_that_the_policy_refuses_ends_the_load_with_its_error(server):
         stream_load(server, {}, workload)
 
 
-@pytest.mark.slow
+@ONLY_IN_SOAK
 def test_the_openai_front_end_is_measured_beside_grpc_and_with_many_streams():
     done = CliRunner().invoke(app, ["bench", "openai", "--requests", "5", "--rounds", "1", "--streams", "24", "--json"])
     assert done.exit_code == 0, done.output

@@ -14,8 +14,9 @@ from llmstack.client.ensemble_client import grpc_tensor
 from llmstack.client.stream_client import STREAM_MODEL, open_streams, stream_generate, stream_grpc
 from tests.integration.decoupled_server import DecoupledService
 from tests.integration.live_service import START_TIMEOUT_S, wait_until
+from tests.soak import ONLY_IN_SOAK
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, ONLY_IN_SOAK]
 TEXT = "Ada Lovelace ordered 5 lamps."  # the stand-in repeats the prompt
 LONG = {"text_input": TEXT, "max_tokens": 2_000}
 TOLD_TO_FAIL = {"text_input": TEXT, "max_tokens": 6, "bad_words": "lamps"}  # before the last token

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from tests.integration.live_service import HOST, LiveService, free_ports, wait_until
 from tests.integration.release_service import SECOND, ReleaseService
+from tests.soak import ONLY_IN_SOAK
 
 pytestmark = pytest.mark.server
 ORDER = "Ada Lovelace placed order ORD-4711. The customer wants 5 of the lamp. The status is packed. It is not a gift."
@@ -340,6 +341,7 @@ def test_a_front_end_that_dies_is_started_again_on_its_port(service, client, mod
     assert "outage: the process of the OpenAI API died" in service.output()
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_ends_a_stream_with_an_error(service, client, model):
     stream = client.chat.completions.create(model=model, stream=True, **LONG)
     for _, _chunk in zip(range(5), stream, strict=False):
@@ -353,6 +355,7 @@ def test_an_engine_that_dies_ends_a_stream_with_an_error(service, client, model)
     wait_until(lambda: post(service).status_code == 200, 120, service.output)
 
 
+@pytest.mark.slow
 def test_a_drain_completes_streams_and_then_ends_the_front_end(service, client, model):
     stream = client.chat.completions.create(
         model=model, messages=MESSAGES, max_tokens=300, extra_body={"min_tokens": 300}, stream=True
@@ -371,7 +374,7 @@ def test_a_drain_completes_streams_and_then_ends_the_front_end(service, client, 
     assert service.process.wait(120) == 0
 
 
-@pytest.mark.slow
+@ONLY_IN_SOAK
 def test_a_promotion_brings_the_front_end_of_the_new_release(tmp_path):
     live = ReleaseService(tmp_path / "service", "echo")
     live.serves_openai = True

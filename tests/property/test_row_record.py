@@ -64,7 +64,7 @@ COLUMNS = {
 
 
 def test_these_strategies_cover_every_field():
-    assert set(RowRecord._fields) == {*ADMITTED, *ANSWER, "ledger_id", "code", "code_detail"}
+    assert set(RowRecord._fields) == {*ADMITTED, *ANSWER, "ledger_id", "code", "code_detail", "is_cut"}
     assert set(FIELDS) == {*ADMITTED, "ledger_id"}
 
 

@@ -47,6 +47,6 @@ def test_time_limits_are_options(tmp_path: Path):
     CliRunner().invoke(app, [*RENDER, "--certificate", "/not-here.pem", "--output", str(output), *times])
     text = output.read_text()
     assert "timeout http-request 7s\n" in text
-    assert "wait-for-body time 11s if is_post\n" in text
+    assert "wait-for-body time 11s if is_post !is_openai\n" in text
     assert "timeout server 601s\n" in text
     assert "set-timeout server 607s " in text

@@ -135,6 +135,7 @@ _DEVELOPMENT = (
     Variable("LLMSTACK_SOAK_KILLS", "3", "Kills of the soak test of restarts."),
     Variable("LLMSTACK_SOAK_REQUESTS", "1000", "Requests of the soak test of the ledger."),
     Variable("LLMSTACK_STREAMS", "600", "Streams of the test of many streams."),
+    Variable("LLMSTACK_API_CASES", "40", "Requests that schemathesis generates for each operation of the OpenAI API."),
 )
 
 GROUPS: Mapping[str, Iterable[Variable]] = {
