@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import triton_python_backend_utils as pb_utils
@@ -22,9 +23,11 @@ from ensemble_stream.triton.stream_response import StreamResponse
 from llm_policy.errors import Code, PolicyError
 from llm_policy.steps.ledger_writer import LedgerWriter
 from llm_policy.steps.postprocess import Postprocess
+from llm_policy.triton.error_responses import as_policy_error, internal_fault
 
 CANCEL_POLL_S = 0.1
 _CONNECT_POLL_S = 0.02
+_ERROR_PAUSE_S = 0.1
 
 
 class OpenStream:
@@ -46,6 +49,7 @@ class OpenStreams:
         self._open: set[OpenStream] = set()
         self._to_send: deque[OpenStream] = deque()
         self._to_close: list[OpenStream] = []
+        self._num_closing = 0
         self._wake_sender, self._wake_closer = asyncio.Event(), asyncio.Event()
         self._stopping = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="stream-closer")
@@ -54,13 +58,13 @@ class OpenStreams:
 
     async def run(self) -> None:
         """Serve until `stop` is called; then end what is open."""
-        works = (self._client.run(), self._connect(), self._send_chunks(), self._close(), self._poll_cancellation())
-        tasks = [asyncio.create_task(work) for work in works]
+        works = (self._client.run, self._connect, self._send_chunks, self._close, self._poll_cancellation)
+        tasks = [asyncio.create_task(_keep_running(work)) for work in works]
         await self._stopping.wait()
         for open_stream in list(self._open):
             self._client.abort(open_stream.stream.request.id)
             self._end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
-        while self._to_close:
+        while self._to_close or self._num_closing:
             await asyncio.sleep(_CONNECT_POLL_S)
         for task in tasks:
             task.cancel()
@@ -125,17 +129,19 @@ class OpenStreams:
         while True:
             await self._wake_closer.wait()
             self._wake_closer.clear()
-            batch = list(self._to_close)
-            conclusions = await loop.run_in_executor(
-                self._executor, self._closer.close, [open_stream.stream for open_stream in batch]
-            )
+            batch, self._to_close = self._to_close, []
+            self._num_closing = len(batch)
+            streams = [open_stream.stream for open_stream in batch]
+            try:
+                conclusions = await loop.run_in_executor(self._executor, self._closer.close, streams)
+            except Exception as exception:
+                error = as_policy_error(exception)
+                conclusions = [Conclusion(stream.record, None, error) for stream in streams]
             for open_stream, conclusion in zip(batch, conclusions, strict=True):
                 self._send_last(open_stream, conclusion)
                 self._open.discard(open_stream)
                 await asyncio.sleep(0)
-            del self._to_close[: len(batch)]
-            if self._to_close:
-                self._wake_closer.set()
+            self._num_closing = 0
 
     def _send_last(self, open_stream: OpenStream, conclusion: Conclusion) -> None:
         stream, response = open_stream.stream, open_stream.response
@@ -157,11 +163,21 @@ class OpenStreams:
                     await asyncio.sleep(0)
 
     @staticmethod
-    def _try(send) -> None:  # type: ignore[no-untyped-def]
+    def _try(send: Callable[[], None]) -> None:
         try:
             send()
         except Exception as error:
             pb_utils.Logger.log_error(f"a response can't be sent: {type(error).__name__}")
+
+
+async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
+    """Run one part for ever: a bug in it must not leave every later stream without an answer."""
+    while True:
+        try:
+            return await work()
+        except Exception as error:  # noqa: PERF203 - it is rare
+            internal_fault(error)
+            await asyncio.sleep(_ERROR_PAUSE_S)
 
 
 class _Listener:

@@ -19,7 +19,7 @@ import triton_python_backend_utils as pb_utils
 from engine_process.messages import Generate
 from engine_process.triton.tensors import RequestError, read_requests
 from ensemble_stream.stream import Stream
-from ensemble_stream.stream_engine import create_stream_engine
+from ensemble_stream.stream_engine import TENSORRT_LLM_ADDRESS, create_stream_engine
 from ensemble_stream.triton.closing import StreamCloser
 from ensemble_stream.triton.open_streams import OpenStream, OpenStreams
 from ensemble_stream.triton.stream_response import StreamResponse
@@ -46,7 +46,14 @@ class StreamModel:
         manifest = release.manifest
         self._tokenizer = Tokenizer.load(release.tokenizer_dir)
         self._ledger = LedgerWriter(state_dir, manifest, boot_id())
-        self._admission = Admission(release, state_dir, self._ledger, self._tokenizer, streams=True)
+        self._admission = Admission(
+            release,
+            state_dir,
+            self._ledger,
+            self._tokenizer,
+            streams=True,
+            waits_for_cache=TENSORRT_LLM_ADDRESS not in os.environ,  # with that backend there is no preprocess
+        )
         self._tensors = TensorCache()
         self._client = create_stream_engine(os.environ, state_dir, manifest, boot_id(), pb_utils.Logger.log_error)
         postprocess = Postprocess(manifest, self._tokenizer)

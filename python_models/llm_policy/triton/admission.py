@@ -72,8 +72,16 @@ class Admission:
     """
 
     def __init__(
-        self, release: Release, state_dir: Path, ledger: LedgerWriter, tokenizer: Tokenizer, *, streams: bool
+        self,
+        release: Release,
+        state_dir: Path,
+        ledger: LedgerWriter,
+        tokenizer: Tokenizer,
+        *,
+        streams: bool,
+        waits_for_cache: bool = False,
     ) -> None:
+        """`waits_for_cache`: another model compiles the registered schemas (`GuideCompiler`)."""
         manifest = release.manifest
         resolver = GuideResolver(
             manifest.guidance, {name: release.schema_text(name) for name in sorted(manifest.schemas)}
@@ -84,7 +92,12 @@ class Admission:
         backends = usable_backends(manifest.guidance.backend, os.environ)
         cache = GuideCache(state_dir / "guides.db", _guide_cache_context(manifest, backends))
         self._guide_compiler = GuideCompiler(
-            manifest.guidance, release.tokenizer_info_path, cache, internal_fault, self._observe_new_guide
+            manifest.guidance,
+            release.tokenizer_info_path,
+            cache,
+            internal_fault,
+            self._observe_new_guide,
+            waits_for_cache=waits_for_cache,
         )
         self._guide_compiler.register(list(resolver.registered.values()))
 

@@ -5,7 +5,7 @@ import gc
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,12 @@ import pytest
 
 from engine_process.engine import Clocks, EngineDied, EngineFailure, EngineSettings, Step
 from engine_process.messages import Capabilities, Generate
+from llm_policy.guidance.compile import compile_queue
+from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.triton.tensors import STREAM_OUTPUTS
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from portable_engine.guide_types import GUIDE_TYPES
 from tests import pb_utils
-from tests.ledgers import full_disk
 from tests.pb_utils import Answer, StreamRequest
 from tests.running_engine import running_engine
 from tests.unit.llm_policy.triton.policy_models import RELEASE, TOKENIZER, ledger_rows, request
@@ -107,6 +108,7 @@ def started(models: SimpleNamespace, state_dir: Path) -> Iterator[SimpleNamespac
             patch.setenv("LLMSTACK_RELEASE_DIR", str(DEFAULT_RELEASE_DIR))
             patch.setenv("LLMSTACK_STATE_DIR", str(state_dir))
             patch.setenv("LLMSTACK_BOOT_ID", "boot-1")
+            patch.setattr(compile_queue, "CACHE_WAIT_S", 0.0)  # no preprocess compiles the schemas here
             model = models.stream_model.StreamModel()
             model.initialize({})
             yield SimpleNamespace(model=model, engine=engine, state_dir=state_dir)
@@ -222,13 +224,16 @@ def test_a_response_that_can_not_be_sent_leaves_the_books_right(live, capfd):
 
 def test_an_answer_that_can_not_be_recorded_is_withheld(live):
     live.engine.script = never_ends
-    sent = stream_request("full-disk")
+    sent = stream_request("locked")
     live.model.execute([sent])
     wait_until(lambda: len(sent.answers) == 1)
-    with full_disk():
+    with closing(open_database(live.state_dir / FILE_NAME)) as other:
+        other.execute("BEGIN IMMEDIATE")  # for longer than a writer waits
         sent.cancel()
         *_, last = sent.all_answers()
+        other.execute("ROLLBACK")
     assert (last.error or "").startswith("ledger_unavailable: ")
+    wait_until(lambda: state(live, "locked")[0] == "refused")
 
 
 def test_the_log_has_a_line_for_each_stream(live, capfd):

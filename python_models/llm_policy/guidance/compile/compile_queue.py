@@ -38,6 +38,7 @@ REGISTERED_TIMEOUT_MS = 60_000
 MAX_LISTED_KEYWORDS = 5
 MAX_WAIT_S = 9.0
 ERROR_PAUSE_S = 0.5
+CACHE_WAIT_S, CACHE_POLL_S = 15.0, 0.1
 
 
 class GuideCompiler:
@@ -50,8 +51,13 @@ class GuideCompiler:
         cache: GuideCache,
         on_error: Callable[[BaseException], object] = lambda error: None,
         on_report: Callable[[GuideReport | None], object] = lambda report: None,
+        *,
+        waits_for_cache: bool = False,
     ) -> None:
         """Start the thread and the workers.
+
+        With `waits_for_cache` another process compiles the registered schemas, and this one takes them from the cache
+        file; the workers, each of which takes seconds of processor time, start with the first guide that needs one.
 
         `on_report` is called once for each guide that was not in memory: with its report once it is compiled, with
         None if the cache file had it. A registered schema's report has its name as schema id. `on_error` receives
@@ -75,6 +81,8 @@ class GuideCompiler:
         self._selector.register(self._wakeup_reader, selectors.EVENT_READ)
         self._pool = WorkerPool(NUM_WORKERS, lambda: SandboxedWorker(tokenizer_info_path, guidance), self._selector)
         self._is_closing = False
+        self._waits_for_cache = waits_for_cache
+        self._needs_workers = not waits_for_cache
         self._thread = threading.Thread(target=self._run, name="guide-compiler", daemon=True)
         self._thread.start()
 
@@ -102,6 +110,7 @@ class GuideCompiler:
         """
         missing = {_key(guide) for guide in guides}
         request = WaitingRequest(tenant, guides, callback, time.monotonic() + START_TIMEOUT_S, missing)
+        self._needs_workers = True
         try:
             self._waiting.add(request)
         except NoRoom as finding:
@@ -116,12 +125,22 @@ class GuideCompiler:
         """
         for guide in guides:
             self._names[_key(guide)] = guide.name  # before `lookup` and the compiler's thread ask for it
-            report = self._cache.load(guide.kind, guide.text)
+            report = self._cache.load(guide.kind, guide.text) or self._wait_for_cache(guide)
             error = self._rejection(guide, report) if report is not None else self._submit_and_wait(guide)
             if error is not None:
                 raise error.with_prefix(f"registered schema {guide.name}: ")
             if (report := self._known_report(_key(guide))) is not None:
                 self._registered[_key(guide)] = report
+
+    def _wait_for_cache(self, guide: Guide) -> GuideReport | None:
+        """The report that another process writes; None if none does in time, and then none is waited for again."""
+        deadline = time.monotonic() + CACHE_WAIT_S
+        while self._waits_for_cache and time.monotonic() < deadline:
+            if (report := self._cache.load(guide.kind, guide.text)) is not None:
+                return report
+            time.sleep(CACHE_POLL_S)
+        self._waits_for_cache = False
+        return None
 
     def _submit_and_wait(self, guide: Guide) -> PolicyError | None:
         done = threading.Event()
@@ -172,7 +191,8 @@ class GuideCompiler:
     def _run_once(self) -> None:
         """One round of the loop. A bug must not end the thread, because guided requests would then wait forever."""
         try:
-            self._pool.start_missing()
+            if self._needs_workers:
+                self._pool.start_missing()
             self._admit_arrivals()
             self._dispatch()
             self._receive()
@@ -275,7 +295,8 @@ class GuideCompiler:
         return max(limit_ms, REGISTERED_TIMEOUT_MS) if key in self._names else limit_ms
 
     def _receive(self) -> None:
-        deadline = min(self._pool.next_deadline(), self._waiting.next_deadline())
+        pool_deadline = self._pool.next_deadline() if self._needs_workers else inf
+        deadline = min(pool_deadline, self._waiting.next_deadline())
         timeout_s = None if deadline == inf else max(0.01, deadline - time.monotonic())
         for key, _ in self._selector.select(timeout_s):
             if key.fileobj == self._wakeup_reader:
