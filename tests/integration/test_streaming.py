@@ -175,14 +175,15 @@ def test_an_engine_that_dies_ends_the_stream_with_a_declared_code_and_the_row_pa
     headers = {**service.headers, "X-Tenant": "acme", "X-Request-Id": "engine-dies"}
     pieces = stream_generate(service, LONG, headers)
     num_tokens = [next(pieces) for _ in range(5)][-1].first("num_output_tokens")
-    engine = next(p for p in service.child_processes() if p.pid == service.readiness()["engine_process"]["pid"])
-    engine.kill()
+    before = service.readiness()["engine_process"]
+    next(process for process in service.child_processes() if process.pid == before["pid"]).kill()
     *rest, last = list(pieces)
     assert last.code == "engine_unavailable"
     wait_until(lambda: row(service, "engine-dies")[0] == "cancelled")
     _, code, num_charged = row(service, "engine-dies")
     told = [num_tokens, *(piece.first("num_output_tokens") for piece in rest)][-1]
     assert (code, num_charged >= told) == ("engine_unavailable", True)
+    wait_until(lambda: service.readiness()["engine_process"]["restarts"] > before["restarts"], 120, service.output)
     wait_until(service.is_ready, 120, service.output)
 
 
