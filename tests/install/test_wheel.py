@@ -19,6 +19,7 @@ from tests.import_graph import ROOT
 PACKAGES = {
     "llm_policy": "python_models",
     "engine_process": "python_models",
+    "ensemble_stream": "python_models",
     "portable_engine": "python_models",
     "llmstack": "tools",
 }
