@@ -63,7 +63,7 @@ class OpenStreams:
         await self._stopping.wait()
         for open_stream in list(self._open):
             self._client.abort(open_stream.stream.request.id)
-            self._end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
+            self.on_end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
         while self._to_close or self._num_closing:
             await asyncio.sleep(_CONNECT_POLL_S)
         for task in tasks:
@@ -79,7 +79,7 @@ class OpenStreams:
         """Send the request to the engine."""
         self._open.add(open_stream)
         if self._stopping.is_set():
-            self._end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
+            self.on_end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
             return
         self._client.generate(open_stream.stream.request, _Listener(self, open_stream))
 
@@ -98,10 +98,7 @@ class OpenStreams:
             self._wake_sender.set()
 
     def on_end(self, open_stream: OpenStream, end: End) -> None:
-        """Close the row; the last response follows."""
-        self._end(open_stream, end)
-
-    def _end(self, open_stream: OpenStream, end: End) -> None:
+        """Close the row, once; the last response follows."""
         if open_stream.stream.end is None:
             open_stream.stream.end = end
             self._to_close.append(open_stream)

@@ -78,7 +78,7 @@ class StreamModel:
             )
             self._begin(pending, response, int(pending.request.timeout()))
         self._admission.log.flush()
-        self._observe_overhead(batch, began_ns)
+        self._admission.observe_overhead("ensemble_stream", batch, began_ns)
 
     def finalize(self) -> None:
         """End what is open, and stop the guide compiler and its sandbox."""
@@ -142,10 +142,3 @@ class StreamModel:
 
     def _fail(self, response: StreamResponse, error: PolicyError) -> None:
         self._loop.call_soon_threadsafe(self._streams.fail, response, error)
-
-    def _observe_overhead(self, batch: list[PendingRequest], began_ns: int) -> None:
-        if metrics := self._ledger.metrics:
-            overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
-            for pending in batch:
-                if not pending.records[0].is_canary:
-                    metrics.overhead_us["ensemble_stream"].observe(overhead_us)

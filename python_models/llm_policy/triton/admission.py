@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -148,6 +149,14 @@ class Admission:
     def pack(self, pending: PendingRequest) -> dict[str, Array | Column]:
         """The engine's tensors."""
         return self._step.pack(pending.records, pending.engine_rows, pending.engine_guides)
+
+    def observe_overhead(self, step: str, batch: list[PendingRequest], began_ns: int) -> None:
+        """Count the time since `began_ns`, on the performance counter, that `step` took for each request."""
+        if metrics := self._ledger.metrics:
+            overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
+            for pending in batch:
+                if not pending.records[0].is_canary:
+                    metrics.overhead_us[step].observe(overhead_us)
 
     def _admission_error(self) -> PolicyError | None:
         try:

@@ -40,7 +40,7 @@ class PreprocessModel:
         batch = self._admission.admit(requests)
         responses = [self._respond(pending) for pending in batch]
         self._admission.log.flush()
-        self._observe_overhead(batch, began_ns)
+        self._admission.observe_overhead("preprocess", batch, began_ns)
         return responses
 
     def finalize(self) -> None:
@@ -77,10 +77,3 @@ class PreprocessModel:
 
     def _pack(self, pending: PendingRequest) -> Any:
         return build_response(self._tensors, self._admission.pack(pending))
-
-    def _observe_overhead(self, batch: list[PendingRequest], began_ns: int) -> None:
-        if metrics := self._ledger.metrics:
-            overhead_us = (time.perf_counter_ns() - began_ns) // 1_000
-            for pending in batch:
-                if not pending.records[0].is_canary:
-                    metrics.overhead_us["preprocess"].observe(overhead_us)
