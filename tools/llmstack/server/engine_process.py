@@ -17,7 +17,7 @@ from engine_process.client import read_stats, release_hello
 from engine_process.messages import Hello, Stats
 from llmstack.paths import SOURCE_ROOT
 from llmstack.server.error import ServerStartError
-from llmstack.server.process_group import kill_group, launcher
+from llmstack.server.process_group import kill_group, launcher, stop_group
 
 ENGINE_PYTHON = "LLMSTACK_ENGINE_PYTHON"
 LOG_NAME = "engine.log"
@@ -134,10 +134,8 @@ class EngineProcess:
     def stop(self) -> None:
         """Terminate the process and its children; requests in flight get an error."""
         if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_TERMINATE_S)
-        self.kill()
+            stop_group(self._process, _TERMINATE_S)
+            self._process = None
 
     def kill(self) -> None:
         """Kill the process and its children."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -11,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmstack.server.process_group import kill_group, launcher
+from llmstack.server.process_group import kill_group, launcher, stop_group
 
 LOG_NAME = "openai.log"
 _TERMINATE_S = 15.0  # longer than the process gives the answers that it sends
@@ -69,10 +68,8 @@ class OpenAIProcess:
     def stop(self) -> None:
         """Terminate the process; answers that it has begun to send are completed."""
         if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_TERMINATE_S)
-        self.kill()
+            stop_group(self._process, _TERMINATE_S)
+            self._process = None
 
     def kill(self) -> None:
         """Kill the process."""

@@ -16,6 +16,14 @@ def launcher(death_signal: signal.Signals) -> list[str]:
     return [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), str(int(death_signal))]
 
 
+def stop_group(leader: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Terminate `leader`; what is left of its group after `timeout_s`, or after its end, is killed."""
+    leader.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        leader.wait(timeout_s)
+    kill_group(leader)
+
+
 def kill_group(leader: subprocess.Popen[bytes]) -> None:
     """Kill the group that `leader` leads, and wait for it."""
     with contextlib.suppress(ProcessLookupError):
