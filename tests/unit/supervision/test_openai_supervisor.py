@@ -35,6 +35,9 @@ class ScriptedProcess(OpenAIProcess):
             raise OSError("no memory")
         self.runs = True
 
+    def stop(self) -> None:
+        self.runs = False
+
     def kill(self) -> None:
         self.runs = False
 
