@@ -27,6 +27,9 @@ class Code(str, Enum):
     INVALID_HEADER = "invalid_header"
     ENGINE_HASH_MISMATCH = "engine_hash_mismatch"
     QUANTISATION_MISMATCH = "quantisation_mismatch"
+    MISSING_API_KEY = "missing_api_key"
+    INVALID_API_KEY = "invalid_api_key"
+    TENANT_FORBIDDEN = "tenant_forbidden"
     INVALID_INPUT = "invalid_input"
     UNKNOWN_TASK = "unknown_task"
     UNKNOWN_SCHEMA = "unknown_schema"
@@ -35,6 +38,8 @@ class Code(str, Enum):
     SCHEMA_TOO_COMPLEX = "schema_too_complex"
     TOKEN_BUDGET_OVERRUN = "token_budget_overrun"  # noqa: S105 - not a password
     COST_BUDGET_OVERRUN = "cost_budget_overrun"
+    TENANT_BUDGET_OVERRUN = "tenant_budget_overrun"
+    RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
     ENGINE_UNAVAILABLE = "engine_unavailable"
     GUIDANCE_UNAVAILABLE = "guidance_unavailable"
@@ -87,6 +92,7 @@ class InvalidRequest(PolicyError):
     codes = frozenset(
         (
             *(Code.MISSING_HEADER, Code.INVALID_HEADER, Code.ENGINE_HASH_MISMATCH, Code.QUANTISATION_MISMATCH),
+            *(Code.MISSING_API_KEY, Code.INVALID_API_KEY, Code.TENANT_FORBIDDEN, Code.TENANT_BUDGET_OVERRUN),
             *(Code.INVALID_INPUT, Code.UNKNOWN_TASK, Code.UNKNOWN_SCHEMA, Code.UNKNOWN_GUIDE_TYPE),
             *(Code.SCHEMA_INVALID, Code.SCHEMA_TOO_COMPLEX, Code.TOKEN_BUDGET_OVERRUN, Code.COST_BUDGET_OVERRUN),
         )
@@ -99,7 +105,10 @@ class Unavailable(PolicyError):
     """The same request may succeed later, or on another server."""
 
     codes = frozenset(
-        (Code.OVERLOADED, Code.ENGINE_UNAVAILABLE, Code.GUIDANCE_UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.DRAINING)
+        (
+            *(Code.RATE_LIMITED, Code.OVERLOADED, Code.ENGINE_UNAVAILABLE, Code.GUIDANCE_UNAVAILABLE),
+            *(Code.DEADLINE_EXCEEDED, Code.DRAINING),
+        )
     )
     status = Status.UNAVAILABLE
     is_retryable = True

@@ -20,6 +20,7 @@ from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.hypothesis_profiles import num_examples
 from tests.survivors import keep_if, keeps_at_least
+from tests.tenants import MemoryDirectory
 
 FLOATS = st.floats(width=32) | st.sampled_from([0.0, 0.1, 0.9, 1.0])
 INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.integers(0, 300)
@@ -116,7 +117,7 @@ def requests(draw, num_rows=None):
 
 def outcome(inputs, parameters=None):
     """The prepared request; the error's text if it is rejected."""
-    prepared = preprocess().run(inputs, parameters or headers())
+    prepared = preprocess().run(inputs, parameters or headers(), MemoryDirectory())
     if (error := prepared.error) is None:
         assert len(prepared.engine_rows) == len(prepared.records)
         return prepared
@@ -184,7 +185,7 @@ def test_a_batch_of_n_rows_gives_the_same_decisions_as_n_single_rows(singles):
 @settings(max_examples=num_examples(300))
 @given(st.lists(st.integers(0, 5_000), max_size=30))
 def test_any_tokens_from_the_engine_become_an_answer(ids):
-    prepared = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers())
+    prepared = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers(), MemoryDirectory())
     tensors = tensors_of(prepared)
     clock = np.array([[7]], np.int64)
     inputs = {

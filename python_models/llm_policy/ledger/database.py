@@ -15,7 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llm_policy.ledger import alerts, engine_queue, metric_total, outbox, rejection_count
+from llm_policy.ledger import (
+    alerts,
+    budget_alert,
+    engine_queue,
+    metric_total,
+    outbox,
+    rejection_count,
+    tenant,
+    tenant_account,
+    usage,
+)
 from llm_policy.ledger import tables as ledger_tables
 
 FILE_NAME = "ledger.db"
@@ -32,11 +42,11 @@ AUTOCHECKPOINT_PAGES = 16_384
 MAX_IDLE_LOG_BYTES = AUTOCHECKPOINT_PAGES * 4_096
 RESTART_PAGES = 8_192
 
-_TABLES = "\n".join(
-    part.TABLES for part in (ledger_tables, engine_queue, metric_total, alerts, outbox, rejection_count)
-)
+_PARTS = (ledger_tables, engine_queue, metric_total, alerts, outbox, rejection_count)
+_TENANT_PARTS = (tenant, tenant_account, budget_alert, usage)
+_TABLES = "\n".join(part.TABLES for part in (*_PARTS, *_TENANT_PARTS))
 # Schema version. New versions only add tables and indexes, so upgrading means running every CREATE … IF NOT EXISTS.
-VERSION = 3
+VERSION = 4
 
 
 class NewerLedger(sqlite3.DatabaseError):
@@ -77,7 +87,7 @@ def open_database(
         connection.execute(f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
         if version < VERSION:
-            _create_tables(connection)
+            _create_tables(connection, version)
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     except BaseException:
         connection.close()
@@ -173,8 +183,10 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _create_tables(connection: sqlite3.Connection) -> None:
+def _create_tables(connection: sqlite3.Connection, version: int) -> None:
     with transaction(connection, BUSY_TIMEOUT_MS / 1_000):
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)
+        if 0 < version < usage.SINCE_VERSION:
+            usage.fill(connection)
         connection.execute(f"PRAGMA user_version = {VERSION}")

@@ -60,6 +60,10 @@ class Waiting:
         for number, row in enumerate(rows):
             self.add(row.tenant, number == 0, row.projected_nano_usd - row.prompt_nano_usd)
 
+    def num_requests(self, tenant: str) -> int:
+        """The waiting requests of one tenant."""
+        return self._num_requests[tenant]
+
     def subtract_dead(self, num_requests: int) -> None:
         """Let this number of requests count no more: in proportion of each tenant, as whose they were is unknown."""
         total = self._num_requests.total()

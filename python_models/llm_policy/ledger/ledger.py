@@ -8,8 +8,9 @@
     refused                  rejected immediately; costs nothing
 
 Refused rows of senders that can't name the engine or their tenant are sampled: most are only counted, and have no row
-(`rejection_count`). An answer that comes after its row was cancelled or lost still settles it. Every change of a row
-updates the metric totals (`metric_total`) and records its breaches (`alerts`) in the same transaction.
+(`rejection_count`). An answer that comes after its row was cancelled or lost still settles it, unless a budget of its
+tenant has no room for it any more. Every change of a row updates the metric totals (`metric_total`), the usage
+(`usage`) and its tenant's account (`tenant_account`), and records its breaches (`alerts`) in the same transaction.
 
 Every method is at most one transaction. It raises sqlite3.Error if the transaction could not be committed; then nothing
 has changed. Not thread-safe.
@@ -19,13 +20,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from llm_policy.errors import Code
-from llm_policy.ledger import alerts, metric_total
+from llm_policy.ledger import alerts, metric_total, usage
 from llm_policy.ledger.alerts import AlertRule, Breach
+from llm_policy.ledger.budget_window import day_of
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue, Waiting
 from llm_policy.ledger.engine_usage import read_usage
@@ -33,11 +36,14 @@ from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.ledger.tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
+from llm_policy.ledger.tenant import Tenant, find_by_key, is_registered
+from llm_policy.ledger.tenant_account import Need, Refusal, TenantAccounts
+from llm_policy.ledger.usage import Usage, UsageKey
 from llm_policy.release.manifest import Manifest
 
 _CLOSE_BATCH_ROWS = 1_000
 _DELETE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
-_MAX_OVERLOADING_TENANTS = 1_000  # remembered; more only cost their requests' work
+_MAX_REFUSED_TENANTS = 1_000  # remembered; more only cost their requests' work
 # Late rejections that are always stored: the engine may have worked for them.
 _KEPT_CODES = frozenset((Code.INTERNAL.value, Code.LEDGER_UNAVAILABLE.value))
 
@@ -74,12 +80,16 @@ _INSERT = (
     f"VALUES ({'?, ' * len(_INSERTED_FIELDS)}?, ?, ?, ?, ?, ?)"
 )
 _SET_SETTLED = f"{', '.join(f'{column} = ?' for column in _SETTLED_FIELDS)}, flags = ?, closed_ns = ?"
-_SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} WHERE id = ? AND state = 'admitted'"  # noqa: S608
-_CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} WHERE id = ? AND state = 'admitted'"  # noqa: S608
-_SETTLE_LATE = f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
+_IF_ADMITTED = "WHERE id = ? AND state = 'admitted' RETURNING admitted_ns"
+_SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} {_IF_ADMITTED}"  # noqa: S608
+_CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} {_IF_ADMITTED}"  # noqa: S608
+_SETTLE_LATE = (
+    f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ? RETURNING admitted_ns"  # noqa: S608
+)
 # Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
-    "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, projected_nano_usd, task "
+    "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, projected_nano_usd, task, tenant, schema_id, "
+    "engine_hash, admitted_ns "
     "FROM request INDEXED BY request_open "
     "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
 )
@@ -102,6 +112,39 @@ class _UnansweredRow(NamedTuple):
     charged_nano_usd: int
     projected_nano_usd: int
     task: str
+    tenant: str
+    schema_id: str
+    engine_hash: str
+    admitted_ns: int
+
+    @property
+    def usage_key(self) -> UsageKey:
+        """The group of the row."""
+        schema = usage.schema_group(self.schema_id)
+        return UsageKey(self.tenant, day_of(self.admitted_ns), self.task, schema, self.engine_hash)
+
+
+class _Changes:
+    """What one transaction adds to the totals."""
+
+    def __init__(self) -> None:
+        self.increments: Increments = {}
+        self.usage: dict[UsageKey, Usage] = {}
+        self.refusals: Counter[tuple[str, int, str]] = Counter()
+
+    def add_usage(self, key: UsageKey, more: Usage) -> None:
+        """Count the tokens and the cost of a closed row."""
+        metric_total.count(self.increments, metric_total.TOKENS_IN, by=more.num_prompt_tokens)
+        metric_total.count(self.increments, metric_total.TOKENS_OUT, by=more.num_completion_tokens)
+        metric_total.count(self.increments, metric_total.COST, by=more.nano_usd)
+        known = self.usage.get(key)
+        self.usage[key] = more if known is None else Usage(*map(sum, zip(known, more, strict=True)))
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Add all of them, in the caller's transaction."""
+        metric_total.add(connection, self.increments)
+        usage.add(connection, self.usage)
+        usage.add_refusals(connection, self.refusals)
 
 
 class Ledger:
@@ -113,6 +156,7 @@ class Ledger:
         self._engine_hash = manifest.engine.hash
         self._price = manifest.prices.per_token.output_nano_usd
         self._queue = EngineQueue(connection, boot_id, manifest)
+        self._accounts = TenantAccounts(connection)
         thresholds = {
             alerts.QUEUE_DELAY: manifest.thresholds.max_queue_delay_us,
             alerts.COST: manifest.thresholds.max_cost_nano_usd,
@@ -122,26 +166,36 @@ class Ledger:
             name: AlertRule(name, threshold, manifest.engine.hash, manifest.engine.quantisation)
             for name, threshold in thresholds.items()
         }
-        self._overloading: set[str] = set()  # tenants whose last request was shed
+        self._refused: set[tuple[str, bool]] = set()  # senders whose last request the ledger refused
         self._surplus: list[RowRecord] = []  # rejected rows that `reject` deletes once newer rows exist
 
-    def overload(self, tenant: str) -> str:
-        """Why a request of this tenant would be shed, else empty; queries the database only if its last one was."""
-        if tenant not in self._overloading:
-            return ""
-        detail = self._queue.living_requests(time.time_ns()).overload(tenant)
-        if not detail:
-            self._overloading.discard(tenant)
-        return detail
+    def find_tenant(self, key_digest: bytes) -> Tenant | None:
+        """The tenant of a valid API key with this digest."""
+        return find_by_key(self.connection, key_digest, time.time_ns())
+
+    def is_registered(self, tenant: str) -> bool:
+        """Whether this name may be used with an API key only."""
+        return is_registered(self.connection, tenant)
+
+    def refusal(self, tenant: str, is_authenticated: bool) -> Refusal | None:
+        """Why even the smallest request of this sender would be refused; queries only if its last one was."""
+        if (tenant, is_authenticated) not in self._refused:
+            return None
+        now_ns = time.time_ns()
+        waiting = self._queue.living_requests(now_ns)
+        refusal = self._limit_refusal(tenant, is_authenticated, Need(), waiting, now_ns)
+        if refusal is None:
+            self._refused.discard((tenant, is_authenticated))
+        return refusal
 
     def record(self, requests: Sequence[Sequence[RowRecord]], now_ns: int | None = None) -> list[list[RowRecord]]:
         """Insert the rows of each request: rejected if they have a code, else admitted.
 
         Returns the records with their ledger ids, None for a rejected row that is only counted. Requests that exceed
-        their tenant's share of the queue are shed, with the code `overloaded` and the limit as `code_detail`.
+        their tenant's limits or its share of the queue are refused: they get a code, and the limit as `code_detail`.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
-        increments: Increments = {}
+        changes = _Changes()
         with transaction(self.connection):
             has_admissions = any(not rows[0].code for rows in requests)
             waiting = self._queue.open_requests(now_ns) if has_admissions else None
@@ -150,32 +204,28 @@ class Ledger:
             for rows in requests:
                 if waiting and not rows[0].code and not rows[0].is_canary:
                     waiting, rows = self._admit(rows, waiting, now_ns)
-                recorded.append([self._insert(row, now_ns, increments, counts) for row in rows])
+                recorded.append([self._insert(row, now_ns, changes, counts) for row in rows])
             counts.write()
-            metric_total.add(self.connection, increments)
-        self._remember_overload(recorded)
+            changes.write(self.connection)
+        self._remember_refusals(recorded)
         return recorded
 
     def settle(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> list[bool]:
         """Close answered rows, and those that the engine ended at their time limit, which have a code.
 
-        False for a row that does not exist, is closed with an answer already or was rejected.
+        False for a row that does not exist, is closed with an answer already or was rejected, or whose late answer
+        has no room in a budget.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
-        increments: Increments = {}
+        changes = _Changes()
         with transaction(self.connection):
             found = []
             for row in rows:
-                statement, codes = (_CUT, (row.code,)) if row.code else (_SETTLE, ())
-                is_on_time = self._execute_settle(statement, row, now_ns, *codes) == 1
-                is_found = is_on_time or self._settle_late(row, now_ns, increments)
+                is_found = self._settle_on_time(row, now_ns, changes) or self._settle_late(row, now_ns, changes)
                 found.append(is_found)
-                if is_on_time:
-                    self._count_outcome(increments, row.task, CANCELLED if row.code else SETTLED, row.is_canary)
-                    self._count_usage(increments, row, row.num_prompt_tokens, row.actual_nano_usd)
                 if is_found and row.flags and not row.is_canary:
-                    self._record_breaches(row, increments, now_ns)
-            metric_total.add(self.connection, increments)
+                    self._record_breaches(row, changes.increments, now_ns)
+            changes.write(self.connection)
         return found
 
     def reject(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> None:
@@ -184,18 +234,20 @@ class Ledger:
         Those that `rejection_count` does not store are deleted, unless the engine may have worked for them.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
-        increments: Increments = {}
+        changes = _Changes()
         with transaction(self.connection):
             surplus = list(self._surplus)
             counts = self._rejection_counts(now_ns)
             for row in rows:
                 if self.connection.execute(_REJECT, (row.code, now_ns, row.ledger_id)).rowcount:
-                    self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
+                    self._count_refusal(row, now_ns, changes)
+                    if row.is_authenticated:
+                        self._accounts.close(row.ledger_id, 0, 0, now_ns)
                     if row.code not in _KEPT_CODES and not counts.stores(row):
                         surplus.append(row)
             surplus = [row for row in surplus if not self._delete(row, counts)]
             counts.write()
-            metric_total.add(self.connection, increments)
+            changes.write(self.connection)
         self._surplus = surplus
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
@@ -226,39 +278,56 @@ class Ledger:
                 self._queue.record_deaths(num_requests, time.time_ns() if now_ns is None else now_ns)
 
     def _admit(self, rows: Sequence[RowRecord], waiting: Waiting, now_ns: int) -> tuple[Waiting, Sequence[RowRecord]]:
-        """The rows, rejected if their tenant's share of the queue is taken, and the requests that wait then."""
-        tenant, num_tokens = rows[0].tenant, sum(row.max_completion_tokens for row in rows)
-        if waiting.overload(tenant, num_tokens):
+        """The rows, rejected if a limit of their tenant is reached, and the requests that wait then."""
+        sender, need = rows[0], Need.of(rows)
+        refusal = self._limit_refusal(sender.tenant, sender.is_authenticated, need, waiting, now_ns)
+        if refusal is not None and refusal.depends_on_queue:  # some of the waiting requests may be dead
             waiting = self._queue.living_requests(now_ns)
-        if detail := waiting.overload(tenant, num_tokens):
-            return waiting, rejected(rows, Code.OVERLOADED, detail)
+            refusal = self._limit_refusal(sender.tenant, sender.is_authenticated, need, waiting, now_ns)
+        if refusal is not None:
+            self._accounts.report(sender.tenant, refusal, now_ns)
+            return waiting, rejected(rows, refusal.code, refusal.detail)
         waiting.add_request(rows)
         return waiting, rows
 
-    def _remember_overload(self, recorded: Sequence[Sequence[RowRecord]]) -> None:
-        """Requests of a tenant whose last one was shed are shed before they cost any work (`overload`)."""
+    def _limit_refusal(
+        self, tenant: str, is_authenticated: bool, need: Need, waiting: Waiting, now_ns: int
+    ) -> Refusal | None:
+        refusal = None
+        if is_authenticated:
+            refusal = self._accounts.refusal(tenant, need, waiting.num_requests(tenant), now_ns)
+        if refusal is None and (detail := waiting.overload(tenant, need.num_completion_tokens)):
+            refusal = Refusal(Code.OVERLOADED, detail, depends_on_queue=True)
+        return refusal
+
+    def _remember_refusals(self, recorded: Sequence[Sequence[RowRecord]]) -> None:
+        """Requests of a sender whose last one was refused are refused before they cost any work (`refusal`)."""
         for rows in recorded:
-            if rows[0].code == Code.OVERLOADED.value:
-                self._overloading.add(rows[0].tenant)
+            sender = (rows[0].tenant, rows[0].is_authenticated)
+            if rows[0].code_detail:
+                self._refused.add(sender)
             elif not rows[0].code:
-                self._overloading.discard(rows[0].tenant)
-        if len(self._overloading) > _MAX_OVERLOADING_TENANTS:
-            self._overloading.clear()
+                self._refused.discard(sender)
+        if len(self._refused) > _MAX_REFUSED_TENANTS:
+            self._refused.clear()
 
     def _rejection_counts(self, now_ns: int) -> RejectionCounts:
         return RejectionCounts(self.connection, self._engine_hash, now_ns)
 
-    def _insert(self, row: RowRecord, now_ns: int, increments: Increments, counts: RejectionCounts) -> RowRecord:
+    def _insert(self, row: RowRecord, now_ns: int, changes: _Changes, counts: RejectionCounts) -> RowRecord:
         charged, state, closed_ns = (0, REFUSED, now_ns) if row.code else (row.prompt_nano_usd, ADMITTED, None)
         if row.code:
-            self._count_outcome(increments, row.task, REFUSED, row.is_canary, row.code)
+            self._count_refusal(row, now_ns, changes)
             if not counts.stores(row):
                 counts.count(row)
                 return row._replace(ledger_id=None)
         cursor = self.connection.execute(
             _INSERT, (*_inserted_values(row), self._engine_hash, self._boot_id, charged, state, now_ns, closed_ns)
         )
-        return row._replace(ledger_id=cursor.lastrowid)
+        row = row._replace(ledger_id=cursor.lastrowid)
+        if row.is_authenticated and not row.code:
+            self._accounts.reserve(row, now_ns)
+        return row
 
     def _delete(self, row: RowRecord, counts: RejectionCounts) -> bool:
         """Delete a rejected row and count it; False for the newest row, which stays: SQLite would reuse its id."""
@@ -269,26 +338,44 @@ class Ledger:
             counts.count(row)
         return True
 
-    def _execute_settle(self, statement: str, row: RowRecord, now_ns: int, *codes: str) -> int:
-        values = (*codes, *_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)
-        return self.connection.execute(statement, values).rowcount
+    def _settle_on_time(self, row: RowRecord, now_ns: int, changes: _Changes) -> bool:
+        statement, codes = (_CUT, (row.code,)) if row.code else (_SETTLE, ())
+        admitted_ns = self._execute_settle(statement, row, now_ns, *codes)
+        if admitted_ns is None:
+            return False
+        if row.is_authenticated:
+            num_tokens = row.num_prompt_tokens + row.num_completion_tokens
+            self._accounts.close(row.ledger_id, num_tokens, row.actual_nano_usd, now_ns)
+        self._count_outcome(changes.increments, row.task, CANCELLED if row.code else SETTLED, row.is_canary)
+        used = Usage(1, row.num_prompt_tokens, row.num_completion_tokens, row.actual_nano_usd)
+        self._count_usage(row, admitted_ns, used, changes, self._engine_hash)
+        return True
 
-    def _settle_late(self, row: RowRecord, now_ns: int, increments: Increments) -> bool:
+    def _execute_settle(self, statement: str, row: RowRecord, now_ns: int, *codes: str) -> int | None:
+        """When the row was admitted; None if the statement found no row."""
+        values = (*codes, *_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)
+        found = self.connection.execute(statement, values).fetchone()
+        return found[0] if found else None
+
+    def _settle_late(self, row: RowRecord, now_ns: int, changes: _Changes) -> bool:
         """Settle a cancelled or lost row: only the difference to what is counted already is added.
 
         One with a code was ended by the engine; that is its end.
         """
         closed = self.connection.execute(
-            "SELECT state, actual_nano_usd, num_completion_tokens FROM request WHERE id = ? AND code = ''",
+            "SELECT state, actual_nano_usd, num_completion_tokens, admitted_ns, engine_hash FROM request "
+            "WHERE id = ? AND code = ''",
             (row.ledger_id,),
         ).fetchone()
         if closed is None or closed[0] not in (CANCELLED, LOST):
             return False
+        _, counted_nano_usd, num_counted, admitted_ns, engine_hash = closed
+        more = Usage(0, 0, row.num_completion_tokens - num_counted, row.actual_nano_usd - counted_nano_usd)
+        if row.is_authenticated and not self._accounts.spend_late(row.tenant, admitted_ns, more.nano_usd, now_ns):
+            return False
         self._execute_settle(_SETTLE_LATE, row, now_ns)
-        self._count_outcome(increments, row.task, metric_total.LATE, row.is_canary)
-        num_new_tokens = row.num_completion_tokens - closed[2]
-        new_usage = row._replace(num_completion_tokens=num_new_tokens)
-        self._count_usage(increments, new_usage, 0, row.actual_nano_usd - closed[1])
+        self._count_outcome(changes.increments, row.task, metric_total.LATE, row.is_canary)
+        self._count_usage(row, admitted_ns, more, changes, engine_hash)
         return True
 
     def _record_breaches(self, row: RowRecord, increments: Increments, now_ns: int) -> None:
@@ -318,12 +405,15 @@ class Ledger:
         if code:
             metric_total.count(increments, metric_total.REJECTED, code)
 
-    def _count_usage(self, increments: Increments, row: RowRecord, num_prompt_tokens: int, nano_usd: int) -> None:
-        if row.is_canary:
-            return
-        metric_total.count(increments, metric_total.TOKENS_IN, by=num_prompt_tokens)
-        metric_total.count(increments, metric_total.TOKENS_OUT, by=row.num_completion_tokens)
-        metric_total.count(increments, metric_total.COST, by=nano_usd)
+    def _count_refusal(self, row: RowRecord, now_ns: int, changes: _Changes) -> None:
+        self._count_outcome(changes.increments, row.task, REFUSED, row.is_canary, row.code)
+        if row.is_authenticated:
+            changes.refusals[row.tenant, day_of(now_ns), row.code] += 1
+
+    def _count_usage(self, row: RowRecord, admitted_ns: int, used: Usage, changes: _Changes, engine_hash: str) -> None:
+        if not row.is_canary:
+            schema = usage.schema_group(row.schema_id)
+            changes.add_usage(UsageKey(row.tenant, day_of(admitted_ns), row.task, schema, engine_hash), used)
 
     def _unanswered(self, before_ns: int) -> list[_UnansweredRow]:
         rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _CLOSE_BATCH_ROWS))
@@ -332,11 +422,11 @@ class Ledger:
     def _close_rows(self, rows: Sequence[_UnansweredRow], now_ns: int) -> int:
         """Returns the number of rows closed: one may have been answered since the query."""
         num_closed = 0
-        increments: Increments = {}
-        usage = read_usage(self.connection, [(row.boot_id, row.ledger_id) for row in rows])
+        changes = _Changes()
+        noted = read_usage(self.connection, [(row.boot_id, row.ledger_id) for row in rows])
         with transaction(self.connection):
             for row in rows:
-                num_tokens, nano_usd = self._usage_of(row, usage.get(row.ledger_id, 0))
+                num_tokens, nano_usd = self._usage_of(row, noted.get(row.ledger_id, 0))
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
                 cursor = self.connection.execute(
                     "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "
@@ -346,12 +436,11 @@ class Ledger:
                 if not cursor.rowcount:
                     continue
                 num_closed += 1
-                self._count_outcome(increments, row.task, state, row.is_canary)
+                self._accounts.close(row.ledger_id, row.num_prompt_tokens + num_tokens, nano_usd, now_ns)
+                self._count_outcome(changes.increments, row.task, state, row.is_canary)
                 if not row.is_canary:
-                    metric_total.count(increments, metric_total.TOKENS_IN, by=row.num_prompt_tokens)
-                    metric_total.count(increments, metric_total.TOKENS_OUT, by=num_tokens)
-                    metric_total.count(increments, metric_total.COST, by=nano_usd)
-            metric_total.add(self.connection, increments)
+                    changes.add_usage(row.usage_key, Usage(1, row.num_prompt_tokens, num_tokens, nano_usd))
+            changes.write(self.connection)
         return num_closed
 
     def _usage_of(self, row: _UnansweredRow, num_noted_tokens: int) -> tuple[int, int]:

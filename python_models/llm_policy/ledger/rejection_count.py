@@ -1,8 +1,9 @@
 """Rejections that are counted instead of stored, so that nobody can fill the disk with them.
 
 A sender that can't name the engine or its tenant is anonymous: anybody can cause its rejections, as fast as the network
-allows. Of these rejections a few rows of each minute and code are stored as a sample. The others are counted by minute,
-code, task and engine. While the ledger is near its size budget (`size_budget`), this holds for every rejection.
+allows; and a tenant whose limits are reached can go on asking. Of these rejections a few rows of each minute and code
+are stored as a sample. The others are counted by minute, code, task and engine. While the ledger is near its size
+budget (`size_budget`), this holds for every rejection.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ CREATE TABLE IF NOT EXISTS ledger_size (
 """
 
 SAMPLE_ROWS = 3  # per minute and code: with the longest headers and every code in every minute, 35 MB a day
-HEADER_CODES = frozenset(
-    (
-        *(Code.MISSING_HEADER.value, Code.INVALID_HEADER.value),
-        *(Code.ENGINE_HASH_MISMATCH.value, Code.QUANTISATION_MISMATCH.value),
+SAMPLED_CODES = frozenset(
+    code.value
+    for code in (
+        *(Code.MISSING_HEADER, Code.INVALID_HEADER, Code.ENGINE_HASH_MISMATCH, Code.QUANTISATION_MISMATCH),
+        *(Code.MISSING_API_KEY, Code.INVALID_API_KEY, Code.RATE_LIMITED, Code.TENANT_BUDGET_OVERRUN),
     )
 )
 NS_PER_MINUTE = 60_000_000_000
@@ -96,7 +98,7 @@ class RejectionCounts:
     def _is_sampled(self, row: RowRecord) -> bool:
         if row.is_canary:
             return False
-        if not row.tenant or row.code in HEADER_CODES:
+        if not row.tenant or row.code in SAMPLED_CODES:
             return True
         if self._samples_all is None:
             found = self._connection.execute("SELECT level <> 'ok' FROM ledger_size").fetchone()

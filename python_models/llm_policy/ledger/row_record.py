@@ -18,6 +18,7 @@ class RowRecord(NamedTuple):
     # The client's identity, from the headers (`rules/headers.py`); the row's index in its request.
     request_id: str = ""
     tenant: str = ""
+    is_authenticated: bool = False  # the tenant was found by an API key, not by a header's word
     trace_id: str = ""
     is_canary: bool = False
     row_number: int = 0
@@ -26,6 +27,7 @@ class RowRecord(NamedTuple):
     schema_id: str = ""
     guide_kind: str = ""
     guide_text: str = ""
+    is_new_guide: bool = False  # a client's guide that was not compiled when it came
     num_prompt_tokens: int = 0
     max_completion_tokens: int = 0
     prompt_nano_usd: int = 0
@@ -37,7 +39,7 @@ class RowRecord(NamedTuple):
     ledger_id: int | None = None
     # The error code of a rejected row; empty for any other.
     code: str = ""
-    code_detail: str = ""  # only of `overloaded`: the limit that is reached
+    code_detail: str = ""  # of a code that the ledger gave: rule, limit and value
     is_cut: bool = False  # has a code, but pays for the tokens that the engine generated until then
     # Found by postprocess.
     finish_reason: str = ""

@@ -4,6 +4,9 @@ Triton forwards matching HTTP headers and gRPC metadata as request parameters; m
 not tensors become parameters too. HTTP keeps the spelling `X-Engine-Hash`, gRPC lower-cases it, so names are compared
 case-insensitively. A header sent twice arrives twice and is an error (RFC 9110 5.3: these headers are not lists).
 
+`Authorization: Bearer <key>` or `X-Api-Key` names the tenant (`rules/tenants.py`). A key in any other header is an
+error that does not quote it.
+
 A value with control characters is an error, so that none gets into the ledger, logs or alerts. Triton passes values on
 as C strings, so what follows a null character is gone before the gate reads it. Only the gateway can reject those.
 """
@@ -17,6 +20,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+from llm_policy.api_key import contains_key, digest_of, is_key
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.ledger.row_record import RowRecord
 
@@ -26,6 +30,7 @@ TENANT = "X-Tenant"
 REQUEST_ID = "X-Request-Id"
 CANARY_TOKEN = "X-Canary-Token"  # noqa: S105 - a header's name
 TRACEPARENT = "traceparent"
+AUTHORIZATION, API_KEY = KEY_HEADERS = ("Authorization", "X-Api-Key")
 # Tenant of the parent process's own requests; only a request with the canary token may use it.
 CANARY_TENANT = "llmstack-canary"
 MAX_HEADER_CHARS = 128
@@ -33,6 +38,8 @@ MAX_CACHED_RESULTS = 256
 MAX_CACHED_CHARS = 1_024
 
 _BY_LOWER = {name.lower(): name for name in (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN)}
+_KEY_HEADERS_BY_LOWER = {name.lower(): name for name in KEY_HEADERS}
+_BEARER = re.compile(r"bearer +(.*)", re.IGNORECASE | re.DOTALL)
 _REQUIRED = (ENGINE_HASH, QUANTISATION)
 # W3C Trace Context: version (not ff), trace id and parent id (not all zeros), flags.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
@@ -45,6 +52,14 @@ class HeaderFault(NamedTuple):
     detail: str
 
 
+class GivenKey(NamedTuple):
+    """What one header gives as an API key."""
+
+    header: str
+    digest: bytes | None
+    """None: it has not the form of a key; another system's credentials, maybe."""
+
+
 class HeaderCheck(NamedTuple):
     """The sender named by the valid headers, and what is wrong with the others.
 
@@ -54,6 +69,7 @@ class HeaderCheck(NamedTuple):
 
     sender: RowRecord
     faults: tuple[HeaderFault, ...] = ()
+    keys: tuple[GivenKey, ...] = ()
 
     def error(self) -> InvalidRequest | None:
         """A new error that lists every fault, with the code of the first; None if the headers are valid."""
@@ -96,7 +112,7 @@ class HeaderGate:
             trace_id=_trace_id(pairs),
             is_canary=is_canary,
         )
-        return HeaderCheck(sender, tuple(dict.fromkeys(faults)))
+        return HeaderCheck(sender, tuple(dict.fromkeys(faults)), tuple(_read_keys(pairs)))
 
     def _check_canary(self, values: dict[str, str]) -> list[HeaderFault]:
         token = values.get(CANARY_TOKEN)
@@ -147,6 +163,19 @@ def _read_values(pairs: Iterable[tuple[str, object]], values: dict[str, str]) ->
             yield fault
 
 
+def _read_keys(pairs: Iterable[tuple[str, object]]) -> Iterable[GivenKey]:
+    for key, value in pairs:
+        if key.lower() not in _KEY_HEADERS_BY_LOWER:
+            continue
+        text = value if isinstance(value, str) else ""
+        if key.lower() == AUTHORIZATION.lower():
+            match = _BEARER.fullmatch(text)
+            if not match:  # another scheme
+                continue
+            text = match[1]
+        yield GivenKey(_KEY_HEADERS_BY_LOWER[key.lower()], digest_of(text) if is_key(text) else None)
+
+
 def _trace_id(pairs: Iterable[tuple[str, object]]) -> str:
     """The trace id of the only `traceparent`; W3C Trace Context says to ignore a malformed one."""
     given = [value for key, value in pairs if key.lower() == TRACEPARENT]
@@ -155,8 +184,9 @@ def _trace_id(pairs: Iterable[tuple[str, object]]) -> str:
 
 
 def loggable(text: str) -> str:
-    """A client's id if it may be written to logs, the ledger and alerts (short printable ASCII), else empty."""
-    return text if len(text) <= MAX_HEADER_CHARS and text.isascii() and text.isprintable() else ""
+    """A client's id if it may be written to logs, the ledger and alerts (short printable ASCII, no key), else empty."""
+    is_loggable = len(text) <= MAX_HEADER_CHARS and text.isascii() and text.isprintable() and not contains_key(text)
+    return text if is_loggable else ""
 
 
 def _value_fault(name: str, value: object) -> HeaderFault | None:
@@ -166,4 +196,8 @@ def _value_fault(name: str, value: object) -> HeaderFault | None:
         return HeaderFault(Code.INVALID_HEADER, f"{name} has {len(value)} characters, allowed 1 to {MAX_HEADER_CHARS}")
     if not (value.isascii() and value.isprintable()):
         return HeaderFault(Code.INVALID_HEADER, f"{name} has characters that are not printable ASCII")
+    if contains_key(value):
+        return HeaderFault(
+            Code.INVALID_HEADER, f"{name} holds an API key, which belongs into {AUTHORIZATION} or {API_KEY}"
+        )
     return None

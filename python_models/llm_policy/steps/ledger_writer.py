@@ -18,11 +18,12 @@ from typing import TypeVar
 
 import psutil
 
-from llm_policy.errors import Code, LedgerUnavailable, Unavailable
+from llm_policy.errors import Code, LedgerUnavailable, PolicyError, Unavailable, create_error
 from llm_policy.ledger import outbox
 from llm_policy.ledger.database import FILE_NAME, is_locked, open_database
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.ledger.row_record import RowRecord, rejected
+from llm_policy.ledger.tenant import Tenant
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llm_policy.release.manifest import Manifest
 
@@ -64,10 +65,20 @@ class LedgerWriter:
             return Unavailable(Code.DRAINING, "this server is shutting down; try another server, or try again later")
         return None
 
-    def overload_error(self, tenant: str) -> Unavailable | None:
-        """The error if a request of this tenant would be shed, and its last one was; else None."""
-        detail = self._use(lambda ledger: ledger.overload(tenant)) if self._ledger is not None else ""
-        return Unavailable(Code.OVERLOADED, detail) if detail else None
+    def refusal(self, sender: RowRecord) -> PolicyError | None:
+        """The error if every request of this sender would be refused, and its last one was; else None."""
+        if self._ledger is None:
+            return None
+        refusal = self._use(lambda ledger: ledger.refusal(sender.tenant, sender.is_authenticated))
+        return create_error(refusal.code, refusal.detail) if refusal else None
+
+    def find_tenant(self, key_digest: bytes) -> Tenant | None:
+        """See `Ledger.find_tenant`."""
+        return self._use(lambda ledger: ledger.find_tenant(key_digest))
+
+    def is_registered(self, tenant: str) -> bool:
+        """See `Ledger.is_registered`."""
+        return self._use(lambda ledger: ledger.is_registered(tenant))
 
     def record(self, requests: Sequence[Sequence[RowRecord]]) -> list[list[RowRecord]]:
         """See `Ledger.record`."""

@@ -1,6 +1,6 @@
 """Preprocess: turns a client's request into the engine's tensors, or into one declared error.
 
-header gate → unpack → task and sampling → prompt → token budget → cost → guide → tensors
+header gate → tenant → unpack → task and sampling → prompt → token budget → cost → guide → tensors
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from llm_policy.guidance.guide import EngineGuide, Guide, GuideResolver
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import TASKS, Manifest, Task
 from llm_policy.rules.budget import Budget
-from llm_policy.rules.headers import HeaderGate
+from llm_policy.rules.headers import HeaderCheck, HeaderGate
 from llm_policy.rules.row_input import MAX_BATCH_ROWS, Array, RowInput, unpack_rows
 from llm_policy.rules.sampling import Sampling, choose_sampling
+from llm_policy.rules.tenants import Identity, TenantDirectory, TenantGate
 from llm_policy.steps.column import Column
 from llm_policy.steps.policy_decision import pack_records
 from llm_policy.text.words import Words, check_words, pack_words
@@ -85,9 +86,11 @@ class Preprocess:
         canary_token: str = "",
         *,
         streams: bool = False,
+        requires_key: bool = False,
     ) -> None:
         self._streams = streams
         self._gate = HeaderGate(manifest.engine.hash, manifest.engine.quantisation, canary_token)
+        self._tenant_gate = TenantGate(requires_key=requires_key)
         self._tasks: dict[str, Task] = dict(manifest.tasks.items())
         self._tokenizer = tokenizer
         self._guides = guides
@@ -97,9 +100,10 @@ class Preprocess:
         self,
         inputs: Mapping[str, Array],
         parameters_json: str,
+        tenants: TenantDirectory,
         request_id: str = "",
         admission_error: PolicyError | None = None,
-        overload_error: Callable[[str], PolicyError | None] = lambda tenant: None,
+        refusal: Callable[[RowRecord], PolicyError | None] = lambda sender: None,
     ) -> PreparedRequest:
         """Apply the rules to one request: a record and an engine row for each of its rows, or the error.
 
@@ -107,35 +111,50 @@ class Preprocess:
         ends with the row's number if there are several rows; any other exception is a bug in a rule.
 
         `request_id` is the id that the protocol carried, if it may be logged; the header overrides it.
-        `admission_error` is the error of requests while none is admitted, `overload_error` returns that of a tenant
-        whose share of the queue is taken; the canary needs no share. The headers are checked first, so that the records
-        name the client.
+        `admission_error` is the error of requests while none is admitted, `refusal` returns that of a sender whose
+        limits are reached; the canary has none. The sender is found first, so that the records name the client.
         """
         check = self._gate.check(parameters_json)
-        records = _first_records(check.sender, request_id, inputs)
         try:
-            error = check.error() or admission_error
-            if error is None and not check.sender.is_canary:
-                error = overload_error(check.sender.tenant)
+            identity = self._identify(check, tenants)
+        except BaseException as raised:
+            return PreparedRequest(_first_records(check.sender._replace(tenant=""), request_id, inputs), [], raised)
+        sender = identity.sender
+        records = _first_records(sender, request_id, inputs)
+        try:
+            error = check.error() or identity.error or admission_error
+            if error is None and not sender.is_canary:
+                error = refusal(sender)
             if error is not None:
                 return PreparedRequest(records, [], error)
-            return PreparedRequest(records, self._prepare_rows(unpack_rows(inputs), records))
+            return PreparedRequest(records, self._prepare_rows(unpack_rows(inputs), records, identity))
         except BaseException as raised:
             return PreparedRequest(records, [], raised)
 
-    def _prepare_rows(self, row_inputs: list[RowInput], records: list[RowRecord]) -> list[EngineRow]:
+    def _identify(self, check: HeaderCheck, tenants: TenantDirectory) -> Identity:
+        if check.sender.is_canary:
+            return Identity(check.sender)
+        return self._tenant_gate.identify(check.sender, check.keys, tenants)
+
+    def _prepare_rows(
+        self, row_inputs: list[RowInput], records: list[RowRecord], identity: Identity
+    ) -> list[EngineRow]:
         """The engine rows of one request. Replaces each of `records` with one that has what was decided."""
         if len(row_inputs) == 1:
-            return [self._prepare(row_inputs[0], records, 0)]
-        return [self._prepare_batch_row(row_input, records, number) for number, row_input in enumerate(row_inputs)]
+            return [self._prepare(row_inputs[0], records, 0, identity)]
+        return [
+            self._prepare_batch_row(row_input, records, number, identity) for number, row_input in enumerate(row_inputs)
+        ]
 
-    def _prepare_batch_row(self, row_input: RowInput, records: list[RowRecord], number: int) -> EngineRow:
+    def _prepare_batch_row(
+        self, row_input: RowInput, records: list[RowRecord], number: int, identity: Identity
+    ) -> EngineRow:
         try:
-            return self._prepare(row_input, records, number)
+            return self._prepare(row_input, records, number, identity)
         except PolicyError as error:
             raise error.in_row(number) from None
 
-    def _prepare(self, row_input: RowInput, records: list[RowRecord], number: int) -> EngineRow:
+    def _prepare(self, row_input: RowInput, records: list[RowRecord], number: int, identity: Identity) -> EngineRow:
         """Decide about one row. `records[number]` has each decision before the next one, which may reject the row."""
         if row_input.stream and not self._streams:
             raise invalid_input("stream is true, but this model answers once: send the request to ensemble_stream")
@@ -143,10 +162,12 @@ class Preprocess:
         record = records[number] = records[number]._replace(
             task=row_input.task or "", includes_prompt=not row_input.exclude_input_in_output
         )
+        identity.check_task(row_input.task)
         sampling = choose_sampling(task, row_input.sampling)
         guide = self._guides.resolve(
             row_input.schema_id, row_input.guide_type, row_input.guide, task.schema_id if task else None
         )
+        identity.check_guide(guide)
         if guide is not None:
             record = records[number] = record._replace(
                 schema_id=guide.name, guide_kind=guide.kind, guide_text=guide.text

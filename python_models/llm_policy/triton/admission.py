@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_policy import PLANNER_VERSION
-from llm_policy.errors import Code, PolicyError, Unavailable
+from llm_policy.errors import Code, PolicyError, create_error
 from llm_policy.guidance.backends.names import usable_backends
 from llm_policy.guidance.compile.compile_queue import GuideCompiler
 from llm_policy.guidance.compile.guide_cache import GuideCache
@@ -34,6 +34,8 @@ from llm_policy.triton.error_responses import as_policy_error, internal_fault
 from llm_policy.triton.request_log import RequestLog, write_lines
 
 CANARY_TOKEN = "LLMSTACK_CANARY_TOKEN"  # noqa: S105 - a variable's name
+
+REQUIRE_API_KEYS = "LLMSTACK_REQUIRE_API_KEYS"
 
 
 @dataclass
@@ -59,6 +61,13 @@ class PendingRequest:
         """Take over the compiled guides and their schema ids."""
         self.engine_guides = engine_guides
         self.records = with_schema_ids(self.records, engine_guides)
+
+    def mark_new_guides(self) -> None:
+        """Note in the records which clients' guides have to be compiled first."""
+        self.records = [
+            record._replace(is_new_guide=True) if row.guide and not row.guide.name and not engine_guide else record
+            for record, row, engine_guide in zip(self.records, self.engine_rows, self.engine_guides, strict=True)
+        ]
 
     def reject(self, error: PolicyError) -> None:
         """Reject the request with `error`, which replaces an earlier one."""
@@ -87,7 +96,14 @@ class Admission:
         resolver = GuideResolver(
             manifest.guidance, {name: release.schema_text(name) for name in sorted(manifest.schemas)}
         )
-        self._step = Preprocess(manifest, tokenizer, resolver, os.environ.get(CANARY_TOKEN, ""), streams=streams)
+        self._step = Preprocess(
+            manifest,
+            tokenizer,
+            resolver,
+            os.environ.get(CANARY_TOKEN, ""),
+            streams=streams,
+            requires_key=os.environ.get(REQUIRE_API_KEYS) == "1",
+        )
         self._ledger = ledger
         self.log = RequestLog()
         backends = usable_backends(manifest.guidance.backend, os.environ)
@@ -171,6 +187,8 @@ class Admission:
             if prepared.error is not None:
                 raise prepared.error
             pending.set_guides(self._look_up_guides(pending.engine_rows))
+            if pending.missing_guides:
+                pending.mark_new_guides()
         except BaseException as error:
             pending.reject(as_policy_error(error))
         return pending
@@ -181,7 +199,7 @@ class Admission:
         try:
             request_id = loggable(request.request_id())
             inputs, parameters = read_inputs(request), read_parameters(request)
-            return self._step.run(inputs, parameters, request_id, admission_error, self._ledger.overload_error)
+            return self._step.run(inputs, parameters, self._ledger, request_id, admission_error, self._ledger.refusal)
         except BaseException as error:
             return PreparedRequest([RowRecord(request_id=request_id)], [], error)
 
@@ -197,7 +215,7 @@ class Admission:
         for pending, records in zip(batch, recorded, strict=True):
             pending.records = records
             if pending.error is None and records[0].code:
-                pending.error = Unavailable(Code.OVERLOADED, records[0].code_detail)
+                pending.error = create_error(Code(records[0].code), records[0].code_detail)
 
     def _guides_in_memory(self, rows: list[EngineRow]) -> list[EngineGuide | None]:
         return [self._guide_compiler.lookup(row.guide) if row.guide else None for row in rows]

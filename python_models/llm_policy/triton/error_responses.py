@@ -8,6 +8,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from llm_policy.api_key import without_keys
 from llm_policy.errors import InternalFault, PolicyError
 from llm_policy.triton.request_log import write_lines
 
@@ -28,9 +29,9 @@ def as_policy_error(error: BaseException) -> PolicyError:
 
 
 def error_response(error: PolicyError) -> Any:
-    """The response with the error's text and Triton status."""
+    """The response with the error's text and Triton status. No text shows an API key."""
     status = getattr(pb_utils.TritonError, error.status.name)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), status))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(without_keys(str(error)), status))
 
 
 def internal_fault(error: BaseException) -> InternalFault:

@@ -174,7 +174,10 @@ def test_a_full_queue_sheds_the_next_request(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=2)
     assert sheds(ledger, 3) == [False, False, True]
     assert [row["code"] for row in rows(ledger)] == ["", "", "overloaded"]
-    assert ledger.overload("acme") == "2 requests of tenant acme wait for their answers, limit 2 (max_queue_size)"
+    assert (
+        ledger.refusal("acme", False).detail
+        == "2 requests of tenant acme wait for their answers, limit 2 (max_queue_size)"
+    )
 
 
 def test_every_row_has_an_id_admitted_rejected_or_shed(tmp_path):
@@ -195,7 +198,7 @@ def test_an_answer_frees_a_place_in_the_queue(tmp_path):
     row_id = admit(ledger)
     assert sheds(ledger) == [True]
     ledger.settle([settlement(row_id)])
-    assert not ledger.overload("acme")
+    assert not ledger.refusal("acme", False)
     admit(ledger)
 
 
@@ -267,17 +270,17 @@ def test_deaths_recorded_long_ago_free_no_place(tmp_path):
 
 
 def test_an_idle_queue_is_not_full_and_is_not_queried(ledger):
-    assert count_queue_queries(ledger, lambda: ledger.overload("acme")) == 0
-    assert ledger.overload("acme") == ""
+    assert count_queue_queries(ledger, lambda: ledger.refusal("acme", False)) == 0
+    assert ledger.refusal("acme", False) is None
 
 
 def test_the_queue_is_queried_only_for_a_tenant_whose_last_request_was_shed(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     admit(ledger)
-    assert count_queue_queries(ledger, lambda: ledger.overload("acme")) == 0
+    assert count_queue_queries(ledger, lambda: ledger.refusal("acme", False)) == 0
     assert sheds(ledger) == [True]
-    assert count_queue_queries(ledger, lambda: ledger.overload("acme")) > 0
-    assert count_queue_queries(ledger, lambda: ledger.overload("other")) == 0
+    assert count_queue_queries(ledger, lambda: ledger.refusal("acme", False)) > 0
+    assert count_queue_queries(ledger, lambda: ledger.refusal("other", False)) == 0
 
 
 def test_a_tenant_that_fills_the_queue_keeps_no_other_out(tmp_path):
@@ -288,7 +291,7 @@ def test_a_tenant_that_fills_the_queue_keeps_no_other_out(tmp_path):
     assert shed_of(ledger, "other", 3) == [False, False, True]
     assert shed_of(ledger, "third", 2) == [False, True]
     assert shed_of(ledger, "acme", 1) == [True]
-    assert ledger.overload("third") == (
+    assert ledger.refusal("third", False).detail == (
         "1 requests of tenant third wait for their answers, limit 1 (max_queue_size among 3 tenants)"
     )
 
@@ -304,7 +307,7 @@ def test_all_tenants_together_have_twice_the_queue(tmp_path):
     tenants = [f"tenant-{number}" for number in range(7)]
     assert [shed_of(ledger, tenant, 1) for tenant in tenants] == [[False]] * 6 + [[True]]
     assert (
-        ledger.overload("tenant-6")
+        ledger.refusal("tenant-6", False).detail
         == "6 requests of all tenants wait for their answers, limit 6 (twice max_queue_size)"
     )
 
@@ -328,7 +331,7 @@ def test_a_tenant_without_a_waiting_request_may_send_one_of_any_size(tmp_path):
 def test_a_tenant_in_the_queue_is_named_also_without_a_name(tmp_path):
     ledger = open_ledger(tmp_path, max_queue_size=1)
     ledger.record([[NEW_ROW._replace(tenant="")]] * 2)
-    assert ledger.overload("") == (
+    assert ledger.refusal("", False).detail == (
         "1 requests of clients without X-Tenant wait for their answers, limit 1 (max_queue_size)"
     )
 

@@ -64,7 +64,7 @@ def test_a_request_scans_no_growing_table(tmp_path: Path):
     with no_table_scans(ledger.connection):
         second = admit(ledger)
         assert sheds(ledger) == [True]
-        assert ledger.overload("acme")
+        assert ledger.refusal("acme", False)
         ledger.record([[RowRecord(code="missing_header")] * 9])
         ledger.reject([rejection(admit(ledger, CANARY), "schema_invalid", RowRecord())])
         ledger.settle([settlement(first, flags=["cost_breach"]), settlement(second, flags=["cost_breach"])])

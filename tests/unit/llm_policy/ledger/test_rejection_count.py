@@ -4,7 +4,7 @@ import pytest
 
 from llm_policy.ledger import metric_total, rejection_count
 from llm_policy.ledger.database import transaction
-from llm_policy.ledger.rejection_count import HEADER_CODES, MINUTES_PER_DAY, NS_PER_MINUTE, SAMPLE_ROWS
+from llm_policy.ledger.rejection_count import MINUTES_PER_DAY, NS_PER_MINUTE, SAMPLE_ROWS, SAMPLED_CODES
 from llm_policy.ledger.row_record import RowRecord
 from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, rows, settlement, states, total
 from tests.manifests import ENGINE_HASH
@@ -59,7 +59,7 @@ def test_two_stubs_share_the_sample_of_a_minute(ledger, tmp_path):
     assert len(rows(ledger)) == SAMPLE_ROWS
 
 
-@pytest.mark.parametrize("code", sorted(HEADER_CODES))
+@pytest.mark.parametrize("code", sorted(SAMPLED_CODES))
 def test_a_tenant_that_does_not_name_the_engine_is_only_sampled(ledger, code):
     ledger.record([[NEW_ROW._replace(code=code)]] * NUM_SENT, NOON_NS)
     assert len(rows(ledger)) == SAMPLE_ROWS

@@ -166,14 +166,14 @@ def test_a_full_queue_rejects_requests_before_any_work_is_done(tmp_path):
     engine = {"hash": "sha256:" + "a" * 64, "quantisation": "w4a8", "model": "m", "max_queue_size": 1}
     writer = LedgerWriter(tmp_path, manifest(engine=engine), "boot-1")
     row_id = admit(writer)
-    assert writer.overload_error("acme") is None  # it is not known yet
+    assert writer.refusal(RowRecord(tenant="acme")) is None  # it is not known yet
     ((shed,),) = writer.record([[NEW_ROW]])
     detail = "1 requests of tenant acme wait for their answers, limit 1 (max_queue_size)"
     assert (shed.code, shed.code_detail) == ("overloaded", detail)
-    assert str(writer.overload_error("acme")) == f"overloaded: {detail}"
-    assert writer.overload_error("other") is None
+    assert str(writer.refusal(RowRecord(tenant="acme"))) == f"overloaded: {detail}"
+    assert writer.refusal(RowRecord(tenant="other")) is None
     writer.settle([settlement(row_id)])
-    assert writer.overload_error("acme") is None
+    assert writer.refusal(RowRecord(tenant="acme")) is None
 
 
 # Runs in its own mount namespace: a tmpfs of 1 MiB that fills up, is emptied, and becomes read-only.

@@ -11,6 +11,7 @@ from llm_policy.ledger.row_record import RowRecord
 from llm_policy.rules.headers import CANARY_TENANT
 from llm_policy.steps.preprocess import Preprocess, with_schema_ids
 from tests.manifests import ENGINE_HASH, manifest
+from tests.tenants import MemoryDirectory
 
 HEADERS = {"X-Engine-Hash": ENGINE_HASH, "X-Quantisation": "w4a8", "X-Tenant": "acme", "X-Request-Id": "r-1"}
 SENDER = RowRecord(request_id="r-1", tenant="acme")
@@ -44,7 +45,8 @@ def run(inputs, headers=HEADERS, of=None, **arguments):
     for name, array in arrays.items():
         if array.dtype.kind in "US":
             arrays[name] = np.char.encode(array.astype(str)).astype(np.object_)
-    return (of or step()).run(arrays, json.dumps(headers), **arguments)
+    directory = arguments.pop("tenants", MemoryDirectory())
+    return (of or step()).run(arrays, json.dumps(headers), directory, **arguments)
 
 
 def test_an_admitted_row_has_a_complete_record_and_an_engine_row():
@@ -128,14 +130,16 @@ def test_while_no_request_is_admitted_a_rejected_one_names_its_client():
 
 
 def test_a_request_of_a_tenant_whose_share_of_the_queue_is_taken_is_rejected_before_its_inputs_are_read():
-    prepared = run({"messages": "[]"}, overload_error={"acme": OVERLOADED}.get)
+    prepared = run({"messages": "[]"}, refusal=lambda sender: OVERLOADED if sender.tenant == "acme" else None)
     assert (prepared.error, prepared.records) == (OVERLOADED, [SENDER])
-    assert run({"text_input": "a"}, overload_error={"other": OVERLOADED}.get).error is None
+    assert (
+        run({"text_input": "a"}, refusal=lambda sender: OVERLOADED if sender.tenant == "other" else None).error is None
+    )
 
 
 @pytest.mark.parametrize(
     ("errors", "is_admitted"),
-    [({"overload_error": lambda tenant: OVERLOADED}, True), ({"admission_error": DRAINING}, False)],
+    [({"refusal": lambda sender: OVERLOADED}, True), ({"admission_error": DRAINING}, False)],
 )
 def test_the_canary_ignores_only_overloaded(errors, is_admitted):
     prepared = run({"text_input": "a"}, {**HEADERS, "X-Canary-Token": TOKEN}, **errors)
