@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,22 +17,26 @@ from llm_policy.ledger.metric_total import COST, COUNTERS, read_totals
 from llm_policy.ledger.size_budget import read_size
 from llm_policy.metrics.metric_slot import metric_files, quarantine_damaged_files
 from llm_policy.metrics.policy_metrics import DIRECTORY
+from llm_policy.metrics.tenant_metrics import TenantMetrics
 from llm_policy.pricing import usd
 
 
-def exposition(state_dir: Path) -> bytes:
+def exposition(state_dir: Path, tenants: Sequence[str] = ()) -> bytes:
     """Every `llm_*` metric family, summed over all processes that ever wrote to `state_dir`.
+
+    `tenants` have series of their own.
 
     Raises:
         OSError, sqlite3.Error: the state directory can't be read.
     """
-    return b"".join(part() for part in exposition_parts(state_dir).values())
+    return b"".join(part() for part in exposition_parts(state_dir, tenants).values())
 
 
-def exposition_parts(state_dir: Path) -> dict[str, Callable[[], bytes]]:
+def exposition_parts(state_dir: Path, tenants: Sequence[str] = ()) -> dict[str, Callable[[], bytes]]:
     """The parts of `exposition` by name. Each part is rendered, and fails, independently."""
-    collectors = {
+    collectors: dict[str, Collector] = {
         "ledger": _LedgerTotals(state_dir / FILE_NAME),
+        "tenants": TenantMetrics(state_dir / FILE_NAME, tenants),
         "histograms": _ProcessMetrics(state_dir / DIRECTORY),
     }
     return {name: partial(_render, collector) for name, collector in collectors.items()}

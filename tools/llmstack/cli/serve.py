@@ -28,6 +28,7 @@ from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.server.release import guess_engine, parse_engine_options, pick_engine
+from llmstack.supervision.metric_tenants import parse_metric_tenants
 from llmstack.supervision.service import Service
 from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
@@ -57,6 +58,7 @@ def serve(
     trace_rate: options.TraceRate = 1,
     max_log_mib: options.MaxLogMib = 64,
     max_ledger_mib: options.MaxLedgerMib = 10_240,
+    metric_tenant: options.MetricTenant = None,
     log_verbose: options.LogVerbose = 0,
     examine_first: options.ExamineFirst = False,
     verbose: options.Verbose = False,
@@ -99,6 +101,7 @@ def serve(
             max_log_bytes=max_log_mib << 20,
             max_ledger_bytes=max_ledger_mib << 20,
             endpoints=read_endpoints(os.environ),
+            metric_tenants=parse_metric_tenants(metric_tenant or ()),
         )
         with StateDirectory(state_dir) as state, StopSignals() as stop:
             _serve(ServedRelease(release_dir, state, stop, settings), console, verbose)

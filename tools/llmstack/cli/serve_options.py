@@ -109,6 +109,16 @@ MaxLedgerMib = Annotated[
         "/readyz, an event and a metric report it. No request is rejected because of it.",
     ),
 ]
+MetricTenant = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="LLMSTACK_METRIC_TENANTS",
+        metavar="NAME",
+        help="A tenant that has metrics of its own; may be repeated, up to 100. All others together are "
+        'tenant="other". The variable holds several, separated by commas.',
+        show_default=False,
+    ),
+]
 AdminKeyFile = Annotated[
     Path | None,
     typer.Option(

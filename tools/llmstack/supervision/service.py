@@ -59,7 +59,7 @@ class Service:
         with contextlib.ExitStack() as opened:
             metrics = MetricsPage(
                 lambda: self.server.metrics_url,
-                exposition_parts(self._state.path),
+                exposition_parts(self._state.path, self._settings.metric_tenants),
                 lambda: self._readiness.is_ready,
                 lambda: self._readiness.backlogs,
             )

@@ -22,6 +22,7 @@ class ServiceSettings:
     `pick_engine` returns the name of the engine that serves a release; `engine_options` are that engine's own.
     `exit_timeout_s` limits how long a drain waits for requests in flight. `drain_delay_s` is how long new requests are
     still served after /readyz reports a drain. Without an `openai_port` the OpenAI API is not served.
+    `metric_tenants` have metrics of their own.
     """
 
     pick_engine: Callable[[Release], str] = pick_engine
@@ -44,3 +45,4 @@ class ServiceSettings:
     max_log_bytes: int = 64 << 20
     max_ledger_bytes: int = 10 << 30
     endpoints: Sequence[Endpoint] = ()
+    metric_tenants: Sequence[str] = ()
