@@ -20,6 +20,7 @@
 #   LLMSTACK_ENGINE          engine, such as vllm             the one that the release holds
 #   LLMSTACK_ENGINE_OPTIONS  options of the engine itself     none
 #                        such as "tensor_parallel_size=2 max_model_len=8192"
+#   LLMSTACK_REQUIRE_API_KEYS  1: requests need a tenant's key    0 on a loopback TRITON_BIND_ADDRESS, else 1
 #
 # Triton's own ports give access to `tensorrt_llm` without the policy and to the administrative APIs; Docker bypasses
 # a host firewall such as ufw. So they are published on this machine only. Remote clients use the gateway
@@ -160,7 +161,11 @@ gpus=$(find_gpus)
 if [[ $gpus != none ]]; then
     command+=(--gpus "$gpus")
 fi
-for name in LLMSTACK_ENGINE LLMSTACK_ENGINE_OPTIONS; do
+# Inside the container the server listens on every interface, whoever can reach the published ports.
+if [[ -z ${LLMSTACK_REQUIRE_API_KEYS:-} && ($address == 127.* || $address == "[::1]") ]]; then
+    LLMSTACK_REQUIRE_API_KEYS=0
+fi
+for name in LLMSTACK_ENGINE LLMSTACK_ENGINE_OPTIONS LLMSTACK_REQUIRE_API_KEYS; do
     if [[ -n ${!name:-} ]]; then
         command+=(--env "$name=${!name}")
     fi

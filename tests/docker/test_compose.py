@@ -46,6 +46,7 @@ class Compose:
             **os.environ,
             "COMPOSE_PROJECT_NAME": PROJECT,
             "COMPOSE_PROFILES": "board",
+            "LLMSTACK_REQUIRE_API_KEYS": "0",
             "BOARD_PORT": str(board_port),
             "LLMSTACK_READINESS_WEBHOOK_URL": "http://board:8004/webhooks",
             "LLMSTACK_IMAGE": image,
@@ -74,7 +75,8 @@ class Compose:
 def prepare(directory: Path) -> None:
     """Run the script that the head of the compose file names."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run([directory / "prepare_compose.sh"], check=True, env={**os.environ, "PATH": path})
+    environment = {**os.environ, "PATH": path, "LLMSTACK_REQUIRE_API_KEYS": "0"}
+    subprocess.run([directory / "prepare_compose.sh"], check=True, env=environment)
 
 
 @pytest.fixture(scope="module")

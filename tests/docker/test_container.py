@@ -39,7 +39,7 @@ from tests.docker.running_gateway import RunningGateway, free_ports
 
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g"),
-    *("--security-opt", "no-new-privileges"),
+    *("--security-opt", "no-new-privileges", "--env", "LLMSTACK_REQUIRE_API_KEYS=0"),
 )
 PORTS = tuple(option for port in (8000, 8001, 8002, 8003, 8005) for option in ("--publish", f"127.0.0.1::{port}"))
 

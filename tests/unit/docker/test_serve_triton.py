@@ -125,6 +125,24 @@ def test_ports_are_published_on_localhost_unless_an_address_is_given(paths):
     assert dry_run(paths | {"TRITON_BIND_ADDRESS": "everywhere"}).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("address", "given", "expected"),
+    [
+        ("127.0.0.1", "", "0"),
+        ("[::1]", "", "0"),
+        ("127.0.0.1", "1", "1"),
+        ("0.0.0.0", "", None),
+        ("10.0.0.1", "0", "0"),
+    ],
+)
+def test_api_keys_are_left_out_by_default_only_where_the_ports_are_published_on_loopback(
+    paths, address, given, expected
+):
+    words = command(paths | {"TRITON_BIND_ADDRESS": address, "LLMSTACK_REQUIRE_API_KEYS": given})
+    values = [word.partition("=")[2] for word in words if word.startswith("LLMSTACK_REQUIRE_API_KEYS=")]
+    assert values == ([] if expected is None else [expected])
+
+
 def test_a_dry_run_prints_the_command_that_docker_gets(paths, tmp_path):
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()

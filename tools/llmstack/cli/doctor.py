@@ -18,6 +18,7 @@ from llmstack.diagnostics.checks import run_checks
 from llmstack.diagnostics.deployment import Deployment
 from llmstack.diagnostics.image_tag import parse_tag
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
+from llmstack.server.api_keys import requires_keys
 from llmstack.server.release import guess_engine
 
 _STYLES = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red", CheckStatus.SKIPPED: "dim"}
@@ -35,6 +36,7 @@ def doctor(
     grpc_port: options.GrpcPort = 8001,
     metrics_port: options.MetricsPort = 8002,
     ready_port: options.ReadyPort = 8003,
+    require_api_keys: options.RequireApiKeys = None,
     image: Annotated[
         str | None,
         typer.Option(help="The image or tag to check, such as 24.05-trtllm-python-py3.", show_default="this one"),
@@ -44,7 +46,8 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check engine, image, GPU, memory, mounts, release, state directory, webhooks and ports, and print what to fix.
+    """Check engine, image, GPU, memory, mounts, release, state directory, webhooks, ports and API keys, and print what
+    to fix.
 
     Takes the options and variables of `llmstack serve` and changes nothing. Exits with 1 when a failure keeps the stack
     from serving. Ports and a state directory that this service already uses count as OK. `llmstack serve --examine`
@@ -59,7 +62,9 @@ def doctor(
     chosen = engine.value if engine else guess_engine(release_dir)
     results = run_checks(
         Deployment(
-            release_dir, chosen, engine_option or (), state_dir, model_repository, host, ports, tag, reach, os.environ
+            *(release_dir, chosen, engine_option or (), state_dir, model_repository),
+            *(host, ports, tag, reach, os.environ),
+            requires_api_keys=requires_keys(require_api_keys, host),
         )
     )
     if as_json:

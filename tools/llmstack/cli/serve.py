@@ -16,13 +16,15 @@ from llmstack.cli import serve_options as options
 from llmstack.cli.doctor import print_check_results
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import EXIT_FAILED
-from llmstack.diagnostics.check_result import has_failure
+from llmstack.diagnostics.api_key_check import check_keys
+from llmstack.diagnostics.check_result import CheckResult, CheckStatus, has_failure
 from llmstack.diagnostics.checks import run_checks
 from llmstack.diagnostics.deployment import Deployment
 from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.release.serving import ServedRelease
 from llmstack.server.admin_key import random_admin_key, read_admin_key
+from llmstack.server.api_keys import requires_keys
 from llmstack.server.command import ENSEMBLE, check_mode, parse_tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
@@ -50,6 +52,7 @@ def serve(
     openai_port: options.OpenAIPort = 8005,
     no_openai: options.NoOpenAI = False,
     admin_key_file: options.AdminKeyFile = None,
+    require_api_keys: options.RequireApiKeys = None,
     canary_interval_s: options.CanaryIntervalS = 5.0,
     drain_delay_s: options.DrainDelayS = 0.0,
     exit_timeout_s: options.ExitTimeoutS = 30,
@@ -73,12 +76,19 @@ def serve(
     Example: llmstack serve --engine echo --http-port 9000 --verbose
     """
     console = Console(soft_wrap=True, highlight=False)
+    requires_api_keys = requires_keys(require_api_keys, host)
     if examine_first:
         ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
         ports |= {} if no_openai else {"openai": openai_port}
         name = engine.value if engine else guess_engine(release_dir)
         paths = (state_dir, model_repository)
-        _examine(Deployment(release_dir, name, engine_option or (), *paths, host, ports, None, False, os.environ))
+        _examine(
+            Deployment(
+                *(release_dir, name, engine_option or (), *paths, host, ports, None, False, os.environ),
+                requires_api_keys=requires_api_keys,
+            )
+        )
+    _print_key_warning(console, check_keys(requires_api_keys, host, state_dir))
     try:
         settings = ServiceSettings(
             pick_engine=lambda release: engine.value if engine else pick_engine(release),
@@ -92,6 +102,7 @@ def serve(
             ready_port=ready_port,
             openai_port=None if no_openai else openai_port,
             admin_key=read_admin_key(admin_key_file) if admin_key_file else random_admin_key(),
+            requires_api_keys=requires_api_keys,
             canary_interval_s=canary_interval_s,
             start_timeout_s=start_timeout_s,
             exit_timeout_s=exit_timeout_s,
@@ -118,6 +129,12 @@ def _examine(deployment: Deployment) -> None:
     print_check_results(results)
     if has_failure(results):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _print_key_warning(console: Console, result: CheckResult) -> None:
+    if result.status is not CheckStatus.OK:
+        console.print(f"WARNING: {result.check}: {result.text}", style="bold red", markup=False)
+        console.print(f"next:    {result.next_step}", markup=False)
 
 
 def _serve(served: ServedRelease, console: Console, verbose: bool) -> None:
@@ -168,6 +185,7 @@ def _announce(service: Service, console: Console) -> None:
         "Readiness": service.ready_url,
         ENGINE_HASH: engine.hash,
         QUANTISATION: engine.quantisation,
+        "API keys": "required" if server.requires_api_keys else "not required",
         "Engine": f"{server.engine}, {engine.model}",
         "Log": str(server.log_path),
     }

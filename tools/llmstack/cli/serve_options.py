@@ -128,6 +128,16 @@ AdminKeyFile = Annotated[
         show_default=False,
     ),
 ]
+RequireApiKeys = Annotated[
+    bool | None,
+    typer.Option(
+        "--require-api-keys/--no-require-api-keys",
+        envvar="LLMSTACK_REQUIRE_API_KEYS",
+        help="Reject requests without the API key of a tenant. The default is no if only this machine can reach "
+        "--host, else yes.",
+        show_default=False,
+    ),
+]
 DrainDelayS = Annotated[
     float,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from llmstack.diagnostics.api_key_check import check_api_keys
 from llmstack.diagnostics.check_result import CheckResult
 from llmstack.diagnostics.deployment import Deployment
 from llmstack.diagnostics.engine_checks import (
@@ -34,6 +35,7 @@ CHECKS: tuple[Callable[[Deployment], CheckResult], ...] = (
     check_state_directory,
     check_webhooks,
     check_ports,
+    check_api_keys,
 )
 
 

@@ -26,3 +26,4 @@ class Deployment(NamedTuple):
     image: ImageTag | None
     connects_to_webhooks: bool
     environment: Mapping[str, str]
+    requires_api_keys: bool = False

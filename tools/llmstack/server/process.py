@@ -41,6 +41,7 @@ from llmstack.server.shared_memory import record_regions, remove_regions
 LOG_NAME = "tritonserver.log"
 # Environment variables by which the stubs know their server.
 BOOT_ID, CANARY_TOKEN = "LLMSTACK_BOOT_ID", "LLMSTACK_CANARY_TOKEN"
+REQUIRE_API_KEYS = "LLMSTACK_REQUIRE_API_KEYS"
 DEFAULT_START_TIMEOUT_S = 300.0
 _ENGINE_MODEL = "tensorrt_llm"
 _POLL_S = 0.1
@@ -55,7 +56,7 @@ class TritonServer:
     `ports` of 0 become free ones at the start. Without `state_dir` the server gets a temporary one, deleted at its end.
     The server counts as ready only when `readiness_model` is ready, by default the `entry_model`. A stopped server may
     be started again. An engine that runs in a process of its own is started and stopped with the server, unless
-    `engine_process` is given; then it is its owner's.
+    `engine_process` is given; then it is its owner's. With `requires_api_keys` a request needs the key of a tenant.
 
     Fields for a parent process that supervises the server:
 
@@ -80,6 +81,7 @@ class TritonServer:
     metrics_host: str | None = None
     admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     canary_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    requires_api_keys: bool = False
     readiness_model: str = ""
     exit_timeout_s: int = 30
     log_verbose: int = 0
@@ -167,6 +169,7 @@ class TritonServer:
             **server_environment(binary, self.release_dir.resolve(), state_dir, self.engine),
             BOOT_ID: self.boot_id,
             CANARY_TOKEN: self.canary_token,
+            REQUIRE_API_KEYS: str(int(self.requires_api_keys)),
             RELEASE_FINGERPRINT: self.release_fingerprint,
             TENSORRT_LLM_ADDRESS: self.grpc_url if self.entry_model == STREAM_MODEL else "",
         }

@@ -64,8 +64,11 @@ class Readiness:
         engine: str,
         now_s: Callable[[], float] = time.monotonic,
         unix_time_s: Callable[[], float] = time.time,
+        *,
+        requires_api_keys: bool = False,
     ) -> None:
         self._identity = _identity(release, engine)
+        self._requires_api_keys = requires_api_keys
         self._now_s, self._unix_time_s = now_s, unix_time_s
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {SERVER: "the server starts"}
@@ -174,6 +177,7 @@ class Readiness:
                 "reasons": self._reasons(),
                 "since": _date(self._since),
                 **self._identity,
+                "api_keys_required": self._requires_api_keys,
                 "canary": _canary_document(canary, self._now_s()),
                 "window_s": WINDOW_S,
                 "queue_delay_p95_us": self._window.queue_delay_p95_us,

@@ -49,7 +49,7 @@ class Service:
         self._state, self._stop, self._settings = state, stop, settings
         self._ledger = LedgerMaintenance(state.path, release.manifest)
         self._deliveries = DeliveryService(state.path, settings.endpoints)
-        self._readiness = Readiness(release, self.server.engine)
+        self._readiness = Readiness(release, self.server.engine, requires_api_keys=settings.requires_api_keys)
         self._openai: OpenAISupervisor | None = None
         self._ending = contextlib.ExitStack()
         self._report: Callable[[str], None] = lambda line: None
@@ -235,6 +235,7 @@ def _build_server(release: Release, state: StateDirectory, settings: ServiceSett
         ports=Ports(settings.http_port, settings.grpc_port).choose(settings.host),
         metrics_host="127.0.0.1",
         admin_key=settings.admin_key,
+        requires_api_keys=settings.requires_api_keys,
         exit_timeout_s=_TRITON_EXIT_S,
         log_verbose=settings.log_verbose,
         tracing=settings.tracing,

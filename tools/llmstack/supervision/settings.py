@@ -22,7 +22,8 @@ class ServiceSettings:
     `pick_engine` returns the name of the engine that serves a release; `engine_options` are that engine's own.
     `exit_timeout_s` limits how long a drain waits for requests in flight. `drain_delay_s` is how long new requests are
     still served after /readyz reports a drain. Without an `openai_port` the OpenAI API is not served.
-    `metric_tenants` have metrics of their own.
+    `metric_tenants` have metrics of their own. With
+    `requires_api_keys` a request needs the key of a tenant.
     """
 
     pick_engine: Callable[[Release], str] = pick_engine
@@ -36,6 +37,7 @@ class ServiceSettings:
     ready_port: int = 0
     openai_port: int | None = None
     admin_key: str = field(default_factory=random_admin_key, repr=False)
+    requires_api_keys: bool = False
     canary_interval_s: float = 5.0
     start_timeout_s: float = DEFAULT_START_TIMEOUT_S
     exit_timeout_s: float = 30.0
