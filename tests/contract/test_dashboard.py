@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
+from llm_policy.ledger.budget_alert import WARNING_PERCENT
 from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.metrics.exposition import exposition
 from llm_policy.metrics.policy_metrics import PolicyMetrics
 from llm_policy.release.release import Release
 from llmstack.cli.dashboard import DEFAULT_OUTPUT
-from llmstack.dashboard.panels import QUEUE_DELAY_LIMIT_US, ROWS, expressions
+from llmstack.dashboard.panels import BUDGET_WARNING_PERCENT, QUEUE_DELAY_LIMIT_US, ROWS, expressions
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
 # Gauges of the parent process and metrics of Triton; tests/integration looks for them on a live server.
@@ -45,7 +46,7 @@ def exported(tmp_path_factory):
     metrics.guide_mask_ms.observe(1)
     for step in metrics.overhead_us.values():
         step.observe(1)
-    return set(NAME.findall(exposition(state).decode()))
+    return set(NAME.findall(exposition(state, ["acme"]).decode()))
 
 
 def test_every_metric_on_the_dashboard_is_exported(exported):
@@ -57,6 +58,7 @@ def test_every_metric_on_the_dashboard_is_exported(exported):
     "metric",
     [
         *("llm_ready", "llm_queue_delay_us", "llm_tokens_in_total", "llm_tokens_out_total", "llm_cost_usd_total"),
+        *("llm_tenant_cost_usd_total", "llm_tenant_tokens_total", "llm_tenant_budget_reserved_usd"),
         *("llm_requests_rejected_total", "llm_alerts_total", "llm_guide_cache_total"),
     ],
 )
@@ -67,6 +69,10 @@ def test_the_dashboard_has_a_panel_for(metric):
 def test_the_queue_delay_limit_is_the_manifests_default():
     thresholds = Release.open(DEFAULT_RELEASE_DIR).manifest.thresholds
     assert thresholds.max_queue_delay_us == QUEUE_DELAY_LIMIT_US
+
+
+def test_the_line_of_budgets_is_where_the_event_is_sent():
+    assert BUDGET_WARNING_PERCENT == WARNING_PERCENT
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="the SDK needs Python 3.11")

@@ -39,6 +39,8 @@ COUNTERS_AND_GAUGES = {
     "llm_delivery_disabled",
     "llm_ledger_size_bytes",
     "llm_ledger_budget_bytes",
+    "llm_tenant_budget_usd",
+    "llm_tenant_budget_spent_usd",
 }
 # Matches metrics, and neither recorded names, which have colons, nor names of groups.
 METRIC = re.compile(r"(?<![\w:])llm_\w+(?=[\[{ ])")

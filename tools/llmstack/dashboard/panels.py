@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 QUEUE_DELAY_LIMIT_US = 2_500
+BUDGET_WARNING_PERCENT = 80
 _RATE = "$__rate_interval"
 
 
@@ -82,6 +83,43 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "currencyUSD",
             (Query("sum(increase(llm_cost_usd_total[24h]))", ""),),
             is_stat=True,
+        ),
+    ),
+    "Tenants": (
+        Panel(
+            "Cost per hour by tenant",
+            "currencyUSD",
+            (Query("sum by (tenant) (increase(llm_tenant_cost_usd_total[1h]))", "{{tenant}}"),),
+            "Of the tenants named by --metric-tenant; all others are one line.",
+        ),
+        Panel(
+            "Tokens by tenant",
+            "short",
+            (
+                Query(
+                    f"sum by (tenant, direction) (rate(llm_tenant_tokens_total[{_RATE}]))",
+                    "{{tenant}} {{direction}} per second",
+                ),
+            ),
+        ),
+        Panel(
+            "Refused by tenant",
+            "reqps",
+            (_rate("llm_tenant_requests_total", "tenant", '{outcome="refused"}'),),
+            "Rows that are refused, for any reason; the codes are in the row Policy.",
+        ),
+        Panel(
+            "Budget used by tenant",
+            "percent",
+            (
+                Query(
+                    "100 * (llm_tenant_budget_spent_usd + llm_tenant_budget_reserved_usd)"
+                    " / (llm_tenant_budget_usd > 0)",
+                    "{{tenant}} {{budget}}",
+                ),
+            ),
+            "Spent and reserved in the current UTC day and month. The line is where the alert is.",
+            BUDGET_WARNING_PERCENT,
         ),
     ),
     "Policy": (
