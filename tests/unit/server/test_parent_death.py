@@ -126,3 +126,14 @@ def test_a_dead_parent_is_detected():
     command = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid() + 1), "9", "/bin/echo", "it ran"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("hard_limit", ["unlimited", "0"])
+def test_a_program_that_crashes_leaves_no_core(tmp_path, hard_limit):
+    crash = "grep core.file /proc/self/limits; kill -ABRT $$"
+    launcher = f"{sys.executable} -I -S {parent_death.__file__} $$ {int(signal.SIGKILL)}"
+    script = f"ulimit -c {hard_limit}; {launcher} /bin/sh -c '{crash}'; exit $?"
+    ran = subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 128 + signal.SIGABRT, ran.stderr
+    assert ran.stdout.split()[4] in ("0", "1")
+    assert list(tmp_path.iterdir()) == []

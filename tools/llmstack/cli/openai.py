@@ -12,6 +12,7 @@ from llm_policy.release.manifest import ManifestError
 from llmstack.cli.terminal import fail
 from llmstack.openai.model_names import read_model_names
 from llmstack.server.error import ServerStartError
+from llmstack.server.parent_death import forbid_core_files
 
 app = typer.Typer(no_args_is_help=True, help="Serve the OpenAI API.")
 
@@ -62,6 +63,7 @@ def serve(
     """
     from llmstack.openai.openai_server import OpenAIServer, OpenAIServerSettings  # other commands need no Starlette
 
+    forbid_core_files()
     try:
         names = read_model_names(release_dir)
         settings = OpenAIServerSettings(_addresses(triton), host, port, names, socket_fd)

@@ -28,6 +28,7 @@ from llmstack.server.api_keys import requires_keys
 from llmstack.server.command import ENSEMBLE, check_mode, parse_tracing
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import LogRelay, is_harmless
+from llmstack.server.parent_death import forbid_core_files
 from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
 from llmstack.server.release import guess_engine, parse_engine_options, pick_engine
 from llmstack.supervision.metric_tenants import parse_metric_tenants
@@ -76,6 +77,7 @@ def serve(
     Example: llmstack serve --engine echo --http-port 9000 --verbose
     """
     console = Console(soft_wrap=True, highlight=False)
+    forbid_core_files()
     requires_api_keys = requires_keys(require_api_keys, host)
     if examine_first:
         ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "ready": ready_port}
