@@ -91,7 +91,7 @@ def make_canary(
     clock: Callable[[], float] = time.monotonic,
 ) -> Canary:
     statistics = StatisticsReader(server.http_url, {})
-    return Canary(server, release, statistics, in_flight, progress, clock, probe_timeout_s=SHORT_TIMEOUT_S)
+    return Canary(server, release, statistics, in_flight, progress, clock, probe_timeout_s=LONG_TIMEOUT_S)
 
 
 def answer(release: Release, **changes: list) -> dict:
@@ -225,6 +225,7 @@ def test_the_model_of_a_dead_stub_is_named(canary, triton):
 
 def test_a_model_that_executes_nothing_while_a_request_waits_for_it_is_named(canary, triton):
     triton.hangs, triton.hung_models = True, {"postprocess"}
+    canary._probe_timeout_s = SHORT_TIMEOUT_S
     triton.calls = {"preprocess": (9, 0), "postprocess": (4, 0), "ensemble": (0, 0)}
     probe = canary.probe(SHORT_TIMEOUT_S)
     assert (probe.status, probe.models) == (ProbeStatus.DEAD, ("postprocess",))
@@ -264,7 +265,7 @@ def stream_canary(triton: ScriptedTriton, release: Release, in_flight: InFlight,
         "resolved_schema_id": min(SCHEMAS),
     }
     statistics = StatisticsReader(server.http_url, {}, server.entry_model)
-    made = Canary(server, release, statistics, in_flight, None, clock, probe_timeout_s=SHORT_TIMEOUT_S)
+    made = Canary(server, release, statistics, in_flight, None, clock, probe_timeout_s=LONG_TIMEOUT_S)
     yield made
     made.close()
 
@@ -290,5 +291,6 @@ def test_a_timeout_of_such_an_engine_is_inconclusive_while_the_ledger_has_reques
 
 def test_a_model_of_streams_that_hangs_is_named(stream_canary, triton):
     triton.hangs, triton.hung_models = True, {STREAM_MODEL}
+    stream_canary._probe_timeout_s = SHORT_TIMEOUT_S
     probe = stream_canary.probe(SHORT_TIMEOUT_S)
     assert (probe.status, probe.models) == (ProbeStatus.DEAD, (STREAM_MODEL,))
