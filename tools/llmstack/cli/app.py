@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli import board, demo, events, gateway, guides, image, ledger, manifest, ready, serve, tokenizer_info
+from llmstack.cli import (
+    board,
+    demo,
+    events,
+    gateway,
+    guides,
+    image,
+    ledger,
+    manifest,
+    ready,
+    serve,
+    tenant,
+    tokenizer_info,
+)
 from llmstack.cli.bench import app as bench
 from llmstack.cli.capacity import capacity
 from llmstack.cli.configuration import configuration
@@ -53,6 +66,7 @@ app.add_typer(openai, name="openai")
 app.add_typer(events.app, name="events")
 app.add_typer(image.app, name="image")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(tenant.app, name="tenant")
 app.add_typer(release.app, name="release")
 app.add_typer(guides.app, name="guides")
 app.add_typer(manifest.app, name="manifest")

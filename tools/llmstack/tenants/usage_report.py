@@ -95,7 +95,7 @@ def make_usage(
     groups, total, num_groups = [], UsageSums(), 0
     for key, *sums in connection.execute(_query(GROUPS[by], where, has_refusals=has_refusals), values):
         num_groups += 1
-        total = UsageSums(*(sum(pair) for pair in zip(total, sums, strict=True)))  # type: ignore[arg-type]
+        total = UsageSums(*(sum(pair) for pair in zip(total, sums, strict=True)))
         if max_groups is None or num_groups <= max_groups:
             group = UsageSums(*sums)
             groups.append((_key_text(by, key), group if has_refusals else group._replace(num_refused=None)))
