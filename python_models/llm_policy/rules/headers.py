@@ -112,7 +112,7 @@ class HeaderGate:
             trace_id=_trace_id(pairs),
             is_canary=is_canary,
         )
-        return HeaderCheck(sender, tuple(dict.fromkeys(faults)), tuple(_read_keys(pairs)))
+        return HeaderCheck(sender, tuple(dict.fromkeys(faults)), tuple(read_keys(pairs)))
 
     def _check_canary(self, values: dict[str, str]) -> list[HeaderFault]:
         token = values.get(CANARY_TOKEN)
@@ -163,7 +163,8 @@ def _read_values(pairs: Iterable[tuple[str, object]], values: dict[str, str]) ->
             yield fault
 
 
-def _read_keys(pairs: Iterable[tuple[str, object]]) -> Iterable[GivenKey]:
+def read_keys(pairs: Iterable[tuple[str, object]]) -> Iterable[GivenKey]:
+    """What the headers in `pairs` give as API keys; `Authorization` of another scheme gives none."""
     for key, value in pairs:
         if key.lower() not in _KEY_HEADERS_BY_LOWER:
             continue

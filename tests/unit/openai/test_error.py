@@ -29,6 +29,7 @@ def test_an_sdk_retries_exactly_what_the_policy_calls_retryable(code):
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
     [
+        ("missing_api_key", 401, "authentication_error"),
         ("invalid_api_key", 401, "authentication_error"),
         ("tenant_forbidden", 403, "permission_error"),
         ("token_budget_overrun", 413, "invalid_request_error"),
@@ -50,8 +51,9 @@ def test_a_spent_budget_is_not_retried():
 
 
 def test_a_rate_limit_says_when_to_try_again():
-    headers = policy_error("rate_limited: limit 10 requests a minute, try again in 17 s", {}).headers()
-    assert headers == {"x-should-retry": "true", "retry-after": "18"}
+    text = "rate_limited: tenant a used 9 tokens within a minute, limit 9 (in 3 s more); try again in 17 s"
+    assert policy_error(text, {}).headers() == {"x-should-retry": "true", "retry-after": "17"}
+    assert policy_error("rate_limited: limit 9", {}).headers()["retry-after"] == "1"
 
 
 def test_the_ensembles_prefix_is_left_out_and_the_parameter_named():
@@ -64,10 +66,26 @@ def test_a_guides_error_names_the_member_that_gave_the_guide():
     assert error.param == "guided_regex"
 
 
+NO_HASH = "missing_header: X-Engine-Hash is required, none was given"
+
+
 def test_a_missing_header_comes_with_a_hint_for_sdks():
-    error = policy_error("missing_header: X-Engine-Hash is required, none was given", {})
-    assert "default_headers=" in error.message
-    assert "X-Quantisation" in error.message
+    assert policy_error(NO_HASH, {}).message == (
+        "X-Engine-Hash is required, none was given; an SDK sends what it is given as "
+        'default_headers={"X-Engine-Hash": "sha256:…"}, and `llmstack manifest summary` prints the values'
+    )
+
+
+def test_two_missing_headers_are_one_sentence():
+    error = policy_error(f"{NO_HASH}; missing_header: X-Quantisation is required, none was given", {})
+    assert error.message.startswith("X-Engine-Hash and X-Quantisation are required, none was given; an SDK ")
+    assert '{"X-Engine-Hash": "sha256:…", "X-Quantisation": "w4a8"}' in error.message
+    assert "missing_header" not in error.message
+
+
+def test_faults_beside_a_missing_header_are_all_told():
+    error = policy_error(f"{NO_HASH}; invalid_header: X-Tenant has 200 characters, allowed 1 to 128", {})
+    assert "X-Tenant has 200 characters" in error.message
 
 
 @pytest.mark.parametrize("text", ["Stub process 'pre_0_0' is not healthy.", "poem: roses", ""])

@@ -11,13 +11,17 @@ import httpx
 import pytest
 
 from llmstack.server.ports import listen
-from llmstack.supervision.page_server import MAX_CONNECTIONS, MAX_HEAD_BYTES, Page, PageServer
+from llmstack.supervision.page_server import MAX_CONNECTIONS, MAX_HEAD_BYTES, MAX_QUERIES, Page, PageServer, Query
 
 HOST = "127.0.0.1"
 
 
 def broken() -> Page:
     raise RuntimeError("/a/path/of/ours")
+
+
+def show_query(query: Query) -> Page:
+    return Page(f"{query.text} {dict(query.headers)['x-name']}".encode(), headers=(("X-Own", "1"),))
 
 
 @pytest.fixture
@@ -31,8 +35,13 @@ def server(slow: threading.Event) -> Iterator[PageServer]:
         slow.wait(30)
         return Page(b"at last")
 
+    def wait_for_query(query: Query) -> Page:
+        slow.wait(30)
+        return Page(f"at last {query.text}".encode())
+
+    query_pages = {"/query": show_query, "/broken-query": lambda query: broken(), "/slow-query": wait_for_query}
     pages = {"/a": lambda: Page(b'{"a": 1}'), "/b": lambda: Page(b"no", 503), "/broken": broken, "/slow": wait}
-    with PageServer(listen(HOST, "ready", 0), pages, "test") as started:
+    with PageServer(listen(HOST, "ready", 0), pages, "test", query_pages) as started:
         yield started
         slow.set()
 
@@ -150,6 +159,43 @@ def test_a_slow_page_does_not_delay_another(server, slow):
     slow.set()
     asking.join()
     assert answers == ["at last"]
+
+
+def test_a_query_page_gets_its_query_and_headers(server):
+    answer = httpx.get(f"http://{HOST}:{server.port}/query?a=1&b=%20", headers={"X-Name": "n"}, timeout=30)
+    assert (answer.text, answer.headers["x-own"]) == ("a=1&b=%20 n", "1")
+    assert get(server, "/broken-query?a").text == "500 Internal Server Error: RuntimeError\n"
+
+
+def test_queries_wait_for_each_other_up_to_a_limit_and_no_page_waits_for_them(server, slow):
+    answers: list[httpx.Response] = []
+    asking = [
+        threading.Thread(target=lambda: answers.append(get(server, "/slow-query?x"))) for _ in range(MAX_QUERIES + 1)
+    ]
+    for thread in asking:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while not answers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (answers[0].status_code, answers[0].headers["retry-after"]) == (503, "1")
+    assert answers[0].json()["error"].startswith("overloaded: ")
+    assert get(server, "/a").status_code == 200
+    slow.set()
+    for thread in asking:
+        thread.join()
+    assert [answer.text for answer in answers[1:]] == ["at last x"] * MAX_QUERIES
+    assert get(server, "/slow-query?y").text == "at last y"
+
+
+def test_queries_of_clients_that_went_away_give_their_places_back(server, slow, monkeypatch):
+    monkeypatch.setattr("llmstack.supervision.page_server.DEADLINE_S", 0.1)
+    for _ in range(3 * MAX_QUERIES):
+        with suppress(httpx.HTTPError):
+            assert get(server, "/slow-query").status_code == 503
+    slow.set()
+    monkeypatch.setattr("llmstack.supervision.page_server.DEADLINE_S", 30)
+    assert get(server, "/slow-query?z").text == "at last z"
 
 
 def test_the_end_closes_open_connections():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from llmstack.cli.terminal import fail
 from llmstack.openai.model_names import read_model_names
 from llmstack.server.error import ServerStartError
 from llmstack.server.parent_death import forbid_core_files
+
+_BASE_URL = re.compile(r"https?://[A-Za-z0-9._%\-\[\]:]+/?")
 
 app = typer.Typer(no_args_is_help=True, help="Serve the OpenAI API.")
 
@@ -45,6 +48,15 @@ def serve(
             "--port", "--openai-port", envvar="LLMSTACK_OPENAI_PORT", min=0, max=65535, help="0 picks a free port."
         ),
     ] = 8005,
+    readiness: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The readiness port of a server, such as http://gpu1:8003: its ledger answers /v1/usage. Without it "
+            "nothing does.",
+            show_default=False,
+        ),
+    ] = None,
     socket_fd: Annotated[
         int | None,
         typer.Option(
@@ -66,7 +78,7 @@ def serve(
     forbid_core_files()
     try:
         names = read_model_names(release_dir)
-        settings = OpenAIServerSettings(_addresses(triton), host, port, names, socket_fd)
+        settings = OpenAIServerSettings(_addresses(triton), host, port, names, _readiness(readiness), socket_fd)
         server = OpenAIServer(settings)
     except (OSError, ManifestError) as error:
         fail(error, "give --release a release's directory")
@@ -75,6 +87,12 @@ def serve(
     if socket_fd is None:
         Console(soft_wrap=True).print(f"OpenAI API on {host}, port {server.port}, in front of {triton}")
     server.run()
+
+
+def _readiness(url: str | None) -> str | None:
+    if url is not None and not _BASE_URL.fullmatch(url):
+        fail(f"--readiness {url!r} is not http://HOST:PORT", "give a server's readiness port, such as http://gpu1:8003")
+    return url.rstrip("/") if url is not None else None
 
 
 def _addresses(triton: str) -> list[str]:

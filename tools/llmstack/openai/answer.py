@@ -159,6 +159,45 @@ class ModelList(Struct):
     object: Literal["list"] = "list"
 
 
+class UsageSums(Struct, kw_only=True, omit_defaults=True):
+    """Sums of rows: one for each text that was asked for. `cost_usd` is an exact decimal of dollars.
+
+    `num_refused` is null where refused rows are not known by the group.
+    """
+
+    num_rows: int
+    num_refused: int | None
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    cost_nano_usd: int
+    cost_usd: str
+
+
+class UsageGroup(UsageSums, kw_only=True, omit_defaults=True):
+    """The sums of one group, which one of the first members names. The model of an unknown engine is null."""
+
+    day: str | UnsetType = UNSET
+    task: str | UnsetType = UNSET
+    schema: str | UnsetType = UNSET
+    tenant: str | UnsetType = UNSET
+    model: str | UnsetType | None = UNSET
+    engine_hash: str | UnsetType = UNSET
+
+
+class UsageAnswer(Struct, kw_only=True):
+    """The answer of `/v1/usage`. Of more groups than 1,000, `data` has those of the highest cost, `totals` all."""
+
+    object: Literal["usage"] = "usage"
+    tenant: str
+    currency: str
+    by: str
+    since: str | None
+    until: str | None
+    data: list[UsageGroup]
+    totals: UsageSums
+    num_groups: int
+
+
 class ErrorDetail(Struct):
     """What is wrong. `param` is the member of the request at fault."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,24 +16,29 @@ from llmstack.openai.answer import (
     ModelCard,
     ModelList,
     TextCompletion,
+    UsageAnswer,
 )
 from llmstack.openai.chat_request import ChatRequest
 from llmstack.openai.completion_request import CompletionRequest
+from llmstack.tenants.usage_report import GROUPS
 
 _REF = "#/components/schemas/{name}"
 _ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 503)
+_USAGE_ERROR_STATUSES = (400, 401, 403, 429, 500, 503)
+_KEY_HEADERS = {"X-Api-Key": "The tenant's API key; or as `Authorization: Bearer`."}
 _HEADERS = {
     "X-Engine-Hash": "The engine that the client wants. The policy requires it.",
     "X-Quantisation": "Its quantisation label. The policy requires it.",
     "X-Tenant": "The tenant.",
     "X-Request-Id": "The client's id of the request; made up without one.",
     "traceparent": "W3C trace context.",
+    **_KEY_HEADERS,
 }
 
 
 def make_document() -> dict[str, Any]:
     """The document of `/openapi.json`."""
-    answers = (ChatCompletion, ChatCompletionChunk, TextCompletion, ModelCard, ModelList, ErrorDocument)
+    answers = (ChatCompletion, ChatCompletionChunk, TextCompletion, ModelCard, ModelList, UsageAnswer, ErrorDocument)
     _, answer_schemas = msgspec.json.schema_components(answers, ref_template=_REF)
     _, requests = models_json_schema(
         [(ChatRequest, "validation"), (CompletionRequest, "validation")], ref_template=_REF.replace("name", "model")
@@ -48,6 +54,7 @@ def make_document() -> dict[str, Any]:
             "/v1/completions": {"post": _generation("completion", CompletionRequest, TextCompletion, TextCompletion)},
             "/v1/models": {"get": {"operationId": "models", "responses": {"200": _answer("The models.", ModelList)}}},
             "/v1/models/{name}": {"get": _model()},
+            "/v1/usage": {"get": _usage()},
             "/healthz": {
                 "get": {
                     "operationId": "health",
@@ -66,10 +73,7 @@ def _generation(name: str, request: type, answer: type, chunk: type) -> dict[str
     content = {**_content(answer), "text/event-stream": {"schema": _event(chunk)}}
     return {
         "operationId": name,
-        "parameters": [
-            {"name": header, "in": "header", "description": text, "schema": {"type": "string"}}
-            for header, text in _HEADERS.items()
-        ],
+        "parameters": _header_parameters(_HEADERS),
         "requestBody": {"required": True, "content": _content(request)},
         "responses": {"200": {"description": "The answer; chunks with stream.", "content": content}, **_errors()},
     }
@@ -83,8 +87,39 @@ def _model() -> dict[str, Any]:
     }
 
 
-def _errors() -> dict[str, Any]:
-    return {str(status): _answer("See `code`.", ErrorDocument) for status in _ERROR_STATUSES}
+def _usage() -> dict[str, Any]:
+    day = {"type": "string", "format": "date"}
+    queries = {
+        "by": ("How the sums are grouped; by day without.", {"type": "string", "enum": list(GROUPS)}),
+        "since": ("From this day (UTC); 30 days without.", day),
+        "until": ("Up to and including this day (UTC); today without.", day),
+        "tenant": ("Only the API key's own.", {"type": "string"}),
+    }
+    return {
+        "operationId": "usage",
+        "parameters": [
+            *(
+                {"name": name, "in": "query", "description": text, "schema": form}
+                for name, (text, form) in queries.items()
+            ),
+            *_header_parameters(_KEY_HEADERS),
+        ],
+        "responses": {
+            "200": _answer("What the API key's tenant used.", UsageAnswer),
+            **_errors(_USAGE_ERROR_STATUSES),
+        },
+    }
+
+
+def _header_parameters(headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"name": header, "in": "header", "description": text, "schema": {"type": "string"}}
+        for header, text in headers.items()
+    ]
+
+
+def _errors(statuses: Sequence[int] = _ERROR_STATUSES) -> dict[str, Any]:
+    return {str(status): _answer("See `code`.", ErrorDocument) for status in statuses}
 
 
 def _answer(description: str, form: type) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The routes of the API: read a request, send it to Triton, answer in OpenAI's form."""
+"""The routes of the API: read a request, send it to Triton or the readiness port, answer in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from llmstack.openai.generation_request import validation_error
 from llmstack.openai.model_names import ModelNames
 from llmstack.openai.request_headers import RequestHeaders, ignored_header, read_headers
 from llmstack.openai.triton_client import Piece, TritonError, TritonServers, Unreachable
+from llmstack.openai.usage_client import UsageClient
 
 MAX_BODY_BYTES = 4 << 20
 _JSON = "application/json"
@@ -49,8 +50,15 @@ _encode = msgspec.json.Encoder().encode
 class OpenAIApi:
     """The handlers. They keep no state: several processes may serve one address."""
 
-    def __init__(self, addresses: Sequence[str], names: ModelNames, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        names: ModelNames,
+        usage: UsageClient | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
         self._addresses, self._names, self._max_body_bytes = addresses, names, max_body_bytes
+        self._usage = usage or UsageClient(None)
         self._document = orjson.dumps(make_document())
         self._servers: TritonServers
 
@@ -62,6 +70,7 @@ class OpenAIApi:
             yield
         finally:
             await self._servers.close()
+            await self._usage.close()
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -82,6 +91,11 @@ class OpenAIApi:
         if task and self._names.tasks and task not in self._names.tasks:
             raise ApiError("model_not_found", f"the model has no task of this name (known: {self._names.ids})", "model")
         return Response(_encode(ModelCard(name)), media_type=_JSON)
+
+    async def usage(self, request: Request) -> Response:
+        """GET /v1/usage: of the API key's tenant."""
+        answer = await self._usage.read(request.url.query, read_headers(request.headers.raw).key_headers)
+        return Response(_encode(answer), media_type=_JSON)
 
     async def health(self, request: Request) -> Response:
         """GET /healthz: whether one of the servers is ready."""
@@ -197,6 +211,7 @@ def make_app(api: OpenAIApi) -> Starlette:
             Route("/v1/completions", api.completion, methods=["POST"]),
             Route("/v1/models", api.models),
             Route("/v1/models/{name:path}", api.model),
+            Route("/v1/usage", api.usage),
             Route("/healthz", api.health),
             Route("/openapi.json", api.document),
         ],

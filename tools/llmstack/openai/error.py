@@ -47,16 +47,16 @@ TREATMENTS = {
     "method_not_allowed": Treatment(HTTPStatus.METHOD_NOT_ALLOWED),
     "unsupported_parameter": _REQUEST,
     "body_too_large": Treatment(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    "usage_unavailable": Treatment(HTTPStatus.SERVICE_UNAVAILABLE),
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _GUIDE_CODES = ("schema_invalid", "schema_too_complex", "unknown_guide_type")
 _TRITON_TEXT = re.compile(r"(?:in ensemble '[^']*', )?([a-z_]+): (.*)", re.DOTALL)
-_RETRY_AFTER = re.compile(r"\bin (\d+)(?:\.\d+)? s\b")
+_RETRY_AFTER = re.compile(r"\btry again in (\d+) s\b")
 _FIRST_WORD = re.compile(r"([a-z_]+) (?:is|has) ")
-_HEADER_HINT = (
-    f'; an SDK sends them by default_headers={{"{ENGINE_HASH}": "sha256:…", "{QUANTISATION}": "…"}}, with the values '
-    "that `llmstack manifest summary` prints"
-)
+_MISSING_HEADER = re.compile(r"([A-Za-z-]+) is required, none was given")
+_NEXT_FAULT = "; missing_header: "
+_EXAMPLE_VALUES = {ENGINE_HASH: "sha256:…", QUANTISATION: "w4a8"}
 
 
 class ApiError(Exception):
@@ -105,9 +105,23 @@ def policy_error(text: str, parameters: dict[str, str]) -> ApiError:
     code, detail = match.groups()
     named = _FIRST_WORD.match(detail)
     if code == "missing_header":
-        detail += _HEADER_HINT
+        detail = _missing_headers(detail)
     param = parameters.get(named[1]) if named else None
     if param is None and code in _GUIDE_CODES:
         param = parameters.get("guided_decoding_guide")
     wait = _RETRY_AFTER.search(detail) if code == "rate_limited" else None
-    return ApiError(code, detail, param, int(wait[1]) + 1 if wait is not None else None)
+    return ApiError(code, detail, param, int(wait[1]) if wait is not None else None)
+
+
+def _missing_headers(detail: str) -> str:
+    """The text of `missing_header` for users of an SDK. Other faults that it lists stay as they are."""
+    faults = [_MISSING_HEADER.fullmatch(fault) for fault in detail.split(_NEXT_FAULT)]
+    names = [fault[1] for fault in faults if fault is not None]
+    if len(names) < len(faults):
+        return detail
+    members = ", ".join(f'"{name}": "{_EXAMPLE_VALUES.get(name, "…")}"' for name in names)
+    headers, verb = " and ".join(names), "is" if len(names) == 1 else "are"
+    return (
+        f"{headers} {verb} required, none was given; an SDK sends what it is given as "
+        f"default_headers={{{members}}}, and `llmstack manifest summary` prints the values"
+    )

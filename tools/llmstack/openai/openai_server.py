@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from llmstack.openai.app import OpenAIApi, make_app
 from llmstack.openai.http_protocol import TimedProtocol
 from llmstack.openai.model_names import ModelNames
+from llmstack.openai.usage_client import UsageClient
 from llmstack.server.ports import listen
 
 MAX_OPEN_FILES = 65_536  # each connection is one; a shell's usual limit is 1,024
@@ -20,12 +21,16 @@ _DRAIN_S = 10  # for answers that Triton has given and a client still reads
 
 
 class OpenAIServerSettings(NamedTuple):
-    """`addresses` are Triton's gRPC ports as `host:port`; `socket_fd` goes before `host` and `port`."""
+    """`addresses` are Triton's gRPC ports as `host:port`, `readiness` is the URL of a server's readiness port.
+
+    `socket_fd` goes before `host` and `port`.
+    """
 
     addresses: Sequence[str]
     host: str
     port: int
     names: ModelNames
+    readiness: str | None = None
     socket_fd: int | None = None
 
 
@@ -59,12 +64,16 @@ class OpenAIServer:
         # Accepted connections inherit it. Otherwise an answer's head waits 40 ms for the client's acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(server_config(make_app(OpenAIApi(settings.addresses, settings.names))))
+        self._server = uvicorn.Server(server_config(make_app(_build_api(settings))))
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM; answers that have begun are completed first."""
         _raise_open_files()
         self._server.run(sockets=[self._socket])
+
+
+def _build_api(settings: OpenAIServerSettings) -> OpenAIApi:
+    return OpenAIApi(settings.addresses, settings.names, UsageClient(settings.readiness))
 
 
 def _raise_open_files() -> None:

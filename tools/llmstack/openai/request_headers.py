@@ -7,13 +7,21 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT, TRACEPARENT, loggable
+from llm_policy.rules.headers import (
+    ENGINE_HASH,
+    KEY_HEADERS,
+    QUANTISATION,
+    REQUEST_ID,
+    TENANT,
+    TRACEPARENT,
+    loggable,
+)
 from llmstack.openai.error import ApiError
 
 _FORWARDED = {
-    name.lower().encode()
-    for name in (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, TRACEPARENT, "Authorization", "X-Api-Key")
+    name.lower().encode() for name in (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, TRACEPARENT, *KEY_HEADERS)
 }
+_KEY_HEADERS = {name.lower() for name in KEY_HEADERS}
 _REQUEST_ID, _ENGINE_HASH = REQUEST_ID.lower(), ENGINE_HASH.lower()
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _MAX_NAMES = 20
@@ -29,6 +37,11 @@ class RequestHeaders(NamedTuple):
     def engine_hash(self) -> str:
         """The engine that the client asked for; empty without the header."""
         return next((value for name, value in self.metadata if name == _ENGINE_HASH), "")
+
+    @property
+    def key_headers(self) -> list[tuple[str, str]]:
+        """The headers that may hold an API key."""
+        return [(name, value) for name, value in self.metadata if name in _KEY_HEADERS]
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:

@@ -20,6 +20,8 @@ _TERMINATE_S = 15.0  # longer than the process gives the answers that it sends
 class OpenAIProcess:
     """One front end of the server whose gRPC port is `triton` (`host:port`).
 
+    `readiness` is the URL of the readiness port, which /v1/usage needs.
+
     It serves the socket `listener`, which stays open here: while the process is started again, connections wait. The
     process dies with the thread that started it.
     """
@@ -28,6 +30,7 @@ class OpenAIProcess:
     triton: str
     release_dir: Path
     state_dir: Path
+    readiness: str | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -54,6 +57,7 @@ class OpenAIProcess:
         descriptor = self.listener.fileno()
         program = [sys.executable, "-m", "llmstack", "openai", "serve", "--triton", self.triton]
         program += ["--release", str(self.release_dir), "--socket-fd", str(descriptor)]
+        program += ["--readiness", self.readiness] if self.readiness is not None else []
         with (self.state_dir / LOG_NAME).open("ab") as log:
             self._process = subprocess.Popen(
                 [*launcher(signal.SIGKILL), *program],

@@ -2,7 +2,7 @@
 
 h11 parses the requests and writes the responses. Connections need no threads of their own: each ends within
 `DEADLINE_S`, and the oldest is closed when there are too many. Pages are rendered on separate threads, so a slow one
-delays no other.
+delays no other. Queries have one thread of their own: they wait for each other, and no page waits for them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import NamedTuple
 
 import h11
@@ -22,6 +24,7 @@ DEADLINE_S = 5.0
 MAX_CONNECTIONS = 128
 MAX_HEAD_BYTES = 8_192
 NUM_PAGE_THREADS = 2
+MAX_QUERIES = 8  # that wait or run
 _METHODS = (b"GET", b"HEAD")
 
 
@@ -31,17 +34,32 @@ class Page(NamedTuple):
     body: bytes
     status: int = HTTPStatus.OK
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Query(NamedTuple):
+    """What a page that depends on its request is rendered from."""
+
+    text: str
+    """What stands behind the path's question mark."""
+    headers: tuple[tuple[str, str], ...]
+    """Names in lower case."""
 
 
 Pages = Mapping[str, Callable[[], Page]]
+QueryPages = Mapping[str, Callable[[Query], Page]]
 
 
 class PageServer:
-    """Serves `pages` by path on a listening socket; `with` starts and ends it."""
+    """Serves `pages`, and `query_pages`, by path on a listening socket; `with` starts and ends it."""
 
-    def __init__(self, listener: socket.socket, pages: Pages, name: str) -> None:
-        self._listener, self._pages, self._name = listener, pages, name
+    def __init__(
+        self, listener: socket.socket, pages: Pages, name: str, query_pages: QueryPages = MappingProxyType({})
+    ) -> None:
+        self._listener, self._pages, self._query_pages, self._name = listener, pages, query_pages, name
         self._executor = ThreadPoolExecutor(NUM_PAGE_THREADS, thread_name_prefix=name)
+        self._query_executor = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-query")
+        self._free_queries = threading.Semaphore(MAX_QUERIES)
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
@@ -56,6 +74,7 @@ class PageServer:
         self._thread.join()
         self._loop.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._query_executor.shutdown(wait=False, cancel_futures=True)
 
     @property
     def port(self) -> int:
@@ -99,10 +118,21 @@ class PageServer:
     async def _render(self, request: h11.Request) -> Page:
         if request.method not in _METHODS:
             return _error_page(HTTPStatus.METHOD_NOT_ALLOWED)
-        render = self._pages.get(request.target.split(b"?", 1)[0].decode("latin-1"))
-        if render is None:
-            return _error_page(HTTPStatus.NOT_FOUND)
-        return await self._loop.run_in_executor(self._executor, _rendered, render)
+        path, _, query = request.target.decode("latin-1").partition("?")
+        if answer := self._query_pages.get(path):
+            headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers)
+            return await self._answer(partial(answer, Query(query, headers)))
+        if render := self._pages.get(path):
+            return await self._loop.run_in_executor(self._executor, _rendered, render)
+        return _error_page(HTTPStatus.NOT_FOUND)
+
+    async def _answer(self, answer: Callable[[], Page]) -> Page:
+        if not self._free_queries.acquire(blocking=False):
+            return _BUSY
+        answering = self._query_executor.submit(_rendered, answer)
+        # Its client may be gone by then.
+        answering.add_done_callback(lambda _: self._free_queries.release())
+        return await asyncio.wrap_future(answering)
 
 
 async def _read_request(reader: asyncio.StreamReader, connection: h11.Connection) -> h11.Request:
@@ -127,6 +157,7 @@ def _response(connection: h11.Connection, page: Page, *, has_body: bool) -> byte
         ("Content-Length", str(len(page.body))),
         ("Cache-Control", "no-store"),
         ("Connection", "close"),
+        *page.headers,
     ]
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers.append(("Allow", b", ".join(_METHODS).decode()))
@@ -143,6 +174,13 @@ def _rendered(render: Callable[[], Page]) -> Page:
         return render()
     except Exception as error:
         return _error_page(HTTPStatus.INTERNAL_SERVER_ERROR, type(error).__name__)
+
+
+_BUSY = Page(
+    b'{"error":"overloaded: %d queries wait or run, limit %d; try again in 1 s"}\n' % (MAX_QUERIES, MAX_QUERIES),
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    headers=(("Retry-After", "1"),),
+)
 
 
 def _error_page(status: HTTPStatus, detail: str = "") -> Page:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import TypeVar
 
+from llm_policy.ledger.database import FILE_NAME
 from llm_policy.metrics.exposition import exposition_parts
 from llm_policy.release.release import Release
 from llmstack.events.delivery_service import DeliveryService
@@ -26,6 +27,8 @@ from llmstack.supervision.settings import ServiceSettings
 from llmstack.supervision.state_directory import StateDirectory
 from llmstack.supervision.stop_signals import StopSignals
 from llmstack.supervision.supervisor import Supervisor
+from llmstack.supervision.usage_page import UsagePage
+from llmstack.tenants.engine_models import read_engine_models
 
 T = TypeVar("T")
 CHECKING_FILES = "checking the release's files"
@@ -64,7 +67,9 @@ class Service:
                 lambda: self._readiness.backlogs,
             )
             ready_pages = {"/readyz": self._readiness.readyz, "/livez": self._readiness.livez}
-            self._ready = PageServer(listen(self.server.host, "ready", self._settings.ready_port), ready_pages, "ready")
+            query_pages = {"/usage": self._build_usage_page().answer}
+            ready_listener = listen(self.server.host, "ready", self._settings.ready_port)
+            self._ready = PageServer(ready_listener, ready_pages, "ready", query_pages)
             opened.enter_context(self._ready)
             self._metrics = PageServer(
                 listen(self.server.host, "metrics", self._settings.metrics_port), {"/metrics": metrics.make}, "metrics"
@@ -84,7 +89,11 @@ class Service:
     @property
     def ready_url(self) -> str:
         """The URL of `/readyz`."""
-        return f"http://{client_host(self.server.host)}:{self._ready.port}/readyz"
+        return f"{self._ready_base_url}/readyz"
+
+    @property
+    def _ready_base_url(self) -> str:
+        return f"http://{client_host(self.server.host)}:{self._ready.port}"
 
     @property
     def metrics_url(self) -> str:
@@ -200,10 +209,17 @@ class Service:
 
     def _open_openai(self, opened: contextlib.ExitStack, port: int) -> OpenAISupervisor:
         listener = opened.enter_context(listen(self.server.host, "openai", port))
-        process = OpenAIProcess(listener, self.server.grpc_url, self.release.directory, self._state.path)
+        process = OpenAIProcess(
+            listener, self.server.grpc_url, self.release.directory, self._state.path, self._ready_base_url
+        )
         supervisor = OpenAISupervisor(process, self._readiness)
         opened.callback(supervisor.close)
         return supervisor
+
+    def _build_usage_page(self) -> UsagePage:
+        return UsagePage(
+            self._state.path / FILE_NAME, self._settings.admin_key, lambda: read_engine_models(self.release.directory)
+        )
 
     def _verify_files(self) -> None:
         """Verify the release's files once, for all starts of the server."""
