@@ -1,9 +1,13 @@
-"""Measures ledger writes of one and of two concurrent processes, as the preprocess and postprocess stubs write."""
+"""Measures ledger writes of one and of two concurrent processes, as the preprocess and postprocess stubs write.
+
+A row of a tenant with a key, budgets and rates is measured beside one of a tenant that is only a label.
+"""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -12,9 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_policy.api_key import create_key, digest_of
+from llm_policy.ledger.budget_window import day_of, windows_of
 from llm_policy.ledger.database import FILE_NAME, checkpoint, open_database, transaction
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.ledger.row_record import RowRecord
+from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.release.manifest import TASKS, parse_manifest
 
 _ROW = RowRecord(
@@ -43,7 +50,16 @@ SELECT printf('request-%010d', number), :tenant, :task, :schema_id, :hash, 'earl
     :now_ns - (:num - number) * 1000000
 FROM counted WHERE :num > 0
 """
-CALLS = ("enter", *_FLAGS)
+_FIND, _ENTER_LIMITED, _SETTLE_LIMITED = "find the tenant of a key", "enter with limits", "settle with limits"
+CALLS = ("enter", *_FLAGS, _FIND, _ENTER_LIMITED, _SETTLE_LIMITED)
+_LIMITS = TenantLimits(
+    max_nano_usd_per_day=10**18,
+    max_nano_usd_per_month=10**18,
+    max_tokens_per_minute=10**12,
+    max_requests_per_minute=10**9,
+    max_concurrent_requests=10**6,
+    max_adhoc_guides_per_minute=10**6,
+)
 
 
 class WriteCost(NamedTuple):
@@ -106,15 +122,41 @@ def measure_writes(directory: Path, num_writes: int, num_writers: int) -> list[W
 def _write(directory: Path, num_writes: int, sender: Connection) -> None:
     connection = open_database(directory / FILE_NAME, busy_timeout_ms=0)
     ledger = Ledger(connection, parse_manifest(json.dumps(_MANIFEST)), "bench")
+    digest = _add_tenant(connection)
     times: dict[str, list[int]] = {call: [] for call in CALLS}
     for number in range(num_writes):
         call = "settle" if number % 10 else "settle with a breach"
+        _write_row(ledger, _ROW, times["enter"], times[call], _FLAGS[call])
         began_ns = time.perf_counter_ns()
-        ((row,),) = ledger.record([[_ROW]])
-        entered_ns = time.perf_counter_ns()
-        row = row._replace(num_completion_tokens=64, actual_nano_usd=70_400, queue_delay_us=900, flags=_FLAGS[call])
-        settling_ns = time.perf_counter_ns()
-        ledger.settle([row])
-        times[call].append(time.perf_counter_ns() - settling_ns)
-        times["enter"].append(entered_ns - began_ns)
+        tenant = ledger.find_tenant(digest)
+        times[_FIND].append(time.perf_counter_ns() - began_ns)
+        if tenant is not None:
+            limited = _ROW._replace(tenant=tenant.name, is_authenticated=True, max_completion_tokens=256)
+            _write_row(ledger, limited, times[_ENTER_LIMITED], times[_SETTLE_LIMITED])
     sender.send(times)
+
+
+def _write_row(
+    ledger: Ledger, row: RowRecord, enter_ns: list[int], settle_ns: list[int], flags: tuple[str, ...] = ()
+) -> None:
+    began_ns = time.perf_counter_ns()
+    ((row,),) = ledger.record([[row]])
+    enter_ns.append(time.perf_counter_ns() - began_ns)
+    row = row._replace(num_completion_tokens=64, actual_nano_usd=70_400, queue_delay_us=900, flags=flags)
+    began_ns = time.perf_counter_ns()
+    ledger.settle([row])
+    settle_ns.append(time.perf_counter_ns() - began_ns)
+
+
+def _add_tenant(connection: sqlite3.Connection) -> bytes:
+    """Register a tenant that no limit stops, with the spending of a whole month; returns its key's digest."""
+    digest, name, now_ns = digest_of(create_key()), "limited", time.time_ns()
+    execute = connection.execute
+    execute(
+        "INSERT OR IGNORE INTO tenant (name, created_ns, limits) VALUES (?, ?, ?)", (name, now_ns, _LIMITS.as_text())
+    )
+    execute("INSERT INTO tenant_key (digest, tenant, created_ns) VALUES (?, ?, ?)", (digest, name, now_ns))
+    month = windows_of(day_of(now_ns))[1]
+    for day in range(month.first, month.end):
+        execute("INSERT OR IGNORE INTO tenant_day VALUES (?, ?, 1000, 0)", (name, day))
+    return digest
