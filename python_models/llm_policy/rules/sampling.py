@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from llm_policy.errors import invalid_input
@@ -18,10 +19,17 @@ class Range(NamedTuple):
     high: float
 
     def check(self, name: str, value: float) -> float:
-        """Return `value` if it is in the range (NaN never is), else raise `invalid_input`."""
-        if self.low <= value <= self.high:
+        """Return `value` if it is in the range (NaN never is), else raise `invalid_input`.
+
+        A bound that was rounded to FP32 on its way is in the range, too.
+        """
+        if self.low <= value <= self.high or value in (_as_fp32(self.low), _as_fp32(self.high)):
             return value
         raise invalid_input(f"{name} is {_text(value)}, allowed {_text(self.low)} to {_text(self.high)}")
+
+
+def _as_fp32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def _text(value: float) -> str:
@@ -68,7 +76,7 @@ def choose_sampling(task: Task | None, overrides: dict[str, float]) -> Sampling:
     temperature = overrides.get("temperature", task.temperature if task else 0.0)
     if temperature == 0.0:
         return Sampling(1.0, 1, 1.0, *_penalties_and_seed(overrides))
-    if temperature < MIN_TEMPERATURE:
+    if temperature < _as_fp32(MIN_TEMPERATURE):
         raise invalid_input(f"temperature is {temperature:g}, allowed 0 or {MIN_TEMPERATURE:g} to 2")
     top_p = overrides.get("top_p", (task.top_p if task else None) or 1.0)
     return Sampling(temperature, int(overrides.get("top_k", 0)), top_p, *_penalties_and_seed(overrides))

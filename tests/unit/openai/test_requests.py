@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
+from pydantic import TypeAdapter, ValidationError
 
 from llmstack.openai.chat_request import ChatRequest
 from llmstack.openai.completion_request import CompletionRequest
@@ -32,6 +34,40 @@ def refusal(request: ChatRequest | CompletionRequest, task: str = "") -> ApiErro
     with pytest.raises(ApiError) as raised:
         request.translate(task)
     return raised.value
+
+
+OPENAIS_NULLABLE = {
+    ChatRequest: chat_params.CompletionCreateParams,
+    CompletionRequest: completion_params.CompletionCreateParams,
+}
+
+
+def allows_null(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "null" or any(map(allows_null, schema.get("anyOf", [])))
+
+
+@pytest.mark.parametrize("form", OPENAIS_NULLABLE)
+def test_null_is_absent_wherever_openai_allows_it(form):
+    schema = TypeAdapter(OPENAIS_NULLABLE[form]).json_schema()
+    forms = [schema["$defs"][each["$ref"].rpartition("/")[2]]["properties"] for each in schema["anyOf"]]
+    names = {name for members in forms for name, member in members.items() if allows_null(member)}
+    assert len(names) > 10
+    needed = {"model": "m", "messages": MESSAGES, "prompt": "hi"}
+    without = form.model_validate(needed).translate("")
+    with_nulls = form.model_validate_json(json.dumps({**dict.fromkeys(names), **needed}))
+    assert (with_nulls.translate(""), with_nulls.ignored) == (without, form.model_validate(needed).ignored)
+
+
+@pytest.mark.parametrize("members", [{}, {"prompt": None}])
+def test_a_completion_without_a_prompt_says_that_one_is_required(members):
+    with pytest.raises(ValidationError) as raised:
+        CompletionRequest.model_validate_json(json.dumps({"model": "m", **members}))
+    error = validation_error(raised.value)
+    assert (error.message, error.param) == ("prompt: Field required", "prompt")
+
+
+def test_a_request_with_tools_is_refused_because_of_them_whatever_comes_first():
+    assert refusal(chat(tool_choice="required", tools=[{}])).param == "tools"
 
 
 def test_a_plain_chat_has_no_input_but_its_messages():

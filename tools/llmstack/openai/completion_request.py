@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
 from llmstack.openai.error import unsupported
 from llmstack.openai.generation_request import GenerationRequest, Translation, translate_options
 
 
+def _null_is_absent(prompt: Any) -> Any:
+    """OpenAI allows null. A member that is not required allows it by its type."""
+    if prompt is None:
+        raise PydanticKnownError("missing")
+    return prompt
+
+
 class CompletionRequest(GenerationRequest):
     """A request for the continuation of one text."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(description="One text, alone or in a list.")
+    prompt: Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_null_is_absent)] = Field(
+        description="One text, alone or in a list."
+    )
     echo: bool | None = None
     logprobs: int | None = Field(None, description="Only 0: the engines tell the chosen token's alone.")
 

@@ -108,11 +108,11 @@ def check_supported(request: GenerationRequest) -> None:
         raise unsupported("n", f"it is {request.n}, only 1 is supported")
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options is only allowed with stream: true")
-    for name, value in (request.model_extra or {}).items():
-        if value is not None and name in _REFUSED:
-            neutral, reason = _REFUSED[name]
-            if value not in neutral:
-                raise unsupported(name, reason)
+    given = request.model_extra or {}
+    for name, (neutral, reason) in _REFUSED.items():
+        value = given.get(name)
+        if value is not None and value not in neutral:
+            raise unsupported(name, reason)
 
 
 def translate_options(request: GenerationRequest, task: str) -> Translation:

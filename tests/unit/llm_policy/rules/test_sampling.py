@@ -1,10 +1,11 @@
 """Sampling: the task's defaults, overridden by the client within fixed ranges."""
 
+import numpy as np
 import pytest
 
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.release.manifest import Task
-from llm_policy.rules.sampling import Sampling, choose_sampling
+from llm_policy.rules.sampling import MIN_TEMPERATURE, RANGES, Sampling, choose_sampling
 
 JUDGE = Task(temperature=0.1, top_p=0.9)
 GREEDY = Task(temperature=0.0)
@@ -55,6 +56,17 @@ def test_penalties_min_tokens_and_seed_reach_the_engine_at_any_temperature(task)
 
 def test_penalties_min_tokens_and_seed_that_the_client_did_not_send_keep_the_engines_default():
     assert choose_sampling(JUDGE, {})[3:] == (None, None, None, None, None)
+
+
+@pytest.mark.parametrize("name", ["top_p", "repetition_penalty", "temperature"])
+def test_a_minimum_that_was_rounded_to_fp32_is_allowed(name):
+    minimum = MIN_TEMPERATURE if name == "temperature" else RANGES[name].low
+    rounded = float(np.float32(minimum))
+    assert rounded < minimum
+    sampling = choose_sampling(None, {"temperature": 0.5, name: rounded})
+    assert getattr(sampling, name) == rounded
+    with pytest.raises(InvalidRequest):
+        choose_sampling(None, {"temperature": 0.5, name: float(np.nextafter(np.float32(rounded), np.float32(0)))})
 
 
 def test_the_lowest_temperature_above_zero_is_allowed():
