@@ -154,6 +154,10 @@ def test_an_error_of_the_policy_is_returned_unchanged(gateway: RunningGateway) -
         ("DELETE", "/v1/models/ensemble"),
         ("GET", "/v1/models/a%00"),
         ("POST", "/v1/completions?x=1"),
+        ("GET", "/v1/models?x=1"),
+        ("POST", "/v1/usage"),
+        ("GET", "/v1/usage/a"),
+        ("GET", "/v1/usage?a=/b"),
     ],
 )
 def test_every_other_path_is_refused_in_openais_form(gateway: RunningGateway, method: str, path: str) -> None:
@@ -190,7 +194,7 @@ def test_a_body_that_is_too_large_is_refused_in_openais_form(gateway: RunningGat
     lines = (f"content-length: {Limits().max_request_bytes + 1}", "connection: close")
     answer = send_raw(gateway, head(f"POST {CHAT_PATH} HTTP/1.1", *lines))
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_large"
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
@@ -253,6 +257,7 @@ def header_server() -> Iterator[tuple[int, list[Message]]]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
+            self.send_header("x-llmstack-ignored", self.path)
             self.end_headers()
 
         def do_POST(self) -> None:
@@ -273,6 +278,17 @@ def header_server() -> Iterator[tuple[int, list[Message]]]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/v1/usage?", "/v1/usage?by=day&since=2026-11-01&tenant=a%20b"])
+def test_the_query_for_usage_reaches_the_front_end(tmp_path: Path, path: str) -> None:
+    require_programs("haproxy", "openssl")
+    with (
+        header_server() as (port, _),
+        RunningGateway(tmp_path, [Backend(HOST, *[port] * 4)], ready_path="/") as gateway,
+    ):
+        answer = request(gateway, "GET", path)
+    assert (answer.status_code, answer.headers["x-llmstack-ignored"]) == (200, path)
 
 
 def test_only_headers_that_the_front_end_needs_reach_it(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ POST_PATHS = (
 OPENAI_POST_PATHS, OPENAI_GET_PATHS = ("/v1/chat/completions", "/v1/completions"), ("/v1/models",)
 # One model, whose name may have a colon and slashes, as they are or escaped.
 OPENAI_MODEL_PATH = "^/v1/models/([A-Za-z0-9._:/-]|%3[Aa]|%2[Ff]){1,256}$"
+# The only path with a query.
+OPENAI_USAGE_PATH = "^/v1/usage([?][A-Za-z0-9._=&%+-]{0,512})?$"
 GRPC_METHODS = ("ModelInfer", "ModelStreamInfer", "ModelReady", "ServerLive", "ServerReady")
 # The tensors of the models: perf_analyzer needs them, clients do not.
 METADATA_PATHS, METADATA_METHOD = ("/v2/models/ensemble", "/v2/models/ensemble_stream"), "ModelMetadata"
@@ -127,6 +129,7 @@ class GatewayConfiguration:
             openai_get_paths=OPENAI_GET_PATHS,
             openai_post_paths=OPENAI_POST_PATHS,
             openai_model_path=OPENAI_MODEL_PATH,
+            openai_usage_path=OPENAI_USAGE_PATH,
             grpc_methods=GRPC_METHODS + ((METADATA_METHOD,) if self.allow_metadata else ()),
             max_buffered_body_bytes=MAX_BUFFERED_BODY_BYTES,
         )
