@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llm_policy.ledger import (
     alerts,
+    archive_file,
     budget_alert,
     engine_queue,
     metric_total,
@@ -42,7 +43,7 @@ AUTOCHECKPOINT_PAGES = 16_384
 MAX_IDLE_LOG_BYTES = AUTOCHECKPOINT_PAGES * 4_096
 RESTART_PAGES = 8_192
 
-_PARTS = (ledger_tables, engine_queue, metric_total, alerts, outbox, rejection_count)
+_PARTS = (ledger_tables, engine_queue, metric_total, alerts, outbox, rejection_count, archive_file)
 _TENANT_PARTS = (tenant, tenant_account, budget_alert, usage)
 _TABLES = "\n".join(part.TABLES for part in (*_PARTS, *_TENANT_PARTS))
 # Schema version. New versions only add tables and indexes, so upgrading means running every CREATE … IF NOT EXISTS.

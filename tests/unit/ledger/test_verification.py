@@ -25,7 +25,7 @@ TAMPERED = {
 def test_a_consistent_ledger_has_no_discrepancies(ledger, tmp_path):
     result = run_json(tmp_path, "verify")
     assert list(result) == [
-        *("num_rows", "num_only_counted", "num_events", "cost_nano_usd", "findings", "not_compared")
+        *("num_rows", "num_archived", "num_only_counted", "num_events", "cost_nano_usd", "findings", "not_compared")
     ]
     assert result["findings"] == []
     assert (result["num_rows"], result["num_only_counted"]) == (9, 0)

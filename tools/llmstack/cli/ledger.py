@@ -1,4 +1,4 @@
-"""`llmstack ledger`: report, export, rejections, verify and bench. All but the last only read beside a server."""
+"""`llmstack ledger`: report, export, rejections, verify, archive and bench. All run beside a server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.ledger.database import FILE_NAME, open_read_only
+from llm_policy.ledger.budget_window import date_of, day_of
+from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
+from llmstack.ledger.archive import Archiver, Month, archive_lock, find_months, unfinished_files
+from llmstack.ledger.archive_reader import DIRECTORY_NAME, INSTALL_PYARROW, ArchiveError, ArchiveReader
 from llmstack.ledger.export import WRITERS, count_rows, read_pages, replace_when_complete
 from llmstack.ledger.money import dollar_text
 from llmstack.ledger.period import Period
 from llmstack.ledger.rejections import Rejections, count_rejections, read_rejections
 from llmstack.ledger.report import GROUPS, Report, Sums, make_report
+from llmstack.ledger.row_stream import count_all_rows, read_all_pages
 from llmstack.ledger.verification import Verification, verify
 from llmstack.ledger.write_bench import WriteCost, run_write_bench
 from llmstack.paths import DEFAULT_STATE_DIR
@@ -35,6 +39,8 @@ from llmstack.paths import DEFAULT_STATE_DIR
 # The parent closes overdue rows every second, and later on a busy machine.
 _SWEEP_GRACE_S = 15
 _SHOWN_HASH_CHARS = 19
+# Younger rows may still be settled late.
+_MIN_ARCHIVE_AGE_S = 86_400
 
 GroupName = Enum("GroupName", {name: name for name in GROUPS}, type=str)  # type: ignore[misc]
 FormatName = Enum("FormatName", {name: name for name in WRITERS}, type=str)  # type: ignore[misc]
@@ -46,6 +52,11 @@ Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="From
 Until = Annotated[
     datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Up to and including this day (UTC).", show_default=False)
 ]
+ArchiveDir = Annotated[
+    Path | None,
+    typer.Option("--archive", help="The directory of archived rows; STATE_DIR/archive by default.", show_default=False),
+]
+NoArchive = Annotated[bool, typer.Option("--no-archive", help="Leave archived rows out.")]
 
 app = typer.Typer(
     help="Report and export requests and their cost, and verify the ledger's consistency.", no_args_is_help=True
@@ -58,16 +69,21 @@ def report(
     since: Since = None,
     until: Until = None,
     canary: WithCanary = False,
+    archive: ArchiveDir = None,
+    no_archive: NoArchive = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Sum requests, tokens and cost by day (UTC), tenant, task, engine, schema or error code. Each batch row counts.
 
+    Archived rows count too.
+
     Example: llmstack ledger report --by day --by tenant --since 2026-11-01
     """
     names = list(dict.fromkeys(name.value for name in by)) if by else ["day"]
-    with _ledger(state_dir) as connection, Console(stderr=True).status("adding up"):
-        result = make_report(connection, names, _period(since, until), with_canary=canary)
+    period, reader = _period(since, until), None if no_archive else _archive(archive, state_dir)
+    with _ledger(state_dir) as connection, _archive_errors(), Console(stderr=True).status("adding up"):
+        result = make_report(connection, names, period, with_canary=canary, archive=reader)
     if as_json:
         print_json(result.as_json())
     else:
@@ -84,25 +100,33 @@ def export(
     since: Since = None,
     until: Until = None,
     canary: WithCanary = False,
+    archive: ArchiveDir = None,
+    no_archive: NoArchive = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
 ) -> None:
-    """Write every row: money in US dollars as exact decimals, times in UTC.
+    """Write every row, archived ones too: money in US dollars as exact decimals, times in UTC.
 
     Example: llmstack ledger export --format parquet --output november.parquet --since 2026-11-01 --until 2026-11-30
     """
     if output is None and output_format.value == "parquet" and sys.stdout.isatty():
         fail("parquet is a binary format", "give --output, or pipe it into a program")
     period = _period(since, until)
+    num_rows = 0
     with _ledger(state_dir) as connection, _output_file(output) as file:
-        num_rows = count_rows(connection, period, with_canary=canary)
-        with _progress(num_rows, is_shown=output is not None) as on_page:
-            try:
-                WRITERS[output_format.value](read_pages(connection, period, with_canary=canary), file, on_page)
-            except ImportError:
-                fail(
-                    "pyarrow is not installed, or needs another numpy",
-                    "`pip install pyarrow==25.0.1`, or use --format csv or jsonl",
-                )
+        if no_archive:
+            num_expected = count_rows(connection, period, with_canary=canary)
+            pages = read_pages(connection, period, with_canary=canary)
+        else:
+            num_expected = count_all_rows(connection, period, with_canary=canary)
+            pages = read_all_pages(connection, _archive(archive, state_dir), period, with_canary=canary)
+        with _progress(is_shown=output is not None) as show, _archive_errors("--format csv or jsonl and --no-archive"):
+
+            def on_page(number: int) -> None:
+                nonlocal num_rows
+                num_rows += number
+                show("exporting", num_rows, num_expected)
+
+            WRITERS[output_format.value](pages, file, on_page)
         num_only_counted = sum(count_rejections(connection, ["code"], period).values())
     if output is not None:
         typer.echo(f"{num_rows} rows: {output}", err=True)
@@ -133,23 +157,101 @@ def rejections(
 @app.command("verify")
 def verify_ledger(
     max_open_s: Annotated[float, typer.Option(min=0, help="How long a row may be open.")] = MAX_OPEN_S + _SWEEP_GRACE_S,
+    archive: ArchiveDir = None,
+    no_archive: NoArchive = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Verify that the ledger's rows agree with its totals, alerts and deliveries, to the request and the nano-dollar.
+
+    Archived rows are read again and compared with the sums that the ledger has of them.
 
     Exits with 1 if they do not.
 
     Example: llmstack ledger verify --state-dir /var/lib/llmstack
     """
     with _ledger(state_dir) as connection, Console(stderr=True).status("comparing"):
-        result = verify(connection, time.time_ns(), max_open_s)
+        reader = None if no_archive else _archive(archive, state_dir)
+        result = verify(connection, time.time_ns(), max_open_s, reader)
     if as_json:
         print_json(result.as_json())
     else:
         _print_verification(result)
     if result.discrepancies:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("archive")
+def archive_rows(
+    before: Annotated[
+        datetime,
+        typer.Option(formats=["%Y-%m-%d"], help="Archive rows admitted before this day (UTC), yesterday at most."),
+    ],
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where the files are written; STATE_DIR/archive by default.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be archived.")] = False,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Move closed rows into Parquet files, one for each month. Each is read back and compared before rows are removed.
+
+    Run it beside a server or without one. An interrupted run loses nothing and counts nothing twice: run it again.
+
+    Example: llmstack ledger archive --before 2026-11-01
+    """
+    before_day = day_of(_utc_ns(before))
+    if _utc_ns(before) > time.time_ns() - _MIN_ARCHIVE_AGE_S * 1_000_000_000:
+        yesterday = date_of(day_of(time.time_ns()) - 1)
+        fail(
+            f"rows of {before:%Y-%m-%d} or the day before it may still be settled", f"give --before {yesterday} at most"
+        )
+    target = (directory or state_dir / DIRECTORY_NAME).absolute()
+    if dry_run:
+        with _ledger(state_dir) as connection:
+            months = find_months(connection, before_day)
+            finished = [file.name for file in unfinished_files(connection)]
+        files = [""] * len(months)
+    else:
+        finished, months, files = _archive_months(state_dir, target, before_day)
+    if as_json:
+        print_json(
+            {
+                "before": f"{before:%Y-%m-%d}",
+                "directory": str(target),
+                "is_dry_run": dry_run,
+                "finished": finished,
+                "months": [{**month.as_json(), "file": file} for month, file in zip(months, files, strict=True)],
+            }
+        )
+        return
+    for name in finished:
+        typer.echo(f"{'would finish' if dry_run else 'finished'} an interrupted run: {name}", err=True)
+    Console().print(_archive_table(months, files))
+
+
+def _archive_months(state_dir: Path, directory: Path, before_day: int) -> tuple[list[str], list[Month], list[str]]:
+    """Archive; the files of interrupted runs that were finished, the months and their files."""
+    next_step = "free disk space, and check that you may write ledger.db*; an interrupted run is finished by the next"
+    with (
+        ledger_connection(
+            state_dir, lambda: open_database(state_dir / FILE_NAME, must_exist=True), next_step
+        ) as connection,
+        _archive_errors("--dry-run"),
+        _progress(is_shown=True) as show,
+    ):
+        try:
+            with archive_lock(state_dir):
+                archiver = Archiver(connection, directory, show)
+                unfinished = unfinished_files(connection)
+                for file in unfinished:
+                    archiver.finish(file)
+                months = find_months(connection, before_day)
+                files = [archiver.archive(month).name for month in months]
+        except OSError as error:
+            fail(f"{directory}: {error.strerror or error}", "free disk space, or give a writable --directory")
+    return [file.name for file in unfinished], months, files
 
 
 @app.command()
@@ -190,6 +292,24 @@ def _report_table(result: Report) -> Table:
         table.add_column(title, footer=footer, justify="right", no_wrap=True)
     for key, sums in result.groups:
         table.add_row(*(escape(_short_key(text)) for text in key), *_cells(sums).values())
+    return table
+
+
+def _archive_table(months: list[Month], files: list[str]) -> Table:
+    table = Table("month", box=None, show_footer=True)
+    table.columns[0].footer = "all"
+    numbers = {
+        "rows": [month.num_rows for month in months],
+        "tokens in": [month.num_prompt_tokens for month in months],
+        "out": [month.num_completion_tokens for month in months],
+    }
+    for title, values in numbers.items():
+        table.add_column(title, footer=f"{sum(values):,}", justify="right", no_wrap=True)
+    total = dollar_text(sum(month.cost_nano_usd for month in months))
+    table.add_column("US dollars", footer=total, justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for month, file, *values in zip(months, files, *numbers.values(), strict=True):
+        table.add_row(month.month, *(f"{value:,}" for value in values), dollar_text(month.cost_nano_usd), escape(file))
     return table
 
 
@@ -244,7 +364,8 @@ def _print_verification(result: Verification) -> None:
     if not result.discrepancies:
         console.print(
             f"[green]✔[/] the ledger agrees with its totals, alerts and deliveries: {result.num_rows:,} rows, "
-            f"{result.num_only_counted:,} rejected ones only counted, {result.num_events:,} events, "
+            f"{result.num_archived:,} archived, {result.num_only_counted:,} rejected ones only counted, "
+            f"{result.num_events:,} events, "
             f"{dollar_text(result.cost_nano_usd)} US dollars",
             highlight=False,
         )
@@ -291,8 +412,24 @@ def _output_file(output: Path | None) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _progress(num_rows: int, *, is_shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar, advanced by calling the function with a number of rows."""
+def _progress(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar, set by calling the function with what is done, how much of it, and its total."""
     with Progress(console=Console(stderr=True), transient=True, disable=not is_shown) as progress:
-        task = progress.add_task("exporting", total=num_rows)
-        yield lambda number: progress.advance(task, number)
+        task = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
+def _archive(directory: Path | None, state_dir: Path) -> ArchiveReader:
+    return ArchiveReader(directory or state_dir / DIRECTORY_NAME)
+
+
+@contextmanager
+def _archive_errors(alternative: str = "--no-archive") -> Iterator[None]:
+    """Exits when archived rows can't be read or written; `alternative` works without pyarrow."""
+    try:
+        yield
+    except ArchiveError as error:
+        fail(error, error.next_step)
+    except ImportError:
+        text, command = INSTALL_PYARROW.split(": ")
+        fail(text, f"{command}, or use {alternative}")

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +30,8 @@ COLUMNS = (
     *("id", *_TEXTS, "row_number", "canary", *_COUNTS, *_MONEY),
     *("queue_delay_us", "flags", "state", "swept_as", "code", *_TIMES),
 )
-_SELECTED = ", ".join(_MONEY.get(name) or _TIMES.get(name) or name for name in COLUMNS)
+MONEY_COLUMNS, TIME_COLUMNS = tuple(_MONEY), tuple(_TIMES)
+SELECTED = ", ".join(_MONEY.get(name) or _TIMES.get(name) or name for name in COLUMNS)
 
 Row = dict[str, Any]
 OnPage = Callable[[int], None]
@@ -48,16 +49,24 @@ def count_rows(connection: sqlite3.Connection, period: Period, *, with_canary: b
 def read_pages(connection: sqlite3.Connection, period: Period, *, with_canary: bool) -> Iterator[list[Row]]:
     """The rows ordered by id. Each page is a query of its own, so no read lock is held between pages."""
     last_id = 0
-    while True:
-        found = connection.execute(
-            f"SELECT {_SELECTED} FROM request WHERE id > ? AND admitted_ns >= ? AND admitted_ns < ? AND canary <= ? "  # noqa: S608
-            "ORDER BY id LIMIT ?",
-            (last_id, *period, with_canary, PAGE_ROWS),
-        ).fetchall()
-        if not found:
-            return
-        yield [dict(zip(COLUMNS, row, strict=True)) for row in found]
-        last_id = found[-1][0]
+    while page := read_page(connection, last_id, period, with_canary=with_canary):
+        yield page
+        last_id = page[-1]["id"]
+
+
+def read_page(connection: sqlite3.Connection, after_id: int, period: Period, *, with_canary: bool) -> list[Row]:
+    """The first rows with an id beyond `after_id`, ordered by id."""
+    found = connection.execute(
+        f"SELECT {SELECTED} FROM request WHERE id > ? AND admitted_ns >= ? AND admitted_ns < ? AND canary <= ? "  # noqa: S608
+        "ORDER BY id LIMIT ?",
+        (after_id, *period, with_canary, PAGE_ROWS),
+    ).fetchall()
+    return as_rows(found)
+
+
+def as_rows(found: Iterable[Sequence[Any]]) -> list[Row]:
+    """Rows of a query for the columns `SELECTED`."""
+    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
 
 def write_csv(pages: Iterator[list[Row]], output: BinaryIO, on_page: OnPage) -> None:
@@ -92,7 +101,7 @@ def write_parquet(pages: Iterator[list[Row]], output: BinaryIO, on_page: OnPage)
     import pyarrow.parquet as pq
 
     schema = _parquet_schema(pa)
-    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(output, schema, compression="zstd", write_page_checksum=True) as writer:
         for page in pages:
             writer.write_table(pa.Table.from_pylist([_for_parquet(row) for row in page], schema=schema))
             on_page(len(page))

@@ -1,6 +1,7 @@
 """Checks the ledger's consistency: rows against totals, breaches against alerts, events against deliveries.
 
-Rejected rows that are only counted are rows here: the metrics count them too.
+Rejected rows that are only counted are rows here, as the metrics count them too. So are archived rows, of which the
+ledger has sums: the files of the archive are read again and compared with them.
 
 One snapshot is read, so a server may write at the same time.
 """
@@ -13,27 +14,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from llm_policy.ledger import alerts, metric_total
-from llm_policy.ledger.ledger import RULE_OF_FLAG
 from llm_policy.ledger.outbox import FINANCE, PRUNED_EVENTS, READINESS, UNCOUNTED_EVENTS
+from llmstack.ledger.account_checks import check_accounts, find_negative_values, has_accounts
+from llmstack.ledger.archive_checks import ArchiveState, check_files, check_usage, read_state
+from llmstack.ledger.archive_reader import INSTALL_PYARROW, ArchiveReader
+from llmstack.ledger.discrepancy import Discrepancy, compare_sums
 from llmstack.ledger.period import Period
 from llmstack.ledger.rejections import read_rejections
+from llmstack.ledger.row_group import KEYS, RowGroup, metric_sums
 
 _COUNTED = "canary = 0 AND state <> 'admitted'"
-
-
-class Discrepancy(NamedTuple):
-    """Two values that should be equal, or a number of rows that should be 0."""
-
-    check: str
-    in_rows: Any
-    in_totals: Any
 
 
 class Verification(NamedTuple):
     """The amount of data checked, and the discrepancies."""
 
     num_rows: int
-    num_only_counted: int  # rejected rows besides `num_rows`
+    num_archived: int  # rows besides `num_rows`, in the archive
+    num_only_counted: int  # rejected rows besides these
     num_events: int
     cost_nano_usd: int
     discrepancies: list[Discrepancy]
@@ -43,6 +41,7 @@ class Verification(NamedTuple):
         """All fields, with the discrepancies under `findings`."""
         return {
             "num_rows": self.num_rows,
+            "num_archived": self.num_archived,
             "num_only_counted": self.num_only_counted,
             "num_events": self.num_events,
             "cost_nano_usd": self.cost_nano_usd,
@@ -51,8 +50,10 @@ class Verification(NamedTuple):
         }
 
 
-def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Verification:
-    """Run all checks. A row may be open for `max_open_s`; `now_ns` is Unix time.
+def verify(
+    connection: sqlite3.Connection, now_ns: int, max_open_s: float, archive: ArchiveReader | None = None
+) -> Verification:
+    """Run all checks. A row may be open for `max_open_s`; `now_ns` is Unix time. Without `archive` no file is read.
 
     Raises:
         sqlite3.Error: the ledger can't be read.
@@ -61,21 +62,48 @@ def verify(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Ve
     try:
         pruned = _pruned(connection)
         not_compared = _skipped_checks(pruned)
+        state = read_state(connection)
+        sums = _sum_rows(connection)
+        for each in state.sums.values():
+            sums.update(each)
         discrepancies = [
             *_check_file(connection),
-            *_compare_totals(_sum_rows(connection), metric_total.read_totals(connection)),
+            *compare_sums(sums, metric_total.read_totals(connection)),
             *_invalid_rows(connection, now_ns, max_open_s),
+            *find_negative_values(connection),
             *_orphans(connection),
             *_missing_events(connection, pruned),
             *([] if not_compared else _compare_alerts(connection, pruned)),
         ]
+        if has_accounts(connection):
+            discrepancies += check_accounts(connection)
+        else:
+            not_compared.append("usage and accounts of tenants: an earlier version wrote the ledger")
         (num_rows,) = connection.execute("SELECT count(*) FROM request").fetchone()
         num_only_counted = sum(each.num_rows for each in read_rejections(connection, Period()))
         (num_events,) = connection.execute("SELECT count(*) FROM event").fetchone()
         cost = metric_total.read_totals(connection)[metric_total.COST, ""]
     finally:
         connection.execute("COMMIT")
-    return Verification(num_rows, num_only_counted, num_events, cost, discrepancies, not_compared)
+    found, skipped = _check_archive(state, archive)
+    return Verification(
+        *(num_rows, state.num_rows, num_only_counted, num_events, cost),
+        discrepancies=[*discrepancies, *found],
+        not_compared=[*not_compared, *skipped],
+    )
+
+
+def _check_archive(state: ArchiveState, archive: ArchiveReader | None) -> tuple[list[Discrepancy], list[str]]:
+    """The discrepancies, and the checks that were not possible."""
+    if not state.files:
+        return check_usage(state), []
+    reason = "they were not read"
+    if archive is not None:
+        try:
+            return check_files(state, archive), []
+        except ImportError:
+            reason = INSTALL_PYARROW
+    return check_usage(state), [f"archived rows with their files: {reason}"]
 
 
 def _check_file(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
@@ -84,54 +112,19 @@ def _check_file(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
         yield Discrepancy("file integrity (PRAGMA quick_check)", "; ".join(report), "ok")
 
 
-def _sum_rows(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+def _sum_rows(connection: sqlite3.Connection) -> Counter[tuple[str, str]]:
     """The totals by name and labels, computed from the rows."""
-    sums: Counter[tuple[str, str]] = Counter()
-    for task, state, swept_as, num_rows, tokens_in, tokens_out, nano_usd in connection.execute(
-        "SELECT task, state, swept_as, count(*), sum(num_prompt_tokens), sum(num_completion_tokens), "  # noqa: S608
-        f"sum(actual_nano_usd) FROM request WHERE {_COUNTED} GROUP BY task, state, swept_as"
-    ):
-        task = task or metric_total.NO_TASK
-        sums[metric_total.REQUESTS, f"{task},{swept_as or state}"] += num_rows
-        if swept_as:
-            sums[metric_total.REQUESTS, f"{task},{metric_total.LATE}"] += num_rows
-        sums[metric_total.COST, ""] += nano_usd
-        if state != "refused":
-            sums[metric_total.TOKENS_IN, ""] += tokens_in
-            sums[metric_total.TOKENS_OUT, ""] += tokens_out
-    for code, num_rows in connection.execute(
-        f"SELECT code, count(*) FROM request WHERE {_COUNTED} AND state = 'refused' GROUP BY code"  # noqa: S608
-    ):
-        sums[metric_total.REJECTED, code] += num_rows
+    keys = ", ".join(KEYS)
+    rows = connection.execute(
+        f"SELECT {keys}, count(*), sum(num_prompt_tokens), sum(num_completion_tokens), sum(actual_nano_usd) "  # noqa: S608
+        f"FROM request WHERE {_COUNTED} GROUP BY {keys}"
+    )
+    sums = metric_sums(RowGroup(*row) for row in rows)
     for rejections in read_rejections(connection, Period()):
         task = rejections.task or metric_total.NO_TASK
         sums[metric_total.REQUESTS, f"{task},refused"] += rejections.num_rows
         sums[metric_total.REJECTED, rejections.code] += rejections.num_rows
-    for rule, num_rows in _breaches(connection).items():
-        sums[metric_total.ALERTS, rule] += num_rows
-        if rule == alerts.SCHEMA_VIOLATION:
-            sums[metric_total.VIOLATIONS, ""] += num_rows
-    return dict(sums)
-
-
-def _breaches(connection: sqlite3.Connection) -> Counter[str]:
-    """The number of breaches by rule, from the rows' flags."""
-    breaches: Counter[str] = Counter()
-    for flags, num_rows in connection.execute(
-        f"SELECT flags, count(*) FROM request WHERE {_COUNTED} AND flags <> '' GROUP BY flags"  # noqa: S608
-    ):
-        breaches.update({RULE_OF_FLAG[flag]: num_rows for flag in flags.split(",") if flag in RULE_OF_FLAG})
-    return breaches
-
-
-def _compare_totals(
-    sums: Mapping[tuple[str, str], int], totals: Mapping[tuple[str, str], int]
-) -> Iterator[Discrepancy]:
-    for name, labels in sorted({*sums, *totals}):
-        in_rows, in_totals = sums.get((name, labels), 0), totals.get((name, labels), 0)
-        # No row records the engine's health.
-        if in_rows != in_totals and (name, labels) != (metric_total.ALERTS, alerts.ENGINE_UNHEALTHY):
-            yield Discrepancy(f"{name} {labels}".rstrip(), in_rows, in_totals)
+    return sums
 
 
 def _invalid_rows(connection: sqlite3.Connection, now_ns: int, max_open_s: float) -> Iterator[Discrepancy]:

@@ -1,0 +1,83 @@
+"""Checks the accounts of tenants: reservations against open rows, days against reservations and usage.
+
+Accounts exist for requests with an API key only. Rows of the time before their tenant was registered have none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from llm_policy.ledger.budget_window import NS_PER_DAY, date_of
+from llmstack.ledger.discrepancy import Discrepancy
+
+# A request that came without a key may be admitted shortly after its tenant was registered.
+_REGISTRATION_NS = 10_000_000_000
+
+_NUMBERS = {
+    "reservations without their open row": (
+        "reservation WHERE NOT EXISTS (SELECT 1 FROM request WHERE id = ledger_id AND state = 'admitted' "
+        "AND request.tenant = reservation.tenant AND request.admitted_ns = reservation.admitted_ns "
+        "AND projected_nano_usd = nano_usd)"
+    ),
+    "open rows of registered tenants without a reservation": (
+        "request JOIN tenant ON name = tenant WHERE state = 'admitted' AND canary = 0 "  # noqa: S608 - constants
+        f"AND admitted_ns > created_ns + {_REGISTRATION_NS} AND id NOT IN (SELECT ledger_id FROM reservation)"
+    ),
+}
+_DIFFERENCE = "GROUP BY tenant, day HAVING sum(in_rows) <> sum(in_totals) ORDER BY tenant, day"
+_SUMS = {
+    "nano-dollars reserved": (
+        "SELECT tenant, day, sum(in_rows), sum(in_totals) FROM "  # noqa: S608 - constants
+        f"(SELECT tenant, admitted_ns / {NS_PER_DAY} AS day, nano_usd AS in_rows, 0 AS in_totals FROM reservation "
+        f"UNION ALL SELECT tenant, day, 0, reserved_nano_usd FROM tenant_day) {_DIFFERENCE}"
+    ),
+    "nano-dollars spent": (
+        "SELECT tenant, day, sum(in_rows), sum(in_totals) FROM "  # noqa: S608 - constants
+        "(SELECT tenant, day, nano_usd AS in_rows, 0 AS in_totals FROM usage_day "
+        "UNION ALL SELECT tenant, day, 0, spent_nano_usd FROM tenant_day) "
+        f"JOIN tenant ON name = tenant WHERE day > created_ns / {NS_PER_DAY} {_DIFFERENCE}"
+    ),
+}
+_NEVER_NEGATIVE = {
+    "request": ("num_prompt_tokens", "num_completion_tokens", "projected_nano_usd", "actual_nano_usd"),
+    "metric_total": ("value",),
+    "archived_sum": ("value",),
+    "rejection_count": ("num_samples", "num_rows"),
+    "usage_day": ("num_rows", "num_prompt_tokens", "num_completion_tokens", "nano_usd"),
+    "refusal_day": ("num_rows",),
+    "reservation": ("num_tokens", "nano_usd"),
+    "tenant_day": ("spent_nano_usd", "reserved_nano_usd"),
+    "tenant_second": ("num_requests", "num_tokens", "num_guides"),
+}
+
+
+def has_accounts(connection: sqlite3.Connection) -> bool:
+    """Whether the ledger has accounts and usage; one that an earlier version wrote has not."""
+    return {"tenant", "reservation", "tenant_day", "usage_day"} <= _tables(connection)
+
+
+def check_accounts(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
+    """All checks of a ledger that has accounts."""
+    for check, query in _NUMBERS.items():
+        (number,) = connection.execute(f"SELECT count(*) FROM {query}").fetchone()  # noqa: S608 - from above
+        if number:
+            yield Discrepancy(check, number, 0)
+    for check, query in _SUMS.items():
+        for tenant, day, in_rows, in_totals in connection.execute(query):
+            yield Discrepancy(f"{check} by tenant {tenant} on {date_of(day)}", in_rows, in_totals)
+
+
+def find_negative_values(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
+    """Columns with values below 0."""
+    existing = _tables(connection)
+    for table, columns in _NEVER_NEGATIVE.items():
+        if table in existing:
+            condition = " OR ".join(f"{column} < 0" for column in columns)
+            (number,) = connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()  # noqa: S608
+            if number:
+                yield Discrepancy(f"rows of {table} with a value below 0", number, 0)
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
