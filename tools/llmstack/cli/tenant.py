@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Column, Table
 
 from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
 from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.release.manifest import TASKS
 from llmstack.cli.ledger_connection import ledger_connection
-from llmstack.cli.terminal import fail, print_json
+from llmstack.cli.terminal import fail, print_json, print_table
 from llmstack.events.event_list import iso_time
 from llmstack.ledger.money import dollar_text
 from llmstack.paths import DEFAULT_STATE_DIR
@@ -43,7 +41,6 @@ from llmstack.tenants.tenant_status import KeyStatus, TenantStatus, limits_as_js
 _NS_PER_S = 1_000_000_000
 _SECONDS_OF = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _MAX_GRACE_S = 365 * _SECONDS_OF["d"]
-_ANY_WIDTH, _FOLDED_NAME_WIDTH = 10_000, 14
 
 
 def _count_option(help_text: str) -> Any:
@@ -134,7 +131,7 @@ def list_tenants(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = Fals
     if as_json:
         print_json([status.as_json() for status in statuses])
     elif statuses:
-        _print_table(_list_table(statuses))
+        print_table(_list_table(statuses))
     else:
         typer.echo("no tenants")
 
@@ -156,12 +153,12 @@ def show(name: Name, state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = 
     typer.echo(f"tenant {name}, created {iso_time(status.created_ns)}")
     typer.echo(f"tasks: {_limit_text('tasks', status.limits.tasks)}")
     typer.echo(f"schemas: {_limit_text('schemas', status.limits.schemas)}\n")
-    _print_table(_limit_table(status))
+    print_table(_limit_table(status))
     typer.echo()
-    _print_table(_key_table(status.keys))
+    print_table(_key_table(status.keys))
     if status.refusals_today:
         typer.echo()
-        _print_table(_refusal_table(status.refusals_today))
+        print_table(_refusal_table(status.refusals_today))
 
 
 @app.command()
@@ -433,19 +430,6 @@ def _number_column(title: str) -> Column:
     return Column(title, justify="right", no_wrap=True)
 
 
-def _print_table(table: Table) -> None:
-    """Names fold on a narrow terminal. No digit is cut: rather, the terminal wraps the lines."""
-    console = Console()
-    folding = [column for column in table.columns if not column.no_wrap]
-    for column in folding:
-        column.max_width = _FOLDED_NAME_WIDTH
-    needed_width = Measurement.get(console, console.options.update(width=_ANY_WIDTH), table).minimum
-    for column in folding:
-        column.max_width = None
-    console.width = max(console.width, needed_width)
-    console.print(table)
-
-
 @contextmanager
 def _ledger(state_dir: Path, *, for_writing: bool = False) -> Iterator[sqlite3.Connection]:
     """The ledger in `state_dir`; exits when it is missing, can't be used, or the change is not possible."""
@@ -483,4 +467,4 @@ def _reported() -> Iterator[None]:
 def _next_step(for_writing: bool) -> str:
     if for_writing:
         return "check that the disk is not full and you may write the directory, then try again: nothing has changed"
-    return "check that you may read ledger.db* and write the directory"
+    return "check that you may read ledger.db* and write the directory; a start of the server upgrades an older ledger"
