@@ -103,12 +103,13 @@ def measure_writes(directory: Path, num_writes: int, num_writers: int) -> list[W
         OSError, sqlite3.Error: the directory can't be written.
         EOFError: a writer failed; its error is on standard error.
     """
-    with closing(open_database(directory / FILE_NAME)):  # stays open: the last close would checkpoint
+    with closing(open_database(directory / FILE_NAME)) as connection:  # stays open: the last close would checkpoint
+        key_digest = _add_tenant(connection)
         context = multiprocessing.get_context("spawn")
         receivers = []
         for _ in range(num_writers):
             receiver, sender = context.Pipe(duplex=False)
-            context.Process(target=_write, args=(directory, num_writes, sender), daemon=True).start()
+            context.Process(target=_write, args=(directory, key_digest, num_writes, sender), daemon=True).start()
             sender.close()
             receivers.append(receiver)
         durations: list[dict[str, list[int]]] = [receiver.recv() for receiver in receivers]
@@ -119,16 +120,15 @@ def measure_writes(directory: Path, num_writes: int, num_writers: int) -> list[W
     ]
 
 
-def _write(directory: Path, num_writes: int, sender: Connection) -> None:
+def _write(directory: Path, key_digest: bytes, num_writes: int, sender: Connection) -> None:
     connection = open_database(directory / FILE_NAME, busy_timeout_ms=0)
     ledger = Ledger(connection, parse_manifest(json.dumps(_MANIFEST)), "bench")
-    digest = _add_tenant(connection)
     times: dict[str, list[int]] = {call: [] for call in CALLS}
     for number in range(num_writes):
         call = "settle" if number % 10 else "settle with a breach"
         _write_row(ledger, _ROW, times["enter"], times[call], _FLAGS[call])
         began_ns = time.perf_counter_ns()
-        tenant = ledger.find_tenant(digest)
+        tenant = ledger.find_tenant(key_digest)
         times[_FIND].append(time.perf_counter_ns() - began_ns)
         if tenant is not None:
             limited = _ROW._replace(tenant=tenant.name, is_authenticated=True, max_completion_tokens=256)
@@ -151,12 +151,12 @@ def _write_row(
 def _add_tenant(connection: sqlite3.Connection) -> bytes:
     """Register a tenant that no limit stops, with the spending of a whole month; returns its key's digest."""
     digest, name, now_ns = digest_of(create_key()), "limited", time.time_ns()
-    execute = connection.execute
-    execute(
-        "INSERT OR IGNORE INTO tenant (name, created_ns, limits) VALUES (?, ?, ?)", (name, now_ns, _LIMITS.as_text())
-    )
-    execute("INSERT INTO tenant_key (digest, tenant, created_ns) VALUES (?, ?, ?)", (digest, name, now_ns))
     month = windows_of(day_of(now_ns))[1]
-    for day in range(month.first, month.end):
-        execute("INSERT OR IGNORE INTO tenant_day VALUES (?, ?, 1000, 0)", (name, day))
+    days = [(name, day, 1_000, 0) for day in range(month.first, month.end)]
+    with transaction(connection):
+        tenant = (name, now_ns, _LIMITS.as_text())
+        connection.execute("INSERT OR IGNORE INTO tenant (name, created_ns, limits) VALUES (?, ?, ?)", tenant)
+        key = (digest, name, now_ns)
+        connection.execute("INSERT INTO tenant_key (digest, tenant, created_ns) VALUES (?, ?, ?)", key)
+        connection.executemany("INSERT OR IGNORE INTO tenant_day VALUES (?, ?, ?, ?)", days)
     return digest
