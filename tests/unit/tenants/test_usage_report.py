@@ -59,6 +59,12 @@ def test_a_tenant_sees_its_own_rows_and_refusals_only(ledger):
     assert make_usage(ledger, "day", Period(), "no such").groups == []
 
 
+def test_several_tenants_are_added_up(ledger):
+    report = make_usage(ledger, "tenant", Period(), ["acme", "idle"])
+    assert ([key for key, _ in report.groups], report.total.num_refused) == (["acme", "idle"], 7)
+    assert make_usage(ledger, "task", Period(), []).total == UsageSums()
+
+
 def test_a_tenant_that_was_only_refused_is_in_the_report(ledger):
     groups = dict(make_usage(ledger, "tenant", Period()).groups)
     assert groups["idle"] == UsageSums(num_refused=1)

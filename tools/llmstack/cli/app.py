@@ -30,6 +30,7 @@ from llmstack.cli.openai import app as openai
 from llmstack.cli.release import app as release
 from llmstack.cli.release.smoke import smoke
 from llmstack.cli.release.warmup import warmup
+from llmstack.cli.usage import usage
 
 
 def _print_version(is_requested: bool) -> None:
@@ -57,6 +58,7 @@ app.command()(capacity)
 app.command()(configuration)
 app.command()(dashboard)
 app.command()(doctor)
+app.command()(usage)
 app.command()(warmup)
 app.command()(smoke)
 app.add_typer(bench.app, name="bench")

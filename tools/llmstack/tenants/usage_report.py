@@ -7,7 +7,7 @@ Refused rows are those of registered tenants; they are known by day and tenant o
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class UsageReport(NamedTuple):
 
     by: str
     period: Period
-    tenant: str | None
+    tenant: str | Sequence[str] | None
     groups: list[tuple[str, UsageSums]]
     total: UsageSums
     num_groups: int
@@ -80,10 +80,10 @@ def make_usage(
     connection: sqlite3.Connection,
     by: str,
     period: Period,
-    tenant: str | None = None,
+    tenant: str | Sequence[str] | None = None,
     max_groups: int | None = None,
 ) -> UsageReport:
-    """The usage of one tenant, or of all, by a key of GROUPS. The days that `period` touches count whole.
+    """The usage of one tenant, of several or of all, by a key of GROUPS. The days that `period` touches count whole.
 
     With `max_groups` only the groups of the highest cost are returned; the total has all of them.
 
@@ -119,12 +119,13 @@ def _query(column: str, where: str, *, has_refusals: bool) -> str:
     )
 
 
-def _where(period: Period, tenant: str | None) -> tuple[str, dict[str, Any]]:
+def _where(period: Period, tenant: str | Sequence[str] | None) -> tuple[str, dict[str, Any]]:
     first, end = _days(period)
-    values: dict[str, Any] = {"first": first, "end": end}
+    where, values = "day >= :first AND day < :end", {"first": first, "end": end}
     if tenant is None:
-        return "day >= :first AND day < :end", values
-    return "tenant = :tenant AND day >= :first AND day < :end", {**values, "tenant": tenant}
+        return where, values
+    names = {f"t{number}": name for number, name in enumerate([tenant] if isinstance(tenant, str) else tenant)}
+    return f"tenant IN ({', '.join(f':{name}' for name in names)}) AND {where}", {**values, **names}
 
 
 def _days(period: Period) -> tuple[int, int]:
