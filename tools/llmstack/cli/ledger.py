@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -23,12 +23,12 @@ from llm_policy.ledger.budget_window import date_of, day_of
 from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llmstack.cli.ledger_connection import ledger_connection
+from llmstack.cli.period import Since, Until, parse_period, utc_ns
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.ledger.archive import Archiver, Month, archive_lock, find_months, unfinished_files
 from llmstack.ledger.archive_reader import DIRECTORY_NAME, INSTALL_PYARROW, ArchiveError, ArchiveReader
 from llmstack.ledger.export import WRITERS, count_rows, read_pages, replace_when_complete
 from llmstack.ledger.money import dollar_text
-from llmstack.ledger.period import Period
 from llmstack.ledger.rejections import Rejections, count_rejections, read_rejections
 from llmstack.ledger.report import GROUPS, Report, Sums, make_report
 from llmstack.ledger.row_stream import count_all_rows, read_all_pages
@@ -48,10 +48,6 @@ FormatName = Enum("FormatName", {name: name for name in WRITERS}, type=str)  # t
 StateDir = Annotated[Path, typer.Option(envvar="LLMSTACK_STATE_DIR", help="The server's state directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WithCanary = Annotated[bool, typer.Option("--canary", help="Include the server's own canary requests.")]
-Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="From this day (UTC).", show_default=False)]
-Until = Annotated[
-    datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Up to and including this day (UTC).", show_default=False)
-]
 ArchiveDir = Annotated[
     Path | None,
     typer.Option("--archive", help="The directory of archived rows; STATE_DIR/archive by default.", show_default=False),
@@ -81,7 +77,7 @@ def report(
     Example: llmstack ledger report --by day --by tenant --since 2026-11-01
     """
     names = list(dict.fromkeys(name.value for name in by)) if by else ["day"]
-    period, reader = _period(since, until), None if no_archive else _archive(archive, state_dir)
+    period, reader = parse_period(since, until), None if no_archive else _archive(archive, state_dir)
     with _ledger(state_dir) as connection, _archive_errors(), Console(stderr=True).status("adding up"):
         result = make_report(connection, names, period, with_canary=canary, archive=reader)
     if as_json:
@@ -110,7 +106,7 @@ def export(
     """
     if output is None and output_format.value == "parquet" and sys.stdout.isatty():
         fail("parquet is a binary format", "give --output, or pipe it into a program")
-    period = _period(since, until)
+    period = parse_period(since, until)
     num_rows = 0
     with _ledger(state_dir) as connection, _output_file(output) as file:
         if no_archive:
@@ -147,7 +143,7 @@ def rejections(
     Example: llmstack ledger rejections --since 2026-11-01
     """
     with _ledger(state_dir) as connection:
-        found = read_rejections(connection, _period(since, until))
+        found = read_rejections(connection, parse_period(since, until))
     if as_json:
         print_json({"rejections": [each.as_json() for each in found]})
     else:
@@ -201,8 +197,8 @@ def archive_rows(
 
     Example: llmstack ledger archive --before 2026-11-01
     """
-    before_day = day_of(_utc_ns(before))
-    if _utc_ns(before) > time.time_ns() - _MIN_ARCHIVE_AGE_S * 1_000_000_000:
+    before_day = day_of(utc_ns(before))
+    if utc_ns(before) > time.time_ns() - _MIN_ARCHIVE_AGE_S * 1_000_000_000:
         yesterday = date_of(day_of(time.time_ns()) - 1)
         fail(
             f"rows of {before:%Y-%m-%d} or the day before it may still be settled", f"give --before {yesterday} at most"
@@ -377,19 +373,6 @@ def _print_verification(result: Verification) -> None:
     console.print(
         "next: the next `llmstack serve` closes rows that stay open; anything else is a bug: keep this ledger.db"
     )
-
-
-def _period(since: datetime | None, until: datetime | None) -> Period:
-    if since is not None and until is not None and until < since:
-        fail(f"--until {until:%Y-%m-%d} is before --since {since:%Y-%m-%d}", "swap the two dates")
-    first, last = Period()
-    return Period(
-        first if since is None else _utc_ns(since), last if until is None else _utc_ns(until + timedelta(days=1))
-    )
-
-
-def _utc_ns(day: datetime) -> int:
-    return int(day.replace(tzinfo=timezone.utc).timestamp()) * 1_000_000_000
 
 
 def _ledger(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:

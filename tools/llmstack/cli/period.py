@@ -23,9 +23,10 @@ def parse_period(since: datetime | None, until: datetime | None) -> Period:
         fail(f"--until {until:%Y-%m-%d} is before --since {since:%Y-%m-%d}", "swap the two dates")
     first, last = Period()
     return Period(
-        first if since is None else _utc_ns(since), last if until is None else _utc_ns(until + timedelta(days=1))
+        first if since is None else utc_ns(since), last if until is None else utc_ns(until + timedelta(days=1))
     )
 
 
-def _utc_ns(day: datetime) -> int:
+def utc_ns(day: datetime) -> int:
+    """The Unix time in nanoseconds at which the UTC day begins."""
     return int(day.replace(tzinfo=timezone.utc).timestamp()) * _NS_PER_S
