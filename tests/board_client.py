@@ -29,10 +29,12 @@ from tests.webhook_receiver import new_secret, write_secrets
 class LiveBoard:
     """A running board at `url` with its state in `directory`."""
 
-    # What a fixture may add: a reviewer's token, a client that has logged in with one, a reader's header.
+    # What a fixture may add: a reviewer's token, a client that has logged in with one, a reader's header,
+    # the tenants' API keys.
     token: str
     client: httpx.Client
     bearer: dict[str, str]
+    keys: dict[str, str]
 
     def __init__(self, directory: Path, url: str, secret: str, settings: BoardSettings) -> None:
         self.directory, self.url, self.secret, self.settings = directory, url, secret, settings
@@ -64,8 +66,12 @@ def live_board(
     socket = listen(host, "board", 0)
     url = http_url(host, socket.getsockname()[1])
     secrets = write_secrets(directory / "secret", secret)
-    settings = {"ready_url": "http://127.0.0.1:9/readyz", "public_url": url, **settings}
-    board_settings = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **settings)
+    defaults: dict[str, Any] = {
+        "ready_url": "http://127.0.0.1:9/readyz",
+        "public_url": url,
+        "state_dir": directory / "state",
+    }
+    board_settings = BoardSettings(directory / "board.db", ReleaseStore(artifacts), secrets, **(defaults | settings))
     create_board(board_settings.database)
     server = uvicorn.Server(server_config(make_app(board_settings)))
     thread = Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)

@@ -14,6 +14,7 @@ from llm_policy.release.release import Release
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from tests.board_client import LiveBoard, alert, live_board
 from tests.board_releases import write_store
+from tests.board_tenants import write_tenants
 
 pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -83,6 +84,24 @@ def test_alerts_from_webhooks_are_listed_and_charted(browser: Browser, board: Li
         page.context.close()
 
 
+def test_tenants_are_listed_with_their_budgets_and_each_has_a_chart_of_30_days(
+    browser: Browser, board: LiveBoard
+) -> None:
+    write_tenants(board.settings.state_dir)
+    page = log_in(browser, board, board.add("Ada"))
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="Tenants").click()
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="acme"))
+    expect(row.get_by_role("img", name="4 % spent, 2 % reserved")).to_be_visible()
+    expect(row).to_contain_text("$0.24 of $5.00")
+    row.get_by_role("link", name="acme").click()
+    expect(page.get_by_role("heading", name="acme", exact=True)).to_be_visible()
+    chart = page.get_by_role("img", name="Cost by day")
+    expect(chart).to_be_visible()
+    assert chart.locator("rect").count() == 30
+    page.get_by_text("By day", exact=True).click()
+    assert page.get_by_role("table", name="Use by UTC day").get_by_role("row").count() == 31
+
+
 def test_no_script_in_any_field_runs_even_with_javascript(browser: Browser, board: LiveBoard) -> None:
     board.send(alert(rule=SCRIPT, samples=[SCRIPT], window_start=SCRIPT))
     data = {"from": SCRIPT, "to": SCRIPT, "root_cause": SCRIPT}
@@ -100,7 +119,8 @@ def test_no_script_in_any_field_runs_even_with_javascript(browser: Browser, boar
 
 def test_form_fields_and_tables_have_names_and_pages_have_one_heading(browser: Browser, board: LiveBoard) -> None:
     page = log_in(browser, board, board.add("Ada"), javascript=True)
-    for path in ("/", "/alerts", "/history", f"/releases/{NAME}"):
+    write_tenants(board.settings.state_dir)
+    for path in ("/", "/alerts", "/tenants", "/tenants/acme", "/history", f"/releases/{NAME}"):
         page.goto(path)
         assert page.locator("h1").count() == 1
         assert page.locator("html").get_attribute("lang") == "en"
@@ -154,6 +174,7 @@ def test_a_reviewer_can_sign_off_with_the_keyboard_alone(browser: Browser, board
 )
 def test_no_page_is_wider_than_the_screen(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
     write_store(tmp_path / "artifacts")
+    write_tenants(tmp_path / "state")
     with live_board(tmp_path, tmp_path / "artifacts") as board:
         for number, rule in enumerate(("queue_delay", "cost", "schema_violation", "engine_unhealthy")):
             board.send(alert(rule, 7, time.time_ns() - number * 3_600_000_000_000, samples=["x" * 128]))
@@ -164,6 +185,7 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, tmp_path: Path, widt
         page.set_viewport_size({"width": width, "height": 800})
         for name, path in (
             *(("overview", "/"), ("alerts", "/alerts"), ("history", "/history")),
+            *(("tenants", "/tenants"), ("tenant", "/tenants/acme")),
             *((f"release-{name}", f"/releases/{name}") for name in ("good", "bad")),
         ):
             page.goto(path)

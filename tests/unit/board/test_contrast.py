@@ -13,8 +13,8 @@ BACKGROUNDS = ("background", "surface")
 PAIRS = [
     *((name, background, TEXT) for name in ("text", "muted", "link", "good", "bad") for background in BACKGROUNDS),
     ("on-link", "link", TEXT),  # the sign-off button
-    # Focus rings and borders of controls; the chart's bars and swatches.
-    *((name, background, NON_TEXT) for name in ("focus", "muted", *RULES) for background in BACKGROUNDS),
+    # Focus rings and borders of controls; the charts' bars and swatches.
+    *((name, background, NON_TEXT) for name in ("focus", "muted", "spent", *RULES) for background in BACKGROUNDS),
 ]
 
 

@@ -21,7 +21,7 @@ from tests.board_client import alert, live_board
 RELEASE = Release.open(DEFAULT_RELEASE_DIR)
 NAME = DEFAULT_RELEASE_DIR.resolve().name
 HASHES = {"engine_hash": RELEASE.manifest.engine.hash, "manifest_hash": RELEASE.manifest_hash}
-PAGES = ["/", "/alerts", "/history", f"/releases/{NAME}"]
+PAGES = ["/", "/alerts", "/tenants", "/tenants/acme", "/history", f"/releases/{NAME}"]
 SCRIPT = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 
@@ -55,9 +55,7 @@ def test_a_page_without_a_session_redirects_to_the_login(board, path):
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/alerts", "/history", f"/releases/{NAME}", "/login", "/nothing", "/static/board.css"]
-)
+@pytest.mark.parametrize("path", [*PAGES, "/login", "/nothing", "/static/board.css"])
 def test_every_response_forbids_scripts_frames_and_caching(ada, path):
     headers = ada.get(path).headers
     assert headers["content-security-policy"] == CONTENT_SECURITY_POLICY

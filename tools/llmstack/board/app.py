@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from secrets import compare_digest
 from typing import Any
@@ -19,10 +20,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from llmstack.board import pages
+from llmstack.board import pages, tenant_pages
 from llmstack.board.accounts import REVIEWER, find_account
 from llmstack.board.board_database import open_board
-from llmstack.board.candidates import Candidate, find_candidate, list_candidates
+from llmstack.board.candidates import Candidate, find_candidate, list_candidates, model_names
 from llmstack.board.failed_login_limiter import FailedLoginLimiter
 from llmstack.board.machine_api import MachineApi
 from llmstack.board.public_url import HostCheckMiddleware, PublicUrl
@@ -61,17 +62,44 @@ class Board:
 
     async def alerts(self, request: Request) -> Response:
         """GET /alerts: by rule and window, with a chart."""
-        number = request.query_params.get("page", "1")
-        page = int(number) if number.isascii() and number.isdigit() and len(number) < 9 else 1
 
         def values(connection: sqlite3.Connection, session: Session) -> dict[str, Any]:
-            return pages.alerts_page(connection, session, page, time.time_ns())
+            return pages.alerts_page(connection, session, _page_number(request), time.time_ns())
 
         return await self._page(request, "alerts.html.j2", values)
 
     async def history(self, request: Request) -> Response:
         """GET /history: promotions, rollbacks and failed changes with their causes."""
         return await self._page(request, "history.html.j2", pages.history_page)
+
+    async def tenants(self, request: Request) -> Response:
+        """GET /tenants: budgets, requests in flight, refusals and keys of each tenant."""
+
+        def values(_: sqlite3.Connection, session: Session) -> dict[str, Any]:
+            try:
+                with tenant_pages.open_ledger(self._settings.state_dir) as ledger:
+                    return tenant_pages.tenants_page(ledger, session, _page_number(request), time.time_ns())
+            except tenant_pages.LedgerUnreadable as error:
+                return {"session": session, "problem": str(error)}
+
+        return await self._page(request, "tenants.html.j2", values)
+
+    async def tenant(self, request: Request) -> Response:
+        """GET /tenants/{name}: one tenant, with its use of the last days."""
+        name = request.path_params["name"]
+
+        def values(_: sqlite3.Connection, session: Session) -> dict[str, Any]:
+            models = partial(model_names, self._settings.store)
+            try:
+                with tenant_pages.open_ledger(self._settings.state_dir) as ledger:
+                    found = tenant_pages.tenant_page(ledger, session, name, models, time.time_ns())
+            except tenant_pages.LedgerUnreadable as error:
+                raise RequestRejected(503, str(error)) from None
+            if found is None:
+                raise HTTPException(404)
+            return found
+
+        return await self._page(request, "tenant.html.j2", values)
 
     async def login_form(self, request: Request) -> Response:
         """GET /login."""
@@ -249,6 +277,8 @@ def _routes(board: Board, api: MachineApi) -> list[Route | Mount]:
         Route("/releases/{name}/sign", board.sign, methods=post),
         Route("/releases/{name}/withdraw", board.withdraw, methods=post),
         Route("/alerts", board.alerts, methods=get),
+        Route("/tenants", board.tenants, methods=get),
+        Route("/tenants/{name}", board.tenant, methods=get),
         Route("/history", board.history, methods=get),
         Route("/webhooks", api.webhook, methods=post),
         Route("/api/signoffs", api.sign_offs, methods=get),
@@ -273,6 +303,12 @@ def _error_handler(board: Board) -> Callable[[Request, Exception], Awaitable[Res
         return HTMLResponse(board.templates.get_template("error.html.j2").render(context), status)
 
     return handle
+
+
+def _page_number(request: Request) -> int:
+    """The number of the page that the query asks for; 1 if that is no number."""
+    number = request.query_params.get("page", "1")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 9 else 1
 
 
 def _hashes(form: dict[str, str]) -> ReleaseHashes:

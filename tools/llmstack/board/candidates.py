@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,16 @@ def list_candidates(store: ReleaseStore) -> list[Candidate]:
 def find_candidate(store: ReleaseStore, name: str) -> Candidate | None:
     """The release named exactly `name`."""
     return _read(store, name) if name in store.names() else None
+
+
+def model_names(store: ReleaseStore) -> dict[str, str]:
+    """The models of the releases that can be read, by the hash of their engine."""
+    names = {}
+    for name in store.names():
+        with suppress(ReleaseError, ManifestError, OSError):
+            engine = Release.open(store.releases_dir / name).manifest.engine
+            names[engine.hash] = engine.model
+    return names
 
 
 def _read(store: ReleaseStore, name: str) -> Candidate:

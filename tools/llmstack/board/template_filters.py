@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from typing import Any
+
+from llm_policy.pricing import NANO_USD_PER_USD, usd
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def format_time_ns(time_ns: int) -> str:
@@ -35,6 +39,25 @@ def format_value(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(format_value(each) for each in value) or "—"
     return str(value)
+
+
+def format_usd(nano_usd: int) -> str:
+    """Nano-dollars as US dollars: to the cent from $10 on, else as exact as needed, at most four places from a cent on.
+
+    A single request costs less than a cent.
+    """
+    places = 9
+    if abs(nano_usd) >= 10 * NANO_USD_PER_USD:
+        places = 2
+    elif abs(nano_usd) * 100 >= NANO_USD_PER_USD:
+        places = 4
+    whole, _, decimals = f"{usd(abs(nano_usd)):,.{places}f}".partition(".")
+    return f"{'-' if nano_usd < 0 else ''}${whole}.{decimals.rstrip('0'):0<2}"
+
+
+def format_day(day: date) -> str:
+    """A day of the last year: `Nov 9`."""
+    return f"{_MONTHS[day.month - 1]} {day.day}"
 
 
 def short_hash(text: str) -> str:
@@ -74,6 +97,8 @@ FILTERS = (
     format_time_ns,
     format_iso_time,
     format_value,
+    format_usd,
+    format_day,
     short_hash,
     instance_name,
     flatten,

@@ -49,6 +49,10 @@ def serve(
     ],
     board_dir: BoardDir = DEFAULT_BOARD_DIR,
     artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
+    state_dir: Annotated[
+        Path,
+        typer.Option(envvar="LLMSTACK_STATE_DIR", help="The service's state directory; the board reads its ledger."),
+    ] = DEFAULT_STATE_DIR,
     ready_url: Annotated[
         str, typer.Option(envvar="LLMSTACK_READY_URL", help="The service's readiness URL.")
     ] = "http://127.0.0.1:8003/readyz",
@@ -91,6 +95,7 @@ def serve(
         public_url or "",
         required_sign_offs,
         keep_alerts_days,
+        state_dir,
     )
     try:
         server = BoardServer(settings, host, port)
