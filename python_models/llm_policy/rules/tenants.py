@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.guidance.guide import Guide
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import Tenant, TenantLimits
 from llm_policy.rules.headers import API_KEY, AUTHORIZATION, TENANT, GivenKey
@@ -42,11 +41,11 @@ class Identity(NamedTuple):
             given = f"task {task}" if task else "a request without a task"
             raise self._forbidden(given, "tasks", allowed)
 
-    def check_guide(self, guide: Guide | None) -> None:
+    def check_schema(self, name: str) -> None:
         """Raises InvalidRequest (`tenant_forbidden`) if the tenant may not use this registered schema."""
         allowed = self.limits.schemas
-        if allowed is not None and guide is not None and guide.name and guide.name not in allowed:
-            raise self._forbidden(f"schema {guide.name}", "schemas", allowed)
+        if allowed is not None and name not in allowed:
+            raise self._forbidden(f"schema {name}", "schemas", allowed)
 
     def _forbidden(self, given: str, what: str, allowed: tuple[str, ...]) -> InvalidRequest:
         names = ", ".join(allowed) or "none"

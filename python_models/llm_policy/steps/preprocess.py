@@ -167,7 +167,8 @@ class Preprocess:
         guide = self._guides.resolve(
             row_input.schema_id, row_input.guide_type, row_input.guide, task.schema_id if task else None
         )
-        identity.check_guide(guide)
+        if guide is not None and guide.name:
+            identity.check_schema(guide.name)
         if guide is not None:
             record = records[number] = record._replace(
                 schema_id=guide.name, guide_kind=guide.kind, guide_text=guide.text

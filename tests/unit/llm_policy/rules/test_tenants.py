@@ -6,7 +6,6 @@ import pytest
 
 from llm_policy.api_key import create_key
 from llm_policy.errors import Code, InvalidRequest
-from llm_policy.guidance.guide import Guide
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import Tenant, TenantLimits
 from llm_policy.rules.headers import HeaderGate
@@ -123,8 +122,6 @@ def test_a_tenant_may_send_the_tasks_that_it_is_allowed(limits, task, is_allowed
 
 def test_a_tenant_may_use_the_registered_schemas_that_it_is_allowed():
     identity = Identity(RowRecord(tenant="acme"), TenantLimits(schemas=("order",)))
-    identity.check_guide(Guide("json_schema", "{}", "order"))
-    identity.check_guide(Guide("json_schema", "{}"))  # a guide of its own is another limit
-    identity.check_guide(None)
+    identity.check_schema("order")
     with pytest.raises(InvalidRequest, match=r"schema verdict \(allowed schemas: order\)"):
-        identity.check_guide(Guide("json_schema", "{}", "verdict"))
+        identity.check_schema("verdict")
