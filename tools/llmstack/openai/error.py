@@ -10,6 +10,7 @@ import re
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from llm_policy.api_key import without_keys
 from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 
 
@@ -60,15 +61,17 @@ _EXAMPLE_VALUES = {ENGINE_HASH: "sha256:…", QUANTISATION: "w4a8"}
 
 
 class ApiError(Exception):
-    """One error of the API. `param` names the member of the request at fault.
+    """One error of the API, whose texts hold no API key. `param` names the member of the request at fault.
 
     Raises:
         KeyError: `code` has no treatment.
     """
 
     def __init__(self, code: str, message: str, param: str | None = None, retry_after_s: int | None = None) -> None:
+        message = without_keys(message)
         super().__init__(message)
-        self.code, self.message, self.param = code, message, param
+        self.code, self.message = code, message
+        self.param = None if param is None else without_keys(param)
         self.status, default_s = TREATMENTS[code]
         self.retry_after_s = default_s if retry_after_s is None else retry_after_s
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from llm_policy.api_key import contains_key
 from llm_policy.rules.headers import (
     ENGINE_HASH,
     KEY_HEADERS,
@@ -60,7 +61,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
 
 def ignored_header(names: Sequence[str]) -> dict[str, str]:
     """The response header that names the parameters without effect; empty if there are none."""
-    shown = sorted(name for name in names if _NAME.fullmatch(name))[:_MAX_NAMES]
+    shown = sorted(name for name in names if _NAME.fullmatch(name) and not contains_key(name))[:_MAX_NAMES]
     return {"x-llmstack-ignored": ", ".join(shown)} if shown else {}
 
 
