@@ -71,7 +71,7 @@ def read_files(connection: sqlite3.Connection) -> list[ArchiveFile]:
     for file, ledger_id in connection.execute("SELECT file, ledger_id FROM archive_exclusion"):
         excluded.setdefault(file, set()).add(ledger_id)
     rows = connection.execute(_FILES).fetchall()
-    return [ArchiveFile(*row, frozenset(excluded.get(row[0], ()))) for row in rows]
+    return [ArchiveFile(*(*row, frozenset(excluded.get(row[0], ())))) for row in rows]
 
 
 def read_counted_files(connection: sqlite3.Connection) -> list[ArchiveFile]:

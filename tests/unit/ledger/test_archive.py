@@ -358,6 +358,8 @@ def check_kills(state_dir: Path, steps, monkeypatch) -> int:
         shutil.copytree(state_dir, copy)
         has_ended = archive_until(copy, step)
         check_state(copy, total)
+        archive_until(copy, 1 + step * 7 % 60)
+        check_state(copy, total)
         run(copy, "archive", "--before", BEFORE)
         check_state(copy, total)
         with closing(open_database(copy / FILE_NAME)) as connection:

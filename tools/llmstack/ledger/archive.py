@@ -39,8 +39,10 @@ PAGE_ROWS = 10_000
 REMOVE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
 _LOCK_NAME = "archive.lock"
 _PART_SUFFIX = ".part"
-_NS_PER_US = 1_000
 
+# Rows as a file holds them: times have microseconds.
+_IN_US = {column: f"{column} - {column} % 1000" for column in TIME_COLUMNS.values()}
+_SELECTED = ", ".join(_IN_US.get(column, column) for column in SELECTED.split(", "))
 # The newest row stays, because SQLite would reuse its id.
 _ARCHIVABLE = (
     "FROM request WHERE admitted_ns < ? AND canary = 0 AND state <> 'admitted' AND id < (SELECT max(id) FROM request)"
@@ -51,10 +53,10 @@ _MONTHS = (
     f"sum(num_completion_tokens), sum(actual_nano_usd) {_ARCHIVABLE} GROUP BY 1 ORDER BY 1"
 )
 _PAGE = (
-    f"SELECT {SELECTED} FROM request WHERE id > ? AND id <= ? AND admitted_ns >= ? AND admitted_ns < ? "  # noqa: S608
+    f"SELECT {_SELECTED} FROM request WHERE id > ? AND id <= ? AND admitted_ns >= ? AND admitted_ns < ? "  # noqa: S608
     "AND canary = 0 AND state <> 'admitted' ORDER BY id LIMIT ?"
 )
-_BATCH = f"SELECT {SELECTED} FROM request WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+_BATCH = f"SELECT {_SELECTED} FROM request WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
 
 OnProgress = Callable[[str, int, int], None]  # what is done, how much of it, and its total
 
@@ -183,7 +185,7 @@ class Archiver:
         after_id = 0
         period = (month.first_day * NS_PER_DAY, month.end_day * NS_PER_DAY)
         while found := self._connection.execute(_PAGE, (after_id, month.last_id, *period, PAGE_ROWS)).fetchall():
-            yield [_as_archived(row) for row in as_rows(found)]
+            yield as_rows(found)
             after_id = found[-1][0]
 
     def _remove_rows(self, file: ArchiveFile) -> ArchiveFile:
@@ -200,18 +202,18 @@ class Archiver:
         return self._complete(path, file.name)
 
     def _remove_batch(self, file: ArchiveFile, batch: Sequence[Row]) -> None:
-        ids = json.dumps([row["id"] for row in batch])
-        # As a rule no row has changed; then the transaction has nothing left to compute.
-        expected_sums = _sums_of(batch)
+        # As a rule no row has changed: then little is left to do while requests wait.
+        ids, expected = json.dumps([row["id"] for row in batch]), [tuple(row.values()) for row in batch]
+        all_sums = _sums_of(batch)
         with _pauses(), transaction(self._connection):
-            found = {row["id"]: _as_archived(row) for row in as_rows(self._connection.execute(_BATCH, (ids,)))}
-            removed = [row for row in batch if found.get(row["id"]) == row]
-            excluded = [row["id"] for row in batch if found.get(row["id"]) != row]
+            found = set(self._connection.execute(_BATCH, (ids,)))
+            removed = [row for row, values in zip(batch, expected, strict=True) if values in found]
+            excluded = [row["id"] for row, values in zip(batch, expected, strict=True) if values not in found]
             archive_file.move_rows(
                 self._connection,
                 file.name,
                 [row["id"] for row in removed],
-                _sums_of(removed) if excluded else expected_sums,
+                _sums_of(removed) if excluded else all_sums,
                 excluded,
                 through=batch[-1]["id"],
             )
@@ -257,7 +259,7 @@ class _Content:
         self._ids, self._rows = hashlib.blake2b(), hashlib.blake2b()
 
     def add(self, page: Sequence[Row]) -> None:
-        """Add rows, in the form of `_as_archived`."""
+        """Add rows, as a file holds them."""
         self.num_rows += len(page)
         for name in self._sums:
             self._sums[name] += sum(row[name] for row in page)
@@ -279,12 +281,6 @@ class _Content:
     def _values(self) -> dict[str, Any]:
         digests = {"digest of the ids": self._ids.hexdigest(), "digest of the rows": self._rows.hexdigest()}
         return {"number of rows": self.num_rows, **{f"sum of {key}": n for key, n in self._sums.items()}, **digests}
-
-
-def _as_archived(row: Row) -> Row:
-    """The row as a file holds it: times have microseconds."""
-    times = {name: row[name] for name in TIME_COLUMNS}
-    return {**row, **{name: None if ns is None else ns - ns % _NS_PER_US for name, ns in times.items()}}
 
 
 def _sums_of(rows: Sequence[Row]) -> archive_file.Sums:

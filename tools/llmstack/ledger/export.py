@@ -24,14 +24,14 @@ from llmstack.ledger.period import Period
 PAGE_ROWS = 10_000
 _TEXTS = ("request_id", "tenant", "task", "schema_id", "engine_hash", "boot_id")
 _COUNTS = ("num_prompt_tokens", "num_completion_tokens")
-_MONEY = {"projected_usd": "projected_nano_usd", "actual_usd": "actual_nano_usd"}
-_TIMES = {"admitted": "admitted_ns", "closed": "closed_ns"}
+# Columns of an export, and those of the ledger that they come from.
+MONEY_COLUMNS = {"projected_usd": "projected_nano_usd", "actual_usd": "actual_nano_usd"}
+TIME_COLUMNS = {"admitted": "admitted_ns", "closed": "closed_ns"}
 COLUMNS = (
-    *("id", *_TEXTS, "row_number", "canary", *_COUNTS, *_MONEY),
-    *("queue_delay_us", "flags", "state", "swept_as", "code", *_TIMES),
+    *("id", *_TEXTS, "row_number", "canary", *_COUNTS, *MONEY_COLUMNS),
+    *("queue_delay_us", "flags", "state", "swept_as", "code", *TIME_COLUMNS),
 )
-MONEY_COLUMNS, TIME_COLUMNS = tuple(_MONEY), tuple(_TIMES)
-SELECTED = ", ".join(_MONEY.get(name) or _TIMES.get(name) or name for name in COLUMNS)
+SELECTED = ", ".join(MONEY_COLUMNS.get(name) or TIME_COLUMNS.get(name) or name for name in COLUMNS)
 
 Row = dict[str, Any]
 OnPage = Callable[[int], None]
@@ -132,18 +132,23 @@ def replace_when_complete(path: Path) -> Iterator[BinaryIO]:
 def _plain(row: Row) -> Row:
     """A row for text formats: money as exact decimals, times as RFC 3339 with nanoseconds."""
     typed = _typed(row)
-    money = {name: dollar_text(row[name]) for name in _MONEY}
-    times = {name: None if row[name] is None else _rfc3339(row[name]) for name in _TIMES}
+    money = {name: dollar_text(row[name]) for name in MONEY_COLUMNS}
+    times = {name: None if row[name] is None else _rfc3339(row[name]) for name in TIME_COLUMNS}
     return {**typed, **money, **times}
 
 
 def _typed(row: Row) -> Row:
     flags = row["flags"].split(",") if row["flags"] else []
-    return {**row, **{name: dollars(row[name]) for name in _MONEY}, "flags": flags, "canary": bool(row["canary"])}
+    return {
+        **row,
+        **{name: dollars(row[name]) for name in MONEY_COLUMNS},
+        "flags": flags,
+        "canary": bool(row["canary"]),
+    }
 
 
 def _for_parquet(row: Row) -> Row:
-    return {**_typed(row), **{name: None if row[name] is None else row[name] // 1_000 for name in _TIMES}}
+    return {**_typed(row), **{name: None if row[name] is None else row[name] // 1_000 for name in TIME_COLUMNS}}
 
 
 def _rfc3339(time_ns: int) -> str:
@@ -153,8 +158,8 @@ def _rfc3339(time_ns: int) -> str:
 
 def _parquet_schema(pa: Any) -> Any:
     special = {
-        **{name: pa.decimal128(38, 9) for name in _MONEY},
-        **{name: pa.timestamp("us", tz="UTC") for name in _TIMES},
+        **{name: pa.decimal128(38, 9) for name in MONEY_COLUMNS},
+        **{name: pa.timestamp("us", tz="UTC") for name in TIME_COLUMNS},
         **{name: pa.string() for name in (*_TEXTS, "state", "swept_as", "code")},
         "canary": pa.bool_(),
         "flags": pa.list_(pa.string()),
