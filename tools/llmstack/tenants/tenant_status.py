@@ -22,9 +22,10 @@ _NS_PER_S = 1_000_000_000
 _TENANTS = "SELECT name, created_ns, limits FROM tenant WHERE :name IS NULL OR name = :name ORDER BY name"
 # From `tenant` outwards, so that each tenant's rows are found by the other table's key.
 _OF_TENANTS = "FROM tenant CROSS JOIN {table} AS other ON other.tenant = name WHERE (:name IS NULL OR name = :name)"
+# The table of keys has no index by tenant: one pass over it.
 _KEYS = (
-    "SELECT name, lower(hex(digest)), other.created_ns, ends_ns "
-    f"{_OF_TENANTS.format(table='tenant_key')} ORDER BY other.created_ns, digest"
+    "SELECT tenant, lower(hex(digest)), created_ns, ends_ns FROM tenant_key "
+    "WHERE :name IS NULL OR tenant = :name ORDER BY created_ns, digest"
 )
 _MONEY = (
     "SELECT name, sum(spent_nano_usd) FILTER (WHERE day = :day), sum(reserved_nano_usd) FILTER (WHERE day = :day), "
