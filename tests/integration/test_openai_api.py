@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from enum import Enum
 from typing import Any
 
@@ -16,9 +17,14 @@ import psutil
 import pytest
 from pydantic import BaseModel
 
-from tests.integration.live_service import HOST, LiveService, free_ports, wait_until
+from llm_policy.api_key import create_key
+from llm_policy.ledger.database import FILE_NAME, open_database
+from llm_policy.ledger.tenant import TenantLimits
+from tests.integration.conftest import ADMIN_KEY
+from tests.integration.live_service import HOST, free_ports, wait_until
 from tests.integration.release_service import SECOND, ReleaseService
 from tests.soak import ONLY_IN_SOAK
+from tests.tenants import add_tenant
 
 pytestmark = pytest.mark.server
 ORDER = "Ada Lovelace placed order ORD-4711. The customer wants 5 of the lamp. The status is packed. It is not a gift."
@@ -39,11 +45,9 @@ class Order(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    environment = {"LLMSTACK_EXIT_TIMEOUT_S": "120"}
-    with LiveService(tmp_path_factory.mktemp("openai"), "embedded", environment, serves_openai=True) as live:
-        wait_until(lambda: is_answering(live.openai_port), 60, live.output)
-        yield live
+def service(server):
+    wait_until(lambda: is_answering(server.openai_port), 60, server.output)
+    return server
 
 
 def is_answering(port):
@@ -266,6 +270,121 @@ def test_a_large_body_and_unknown_paths_are_errors_in_openais_form(service):
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
+def new_tenant(service, name, **limits):
+    """Options of an SDK with the key of a new tenant. The name is this module's own, the server is not."""
+    name = f"openai-{name}"
+    with closing(open_database(service.state_dir / FILE_NAME)) as connection:
+        key = add_tenant(connection, name, TenantLimits(**limits))
+    return options(service, headers={"X-Tenant": name}, api_key=key)
+
+
+@contextlib.contextmanager
+def counting_sdk(given):
+    """The SDK and the requests that it has sent."""
+    sent: list[httpx.Request] = []
+    hooks: Any = {"request": [sent.append]}
+    with (
+        httpx.Client(event_hooks=hooks, timeout=60) as http_client,
+        openai.OpenAI(**{**given, "http_client": http_client}) as sdk,
+    ):
+        yield sdk, sent
+
+
+def ask(sdk, *, stream, **more):
+    request: Any = {"model": "ensemble", "messages": MESSAGES, "max_tokens": 4, "stream": stream, **more}
+    answer: Any = sdk.chat.completions.create(**request)
+    return list(answer) if stream else answer
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_that_is_missing_or_invalid_is_an_authentication_error(service, stream):
+    given = new_tenant(service, f"keyed-{stream}")
+    for key, code in (("none", "missing_api_key"), (create_key(), "invalid_api_key")):
+        changed = {**given, "api_key": key, "max_retries": 2}
+        with counting_sdk(changed) as (sdk, sent), pytest.raises(openai.AuthenticationError) as raised:
+            ask(sdk, stream=stream)
+        assert (raised.value.code, raised.value.type, len(sent)) == (code, "authentication_error", 1)
+        assert key not in str(raised.value) or key == "none"
+    with openai.OpenAI(**given) as sdk:
+        assert ask(sdk, stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_tenant_may_not_send_is_a_permission_error(service, stream):
+    given = new_tenant(service, f"bound-{stream}", tasks=("judge",))
+    with counting_sdk({**given, "max_retries": 2}) as (sdk, sent):
+        with pytest.raises(openai.PermissionDeniedError) as raised:
+            ask(sdk, stream=stream)
+        assert (raised.value.code, raised.value.type, len(sent)) == ("tenant_forbidden", "permission_error", 1)
+        assert ask(sdk, stream=stream, model="ensemble:judge")
+    in_anothers_name = {**given, "default_headers": {**service.headers, "X-Tenant": "acme"}}
+    with openai.OpenAI(**in_anothers_name) as sdk, pytest.raises(openai.PermissionDeniedError):
+        ask(sdk, stream=stream, model="ensemble:judge")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_rate_limit_is_an_error_that_says_when_to_retry(service, stream):
+    with openai.OpenAI(**new_tenant(service, f"rated-{stream}", max_requests_per_minute=1)) as sdk:
+        assert ask(sdk, stream=stream)
+        with pytest.raises(openai.RateLimitError) as raised:
+            ask(sdk, stream=stream)
+    headers = raised.value.response.headers
+    assert (raised.value.code, raised.value.type) == ("rate_limited", "rate_limit_error")
+    assert headers["x-should-retry"] == "true"
+    assert f"try again in {headers['retry-after']} s" in raised.value.message
+    assert 1 <= int(headers["retry-after"]) <= 61
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_spent_budget_is_an_error_that_the_sdk_does_not_retry(service, stream):
+    given = new_tenant(service, f"poor-{stream}", max_nano_usd_per_day=1)
+    with counting_sdk({**given, "max_retries": 5}) as (sdk, sent), pytest.raises(openai.RateLimitError) as raised:
+        ask(sdk, stream=stream)
+    assert (raised.value.code, len(sent)) == ("tenant_budget_overrun", 1)
+    assert raised.value.response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in raised.value.response.headers
+
+
+def test_a_tenant_reads_its_usage_and_operators_everybodys(service):
+    given = new_tenant(service, "reader", tasks=("judge",))
+    with openai.OpenAI(**given) as sdk:
+        answer = ask(sdk, stream=False, model="ensemble:judge")
+        with pytest.raises(openai.PermissionDeniedError):
+            ask(sdk, stream=False)
+        usage: Any = sdk.get("/usage", cast_to=object, options={"params": {"by": "task"}})
+    assert (usage["object"], usage["tenant"], usage["totals"]["num_refused"]) == ("usage", "openai-reader", 1)
+    (judge,) = usage["data"]
+    assert (judge["task"], judge["num_rows"]) == ("judge", 1)
+    assert judge["num_prompt_tokens"] == answer.usage.prompt_tokens
+    assert float(judge["cost_usd"]) == pytest.approx(answer.llmstack["cost_usd"], abs=1e-12)
+
+    url = f"http://{HOST}:{service.ready_port}/usage"
+    key_header = {"Authorization": f"Bearer {given['api_key']}"}
+    assert httpx.get(url, params={"by": "task"}, headers=key_header).json()["data"] == usage["data"]
+    assert httpx.get(url).status_code == 401
+    everybody = httpx.get(url, params={"by": "tenant"}, headers={"X-Llmstack-Admin-Key": ADMIN_KEY})
+    assert everybody.status_code == 200, everybody.text
+    assert "openai-reader" in {row["tenant"] for row in everybody.json()["data"]}
+    printed = service.llmstack("usage", "--by", "task", "--tenant", "openai-reader", "--json")
+    assert json.loads(printed.stdout)["totals"] == usage["totals"]
+
+
+def test_keys_are_in_no_file_of_the_server(service):
+    given = new_tenant(service, "secret")
+    with openai.OpenAI(**given) as sdk:
+        ask(sdk, stream=True)
+        sdk.get("/usage", cast_to=object)
+    httpx.get(f"http://{HOST}:{service.ready_port}/usage", headers={"X-Api-Key": given["api_key"] + "x"})
+    key = given["api_key"].encode()
+    files = [path for path in service.state_dir.rglob("*") if path.is_file()]
+    assert [path.name for path in files if key in path.read_bytes()] == []
+    assert key.decode() not in service.output()
+
+
+def test_the_lowest_top_p_is_allowed(service):
+    assert post(service, temperature=0.5, top_p=1e-06).status_code == 200
+
+
 def test_ignored_parameters_and_the_report_are_response_headers(service):
     answer = post(
         service, headers={**service.headers, "X-Request-Id": "my-id"}, user="u", store=True, x_y=1, task="judge"
@@ -296,7 +415,13 @@ def test_the_models_are_the_releases_and_its_tasks(client):
 
 def test_the_document_describes_every_path(service):
     document = httpx.get(f"http://{HOST}:{service.openai_port}/openapi.json").json()
-    assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{name}"}
+    assert set(document["paths"]) >= {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/usage",
+    }
     assert "messages" in document["components"]["schemas"]["ChatRequest"]["properties"]
 
 
@@ -356,6 +481,7 @@ def test_an_engine_that_dies_ends_a_stream_with_an_error(service, client, model)
 
 
 @pytest.mark.slow
+@pytest.mark.ends_server
 def test_a_drain_completes_streams_and_then_ends_the_front_end(service, client, model):
     stream = client.chat.completions.create(
         model=model, messages=MESSAGES, max_tokens=300, extra_body={"min_tokens": 300}, stream=True
