@@ -36,7 +36,7 @@ def refusal(request: ChatRequest | CompletionRequest, task: str = "") -> ApiErro
     return raised.value
 
 
-OPENAIS_NULLABLE = {
+OPENAIS_FORMS: dict[Any, Any] = {
     ChatRequest: chat_params.CompletionCreateParams,
     CompletionRequest: completion_params.CompletionCreateParams,
 }
@@ -46,9 +46,9 @@ def allows_null(schema: dict[str, Any]) -> bool:
     return schema.get("type") == "null" or any(map(allows_null, schema.get("anyOf", [])))
 
 
-@pytest.mark.parametrize("form", OPENAIS_NULLABLE)
+@pytest.mark.parametrize("form", OPENAIS_FORMS)
 def test_null_is_absent_wherever_openai_allows_it(form):
-    schema = TypeAdapter(OPENAIS_NULLABLE[form]).json_schema()
+    schema = TypeAdapter(OPENAIS_FORMS[form]).json_schema()
     forms = [schema["$defs"][each["$ref"].rpartition("/")[2]]["properties"] for each in schema["anyOf"]]
     names = {name for members in forms for name, member in members.items() if allows_null(member)}
     assert len(names) > 10
