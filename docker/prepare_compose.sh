@@ -43,6 +43,10 @@ if [[ ! -e secrets/gateway.pem ]]; then
     printf '%s\n%s\n' "$certificate" "$(cat "$key")" | write_once secrets/gateway.pem
 fi
 
-llmstack gateway render --backend triton:8000:8001:8003:8005 --certificate /run/secrets/gateway.pem \
+case ${LLMSTACK_REQUIRE_API_KEYS:-1} in
+0 | false | no | off) keys=() ;;
+*) keys=(--require-api-keys) ;;
+esac
+llmstack gateway render "${keys[@]}" --backend triton:8000:8001:8003:8005 --certificate /run/secrets/gateway.pem \
     --guard /etc/haproxy/guard.lua --metrics-address '*:8405' --output haproxy/haproxy.cfg
 chmod 644 haproxy/*

@@ -54,6 +54,7 @@ class RunningGateway:
     allow_metadata: bool = False
     accept_proxy: bool = False
     openai_servers: Sequence[Address] = ()
+    requires_api_keys: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RunningGateway:
@@ -73,6 +74,7 @@ class RunningGateway:
             allow_metadata=self.allow_metadata,
             accept_proxy=self.accept_proxy,
             openai_servers=self.openai_servers,
+            requires_api_keys=self.requires_api_keys,
         )
         write_configuration(configuration, path, haproxy_errors)
         self.log_path = self.directory / "haproxy.log"

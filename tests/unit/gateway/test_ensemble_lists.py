@@ -64,5 +64,5 @@ def test_the_headers_are_those_that_the_server_forwards_but_not_the_canarys_toke
 
 
 def test_no_list_of_headers_has_one_of_tritons_own():
-    for name in (*names("HEADERS"), *names("HTTP_HEADERS"), *names("GRPC_HEADERS"), *names("OPENAI_HEADERS")):
+    for name in (*names("HEADERS"), *names("HTTP_HEADERS"), *names("GRPC_HEADERS")):
         assert not name.startswith(("triton", "accept-encoding", "endpoint-load", "content-encoding"))

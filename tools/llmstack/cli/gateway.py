@@ -56,6 +56,7 @@ def render(
     max_stream_idle_s: options.MaxStreamIdleS = _LIMITS.max_stream_idle_s,
     allow_metadata: options.AllowMetadata = False,
     accept_proxy: options.AcceptProxy = False,
+    require_api_keys: options.RequireApiKeys = False,
     grpc: options.ExposesGrpc = True,
     openai: options.ExposesOpenAI = True,
     openai_server: options.OpenAIServers = None,
@@ -99,6 +100,7 @@ def render(
             exposes_grpc=grpc,
             exposes_openai=openai,
             openai_servers=[parse_address(text) for text in openai_server or ()],
+            requires_api_keys=require_api_keys,
         )
         guard_path = write_configuration(configuration, output, haproxy_errors if validate else None)
     except (BackendError, GatewayError) as error:

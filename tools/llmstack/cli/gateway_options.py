@@ -87,6 +87,14 @@ OpenAIServers = Annotated[
         show_default="the backends",
     ),
 ]
+RequireApiKeys = Annotated[
+    bool,
+    typer.Option(
+        "--require-api-keys",
+        help="Reject requests without something of an API key's form before a server sees them. Whether a key is valid "
+        "is the servers' to decide (llmstack serve --require-api-keys).",
+    ),
+]
 AcceptProxy = Annotated[
     bool,
     typer.Option(

@@ -16,7 +16,8 @@ from llmstack.gateway.backend import Address, Backend
 GUARD_FILE = "guard.lua"
 # The guard's modules. HAProxy finds them beside the guard.
 MODULE_FILES = (
-    *("ensemble.lua", "grpc_answers.lua", "grpc_reader.lua", "in_flight.lua", "json_reader.lua", "request_rules.lua"),
+    *("api_key.lua", "ensemble.lua", "grpc_answers.lua", "grpc_reader.lua", "in_flight.lua", "json_reader.lua"),
+    "request_rules.lua",
 )
 GET_PATHS = (
     *("/v2/health/live", "/v2/health/ready"),
@@ -72,7 +73,8 @@ class Limits:
 class GatewayConfiguration:
     """The backends, the gateway's own addresses and its limits. Paths are those on HAProxy's machine.
 
-    The OpenAI API is that of the backends, unless `openai_servers` names others.
+    The OpenAI API is that of the backends, unless `openai_servers` names others. With `requires_api_keys` a request
+    without something of a key's form is rejected before a server sees it.
     """
 
     backends: Sequence[Backend]
@@ -89,6 +91,7 @@ class GatewayConfiguration:
     exposes_grpc: bool = True
     exposes_openai: bool = True
     openai_servers: Sequence[Address] = ()
+    requires_api_keys: bool = False
 
     @property
     def socket_prefix(self) -> str:

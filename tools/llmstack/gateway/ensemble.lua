@@ -65,15 +65,15 @@ Ensemble.STREAM_OUTPUTS = set("is_last")
 
 -- The headers that Triton forwards to the models, in lower case. The canary's token is not among them: only the parent
 -- process of a server sends it, and not through the gateway.
-Ensemble.HEADERS = set("x-engine-hash", "x-quantisation", "x-tenant", "x-request-id", "traceparent")
+Ensemble.HEADERS = set(
+  "x-engine-hash", "x-quantisation", "x-tenant", "x-request-id", "traceparent", "authorization", "x-api-key"
+)
 
 -- Other headers that the gateway passes on; it deletes the rest. HAProxy itself handles those that concern a connection.
 -- Not accept-encoding: a q value that is too large stops Triton before 26.02.
 Ensemble.HTTP_HEADERS = set(
   "host", "content-type", "content-length", "accept", "user-agent", "tracestate"
 )
--- The credentials in requests to the OpenAI API, beside the headers above.
-Ensemble.OPENAI_HEADERS = set("authorization", "x-api-key")
 Ensemble.GRPC_HEADERS = set(
   "host", "te", "content-type", "user-agent", "tracestate", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"
 )

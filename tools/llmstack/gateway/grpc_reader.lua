@@ -8,6 +8,7 @@
 -- each tag has one byte; each length has its shortest encoding; what protobuf would merge is given once. Inputs, outputs
 -- and parameters must be those of the ensemble, or of the model that streams its answers.
 
+local ApiKey = require("api_key")
 local Ensemble = require("ensemble")
 local Rules = require("request_rules")
 
@@ -152,6 +153,7 @@ local function infer_fields(name)
       max = MAX_ID_BYTES, is_single = true,
       take = function(_, _, value)
         if value:find("\0", 1, true) then return "id has a null character" end
+        if ApiKey.is_in(value) then return "id holds an API key" end
       end,
     },
     [0x22] = { max = MAX_PARAMETER_BYTES, take = take_parameter },

@@ -18,21 +18,21 @@ local Rules = require("request_rules")
 
 local INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 4, 8, 12
 local SERVICE, MODEL_PATH = "/inference.GRPCInferenceService/", "^/v2/models/([^/]+)/([^/]+)$"
-local OPENAI = "/v1/"
 local JSON_LENGTH = "inference-header-content-length"
 local ALL_BYTES = 0x7fffffff -- forward what is there; HAProxy would take nil as none
 
 local Guard = { flags = filter and filter.FLT_CFG_FL_HTX }
 Guard.__index = Guard
 
--- Arguments: grpc or http, the largest message in bytes, the time limit for one message (or body) in seconds, and the
--- most requests of one client in flight.
+-- Arguments: grpc or http, the largest message in bytes, the time limit for one message (or body) in seconds, the most
+-- requests of one client in flight, and `keys` if a body of generate needs an API key. HAProxy itself looks at headers.
 local function configure(guard, arguments)
   guard.is_grpc, guard.max_bytes = arguments[1] == "grpc", math.tointeger(tonumber(arguments[2]))
   guard.max_seconds, guard.max_in_flight = tonumber(arguments[3]), tonumber(arguments[4])
+  guard.requires_keys = arguments[5] == "keys"
   assert(
     guard.max_bytes and guard.max_seconds and guard.max_in_flight,
-    "arguments of guard: grpc|http max_bytes max_seconds max_in_flight"
+    "arguments of guard: grpc|http max_bytes max_seconds max_in_flight [keys]"
   )
   return guard
 end
@@ -40,6 +40,10 @@ end
 local function set_error(txn, status, reason)
   txn:set_var("txn.grpc_status", status)
   txn:set_var("txn.reason", reason)
+  if reason == Rules.MISSING_KEY then
+    txn:set_var("txn.is_key_missing", true)
+    txn:set_var("txn.code", "missing_api_key")
+  end
 end
 
 local function reject(txn, status, reason)
@@ -49,7 +53,7 @@ end
 
 function Guard:new()
   local guard = { is_grpc = self.is_grpc, max_bytes = self.max_bytes, max_seconds = self.max_seconds }
-  guard.max_in_flight = self.max_in_flight
+  guard.max_in_flight, guard.requires_keys = self.max_in_flight, self.requires_keys
   return setmetatable(guard, Guard)
 end
 
@@ -82,7 +86,7 @@ function Guard:http_headers(txn, message)
     if (Ensemble.HTTP_CALLS[model] or {})[call] then self:expect_json(txn, call, headers) end
     if Ensemble.OPENAI_PATHS[path] then self:expect_json(txn, "openai", headers) end
   end
-  self:delete_headers(txn, headers, path)
+  self:delete_headers(txn, headers)
   return filter.CONTINUE
 end
 
@@ -97,20 +101,14 @@ function Guard:expect_json(txn, call, headers)
       return
     end
   end
-  self.json_bytes = json_bytes
-  self.reader = JsonReader.new(Rules.of(call, body_bytes - json_bytes))
+  self.json_bytes, self.is_triton = json_bytes, call ~= "openai"
+  self.reader = JsonReader.new(Rules.of(call, body_bytes - json_bytes, self.requires_keys))
 end
 
-function Guard:delete_headers(txn, headers, path)
+function Guard:delete_headers(txn, headers)
   local allowed = self.is_grpc and Ensemble.GRPC_HEADERS or Ensemble.HTTP_HEADERS
-  local is_openai = not self.is_grpc and path:sub(1, #OPENAI) == OPENAI
   for name in pairs(headers) do
-    local is_needed = allowed[name] or Ensemble.HEADERS[name]
-    if is_openai then
-      is_needed = is_needed or Ensemble.OPENAI_HEADERS[name]
-    else
-      is_needed = is_needed or name == JSON_LENGTH and self.json_bytes
-    end
+    local is_needed = allowed[name] or Ensemble.HEADERS[name] or name == JSON_LENGTH and self.is_triton
     if not is_needed then txn.http:req_del_header(name) end
   end
 end

@@ -4,6 +4,7 @@
 -- `classification` divides by zero, and each unknown member becomes a request parameter. So each member must be one that
 -- the ensemble needs.
 
+local ApiKey = require("api_key")
 local Ensemble = require("ensemble")
 
 local MAX_ROWS, MAX_DIMENSION, MAX_DIMENSIONS = 1024, 65536, 4
@@ -13,11 +14,12 @@ local OBJECT, ARRAY, STRING, NUMBER, BOOLEAN =
 local KINDS = { BYTES = "string", INT32 = "number", UINT64 = "number", FP32 = "number", BOOL = "boolean" }
 local IGNORED = { takes = STRING, is_text = true }
 
-local Rules = {}
+local Rules = { MISSING_KEY = "an API key is required: send it as the member X-Api-Key" }
 
 -- A client's text in a reason: only if it can't be mistaken for anything else.
 local function quoted(name)
-  return name:find("^[%w_-]+$") and #name <= 64 and name or "of that name"
+  local is_clear = name:find("^[%w_-]+$") and #name <= 64 and not ApiKey.is_in(name)
+  return is_clear and name or "of that name"
 end
 
 local function unknown(what, name)
@@ -76,6 +78,7 @@ local ID = {
   takes = STRING, name = "id",
   value = function(_, _, literal)
     if has_null(literal) then return "id has a null character" end
+    if ApiKey.is_in(literal) then return "id holds an API key" end
   end,
 }
 
@@ -195,8 +198,9 @@ end
 local function header(name)
   return {
     takes = STRING, name = name,
-    value = function(_, _, literal)
+    value = function(state, _, literal)
       if has_null(literal) then return name .. " has a null character" end
+      state.has_key = state.has_key or ApiKey.is_given(name, literal)
     end,
   }
 end
@@ -215,6 +219,9 @@ local GENERATE = {
     state.headers[lower] = true
     return HEADERS[lower]
   end,
+  close = function(state)
+    if state.requires_keys and not state.has_key then return Rules.MISSING_KEY end
+  end,
 }
 
 -- The OpenAI API: its front end decides about members. A schema may be nested 96 levels deep (`guides.max_depth` of the
@@ -230,10 +237,11 @@ local OPENAI = {
 }
 local RULES = { infer = INFER, generate = GENERATE, generate_stream = GENERATE, openai = OPENAI }
 
--- The rule and the state for a body. `bytes_after` is the number of bytes after the JSON document.
-function Rules.of(call, bytes_after)
+-- The rule and the state for a body. `bytes_after` is the number of bytes after the JSON document. `requires_keys`: a
+-- body of generate or generate_stream needs something of an API key's form.
+function Rules.of(call, bytes_after, requires_keys)
   local state = Rules.new_state()
-  state.bytes_after = bytes_after
+  state.bytes_after, state.requires_keys = bytes_after, requires_keys
   return RULES[call], state
 end
 
