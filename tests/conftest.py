@@ -14,8 +14,13 @@ from tests.import_graph import transitive_imports
 
 pytest_plugins = ["tests.hypothesis_profiles"]
 
-# Fixtures that start a server. All files that use one run in the same worker, so each server is started once.
-SERVERS = ("server", "echo_service", "embedded_service")
+# Fixtures of shared servers. All files that use the same server run in the same worker, so each server is started once.
+SERVERS = {
+    "server": "server",
+    "embedded_service": "server",
+    "echo_service": "echo_service",
+    "paced_server": "paced_server",
+}
 
 # The groups that take longest begin first, so that the workers end together. A group is a server or a file.
 _INTEGRATION = "tests/integration"
@@ -29,9 +34,7 @@ LONGEST_FIRST = (
     "echo_service",
     f"{_INTEGRATION}/test_ledger.py",
     f"{_INTEGRATION}/test_release_change.py",
-    f"{_INTEGRATION}/test_ledger_ends.py",
-    "embedded_service",
-    f"{_INTEGRATION}/test_serve.py",
+    "paced_server",
 )
 
 # The policy is also tested on Pythons without these optional packages.
@@ -64,9 +67,9 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if _server_of(item.path) in getattr(item, "fixturenames", ()):
+        if SERVERS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
-    items.sort(key=lambda item: _rank(_group_of(config.rootpath, item.nodeid)))
+    items.sort(key=lambda item: (*_rank(_group_of(config.rootpath, item.nodeid)), _ends_server(item)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -84,11 +87,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ServerScheduling(config, log)
 
 
-def _rank(group: str) -> int:
+def _rank(group: str) -> tuple[int, str]:
     """The place of a group: the long ones first, then other files on live servers, then the rest."""
     if group in LONGEST_FIRST:
-        return LONGEST_FIRST.index(group)
-    return len(LONGEST_FIRST) + (not group.startswith(_INTEGRATION))
+        return LONGEST_FIRST.index(group), ""
+    return len(LONGEST_FIRST) + (not group.startswith(_INTEGRATION)), group
+
+
+def _ends_server(item: pytest.Item) -> bool:
+    """Whether the test leaves no running server behind: then it comes after the others of its group."""
+    return item.get_closest_marker("ends_server") is not None
 
 
 def _group_of(root: Path, nodeid: str) -> str:
@@ -96,12 +104,17 @@ def _group_of(root: Path, nodeid: str) -> str:
     return _server_of(root / file) or file
 
 
+def _is_fixture(function: ast.FunctionDef) -> bool:
+    return any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
 @cache
 def _server_of(path: Path) -> str | None:
-    """The first server fixture that the tests in this file use; a file may have a fixture of its own with that name."""
+    """The server that the tests in this file use; a file may have a fixture of its own with a shared one's name."""
     functions = [
         node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)
     ]
-    arguments = {argument.arg for function in functions for argument in function.args.args}
+    users = [function for function in functions if function.name.startswith("test_") or _is_fixture(function)]
+    arguments = {argument.arg for function in users for argument in function.args.args}
     shared = arguments - {function.name for function in functions}
-    return next((fixture for fixture in SERVERS if fixture in shared), None)
+    return next((server for fixture, server in SERVERS.items() if fixture in shared), None)

@@ -30,7 +30,6 @@ STUB = "triton_python_backend_stub"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
 Service = TypeVar("Service", bound="LiveService")
-MAX_QUEUE_SIZE = 4  # of the fixture `embedded_service`
 
 
 class Reply(NamedTuple):
@@ -49,8 +48,8 @@ class Reply(NamedTuple):
 class LiveService:
     """A parent process with its own ports and state directory, which can be killed and started again.
 
-    `manifest` overrides entries of the release's manifest, by section. The OpenAI API is only served if
-    `serves_openai` is true.
+    `options` are further ones of the command. `manifest` overrides entries of the release's manifest, by section. The
+    OpenAI API is only served if `serves_openai` is true.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class LiveService:
         directory: Path,
         engine_name: str = "echo",
         environment: dict[str, str] | None = None,
-        *,
+        *options: str,
         serves_openai: bool = False,
         **manifest: dict,
     ) -> None:
@@ -68,7 +67,7 @@ class LiveService:
         tree = json.loads((self.release_dir / "manifest.json").read_text())
         change_manifest(self.release_dir, **{name: {**tree[name], **section} for name, section in manifest.items()})
         self.output_path = directory / "output.txt"
-        self._engine_name, self._environment = engine_name, environment or {}
+        self._engine_name, self._environment, self._options = engine_name, environment or {}, options
         ports = free_ports(5)
         self.http_port, self.grpc_port, self.metrics_port, self.ready_port, self.openai_port = ports
         self.serves_openai = serves_openai
@@ -118,6 +117,7 @@ class LiveService:
             *(word for name, port in ports.items() for word in (f"--{name}-port", str(port))),
             *(("--openai-port", str(self.openai_port)) if self.serves_openai else ("--no-openai",)),
             *("--canary-interval-secs", "1"),
+            *self._options,
             *more,
         ]
 

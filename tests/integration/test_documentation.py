@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.import_graph import ROOT
-from tests.integration.live_service import HOST, free_ports, is_listening, wait_until
+from tests.integration.live_service import HOST
 from tests.markdown import PAGES, blocks
 
 RUNNABLE = ("sh", "python")
 WITH_BLOCKS = [page for page in PAGES if any(block.language in RUNNABLE for block in blocks(page))]
+QUICK = ("README.md", "streaming.md")  # in `make test`
 
 
 def script_of(page: Path) -> str:
@@ -29,24 +30,15 @@ def script_of(page: Path) -> str:
     return "\n".join(parts)
 
 
-@pytest.fixture(scope="module")
-def openai_address(server):
-    """The OpenAI API in front of the server."""
-    (port,) = free_ports(1)
-    command = [sys.executable, "-m", "llmstack", "openai", "serve", "--triton", server.grpc_url, "--port", str(port)]
-    with subprocess.Popen(command) as process:
-        try:
-            wait_until(lambda: is_listening(port))
-            yield f"{HOST}:{port}"
-        finally:
-            process.terminate()
+def parameter(page: Path):
+    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=() if page.name in QUICK else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_code_blocks_run(page, server, openai_address):
+@pytest.mark.parametrize("page", [parameter(page) for page in WITH_BLOCKS])
+def test_code_blocks_run(page, server):
     script = script_of(page)
     # The pages name the default ports.
-    for port, url in (("8000", server.http_url), ("8001", server.grpc_url), ("8005", openai_address)):
+    for port, url in (("8000", server.http_url), ("8001", server.grpc_url), ("8005", f"{HOST}:{server.openai_port}")):
         script = script.replace(f"localhost:{port}", url.removeprefix("http://"))
     environment = {
         **os.environ,

@@ -46,6 +46,7 @@ def test_held_out_prompts_reach_the_minimum_scores(server):
             assert report[task]["guided"][name] >= minimum, (task, name, report[task])
 
 
+@pytest.mark.slow
 def test_evaluate_prints_scores_by_task_and_guidance_as_json(server):
     url = f"--url={server.http_url}"
     printed = CliRunner().invoke(app, ["evaluate", url, "--count", "1", "--out-of-distribution", "1", "--json"])

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema_rs
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
@@ -202,14 +201,7 @@ def test_cancelled_requests_end_for_their_client_and_affect_no_other(server):
 
 
 def test_the_policys_stubs_load_no_torch_and_stay_below_200_mib(server):
-    stubs = {}
-    for child in psutil.Process(server.pid).children(recursive=True):
-        command = " ".join(child.cmdline())
-        for model in ("preprocess", "postprocess"):
-            if f"/{model}/" in command:
-                stubs[model] = child
-    assert set(stubs) == {"preprocess", "postprocess"}
-    for stub in stubs.values():
+    for stub in (server.stub("preprocess"), server.stub("postprocess")):
         assert stub.memory_info().rss < 200 << 20
         libraries = " ".join(mapping.path for mapping in stub.memory_maps())
         assert not [name for name in ("libtorch", "xgrammar", "tvm_ffi") if name in libraries]

@@ -12,6 +12,8 @@ from llm_policy.ledger.size_budget import EVENT_TYPE, KEPT_NS
 from tests.integration.live_service import LiveService, wait_until
 from tests.ledgers import NEW_ROW, admit, open_ledger, settlement
 
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
 NUM_ANSWERED = 10_000  # more than a mebibyte
 REFUSED = "SELECT count(*) FROM request WHERE state = 'refused' AND canary = 0"
 

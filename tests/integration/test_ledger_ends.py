@@ -12,25 +12,16 @@ from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.release.release import Release
 from llmstack.ledger.verification import verify
-from llmstack.server.process import TritonServer
 from tests.integration.client import Client, as_array
-from tests.integration.live_ledger import ledger_of, metrics_of, release_with, two_stubs
+from tests.integration.live_ledger import ledger_of, metrics_of
 
 TEXT = "Ada Lovelace ordered 5 lamps."
 LONG = {"text_input": TEXT, "max_tokens": 2_000, "min_tokens": 2_000}
 
 
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory):
-    """A server with a queue of two places that rejects requests which could cost more than 0.001 dollars."""
-    directory = tmp_path_factory.mktemp("busy")
-    release = release_with(
-        directory, engine={"max_queue_size": 2}, thresholds={"max_cost_usd": 0.001}, on_cost_breach="reject"
-    )
-    with TritonServer(
-        release, model_repository=two_stubs(directory), state_dir=directory / "state", exit_timeout_s=2
-    ) as server:
-        yield server
+def busy(paced_server):
+    return paced_server
 
 
 class LongCalls:
@@ -198,9 +189,18 @@ def test_a_killed_server_loses_only_its_open_requests(busy):
 
 
 def test_ledger_verify_finds_rows_changed_from_outside(busy):
-    with sqlite3.connect(busy.state_dir / FILE_NAME) as connection:
-        connection.execute("UPDATE request SET actual_nano_usd = actual_nano_usd + 1 WHERE request_id = 'guided'")
-    with ledger_of(busy.state_dir) as ledger:
-        assert [finding.check for finding in verify(ledger, time.time_ns(), 600).discrepancies] == [
-            "llm_cost_usd_total"
-        ]
+    def add_to_cost(nano_usd):
+        with sqlite3.connect(busy.state_dir / FILE_NAME) as connection:
+            statement = "UPDATE request SET actual_nano_usd = actual_nano_usd + ? WHERE request_id = 'guided'"
+            connection.execute(statement, (nano_usd,))
+
+    def wrong_checks():
+        with ledger_of(busy.state_dir) as ledger:
+            return [finding.check for finding in verify(ledger, time.time_ns(), 600).discrepancies]
+
+    add_to_cost(1)
+    found = wrong_checks()
+    add_to_cost(-1)
+    assert found[0] == "llm_cost_usd_total"
+    assert [check.startswith("usage of tenant") for check in found[1:]] == [True]
+    assert wrong_checks() == []

@@ -7,19 +7,22 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from tests.integration.client import start_call
-from tests.integration.live_service import MAX_QUEUE_SIZE, LiveService, wait_until
+from tests.integration.live_service import LiveService, wait_until
 
+MAX_QUEUE_SIZE = 4
 SLOW_TOKENS = 300
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 NUM_OPEN = "SELECT count(*) FROM request WHERE canary = 0 AND state = 'admitted'"
 
 
-@pytest.fixture
-def live(embedded_service: LiveService) -> LiveService:
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service whose answers take as long as a test needs."""
-    return embedded_service
+    directory = tmp_path_factory.mktemp("overload")
+    with LiveService(directory, "embedded", engine={"max_queue_size": MAX_QUEUE_SIZE}) as service:
+        yield service
 
 
 @pytest.fixture

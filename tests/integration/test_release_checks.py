@@ -47,6 +47,7 @@ def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_reported
     assert reason in (tmp_path / "state" / "tritonserver.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_embedded_release_passes_the_shipped_slices(server):
     target = Target(Release.open(DEFAULT_RELEASE_DIR), ServerUrls(server.http_url, server.grpc_url), server.metrics_url)
     slices = read_slices(DEFAULT_SLICES)

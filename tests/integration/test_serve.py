@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import numpy as np
@@ -27,12 +26,12 @@ from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.command import ADMIN_KEY_HEADER, GRPC_ADMIN_KEY_METADATA
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import LOG_NAME, TritonServer
-from tests.integration.live_service import START_TIMEOUT_S, wait_until
+from tests.integration.conftest import ADMIN_KEY, UNREACHABLE_PROXIES
+from tests.integration.live_service import LiveService, wait_until
 
 ECHO_ENSEMBLE = Path(__file__).parent / "echo_ensemble"
 SERVE = [sys.executable, "-m", "llmstack", "serve", "--engine", "echo"]
 FREE = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--ready-port", "0", "--openai-port", "0"]
-UNREACHABLE_PROXIES = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
 
 pytestmark = pytest.mark.server
 
@@ -41,34 +40,6 @@ pytestmark = pytest.mark.server
 def echo_ensemble() -> Iterator[TritonServer]:
     with TritonServer(model_repository=ECHO_ENSEMBLE) as live:
         yield live
-
-
-class RunningCommand(NamedTuple):
-    """A ready `llmstack serve` and the URLs that it printed, by name."""
-
-    process: subprocess.Popen[bytes]
-    urls: dict[str, str]
-    state_dir: Path
-    output: Path
-    admin_key: str
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCommand]:
-    """A command with `--verbose`, an administrative key from a file, and a proxy that does not answer."""
-    directory, key = tmp_path_factory.mktemp("running"), "k" * 40
-    (directory / "key").write_text(key + "\n")
-    environment = {**os.environ, **UNREACHABLE_PROXIES, "LLMSTACK_ADMIN_KEY_FILE": str(directory / "key")}
-    state_dir, output = directory / "state", directory / "output.txt"
-    command = [*SERVE, "--state-dir", str(state_dir), *FREE, "--verbose"]
-    with output.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-    try:
-        wait_until(lambda: "\nready" in output.read_text(), START_TIMEOUT_S, output.read_text)
-        yield RunningCommand(process, read_urls(output.read_text().splitlines()), state_dir, output, key)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -129,8 +100,8 @@ def send_grpc(server: TritonServer, headers: dict[str, str]) -> dict:
 
 @pytest.mark.parametrize("send", [send_http, send_grpc])
 def test_known_headers_reach_the_models_and_no_others(echo_ensemble, send):
-    known = {"X-ENGINE-hash": "a", "x-quantisation": "b", "X-Tenant": "c", "X-Request-ID": "d"}
-    others = {"X-Engine-Hash-2": "e", "My-X-Tenant": "f", "Authorization": "g", "Triton-Enable": "h"}
+    known = {"X-ENGINE-hash": "a", "x-quantisation": "b", "X-Tenant": "c", "X-Request-ID": "d", "Authorization": "g"}
+    others = {"X-Engine-Hash-2": "e", "My-X-Tenant": "f", "Proxy-Authorization": "i", "Triton-Enable": "h"}
     seen = send(echo_ensemble, {**known, **others})["parameters"]
     assert {name.lower(): value for name, value in seen.items()} == {n.lower(): v for n, v in known.items()}
 
@@ -203,38 +174,40 @@ def test_the_server_publishes_metrics_at_its_url(echo_ensemble):
     assert "nv_inference_request_success" in httpx.get(echo_ensemble.metrics_url).text
 
 
-def test_proxies_of_the_environment_are_not_used(running, monkeypatch):
+def test_proxies_of_the_environment_are_not_used(server, monkeypatch):
     for name, url in UNREACHABLE_PROXIES.items():
         monkeypatch.setenv(name, url)
-    server = ServerUrls(running.urls["HTTP"].removesuffix("/v2/models/ensemble/infer"), running.urls["gRPC"])
-    headers = {name: running.urls[name] for name in (ENGINE_HASH, QUANTISATION)}
+    urls = read_urls(server.output().splitlines())
+    addresses = ServerUrls(urls["HTTP"].removesuffix("/v2/models/ensemble/infer"), urls["gRPC"])
+    headers = {name: urls[name] for name in (ENGINE_HASH, QUANTISATION)}
     for send in PROTOCOLS.values():
-        assert send(server, {"text_input": "hello", "max_tokens": 2}, headers).error == ""
+        assert send(addresses, {"text_input": "hello", "max_tokens": 2}, headers).error == ""
 
 
-def test_an_admin_key_from_a_file_opens_the_apis_and_is_not_printed(running):
-    url = running.urls["HTTP"].replace("models/ensemble/infer", "logging")
+def test_an_admin_key_from_a_file_opens_the_apis_and_is_not_printed(server):
+    url = f"{server.http_url}/v2/logging"
     assert httpx.get(url).status_code == 403
-    assert httpx.get(url, headers={ADMIN_KEY_HEADER: running.admin_key}).status_code == 200
-    assert running.admin_key not in running.output.read_text()
-    assert running.admin_key not in (running.state_dir / LOG_NAME).read_text()
+    assert httpx.get(url, headers={ADMIN_KEY_HEADER: ADMIN_KEY}).status_code == 200
+    assert ADMIN_KEY not in server.output()
+    assert ADMIN_KEY not in server.log_path.read_text()
 
 
-def test_sigterm_ends_the_server_and_all_its_children(running):
-    assert httpx.get(running.urls["Metrics"]).status_code == 200
-    assert len(processes_of(running.state_dir)) >= 3  # the command, the server, a stub
-    running.process.terminate()
-    assert running.process.wait(60) == 0
-    assert "stopped" in running.output.read_text()
-    assert processes_of(running.state_dir) == []
-    assert (running.state_dir / LOG_NAME).stat().st_size > 0
+@pytest.mark.ends_server
+def test_sigterm_ends_the_server_and_all_its_children(embedded_service: LiveService):
+    urls = read_urls(embedded_service.output().splitlines())
+    assert httpx.get(urls["Metrics"]).status_code == 200
+    assert len(processes_of(embedded_service.state_dir)) >= 3  # the command, the server, a stub
+    embedded_service.process.terminate()
+    assert embedded_service.process.wait(60) == 0
+    assert "stopped" in embedded_service.output()
+    assert "Waiting for in-flight requests" in embedded_service.output()  # the server's log
+    assert processes_of(embedded_service.state_dir) == []
+    assert embedded_service.log_path.stat().st_size > 0
 
 
-def test_verbose_shows_the_log_without_messages_about_a_missing_gpu(running):
-    running.process.terminate()
-    assert running.process.wait(60) == 0
-    assert "Waiting for in-flight requests" in running.output.read_text()
-    assert "DCGM" not in running.output.read_text()
+def test_verbose_shows_the_log_without_messages_about_a_missing_gpu(server: LiveService):
+    assert "Started GRPCInferenceService" in server.output()
+    assert "DCGM" not in server.output()
 
 
 @pytest.mark.slow

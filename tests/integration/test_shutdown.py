@@ -41,6 +41,7 @@ def is_draining(live: LiveService) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.ends_server
 def test_sigterm_ends_readiness_rejects_new_requests_and_answers_those_in_flight(embedded_service):
     live = embedded_service
     slow = SlowRequest(live, "in-flight", 400)
@@ -63,6 +64,8 @@ def test_sigterm_ends_readiness_rejects_new_requests_and_answers_those_in_flight
     assert live.send_request().status == 200
 
 
+@pytest.mark.slow
+@pytest.mark.ends_server
 def test_a_second_signal_ends_the_service_without_waiting_for_requests_in_flight(embedded_service):
     live = embedded_service
     slow = SlowRequest(live, "abandoned", 4_000)
@@ -76,6 +79,7 @@ def test_a_second_signal_ends_the_service_without_waiting_for_requests_in_flight
 
 
 @ONLY_IN_SOAK
+@pytest.mark.ends_server
 def test_a_signal_to_the_servers_children_also_drains(embedded_service):
     # As systemd by default, but without tritonserver, which would give requests only 5 s: too little on a busy machine.
     live = embedded_service

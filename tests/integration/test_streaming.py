@@ -170,6 +170,7 @@ def test_a_client_that_goes_away_ends_the_engines_work_and_pays_for_the_tokens_u
     wait_until(lambda: running(service) == 0)
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_ends_the_stream_with_a_declared_code_and_the_row_pays_for_what_came(embedded_service):
     service = embedded_service
     headers = {**service.headers, "X-Tenant": "acme", "X-Request-Id": "engine-dies"}
@@ -187,6 +188,7 @@ def test_an_engine_that_dies_ends_the_stream_with_a_declared_code_and_the_row_pa
     wait_until(service.is_ready, 120, service.output)
 
 
+@pytest.mark.slow
 def test_a_dead_stub_is_replaced_alone_and_streams_work_again(embedded_service):
     service = embedded_service
     engine_pid = service.readiness()["engine_process"]["pid"]
@@ -217,6 +219,7 @@ def test_a_stub_that_hangs_is_replaced_alone(embedded_service):
 
 
 @pytest.mark.slow
+@pytest.mark.ends_server
 def test_a_drain_waits_for_a_stream_and_rejects_the_next_one(embedded_service):
     service = embedded_service
     headers = {**service.headers, "X-Tenant": "acme"}
