@@ -363,19 +363,24 @@ class Ledger:
         One with a code was ended by the engine; that is its end.
         """
         closed = self.connection.execute(
-            "SELECT state, actual_nano_usd, num_completion_tokens, admitted_ns, engine_hash FROM request "
-            "WHERE id = ? AND code = ''",
+            "SELECT state, num_prompt_tokens, num_completion_tokens, actual_nano_usd, admitted_ns, engine_hash, "
+            "schema_id FROM request WHERE id = ? AND code = ''",
             (row.ledger_id,),
         ).fetchone()
         if closed is None or closed[0] not in (CANCELLED, LOST):
             return False
-        _, counted_nano_usd, num_counted, admitted_ns, engine_hash = closed
-        more = Usage(0, 0, row.num_completion_tokens - num_counted, row.actual_nano_usd - counted_nano_usd)
-        if row.is_authenticated and not self._accounts.spend_late(row.tenant, admitted_ns, more.nano_usd, now_ns):
+        counted = Usage(1, *closed[1:4])
+        admitted_ns, engine_hash, schema_id = closed[4:]
+        more_nano_usd = row.actual_nano_usd - counted.nano_usd
+        if row.is_authenticated and not self._accounts.spend_late(row.tenant, admitted_ns, more_nano_usd, now_ns):
             return False
         self._execute_settle(_SETTLE_LATE, row, now_ns)
         self._count_outcome(changes.increments, row.task, metric_total.LATE, row.is_canary)
-        self._count_usage(row, admitted_ns, more, changes, engine_hash)
+        # A client's guide gets its schema id after the row was admitted, so the row may change its group.
+        before = row._replace(schema_id=schema_id)
+        self._count_usage(before, admitted_ns, Usage(*(-value for value in counted)), changes, engine_hash)
+        used = Usage(1, counted.num_prompt_tokens, row.num_completion_tokens, row.actual_nano_usd)
+        self._count_usage(row, admitted_ns, used, changes, engine_hash)
         return True
 
     def _record_breaches(self, row: RowRecord, increments: Increments, now_ns: int) -> None:

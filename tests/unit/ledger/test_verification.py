@@ -1,10 +1,13 @@
 """`llmstack ledger verify`."""
 
+import time
+
 import pytest
 
 from llmstack.events.retention import prune_step
-from tests.ledgers import admit, open_ledger, settlement
-from tests.unit.ledger.ledger_command import run, run_json
+from tests.ledgers import NEW_ROW, admit, open_ledger, settlement
+from tests.tenants import add_tenant
+from tests.unit.ledger.ledger_command import DAY_NS, run, run_json
 
 TAMPERED = {
     "a cost": "UPDATE request SET actual_nano_usd = actual_nano_usd + 1 WHERE state = 'settled' AND canary = 0",
@@ -103,3 +106,59 @@ def test_a_ledger_can_be_read_after_its_server_stopped(tmp_path):
     ledger.connection.close()
     assert not list(tmp_path.glob("*-wal"))
     assert run_json(tmp_path, "verify", "--max-open-s", "0")["num_rows"] == 1
+
+
+AUTHENTICATED = NEW_ROW._replace(tenant="initech", is_authenticated=True)
+TAMPERED_ACCOUNTS = {
+    "usage": "UPDATE usage_day SET num_rows = num_rows + 1 WHERE tenant = 'globex'",
+    "usage's schema": "UPDATE usage_day SET schema_id = 'other' WHERE tenant = 'initech'",
+    "missing usage": "DELETE FROM usage_day WHERE tenant = 'initech'",
+    "a reservation": "UPDATE reservation SET nano_usd = nano_usd - 1",
+    "a reservation's tenant": "UPDATE reservation SET tenant = 'globex'",
+    "a missing reservation": "DELETE FROM reservation",
+    "a reservation that stays": "INSERT INTO reservation VALUES (1, 'acme', 0, 1, 1)",
+    "a reserved sum": "UPDATE tenant_day SET reserved_nano_usd = reserved_nano_usd + 1",
+    "a spent sum": "UPDATE tenant_day SET spent_nano_usd = spent_nano_usd + 1",
+    "a missing day": "DELETE FROM tenant_day",
+    "a negative value": "UPDATE tenant_second SET num_tokens = -1",
+    "a negative count": "INSERT INTO refusal_day VALUES ('initech', 1, 'rate_limited', -1)",
+}
+
+
+@pytest.fixture
+def with_accounts(ledger):
+    """Also rows of a registered tenant, on the day after it was registered: one is settled, one open."""
+    add_tenant(ledger.connection, "initech")
+    tomorrow_ns = time.time_ns() + DAY_NS
+    ledger.settle([settlement(admit(ledger, AUTHENTICATED, tomorrow_ns), AUTHENTICATED)], tomorrow_ns + 1)
+    admit(ledger, AUTHENTICATED, tomorrow_ns)
+    return ledger
+
+
+def test_accounts_agree_with_the_rows(with_accounts, tmp_path):
+    assert run_json(tmp_path, "verify")["findings"] == []
+
+
+@pytest.mark.parametrize("change", TAMPERED_ACCOUNTS.values(), ids=TAMPERED_ACCOUNTS)
+def test_any_tampering_with_accounts_is_found(change, with_accounts, tmp_path):
+    assert with_accounts.connection.execute(change).rowcount
+    assert run_json(tmp_path, "verify", exit_code=1)["findings"]
+
+
+def test_rows_of_the_time_before_a_tenant_was_registered_have_no_account(ledger, tmp_path):
+    before = NEW_ROW._replace(tenant="initech")
+    ledger.settle([settlement(admit(ledger, before), before)])
+    admit(ledger, before)
+    add_tenant(ledger.connection, "initech")
+    assert run_json(tmp_path, "verify")["findings"] == []
+
+
+def test_a_ledger_of_the_version_before_the_accounts_is_consistent(ledger, tmp_path):
+    for table in ("tenant", "reservation", "tenant_day", "usage_day", "archive_file"):
+        ledger.connection.execute(f"DROP TABLE {table}")
+    ledger.connection.execute("PRAGMA user_version = 3")
+    result = run_json(tmp_path, "verify")
+    assert (result["findings"], len(result["not_compared"])) == ([], 1)
+    open_ledger(tmp_path).connection.close()
+    result = run_json(tmp_path, "verify")
+    assert (result["findings"], result["not_compared"]) == ([], [])

@@ -37,6 +37,8 @@ from llmstack.ledger.row_group import KEYS, RowGroup, metric_sums
 
 PAGE_ROWS = 10_000
 REMOVE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
+# Between two batches the lock is free for this many times the duration of a batch.
+_PAUSE_SHARE, _MIN_PAUSE_S = 3, 0.001
 _LOCK_NAME = "archive.lock"
 _PART_SUFFIX = ".part"
 
@@ -205,7 +207,8 @@ class Archiver:
         # As a rule no row has changed: then little is left to do while requests wait.
         ids, expected = json.dumps([row["id"] for row in batch]), [tuple(row.values()) for row in batch]
         all_sums = _sums_of(batch)
-        with _pauses(), transaction(self._connection):
+        with transaction(self._connection):
+            began_s = time.monotonic()
             found = set(self._connection.execute(_BATCH, (ids,)))
             removed = [row for row, values in zip(batch, expected, strict=True) if values in found]
             excluded = [row["id"] for row, values in zip(batch, expected, strict=True) if values not in found]
@@ -217,6 +220,7 @@ class Archiver:
                 excluded,
                 through=batch[-1]["id"],
             )
+        time.sleep(max(_MIN_PAUSE_S, _PAUSE_SHARE * (time.monotonic() - began_s)))
 
     def _complete(self, path: Path, name: str) -> ArchiveFile:
         file = self._recorded(name)
@@ -286,14 +290,6 @@ class _Content:
 def _sums_of(rows: Sequence[Row]) -> archive_file.Sums:
     summed = ("num_prompt_tokens", "num_completion_tokens", "actual_usd")
     return metric_sums(RowGroup(*(*(row[key] for key in KEYS), 1, *(row[name] for name in summed))) for row in rows)
-
-
-@contextmanager
-def _pauses() -> Iterator[None]:
-    """Afterwards leave the write lock to others for as long as the block took, a millisecond at least."""
-    began_s = time.monotonic()
-    yield
-    time.sleep(max(0.001, time.monotonic() - began_s))
 
 
 def _part_of(path: Path) -> Path:

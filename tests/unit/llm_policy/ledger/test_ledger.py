@@ -493,6 +493,19 @@ def test_a_late_answer_adds_only_what_was_not_charged_yet(ledger, tmp_path):
     assert verify(ledger.connection, time.time_ns(), 600).discrepancies == []
 
 
+def test_a_late_answer_moves_the_usage_to_the_schema_of_the_compiled_guide(ledger):
+    """A client's guide has no schema id until it is compiled, after its row was admitted."""
+    row = NEW_ROW._replace(schema_id="")
+    row_id = admit(ledger, row)
+    ledger.close_unanswered(time.time_ns() + 1, max_open_s=0)
+    assert ledger.settle([settlement(row_id, row, schema_id="sha256:" + "c" * 64)]) == [True]
+    usage = ledger.connection.execute(
+        "SELECT schema_id, num_rows, num_prompt_tokens, num_completion_tokens, nano_usd FROM usage_day ORDER BY 1"
+    )
+    assert usage.fetchall() == [("", 0, 0, 0, 0), ("ad hoc", 1, 500, 40, 62_000)]
+    assert verify(ledger.connection, time.time_ns(), 600).discrepancies == []
+
+
 def test_unreadable_notes_leave_the_prompts_charge(ledger, tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
     admit(ledger)
