@@ -58,8 +58,9 @@ class Watch:
     def _run(self) -> None:
         while not self._done.wait(0.01):
             ((used, settled),) = self._live.rows(
-                "SELECT (SELECT coalesce(sum(spent_nano_usd + reserved_nano_usd), 0) FROM tenant_day WHERE tenant = ?1),"
-                " (SELECT coalesce(sum(actual_nano_usd), 0) FROM request WHERE tenant = ?1 AND state <> 'admitted')",
+                "SELECT (SELECT coalesce(sum(spent_nano_usd + reserved_nano_usd), 0) FROM tenant_day "
+                "WHERE tenant = ?1), (SELECT coalesce(sum(actual_nano_usd), 0) FROM request WHERE tenant = ?1 "
+                "AND state <> 'admitted')",
                 self._tenant,
             )
             self.most, self.most_settled = max(self.most, used), max(self.most_settled, settled)
@@ -82,8 +83,8 @@ def cost_of_one(live: LiveService) -> int:
     return actual
 
 
-def send_all(live: LiveService, key: str, on_sent: Callable[[int], None] = lambda number: None) -> Counter[str]:
-    """The number of requests by code, from 64 clients at once."""
+def send_all(live: LiveService, key: str, on_answer: Callable[[int], None] = lambda number: None) -> Counter[str]:
+    """The number of requests by code, from 64 clients at once; a client that gets no answer waits for readiness."""
     outcomes: Counter[str] = Counter()
     lock = threading.Lock()
 
@@ -91,10 +92,14 @@ def send_all(live: LiveService, key: str, on_sent: Callable[[int], None] = lambd
         with httpx.Client() as client:
             for _ in range(NUM_REQUESTS // NUM_CLIENTS + (client_number < NUM_REQUESTS % NUM_CLIENTS)):
                 reply = live.send_request(client, {"X-Api-Key": key}, text_input=TEXT)
+                outcome = "answered" if reply.status == 200 else reply.code or "broken"
                 with lock:
-                    outcomes["answered" if reply.status == 200 else reply.code or "broken"] += 1
-                    number = outcomes.total()
-                on_sent(number)
+                    outcomes[outcome] += 1
+                    num_answered = outcomes["answered"]
+                if outcome == "answered":
+                    on_answer(num_answered)
+                elif outcome == "broken":
+                    wait_until(live.is_ready, 120, live.output)
 
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
         list(pool.map(run, range(NUM_CLIENTS)))
@@ -111,9 +116,12 @@ def as_dollars(nano_usd: int) -> str:
 
 
 def kill_stub(live: LiveService, model: str) -> None:
-    stubs = [child for child in live.triton().children() if child.name() == STUB]
-    with suppress(psutil.NoSuchProcess):
-        next(stub for stub in stubs if any(word.startswith(f"{model}_0_1") for word in stub.cmdline())).kill()
+    """Kill one of the model's stubs; none may be there while they are being replaced."""
+    for child in live.triton().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == STUB and any(word.startswith(f"{model}_0") for word in child.cmdline()):
+                child.kill()
+                return
 
 
 def test_exactly_the_requests_that_a_budget_has_room_for_are_answered(live):
@@ -135,12 +143,12 @@ def check_after_kills(live: LiveService, cost: int) -> None:
     key = create_tenant(live, "killed", "--max-usd-per-day", as_dollars(budget))
     victims = {100: "preprocess", 250: "postprocess", 450: "postprocess", 600: "preprocess"}
 
-    def on_sent(number: int) -> None:
+    def on_answer(number: int) -> None:
         if number in victims:
             kill_stub(live, victims[number])
 
     with Watch(live, "killed") as watch:
-        outcomes = send_all(live, key, on_sent)
+        outcomes = send_all(live, key, on_answer)
         print(dict(outcomes), f"{watch.num_reads} reads, at most {watch.most} of {budget} nano-dollars")
         assert live.process is not None
         live.process.terminate()

@@ -113,11 +113,8 @@ def test_a_tenant_may_send_the_tasks_that_it_is_allowed(limits, task, is_allowed
     if is_allowed:
         identity.check_task(task)
     else:
-        with pytest.raises(
-            InvalidRequest, match="tenant_forbidden: tenant acme may not send .*allowed tasks:"
-        ) as caught:
+        with pytest.raises(InvalidRequest, match=r"tenant_forbidden: tenant acme may not send .*allowed tasks:"):
             identity.check_task(task)
-        assert caught.value.code is Code.TENANT_FORBIDDEN
 
 
 def test_a_tenant_may_use_the_registered_schemas_that_it_is_allowed():
