@@ -17,8 +17,8 @@ from tests.integration.live_service import LiveService
 
 TIMEOUT_S = 60.0
 AUTHORIZATION, API_KEY, TENANT = "Authorization", "X-Api-Key", "X-Tenant"
-INPUTS = {"text_input": "hello", "max_tokens": 4}
-Headers = Sequence[tuple[str, str]]
+INPUTS: dict[str, Any] = {"text_input": "hello", "max_tokens": 4}
+Headers = Sequence[tuple[str, Any]]
 
 
 class Outcome(NamedTuple):
@@ -136,7 +136,7 @@ PROTOCOLS: dict[str, Callable[[LiveService, Attack], Outcome]] = {
 }
 
 
-def _headers(service: LiveService, attack: Attack) -> list[tuple[str, str]]:
+def _headers(service: LiveService, attack: Attack) -> list[tuple[str, Any]]:
     """The attack's headers, and the engine's where it has none of these names."""
     given = {name.lower() for name, _ in attack.headers}
     return [*(pair for pair in service.headers.items() if pair[0].lower() not in given), *attack.headers]

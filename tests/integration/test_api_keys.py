@@ -18,7 +18,11 @@ import pytest
 
 from llm_policy.api_key import create_key
 from llm_policy.ledger.database import open_database
+from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN
+from llmstack.client.ensemble_client import PROTOCOLS as CLIENTS
+from llmstack.client.ensemble_client import ServerUrls, release_headers
+from llmstack.client.stream_client import send_stream
 from tests.integration.identity_attacks import API_KEY, AUTHORIZATION, PROTOCOLS, TENANT, Attack
 from tests.integration.live_service import LiveService, wait_until
 from tests.integration.trace_collector import TraceCollector
@@ -200,6 +204,24 @@ def test_a_valid_key_names_the_tenant_over_every_protocol(scene, protocol, heade
 def test_no_release_or_canary_needs_a_key(scene):
     document = scene.service.readiness()
     assert (document["ready"], document["api_keys_required"]) == (True, True)
+
+
+@pytest.mark.parametrize("protocol", [*CLIENTS, "stream"])
+def test_our_clients_send_a_key_with_their_headers(scene, protocol):
+    send = {**CLIENTS, "stream": send_stream}[protocol]
+    service = scene.service
+    headers = release_headers(Release.open(service.release_dir), scene.words["acme"])
+    reply = send(ServerUrls(service.http_url, service.grpc_url), {"text_input": "hello", "max_tokens": 4}, headers)
+    assert reply.error == ""
+
+
+def test_smoke_and_warmup_say_that_a_service_requires_keys(scene):
+    for command in ("smoke", "warmup"):
+        urls = ("--http-url", scene.service.http_url, "--ready-url", scene.service.ready_url)
+        done = scene.service.llmstack(command, "--release", str(scene.service.release_dir), *urls)
+        assert done.returncode == 2
+        assert "requires API keys" in done.stderr
+        assert "LLMSTACK_API_KEY" in done.stderr
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=ids)

@@ -36,6 +36,10 @@ def evaluate(
         str | None,
         typer.Option(help="HTTP URL of a server that runs this release. Without it a server is started and stopped."),
     ] = None,
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="LLMSTACK_API_KEY", help="With --url: the API key of a tenant.", show_default=False),
+    ] = "",
     count: Annotated[int, typer.Option(min=1, help="Prompts per task.")] = 300,
     out_of_distribution: Annotated[
         int, typer.Option(min=0, help="Further prompts per task, in formats, domains and schemas that training lacks.")
@@ -57,7 +61,7 @@ def evaluate(
     try:
         release = open_release(release_dir)
         with _server(release, url, console) as server:
-            evaluation = Evaluation(server, release, settings)
+            evaluation = Evaluation(server, release, settings, api_key)
             report = _run(evaluation, console, count, show_wrong, is_out_of_distribution=False)
             further = (
                 _run(evaluation, console, out_of_distribution, show_wrong, is_out_of_distribution=True)

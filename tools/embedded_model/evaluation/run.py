@@ -17,8 +17,7 @@ from embedded_model.examples.example import Example
 from embedded_model.examples.generator import held_out_examples
 from llm_policy.release.manifest import TASKS, Task
 from llm_policy.release.release import Release
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
-from llmstack.client.ensemble_client import Headers, Inputs, Reply, Server, send_infer
+from llmstack.client.ensemble_client import Headers, Inputs, Reply, Server, release_headers, send_infer
 
 GUIDED, UNGUIDED = "guided", "unguided"
 # Distinct schemas of generate_json. With more of them the prompts would wait for `max_adhoc_per_minute`.
@@ -43,10 +42,9 @@ class EvaluationSettings(NamedTuple):
 class Evaluation:
     """Evaluates the model of `release`, which `server` runs."""
 
-    def __init__(self, server: Server, release: Release, settings: EvaluationSettings) -> None:
+    def __init__(self, server: Server, release: Release, settings: EvaluationSettings, api_key: str = "") -> None:
         self._server, self._release, self._settings = server, release, settings
-        engine = release.manifest.engine
-        self._headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
+        self._headers = release_headers(release, api_key)
 
     def run(
         self,

@@ -46,6 +46,7 @@ class ServedStack:
             *(sys.executable, "-m", "llmstack", "serve", "--engine", engine),
             *("--release", str(release_dir), "--state-dir", str(state_dir)),
             *(word for name, port in zip(names, ports, strict=True) for word in (name, str(port))),
+            "--no-require-api-keys",
             *("--canary-interval-secs", str(_CANARY_INTERVAL_S), "--start-timeout-secs", str(start_timeout_s)),
             *(word for key, value in options.items() for word in ("--engine-option", f"{key}={value}")),
         ]

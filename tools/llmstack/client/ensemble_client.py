@@ -16,7 +16,7 @@ import tritonclient.grpc as triton_grpc
 
 from llm_policy.errors import find_code
 from llm_policy.release.release import Release
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+from llm_policy.rules.headers import API_KEY, ENGINE_HASH, QUANTISATION
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 
 TIMEOUT_S = 60.0
@@ -75,10 +75,11 @@ class Reply(NamedTuple):
         return next(iter(self.outputs.get(name, [])), None)
 
 
-def release_headers(release: Release) -> dict[str, str]:
-    """The headers that every request must have: the engine hash and quantisation of `release`."""
+def release_headers(release: Release, api_key: str = "") -> dict[str, str]:
+    """The headers that every request must have: the engine hash and quantisation of `release`, and a tenant's key."""
     engine = release.manifest.engine
-    return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
+    headers = {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation}
+    return {**headers, API_KEY: api_key} if api_key else headers
 
 
 def send_infer(server: Server, inputs: Inputs, headers: Headers) -> Reply:

@@ -63,6 +63,14 @@ MetricsUrl = Annotated[str, typer.Option(envvar="LLMSTACK_METRICS_URL", help="It
 ReadyUrl = Annotated[
     str, typer.Option(envvar="LLMSTACK_READY_URL", help="Its /readyz, which names the release that it serves.")
 ]
+ApiKey = Annotated[
+    str,
+    typer.Option(
+        envvar="LLMSTACK_API_KEY",
+        help="The API key of a tenant, for a service that requires keys. Prefer the variable: ps shows arguments.",
+        show_default=False,
+    ),
+]
 Serve = Annotated[
     bool,
     typer.Option("--serve", help="Start a server of this release on free ports instead, and stop it at the end."),

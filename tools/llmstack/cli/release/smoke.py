@@ -45,6 +45,7 @@ def smoke(
     grpc_url: options.GrpcUrl = DEFAULT_URLS.grpc,
     metrics_url: options.MetricsUrl = DEFAULT_URLS.metrics,
     ready_url: options.ReadyUrl = DEFAULT_URLS.ready,
+    api_key: options.ApiKey = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
     """Run eval slices and write smoke.json into the release.
@@ -60,7 +61,7 @@ def smoke(
     try:
         slices = read_slices(slices_dir)
         digests = {file.name: file_digest(file) for file in slice_files(slices_dir)}
-        with live_target(release_dir, urls, engine.value if engine else None, wait_ready) as target:
+        with live_target(release_dir, urls, engine.value if engine else None, wait_ready, api_key) as target:
             num_workers = concurrency or target.release.manifest.engine.max_batch_size
             with Progress(console=Console(stderr=True)) as progress:
                 bar = progress.add_task("running slices", total=sum(map(len, slices.values())))

@@ -37,6 +37,7 @@ def warmup(
     grpc_url: options.GrpcUrl = DEFAULT_URLS.grpc,
     metrics_url: options.MetricsUrl = DEFAULT_URLS.metrics,
     ready_url: options.ReadyUrl = DEFAULT_URLS.ready,
+    api_key: options.ApiKey = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
     """Send every task and schema at several prompt lengths, cold and warm, and write warmup.json into the release.
@@ -50,7 +51,7 @@ def warmup(
     urls = None if serve else LiveServerUrls(http_url, grpc_url, metrics_url, ready_url)
     wait_ready = partial(wait_with_progress, console=Console(stderr=True, highlight=False))
     try:
-        with live_target(release_dir, urls, engine.value if engine else None, wait_ready) as target:
+        with live_target(release_dir, urls, engine.value if engine else None, wait_ready, api_key) as target:
             lengths = prompt_lengths(target.release, tuple(prompt_tokens or PROMPT_TOKENS))
             num_rows = len(coverage_items(target.release)) * len(lengths)
             with Progress(console=Console(stderr=True)) as progress:

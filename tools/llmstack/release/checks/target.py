@@ -14,8 +14,8 @@ import httpx
 
 from llm_policy.metrics.exposition import exposition
 from llm_policy.release.release import Release
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION, TENANT
-from llmstack.client.ensemble_client import Headers, ServerUrls
+from llm_policy.rules.headers import TENANT
+from llmstack.client.ensemble_client import Headers, ServerUrls, release_headers
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
 from llmstack.server.release import open_release, pick_engine
@@ -37,18 +37,22 @@ DEFAULT_URLS = LiveServerUrls()
 
 
 class Target(NamedTuple):
-    """A live server of `release`; `state_dir` is set for a server started for the check."""
+    """A live server of `release`; `state_dir` is set for a server started for the check.
+
+    The requests are those of the tenant of `api_key`, without one those of `CHECK_TENANT`.
+    """
 
     release: Release
     server: ServerUrls
     metrics_url: str
     state_dir: Path | None = None
+    api_key: str = ""
 
     @property
     def headers(self) -> Headers:
         """The headers of a check's requests."""
-        engine = self.release.manifest.engine
-        return {ENGINE_HASH: engine.hash, QUANTISATION: engine.quantisation, TENANT: CHECK_TENANT}
+        headers = release_headers(self.release, self.api_key)
+        return headers if self.api_key else {**headers, TENANT: CHECK_TENANT}
 
     def policy_metrics(self) -> str:
         """The policy's metrics in the Prometheus text format.
@@ -63,19 +67,24 @@ class Target(NamedTuple):
 
 @contextmanager
 def live_target(
-    release_dir: Path, urls: LiveServerUrls | None, engine: str | None, wait_ready: Callable[[TritonServer], None]
+    release_dir: Path,
+    urls: LiveServerUrls | None,
+    engine: str | None,
+    wait_ready: Callable[[TritonServer], None],
+    api_key: str = "",
 ) -> Iterator[Target]:
     """The running service at `urls`, or without `urls` a server started on free ports and stopped at the end.
 
-    `engine` runs a started server, the release's own without it. `wait_ready` waits for it and may show progress.
+    `engine` runs a started server, the release's own without it. `wait_ready` waits for it and may show progress. A
+    running service gets `api_key`; a started one requires none.
 
     Raises:
         ServerStartError: the release's files differ from its manifest, no server answers, or it serves another release.
     """
     release = open_release(release_dir)
     if urls is not None:
-        check_engine(_served_engine(release, urls.ready))
-        yield Target(release, ServerUrls(urls.http.rstrip("/"), urls.grpc), urls.metrics)
+        check_engine(_served_engine(release, urls.ready, has_key=bool(api_key)))
+        yield Target(release, ServerUrls(urls.http.rstrip("/"), urls.grpc), urls.metrics, api_key=api_key)
         return
     server = TritonServer(release_dir=release.directory, engine=check_engine(engine or pick_engine(release)))
     try:
@@ -100,8 +109,8 @@ def check_engine(engine: str) -> str:
     return engine
 
 
-def _served_engine(release: Release, ready_url: str) -> str:
-    """The engine of the service behind `ready_url`, which must serve the release and be ready."""
+def _served_engine(release: Release, ready_url: str, *, has_key: bool) -> str:
+    """The engine of the service behind `ready_url`, which must serve the release, be ready and take requests."""
     document = _readyz(ready_url)
     expected = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
     if served := {key: document.get(key) for key, value in expected.items() if document.get(key) != value}:
@@ -112,6 +121,11 @@ def _served_engine(release: Release, ready_url: str) -> str:
         )
     if document.get("ready") is not True:
         raise ServerStartError(f"the server is not ready: {document.get('reasons')}", "llmstack ready shows when it is")
+    if document.get("api_keys_required") is True and not has_key:
+        raise ServerStartError(
+            f"the server behind {ready_url} requires API keys",
+            "set LLMSTACK_API_KEY to a tenant's key, or give --serve",
+        )
     return str(document.get("engine"))
 
 
