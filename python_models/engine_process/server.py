@@ -296,6 +296,8 @@ class EngineServer:
 
     def _send_end(self, request: _Request, completion: Completion, end: End) -> None:
         request.is_answered = True
+        if self._journal is not None:
+            self._journal.note(request.boot_id, request.message.ledger_id, completion.num_tokens, has_ended=True)
         end.num_input_tokens = request.message.num_input_tokens
         end.num_output_tokens = completion.num_tokens
         end.cum_log_prob = completion.cum_log_prob

@@ -2,7 +2,8 @@
 
 Triton tells neither the engine nor the policy that a client cancelled a call of the ensemble: the engine decodes to the
 end, and nobody gets the answer. The same holds for a server that dies. So the engine notes each row's number of tokens
-each second and at its end. A note that can't be written is lost; the ledger then charges the prompt alone.
+each second and at its end. A note that can't be written is lost; the ledger then charges the prompt alone. A row that
+has ended here and is still open in the ledger a while later has nobody who waits for it: the ledger closes it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ FLUSH_S = 1.0
 _KEPT_NS = 1_200_000_000_000  # the ledger closes a row without an answer after half of this
 _DELETE_NS = 60_000_000_000
 _TABLE = """
-CREATE TABLE IF NOT EXISTS usage (
+CREATE TABLE IF NOT EXISTS row_usage (
     boot_id TEXT NOT NULL,
     ledger_id INTEGER NOT NULL,
     num_completion_tokens INTEGER NOT NULL,
     noted_ns INTEGER NOT NULL,  -- Unix time
+    has_ended INTEGER NOT NULL,
     PRIMARY KEY (boot_id, ledger_id)
 ) WITHOUT ROWID
 """
@@ -32,7 +34,7 @@ class UsageJournal:
 
     def __init__(self, path: Path, log: Callable[[str], None]) -> None:
         self._path, self._log = path, log
-        self._pending: dict[tuple[str, int], int] = {}
+        self._pending: dict[tuple[str, int], tuple[int, bool]] = {}
         self._connection: sqlite3.Connection | None = None
         self._next_delete_ns = 0
 
@@ -41,10 +43,10 @@ class UsageJournal:
         """Whether a note is not written yet."""
         return bool(self._pending)
 
-    def note(self, boot_id: str, ledger_id: int, num_tokens: int) -> None:
-        """Note how many tokens a row of the server start `boot_id` has got so far."""
-        if boot_id and ledger_id and num_tokens:
-            self._pending[boot_id, ledger_id] = num_tokens
+    def note(self, boot_id: str, ledger_id: int, num_tokens: int, *, has_ended: bool = False) -> None:
+        """Note how many tokens a row of the server start `boot_id` has got so far, and whether it has ended."""
+        if boot_id and ledger_id and (num_tokens or has_ended):
+            self._pending[boot_id, ledger_id] = (num_tokens, has_ended)
 
     def flush(self) -> None:
         """Write the pending notes, and delete old ones from time to time."""
@@ -63,15 +65,15 @@ class UsageJournal:
             self._connection.close()
             self._connection = None
 
-    def _write(self, notes: dict[tuple[str, int], int], now_ns: int) -> None:
+    def _write(self, notes: dict[tuple[str, int], tuple[int, bool]], now_ns: int) -> None:
         if self._connection is None:
             self._connection = self._open()
-        rows = [(boot_id, ledger_id, number, now_ns) for (boot_id, ledger_id), number in notes.items()]
+        rows = [(*row, number, now_ns, has_ended) for row, (number, has_ended) in notes.items()]
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)", rows)
+        self._connection.executemany("INSERT OR REPLACE INTO row_usage VALUES (?, ?, ?, ?, ?)", rows)
         if now_ns >= self._next_delete_ns:
             self._next_delete_ns = now_ns + _DELETE_NS
-            self._connection.execute("DELETE FROM usage WHERE noted_ns < ?", (now_ns - _KEPT_NS,))
+            self._connection.execute("DELETE FROM row_usage WHERE noted_ns < ?", (now_ns - _KEPT_NS,))
         self._connection.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:

@@ -39,7 +39,7 @@ def num_rows(live: LiveService, condition: str) -> int:
 def num_noted_rows(live: LiveService) -> int:
     """Open rows of which the engine has noted what they used."""
     with closing(sqlite3.connect(live.state_dir / "engine_usage.db")) as connection:
-        noted = {ledger_id for (ledger_id,) in connection.execute("SELECT ledger_id FROM usage")}
+        noted = {ledger_id for (ledger_id,) in connection.execute("SELECT ledger_id FROM row_usage")}
     return len(noted & {row_id for (row_id,) in live.rows("SELECT id FROM request WHERE state = 'admitted'")})
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from llm_policy.ledger.database import FILE_NAME, open_read_only
-from llm_policy.ledger.engine_usage import read_usage
+from llm_policy.ledger.engine_usage import read_notes
 from llm_policy.release.release import Release
 from llm_policy.text.tokenizer import Tokenizer
 from llmstack.client.ensemble_client import grpc_tensor
@@ -49,7 +49,8 @@ def noted(service, headers):
         rows = ledger.execute(
             "SELECT id, boot_id FROM request WHERE request_id = ?", (headers["X-Request-Id"],)
         ).fetchall()
-        return sum(read_usage(ledger, [(boot_id, ledger_id) for ledger_id, boot_id in rows]).values()) if rows else 0
+        notes = read_notes(ledger, [(boot_id, ledger_id) for ledger_id, boot_id in rows])
+        return sum(note.num_tokens for note in notes.values())
 
 
 async def over_grpc(service, inputs, headers, num_pieces):

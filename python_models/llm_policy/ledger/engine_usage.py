@@ -1,6 +1,6 @@
 """What the engine noted about rows that got no answer.
 
-The portable engine writes the file (its module `usage_journal`), because Triton does not tell that a client has gone.
+The engine process writes the file (its module `usage_journal`), because Triton does not tell that a client has gone.
 Without the file, or without a note on a row, only the row's prompt is known to be used.
 """
 
@@ -10,13 +10,24 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 FILE_NAME = "engine_usage.db"
-_NOTE = "SELECT num_completion_tokens FROM usage WHERE boot_id = ? AND ledger_id = ?"
+_NOTE = (
+    "SELECT num_completion_tokens, CASE WHEN has_ended THEN noted_ns END FROM row_usage "
+    "WHERE boot_id = ? AND ledger_id = ?"
+)
 
 
-def read_usage(ledger: sqlite3.Connection, rows: Iterable[tuple[str, int]]) -> dict[int, int]:
-    """Completion tokens by ledger id, of those `rows` (boot id, ledger id) that have a note beside this ledger."""
+class EngineNote(NamedTuple):
+    """The tokens that a row has got, and the Unix time of its end in the engine; None if it has not ended."""
+
+    num_tokens: int = 0
+    ended_ns: int | None = None
+
+
+def read_notes(ledger: sqlite3.Connection, rows: Iterable[tuple[str, int]]) -> dict[int, EngineNote]:
+    """Notes by ledger id, of those `rows` (boot id, ledger id) that have one beside this ledger."""
     (_, _, ledger_path), *_ = ledger.execute("PRAGMA database_list").fetchall()
     path = Path(ledger_path).with_name(FILE_NAME)
     if not path.exists():
@@ -26,4 +37,4 @@ def read_usage(ledger: sqlite3.Connection, rows: Iterable[tuple[str, int]]) -> d
             found = {ledger_id: notes.execute(_NOTE, (boot_id, ledger_id)).fetchone() for boot_id, ledger_id in rows}
     except sqlite3.Error:
         return {}
-    return {ledger_id: max(0, int(note[0])) for ledger_id, note in found.items() if note}
+    return {ledger_id: EngineNote(max(0, int(note[0])), note[1]) for ledger_id, note in found.items() if note}

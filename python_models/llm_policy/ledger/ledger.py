@@ -2,8 +2,9 @@
 
     admitted ──► settled     answered: actual tokens and cost
        │    └──► refused     internal error, or its guide was rejected after compiling; costs nothing
-       ├───────► cancelled   same server start, but no answer came within the time limit; costs its prompt and what
-       │                     the engine decoded, as far as it is known. With a code: the engine ended it at its limit
+       ├───────► cancelled   same server start, but no answer came within the time limit, or soon after the engine
+       │                     had ended it; costs its prompt and what the engine decoded, as far as it is known. With a
+       │                     code: the engine ended it at its limit
        └───────► lost        the server start that admitted it has ended; costs the same
     refused                  rejected immediately; costs nothing
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.budget_window import day_of
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue, Waiting
-from llm_policy.ledger.engine_usage import read_usage
+from llm_policy.ledger.engine_usage import EngineNote, read_notes
 from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
@@ -86,10 +87,12 @@ _CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} {_IF_A
 _SETTLE_LATE = (
     f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ? RETURNING admitted_ns"  # noqa: S608
 )
+# An answer is settled within milliseconds of its end in the engine; later only on a machine that is overloaded.
+ENDED_GRACE_S = 15
 # Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
     "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, projected_nano_usd, task, tenant, schema_id, "
-    "engine_hash, admitted_ns "
+    "engine_hash, admitted_ns, row_number "
     "FROM request INDEXED BY request_open "
     "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
 )
@@ -116,6 +119,12 @@ class _UnansweredRow(NamedTuple):
     schema_id: str
     engine_hash: str
     admitted_ns: int
+    row_number: int
+
+    @property
+    def first_id(self) -> int:
+        """The ledger id of the first row of its request."""
+        return self.ledger_id - self.row_number
 
     @property
     def usage_key(self) -> UsageKey:
@@ -256,11 +265,16 @@ class Ledger:
         They are charged for their prompt and for the tokens that the engine noted, at most what was reserved.
 
         Rows of another boot become `lost`: call this only once that server has ended. Rows of this boot that have been
-        open for more than `max_open_s` become `cancelled`. Returns the number of rows closed.
+        open for more than `max_open_s`, or whose request the engine ended more than `ENDED_GRACE_S` ago, become
+        `cancelled`. Returns the number of rows closed.
         """
         num_closed = 0
         while rows := self._unanswered(now_ns - int(max_open_s * 1e9)):
-            num_closed += self._close_rows(rows, now_ns)
+            num_closed += self._close_rows(rows, self._read_notes(rows), now_ns)
+        ended_before_ns = now_ns - ENDED_GRACE_S * 1_000_000_000
+        if rows := self._unanswered(ended_before_ns):
+            notes = self._read_notes(rows)
+            num_closed += self._close_rows(_ended_rows(rows, notes, ended_before_ns), notes, now_ns)
         return num_closed
 
     def delete_old_canaries(self, before_ns: int) -> int:
@@ -424,14 +438,18 @@ class Ledger:
         rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _CLOSE_BATCH_ROWS))
         return [_UnansweredRow(*row) for row in rows]
 
-    def _close_rows(self, rows: Sequence[_UnansweredRow], now_ns: int) -> int:
+    def _read_notes(self, rows: Sequence[_UnansweredRow]) -> dict[int, EngineNote]:
+        return read_notes(self.connection, [(row.boot_id, row.ledger_id) for row in rows])
+
+    def _close_rows(self, rows: Sequence[_UnansweredRow], notes: Mapping[int, EngineNote], now_ns: int) -> int:
         """Returns the number of rows closed: one may have been answered since the query."""
+        if not rows:
+            return 0
         num_closed = 0
         changes = _Changes()
-        noted = read_usage(self.connection, [(row.boot_id, row.ledger_id) for row in rows])
         with transaction(self.connection):
             for row in rows:
-                num_tokens, nano_usd = self._usage_of(row, noted.get(row.ledger_id, 0))
+                num_tokens, nano_usd = self._usage_of(row, notes.get(row.ledger_id, EngineNote()).num_tokens)
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
                 cursor = self.connection.execute(
                     "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "
@@ -453,3 +471,15 @@ class Ledger:
         reserved_nano_usd = max(0, row.projected_nano_usd - row.charged_nano_usd)
         num_tokens = min(num_noted_tokens, reserved_nano_usd // self._price) if self._price else num_noted_tokens
         return num_tokens, row.charged_nano_usd + num_tokens * self._price
+
+
+def _ended_rows(
+    rows: Sequence[_UnansweredRow], notes: Mapping[int, EngineNote], before_ns: int
+) -> list[_UnansweredRow]:
+    """The rows of those requests that the engine ended before this time in all their rows."""
+    unfinished = {
+        row.first_id
+        for row in rows
+        if (ended_ns := notes.get(row.ledger_id, EngineNote()).ended_ns) is None or ended_ns >= before_ns
+    }
+    return [row for row in rows if row.first_id not in unfinished]

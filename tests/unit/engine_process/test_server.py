@@ -222,7 +222,7 @@ def test_the_tokens_of_a_row_are_noted_for_the_ledger(tmp_path):
     with serving(tmp_path):
         talk(tmp_path, generate(ledger_id=12))
     with closing(sqlite3.connect(tmp_path / "engine_usage.db")) as connection:
-        assert connection.execute("SELECT boot_id, ledger_id, num_completion_tokens FROM usage").fetchall() == [
+        assert connection.execute("SELECT boot_id, ledger_id, num_completion_tokens FROM row_usage").fetchall() == [
             ("boot", 12, 3)
         ]
 

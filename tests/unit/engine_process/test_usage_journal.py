@@ -23,7 +23,7 @@ def journal(tmp_path, log_lines):
 
 def notes(tmp_path):
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
-        return connection.execute("SELECT boot_id, ledger_id, num_completion_tokens FROM usage").fetchall()
+        return connection.execute("SELECT boot_id, ledger_id, num_completion_tokens FROM row_usage").fetchall()
 
 
 def test_a_later_note_replaces_an_earlier_one(journal, tmp_path):
@@ -46,6 +46,15 @@ def test_rows_without_an_id_or_without_tokens_are_not_noted(journal, tmp_path):
     journal.note("", 5, 1)
     journal.flush()
     assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_the_end_of_a_row_is_noted_also_without_tokens(journal, tmp_path):
+    journal.note("boot-1", 5, 0, has_ended=True)
+    journal.note("boot-1", 6, 3)
+    journal.flush()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        found = connection.execute("SELECT ledger_id, num_completion_tokens, has_ended FROM row_usage").fetchall()
+    assert found == [(5, 0, 1), (6, 3, 0)]
 
 
 def test_old_notes_are_deleted(journal, tmp_path, monkeypatch):

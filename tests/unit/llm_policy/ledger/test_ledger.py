@@ -9,6 +9,7 @@ from engine_process.usage_journal import UsageJournal
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llm_policy.ledger.engine_usage import FILE_NAME
+from llm_policy.ledger.ledger import ENDED_GRACE_S
 from llm_policy.ledger.row_record import RowRecord
 from llmstack.ledger.verification import verify
 from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, rows, settlement, sheds, states, total
@@ -407,7 +408,7 @@ def test_a_row_answered_while_its_batch_is_closed_stays_settled_and_does_not_del
     monkeypatch.setattr(ledger, "_unanswered", query_then_answer)
     assert ledger.close_unanswered(time.time_ns() + 1, max_open_s=0) == 1
     assert {row["id"]: row["state"] for row in rows(ledger)} == {answered: "settled", unanswered: "cancelled"}
-    assert num_found == [2, 0]
+    assert num_found == [2, 0, 0]  # the last query is for rows that the engine ended
     assert total(ledger, metric_total.COST) == 62_000 + 50_000
 
 
@@ -448,10 +449,10 @@ def test_a_row_that_the_engine_ended_at_its_limit_is_cancelled_and_charged(ledge
     assert ledger.settle([settlement(row_id)]) == [False]
 
 
-def note_usage(path, ledger_id, num_tokens, boot_id="boot-1"):
+def note_usage(path, ledger_id, num_tokens, boot_id="boot-1", *, has_ended=False):
     """Note a row's tokens as the engine does."""
     journal = UsageJournal(path / FILE_NAME, log=pytest.fail)
-    journal.note(boot_id, ledger_id, num_tokens)
+    journal.note(boot_id, ledger_id, num_tokens, has_ended=has_ended)
     journal.flush()
     journal.close()
 
@@ -467,6 +468,27 @@ def test_a_row_without_an_answer_is_charged_for_the_tokens_that_the_engine_noted
     ]
     assert (total(ledger, metric_total.TOKENS_OUT), total(ledger, metric_total.COST)) == (40, 112_000)
     assert verify(ledger.connection, time.time_ns(), 600).discrepancies == []
+
+
+def test_a_row_that_the_engine_ended_long_before_has_nobody_who_waits_for_it(ledger, tmp_path):
+    ended, running, new = admit(ledger), admit(ledger), admit(ledger, now_ns=time.time_ns() + 60 * SECOND_NS)
+    note_usage(tmp_path, ended, 40, has_ended=True)
+    note_usage(tmp_path, running, 40)
+    note_usage(tmp_path, new, 40, has_ended=True)
+    assert ledger.close_unanswered(time.time_ns() + (ENDED_GRACE_S - 1) * SECOND_NS) == 0
+    assert ledger.close_unanswered(time.time_ns() + (ENDED_GRACE_S + 1) * SECOND_NS) == 1
+    assert [row["state"] for row in rows(ledger)] == ["cancelled", "admitted", "admitted"]
+    assert rows(ledger)[0]["actual_nano_usd"] == 62_000
+    assert ledger.settle([settlement(ended)]) == [True]  # the answer came after all
+
+
+def test_a_row_that_ended_waits_for_the_other_rows_of_its_request(ledger, tmp_path):
+    ((first, second),) = ledger.record([[NEW_ROW, SECOND_ROW]])
+    note_usage(tmp_path, first.ledger_id, 40, has_ended=True)
+    later_ns = time.time_ns() + 2 * ENDED_GRACE_S * SECOND_NS
+    assert ledger.close_unanswered(later_ns) == 0
+    note_usage(tmp_path, second.ledger_id, 40, has_ended=True)
+    assert ledger.close_unanswered(later_ns) == 2
 
 
 def test_a_lost_row_is_charged_for_the_tokens_that_its_server_noted(tmp_path):
