@@ -218,7 +218,7 @@ def test_list_without_tenants_says_so(tmp_path, connection):
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_tables_show_every_digit_and_the_whole_name(tmp_path, connection, columns):
-    add_tenant(connection, LONG_NAME, TenantLimits(HUGE_NANO_USD, HUGE_NANO_USD, *[10**12] * 4))
+    add_tenant(connection, LONG_NAME, TenantLimits(HUGE_NANO_USD, HUGE_NANO_USD, 10**12, 10**12, 10**12, 10**12))
     day = time.time_ns() // (86_400 * 10**9)
     connection.execute("INSERT INTO tenant_day VALUES (?, ?, ?, ?)", (LONG_NAME, day, HUGE_NANO_USD, HUGE_NANO_USD))
     listed, shown = (run(tmp_path, *command, columns=columns).stdout for command in (("list",), ("show", LONG_NAME)))

@@ -147,7 +147,7 @@ def test_a_changed_limit_holds_for_the_next_request_of_another_process(connectio
 
 def test_the_highest_limits_fit_into_the_ledger(connection):
     highest = {field: parse_usd(str(MAX_USD)) for field in FIELDS.values() if "_nano_usd_" in field}
-    create(connection, limits=TenantLimits(**highest))
+    create(connection, limits=TenantLimits()._replace(**highest))
     accounts = TenantAccounts(connection)
     accounts.reserve(NEW_ROW._replace(ledger_id=1, projected_nano_usd=10**18), NOW_NS)
     accounts.close(1, 1, 10**18, NOW_NS)  # its event holds the limit

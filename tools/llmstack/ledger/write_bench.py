@@ -149,10 +149,10 @@ def _write_row(
 
 
 def _add_tenant(connection: sqlite3.Connection) -> bytes:
-    """Register a tenant that no limit stops, with the spending of a whole month; returns its key's digest."""
+    """Register a tenant that no limit stops, with an account of each day of the month; returns its key's digest."""
     digest, name, now_ns = digest_of(create_key()), "limited", time.time_ns()
     month = windows_of(day_of(now_ns))[1]
-    days = [(name, day, 1_000, 0) for day in range(month.first, month.end)]
+    days = [(name, day, 0, 0) for day in range(month.first, month.end)]
     with transaction(connection):
         tenant = (name, now_ns, _LIMITS.as_text())
         connection.execute("INSERT OR IGNORE INTO tenant (name, created_ns, limits) VALUES (?, ?, ?)", tenant)
