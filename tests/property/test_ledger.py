@@ -116,7 +116,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         type(self).num_failures += 1
         answers = [settlement(good[0], good[1], ["cost_breach"]), settlement(*bad, actual_nano_usd=None)]
-        with pytest.raises(sqlite3.IntegrityError):
+        # A late answer's cost is compared with what is charged already before it reaches the database.
+        with pytest.raises((sqlite3.IntegrityError, TypeError)):
             self.ledgers[process].settle(answers, self.now_ns)
 
     @rule(max_open_s=st.sampled_from([0.0, 30.0, 600.0]))
