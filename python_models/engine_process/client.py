@@ -107,9 +107,18 @@ class EngineClient:
     def _dispatch(self, message: object) -> None:
         if isinstance(message, Tokens):
             if (listener := self._listeners.get(message.id)) is not None:
-                listener.on_tokens(message)
+                self._hand_over(listener, message)
         elif isinstance(message, End) and (listener := self._listeners.pop(message.id, None)) is not None:
             listener.on_end(message)
+
+    def _hand_over(self, listener: Listener, tokens: Tokens) -> None:
+        """A listener that can't take its tokens loses its request, and nobody else does."""
+        try:
+            listener.on_tokens(tokens)
+        except Exception as error:
+            self._log(f"tokens can't be taken: {type(error).__name__}")
+            self.abort(tokens.id)
+            listener.on_end(End(tokens.id, "error", "internal", "the tokens could not be taken"))
 
     def _lose_connection(self) -> None:
         self._writer = self.welcome = None

@@ -283,6 +283,29 @@ def test_a_client_answers_at_once_without_an_engine_and_connects_when_there_is_o
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_a_listener_that_fails_loses_its_request_and_nobody_else_does(tmp_path):
+    class Failing(Recorder):
+        def on_tokens(self, tokens):
+            raise OSError("no space left")
+
+    async def run():
+        lines = []
+        client = EngineClient(tmp_path, HELLO, lines.append)
+        running = asyncio.create_task(client.run())
+        with serving(tmp_path):
+            while client.welcome is None:
+                await asyncio.sleep(0.01)
+            failing, other = Failing(), Recorder()
+            client.generate(generate(1, 3, stream=True), failing)
+            client.generate(generate(1, 3, stream=True), other)
+            assert ((await failing.end).code, (await other.end).num_output_tokens) == ("internal", 3)
+            assert client.welcome is not None
+            assert lines == ["tokens can't be taken: OSError"]
+            running.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_statistics_of_another_engine_are_an_error(tmp_path):
     with serving(tmp_path), pytest.raises(OSError, match="not sha256:other"):
         asyncio.run(read_stats(tmp_path, Hello(PROTOCOL_VERSION, "sha256:other")))
