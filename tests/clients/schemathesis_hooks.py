@@ -26,7 +26,7 @@ _REFUSED = (
     *("n", "top_logprobs", "task", "schema_id", "tools", "tool_choice", "functions", "function_call", "audio"),
     *("modalities", "prediction", "web_search_options", "logit_bias", "best_of", "suffix", "stream_options"),
 )
-_HEADERS = ("x-tenant", "x-request-id", "traceparent")
+_HEADERS = ("x-tenant", "x-request-id", "traceparent", "x-api-key")
 
 
 @schemathesis.hook
