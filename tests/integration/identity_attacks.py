@@ -51,6 +51,8 @@ class Attack:
     """HTTP headers beside the body of `/generate`, which Triton does not forward."""
     victim: str = "acme"
     """Whose name no row of the ledger may get."""
+    has_key: bool = False
+    """Whether the sender has the key of the tenant whose it is, so that it may know this tenant's usage."""
 
     def filled(self, fill: Callable[[str], str]) -> Attack:
         """The attack with its texts replaced."""

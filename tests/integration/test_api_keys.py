@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from llm_policy.api_key import create_key
+from llm_policy.api_key import create_key, digest_of
 from llm_policy.ledger.database import open_database
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN
@@ -69,8 +69,8 @@ def words_of(service: LiveService) -> dict[str, str]:
     with closing(open_database(service.state_dir / "ledger.db", must_exist=True)) as connection:
         keys = {name: add_tenant(connection, VICTIM) for name in ("revoked", "rotated", "acme")}
         for name in ("revoked", "rotated"):
-            digest = hashlib.sha256(keys[name].encode()).digest()
-            connection.execute("UPDATE tenant_key SET ends_ns = ? WHERE digest = ?", (time.time_ns(), digest))
+            ended = (time.time_ns(), digest_of(keys[name]))
+            connection.execute("UPDATE tenant_key SET ends_ns = ? WHERE digest = ?", ended)
         keys["mallory"] = add_tenant(connection, OTHER)
     key = keys["acme"]
     return {
@@ -119,7 +119,7 @@ ATTACKS = [
     Attack("the victim's name alone", [(TENANT, VICTIM)], (MISSING,)),
     Attack("the victim's name, own key", [(TENANT, VICTIM), bearer("{mallory}")], (FORBIDDEN,)),
     Attack("the victim's name in capitals, own key", [(TENANT, "ACME"), bearer("{mallory}")], (FORBIDDEN,)),
-    Attack("own name, the victim's key", [(TENANT, OTHER), bearer("{acme}")], (FORBIDDEN,), victim=OTHER),
+    Attack("own name, the victim's key", [(TENANT, OTHER), bearer("{acme}")], (FORBIDDEN,), victim=OTHER, has_key=True),
     Attack("a key that never was", [bearer("{unknown}")], (INVALID,)),
     Attack("a revoked key", [bearer("{revoked}")], (INVALID,)),
     Attack("a key that was rotated out", [(API_KEY, "{rotated}")], (INVALID,)),
@@ -153,7 +153,7 @@ ATTACKS = [
     Attack("the key in other systems' headers", [("Api-Key", "{acme}"), ("Cookie", "key={acme}")], (MISSING,)),
     Attack("the key in two places", [bearer("{acme}"), (API_KEY, "{acme}")], (INVALID,)),
     Attack("two keys in two places", [bearer("{mallory}"), (API_KEY, "{acme}")], (INVALID,)),
-    Attack("another system's token beside a key", [bearer("sk-1"), (API_KEY, "{acme}")], (INVALID,)),
+    Attack("another system's token beside a key", [bearer("sk-1"), (API_KEY, "{acme}")], (INVALID,), has_key=True),
     Attack("Authorization twice", [bearer("{mallory}"), bearer("{acme}")], (INVALID,)),
     Attack("X-Api-Key twice, in two spellings", [(API_KEY, "{acme}"), ("X-API-KEY", "{acme}")], (INVALID,)),
     Attack("a header and a parameter", [bearer("{mallory}")], (INVALID,), protocols=("infer", "grpc"),
@@ -232,6 +232,29 @@ def test_nobody_passes_for_another(scene, attack):
 @pytest.mark.parametrize("attack", OPEN_ATTACKS, ids=ids)
 def test_the_name_of_a_tenant_needs_its_key_where_keys_are_not_required(open_scene, attack):
     check(open_scene, attack)
+
+
+@pytest.mark.parametrize("attack", [each for each in ATTACKS if not each.has_key], ids=ids)
+def test_nobody_reads_the_usage_of_another(scene, attack):
+    service, given = scene.service, attack.filled(scene.fill)
+    headers = [(name.encode(), str(value).encode()) for name, value in given.headers]
+    for url in (f"http://127.0.0.1:{service.openai_port}/v1/usage", service.ready_url.replace("/readyz", "/usage")):
+        try:
+            answer = httpx.get(url + given.query, headers=headers, timeout=10)
+        except (httpx.RemoteProtocolError, httpx.LocalProtocolError):  # no HTTP
+            continue
+        assert answer.status_code != 200 or VICTIM not in answer.text, (url, answer.text)
+        assert not any(part in answer.text for part in parts_of_keys(scene))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_revoked_key_ends_with_the_next_request(scene, protocol):
+    with closing(open_database(scene.service.state_dir / "ledger.db", must_exist=True)) as connection:
+        key = add_tenant(connection, f"short-lived-{protocol}")
+        attack = Attack("revoked", [bearer(key)])
+        assert scene.send(attack, protocol).is_ok
+        connection.execute("UPDATE tenant_key SET ends_ns = ? WHERE digest = ?", (time.time_ns(), digest_of(key)))
+    assert scene.send(attack, protocol).code == INVALID
 
 
 def check(scene: Scene, attack: Attack) -> None:
@@ -328,3 +351,13 @@ def test_no_process_that_sees_keys_may_leave_a_core_file(scene):
     for process in processes:
         (line,) = [x for x in Path(f"/proc/{process.pid}/limits").read_text().splitlines() if "core file" in x]
         assert line.split()[4] in ("0", "1"), (process.cmdline(), line)
+
+
+def test_keys_are_still_required_after_the_server_was_restarted(scene):
+    service = scene.service
+    before = service.readiness()["restarts"]
+    service.triton().kill()
+    wait_until(lambda: service.is_ready() and service.readiness()["restarts"] > before, 120, service.output)
+    assert service.readiness()["api_keys_required"] is True
+    assert scene.send(Attack("no key"), "infer").code == MISSING
+    assert scene.send(Attack("valid", [bearer("{acme}")]), "grpc_stream").is_ok
