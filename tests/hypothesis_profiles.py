@@ -1,4 +1,4 @@
-"""Hypothesis profiles: `fixed` repeats the same examples; `explore` takes new ones, three times as many.
+"""Hypothesis profiles: `fixed` repeats the same examples; `explore` takes new ones, six times as many.
 
 `pytest --hypothesis-profile explore` prints its seed. Pass that as `--hypothesis-seed` (or in HYPOTHESIS_SEED) to
 repeat a run. Neither profile has a deadline for an example: test machines are noisy.
@@ -13,22 +13,22 @@ import pytest
 from hypothesis import settings
 
 FIXED, EXPLORE = "fixed", "explore"
-_NUM_EXAMPLES = 100
+_IN_FIXED, _IN_EXPLORE = 50, 300  # the default numbers of examples
 
-settings.register_profile(FIXED, derandomize=True, deadline=None, max_examples=_NUM_EXAMPLES)
-settings.register_profile(EXPLORE, derandomize=False, deadline=None, max_examples=3 * _NUM_EXAMPLES, print_blob=True)
+settings.register_profile(FIXED, derandomize=True, deadline=None, max_examples=_IN_FIXED)
+settings.register_profile(EXPLORE, derandomize=False, deadline=None, max_examples=_IN_EXPLORE, print_blob=True)
 settings.load_profile(FIXED)
 
 
 def num_examples(in_fixed_profile: int, in_explore_profile: int | None = None) -> int:
     """The `max_examples` of a test that does not use the default number.
 
-    `explore` takes three times as many, unless `in_explore_profile` is given.
+    `explore` takes six times as many, unless `in_explore_profile` is given.
     """
-    explores = settings().max_examples > _NUM_EXAMPLES
+    explores = settings().max_examples > _IN_FIXED
     if explores and in_explore_profile is not None:
         return in_explore_profile
-    return in_fixed_profile * settings().max_examples // _NUM_EXAMPLES
+    return in_fixed_profile * settings().max_examples // _IN_FIXED
 
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads the option, and before xdist passes it to the workers

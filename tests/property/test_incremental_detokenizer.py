@@ -63,7 +63,7 @@ def cut(draw: st.DrawFn, ids: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@settings(max_examples=num_examples(300))
+@settings(max_examples=num_examples(150))
 @given(data=st.data())
 def test_the_parts_joined_are_the_text_of_all_tokens_at_once(name, data):
     tokenizer = load(name)
@@ -77,7 +77,7 @@ def test_the_parts_joined_are_the_text_of_all_tokens_at_once(name, data):
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-@settings(max_examples=num_examples(300))
+@settings(max_examples=num_examples(150))
 @given(data=st.data())
 def test_no_part_holds_a_letter_of_a_stop_word_that_ends_the_answer(name, data):
     tokenizer = load(name)
@@ -92,7 +92,7 @@ def test_no_part_holds_a_letter_of_a_stop_word_that_ends_the_answer(name, data):
     assert answer.startswith(joined)
 
 
-@settings(max_examples=num_examples(300))
+@settings(max_examples=num_examples(150))
 @given(
     words=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), max_size=4).map(tuple),
     ids=st.lists(st.integers(0, 2), max_size=30),

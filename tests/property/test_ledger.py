@@ -212,7 +212,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 class TestLedger(LedgerMachine.TestCase):  # type: ignore[misc,valid-type]  # made by Hypothesis
-    settings = settings(stateful_step_count=40, max_examples=num_examples(50, in_explore_profile=300))
+    settings = settings(stateful_step_count=40, max_examples=num_examples(25, in_explore_profile=300))
 
     def runTest(self):
         LedgerMachine.num_failures = LedgerMachine.num_failures_drawn = 0

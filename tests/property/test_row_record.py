@@ -31,6 +31,8 @@ ADMITTED = {
     "projected_nano_usd": COUNTS,
     "end_id": TOKENS,
     "includes_prompt": st.booleans(),
+    "is_authenticated": st.booleans(),
+    "is_new_guide": st.booleans(),
     "stop_words": st.lists(st.lists(TOKENS, max_size=4).map(tuple), max_size=3).map(tuple),
 }
 ANSWER = {
@@ -79,7 +81,7 @@ def test_the_tensor_carries_what_is_known_at_admission_and_nothing_later(record)
     assert carried == RowRecord(**{name: getattr(record, name) for name in FIELDS})
 
 
-@settings(max_examples=num_examples(50))
+@settings(max_examples=num_examples(25))
 @given(records(**ADMITTED), st.fixed_dictionaries(ANSWER))
 def test_every_column_of_the_ledger_row_comes_from_the_record(record, answer):
     with tempfile.TemporaryDirectory() as directory:

@@ -136,7 +136,7 @@ def tensors_of(prepared):
 
 
 @keeps_at_least(0.1)
-@settings(max_examples=num_examples(500))
+@settings(max_examples=num_examples(250))
 @given(requests())
 def test_every_request_is_admitted_or_rejected_with_a_declared_code(inputs):
     prepared = outcome(inputs)
@@ -154,7 +154,7 @@ def test_any_parameters_are_admitted_or_rejected_with_a_declared_code(parameters
 
 
 @keeps_at_least(0.1)
-@settings(max_examples=num_examples(300))
+@settings(max_examples=num_examples(150))
 @given(requests(num_rows=1))
 def test_every_admitted_request_stays_within_the_token_budget(inputs):
     prepared = outcome(inputs)
@@ -166,7 +166,7 @@ def test_every_admitted_request_stays_within_the_token_budget(inputs):
 
 
 @keeps_at_least(0.1)
-@settings(max_examples=num_examples(200))
+@settings(max_examples=num_examples(100))
 @given(st.lists(requests(num_rows=1), min_size=2, max_size=4))
 def test_a_batch_of_n_rows_gives_the_same_decisions_as_n_single_rows(singles):
     shared = set.intersection(*(set(single) for single in singles))
@@ -182,7 +182,7 @@ def test_a_batch_of_n_rows_gives_the_same_decisions_as_n_single_rows(singles):
     assert together.records == decided
 
 
-@settings(max_examples=num_examples(300))
+@settings(max_examples=num_examples(150))
 @given(st.lists(st.integers(0, 5_000), max_size=30))
 def test_any_tokens_from_the_engine_become_an_answer(ids):
     prepared = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers(), MemoryDirectory())

@@ -210,9 +210,7 @@ class AccountMachine(RuleBasedStateMachine):
     @rule(tenant=st.sampled_from(TENANTS), new=limits)
     def limit(self, tenant, new):
         self.limits[tenant] = new
-        self.ledgers[0].connection.execute(
-            "UPDATE tenant SET limits = ? WHERE name = ?", (new.as_text(), tenant)
-        )
+        self.ledgers[0].connection.execute("UPDATE tenant SET limits = ? WHERE name = ?", (new.as_text(), tenant))
 
     def swept(self, condition):
         for row in self.rows:
@@ -250,4 +248,4 @@ class AccountMachine(RuleBasedStateMachine):
 
 
 TestAccounts = AccountMachine.TestCase
-TestAccounts.settings = settings(max_examples=num_examples(30), stateful_step_count=40, deadline=None)
+TestAccounts.settings = settings(max_examples=num_examples(15), stateful_step_count=40, deadline=None)

@@ -82,7 +82,7 @@ def reference(directory):
     return tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
 
 
-@settings(max_examples=num_examples(200))
+@settings(max_examples=num_examples(100))
 @given(TEXTS)
 def test_both_libraries_give_the_same_ids(text):
     fast, slow = backends()
@@ -122,13 +122,13 @@ def test_the_lower_bound_never_exceeds_the_number_of_tokens(text):
     assert tokenizer().min_tokens_of(text) <= len(tokenizer().encode_text(text))
 
 
-@settings(max_examples=num_examples(50))
+@settings(max_examples=num_examples(25))
 @given(CHATS)
 def test_a_chat_has_the_same_ids_as_in_transformers(chat):
     assert_as_transformers(qwen_tokenizer_dir(), chat)
 
 
-@settings(max_examples=num_examples(150))
+@settings(max_examples=num_examples(75))
 @given(CHATS)
 def test_a_chat_of_the_embedded_release_has_the_same_ids_as_in_transformers(chat):
     assert_as_transformers(DEFAULT_RELEASE_DIR / "tokenizer", chat)

@@ -22,7 +22,7 @@ from tests.property.guidance.strategies import schemas, values
 _LIMITS = GuideLimits()
 
 
-@settings(max_examples=num_examples(150))
+@settings(max_examples=num_examples(75))
 @given(schemas, st.lists(values, max_size=3), st.integers(0, 2**16))
 def test_both_backends_accept_the_same_texts(schema: Any, instances: list[Any], seed: int) -> None:
     with suppress(InvalidRequest):

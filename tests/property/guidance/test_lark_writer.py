@@ -16,7 +16,7 @@ from tests.property.guidance.grammar_texts import ALPHABET, changed_text, gramma
 _MAX_LENGTH = 40
 
 
-@settings(max_examples=num_examples(200, in_explore_profile=1_200))
+@settings(max_examples=num_examples(100, in_explore_profile=1_200))
 @given(grammars, st.integers(0, 2**16), st.lists(st.text(ALPHABET, max_size=6), max_size=5))
 def test_the_lark_text_accepts_exactly_the_texts_of_the_grammar(grammar: Grammar, seed: int, texts: list[str]) -> None:
     matcher = compile_lark(write_lark(grammar, GuideLimits()))

@@ -29,10 +29,10 @@ LIMITS = GuideLimits()
 countings = st.sampled_from(Counting)
 
 law_settings = settings(
-    max_examples=num_examples(200, in_explore_profile=1_200),
+    max_examples=num_examples(100, in_explore_profile=1_200),
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-each_counting_settings = settings(law_settings, max_examples=num_examples(100))
+each_counting_settings = settings(law_settings, max_examples=num_examples(50))
 
 Plan = TypeVar("Plan")
 
@@ -82,7 +82,7 @@ def test_without_unenforced_keywords_every_invalid_instance_is_rejected(
         assert not accepts(compiled, write_json(instance)), (schema, instance)
 
 
-@settings(max_examples=num_examples(500))
+@settings(max_examples=num_examples(250))
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60), st.text('{}[]":,\\u0aef-1tn ', max_size=60)))
 def test_any_text_is_read_or_rejected_with_a_declared_code(text: str | bytes) -> None:
     for plan in (read_json, plan_json_schema, plan_choice):
@@ -91,7 +91,7 @@ def test_any_text_is_read_or_rejected_with_a_declared_code(text: str | bytes) ->
 
 
 @keeps_at_least(0.25)
-@settings(max_examples=num_examples(500))
+@settings(max_examples=num_examples(250))
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40), st.text("ab(|)[]^$*+?{},0123\\dwsu-.", max_size=40)))
 def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes) -> None:
     plan = unless_rejected(lambda: plan_regex(text, LIMITS))
@@ -100,7 +100,7 @@ def test_any_regex_is_planned_or_rejected_with_a_declared_code(text: str | bytes
 
 
 @keeps_at_least(0.25)
-@settings(max_examples=num_examples(250, in_explore_profile=1_500))
+@settings(max_examples=num_examples(125, in_explore_profile=1_500))
 @given(grammars | damaged_grammars | st.text('ab "[]^-|()*+?{},02#\\xu:=\n', max_size=40).map("root ::= ".__add__))
 def test_any_grammar_is_planned_or_rejected_with_a_declared_code(text: str) -> None:
     plan = unless_rejected(lambda: plan_ebnf(text, LIMITS))

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -120,6 +121,13 @@ def started(models: SimpleNamespace, state_dir: Path) -> Iterator[SimpleNamespac
 def shared(models, tmp_path_factory) -> Iterator[SimpleNamespace]:
     with started(models, tmp_path_factory.mktemp("state")) as live:
         yield live
+
+
+def with_guides_of(live: SimpleNamespace, state_dir: Path) -> Path:
+    """Copy the compiled guides: without them, the start of each model would compile the registered schemas."""
+    for path in live.state_dir.glob("guides.db*"):  # the database and its write-ahead log
+        shutil.copy(path, state_dir)
+    return state_dir
 
 
 @pytest.fixture
@@ -243,8 +251,8 @@ def test_the_log_has_a_line_for_each_stream(live, capfd):
     assert (line["outcome"], line["num_completion_tokens"], line["finish_reason"]) == ("settled", len(IDS), "stop")
 
 
-def test_an_engine_that_dies_ends_the_stream_with_engine_unavailable_and_later_ones_at_once(models, tmp_path):
-    with started(models, tmp_path) as own:
+def test_an_engine_that_dies_ends_the_stream_with_engine_unavailable_and_later_ones_at_once(models, shared, tmp_path):
+    with started(models, with_guides_of(shared, tmp_path)) as own:
         own.engine.script = dies
         *_, last = stream(own, "dies")
         assert (last.error or "").startswith("engine_unavailable: ")
@@ -255,8 +263,8 @@ def test_an_engine_that_dies_ends_the_stream_with_engine_unavailable_and_later_o
         assert state(own, "later")[0] == "refused"
 
 
-def test_a_model_that_is_unloaded_ends_its_streams(models, tmp_path):
-    with started(models, tmp_path) as own:
+def test_a_model_that_is_unloaded_ends_its_streams(models, shared, tmp_path):
+    with started(models, with_guides_of(shared, tmp_path)) as own:
         own.engine.script = never_ends
         sent = stream_request("unloaded")
         own.model.execute([sent])

@@ -16,6 +16,7 @@ from llmstack.guides.converter_names import converter_names
 from llmstack.guides.schema_result import SchemaResult
 from llmstack.tokenizer.qwen_vocabulary import tokenizer_document
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("xgrammar")
 pytest.importorskip("llguidance")
 

@@ -184,7 +184,7 @@ def test_a_newcomer_waits_at_most_one_round_of_turns(tenants, num_slots, num_ste
     assert newcomer in slots.finished
 
 
-@settings(max_examples=num_examples(40, in_explore_profile=100))
+@settings(max_examples=num_examples(20, in_explore_profile=100))
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 40))
 def test_no_tenant_starves_while_new_tenants_keep_coming(num_slots, num_tenants, num_newcomers):
     slots = Slots(num_slots)

@@ -14,6 +14,7 @@ def test_the_last_merge_joins_the_two_parts_that_lower_merges_leave() -> None:
     assert last_merge(b"abc", ranks) == (b"ab", b"c")
 
 
+@pytest.mark.slow
 def test_the_tokenizer_has_the_ids_of_qwen(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     try:

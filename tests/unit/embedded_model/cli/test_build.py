@@ -1,5 +1,6 @@
 """`build`: what it replaces, and what it rejects."""
 
+import pytest
 from typer.testing import CliRunner
 
 from embedded_model.cli.app import app
@@ -24,6 +25,7 @@ def test_build_rejects_a_directory_that_is_not_empty(tmp_path):
     assert (tmp_path / "keep").exists()
 
 
+@pytest.mark.slow
 def test_build_rejects_a_symbolic_link_and_names_its_target(tmp_path):
     build_release(tmp_path / "old", seed=1)
     (tmp_path / "link").symlink_to(tmp_path / "old")
@@ -32,6 +34,7 @@ def test_build_rejects_a_symbolic_link_and_names_its_target(tmp_path):
     assert str(tmp_path / "old") in rejected.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_forced_build_keeps_the_old_release(tmp_path):
     checkpoint = Checkpoint.read(COMMITTED)
     other = checkpoint._replace(record=checkpoint.record.model_copy(update={"tokenizer_sha256": "0" * 64}))
@@ -47,6 +50,7 @@ def test_a_failed_forced_build_keeps_the_old_release(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "release"]
 
 
+@pytest.mark.slow
 def test_a_forced_build_replaces_the_whole_release(release, tmp_path):
     build_release(tmp_path, seed=1)
     (tmp_path / "engine" / "old.bin").touch()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import pytest
 from typer.testing import CliRunner
 
 from embedded_model.cli.app import STOPPED, app
@@ -11,6 +12,7 @@ from embedded_model.training import run, trainer
 from tests.unit.embedded_model.training.small_trainer import FEW_ROWS, TINY, generate_in_this_process
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_state_and_a_resumed_training_finishes(monkeypatch, tmp_path):
     generate_in_this_process(monkeypatch)
     monkeypatch.setattr(run, "TRAINED", TINY)

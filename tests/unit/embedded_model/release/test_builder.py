@@ -44,6 +44,7 @@ def test_the_committed_results_are_of_this_engine_and_in_the_card():
         assert results_table(report["out_of_distribution"]) in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_tokenizer_is_rejected(tmp_path):
     checkpoint = Checkpoint.read(COMMITTED)
     other = checkpoint._replace(record=checkpoint.record.model_copy(update={"tokenizer_sha256": "0" * 64}))
@@ -51,6 +52,7 @@ def test_a_checkpoint_of_another_tokenizer_is_rejected(tmp_path):
         build_release(tmp_path, checkpoint=other)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_shapes_is_rejected(release, tmp_path):
     checkpoint = Checkpoint.read(COMMITTED)
     other = checkpoint._replace(weights=(release.engine_path / "model.safetensors").read_bytes())
@@ -58,6 +60,7 @@ def test_a_checkpoint_of_other_shapes_is_rejected(release, tmp_path):
         build_release(tmp_path, checkpoint=other)
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_another_engine_is_rejected(tmp_path):
     other = Checkpoint.read(COMMITTED)._replace(
         evaluation=b'{"run": {"engine_hash": "sha256:0"}, "out_of_distribution": {}}'
@@ -89,6 +92,7 @@ def test_current_is_a_relative_link_to_a_release():
     assert Release.open(current).check_files() == []
 
 
+@pytest.mark.slow
 def test_the_seed_changes_the_engine_and_not_the_tokenizer(release, tmp_path):
     other = build_release(tmp_path, seed=1)
     assert other.manifest.engine.hash != release.manifest.engine.hash

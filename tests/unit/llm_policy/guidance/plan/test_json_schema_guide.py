@@ -267,7 +267,7 @@ def test_any_json_has_no_whitespace_and_no_lone_surrogates() -> None:
     assert not accepts(compiled, "[1, 2]")
 
 
-HOSTILE = [
+HOSTILE: list[Any] = [
     {
         "$defs": {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)} | {"d40": {}},
         "$ref": "#/$defs/d0",
@@ -296,7 +296,10 @@ HOSTILE = [
 MAX_CALLS = 20_000_000
 
 
-@pytest.mark.parametrize("schema", HOSTILE)
+@pytest.mark.parametrize(
+    "schema",
+    [pytest.param(schema, marks=pytest.mark.slow if number in (3, 6) else ()) for number, schema in enumerate(HOSTILE)],
+)
 def test_a_schema_with_exponentially_many_combinations_is_planned_or_rejected_with_bounded_work(schema: Any) -> None:
     profile = cProfile.Profile(subcalls=False, builtins=False)
     with suppress(InvalidRequest):
