@@ -27,12 +27,15 @@ from llmstack.server.error import ServerStartError
 BINARY = ServerBinary(Path("/t/tritonserver"), Path("/t/backends"), library_dirs=(Path("/t/libs"),))
 
 
-@pytest.mark.parametrize("name", ["X-Engine-Hash", "x-engine-hash", "X-QUANTISATION", "x-tenant", "X-Request-ID"])
+@pytest.mark.parametrize(
+    "name",
+    ["X-Engine-Hash", "x-engine-hash", "X-QUANTISATION", "x-tenant", "X-Request-ID", "Authorization", "x-api-key"],
+)
 def test_known_headers_are_forwarded_in_any_case(name):
     assert re.search(header_pattern(), name)
 
 
-@pytest.mark.parametrize("name", ["X-Engine-Hash-2", "my-x-tenant", "triton_final_response", "authorization", ""])
+@pytest.mark.parametrize("name", ["X-Engine-Hash-2", "my-x-tenant", "triton_final_response", "proxy-authorization", ""])
 def test_no_other_header_is_forwarded(name):
     assert not re.search(header_pattern(), name)
 
