@@ -6,15 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_policy.rules.headers import MAX_HEADER_CHARS, HeaderGate
+from llm_policy.rules.parameters import TRITON_PARAMETERS, TRITON_PREFIX
 from tests.survivors import keep_if, keeps_at_least
 
 ENGINE = "sha256:" + "a" * 64
 GATE = HeaderGate(ENGINE, "w4a8")
-NAMES = st.sampled_from(["X-Engine-Hash", "X-Quantisation", "X-Tenant", "X-Request-Id", "other"])
+NAMES = st.sampled_from(["X-Engine-Hash", "X-Quantisation", "X-Tenant", "X-Request-Id", "traceparent"])
 VALUES = st.sampled_from([ENGINE, "w4a8", "fp16", "", "x" * 200]) | st.text(max_size=8) | st.integers() | st.none()
 ANY_PAIRS = st.lists(st.tuples(NAMES, VALUES), max_size=6)
 REQUIRED = [("X-Engine-Hash", ENGINE), ("X-Quantisation", "w4a8")]
-OTHERS = st.dictionaries(st.sampled_from(["X-Tenant", "X-Request-Id", "other"]), st.text("abc-1", max_size=8))
+OTHERS = st.dictionaries(st.sampled_from(["X-Tenant", "X-Request-Id", "traceparent"]), st.text("abc-1", max_size=8))
 COMPLETE_PAIRS = OTHERS.flatmap(lambda others: st.permutations([*REQUIRED, *others.items()]))
 PAIRS = ANY_PAIRS | COMPLETE_PAIRS
 
@@ -61,3 +62,13 @@ def test_nothing_passes_without_both_required_headers(pairs):
     given_values = dict(pairs)
     assert given_values["X-Engine-Hash"] == ENGINE
     assert given_values["X-Quantisation"] == "w4a8"
+
+
+@given(COMPLETE_PAIRS, st.text())
+def test_another_parameter_is_known_or_rejected_without_its_value(pairs, name):
+    value = "tulip-marmalade-9"
+    _, error = result([*pairs, (name, value)])
+    assert error is None or value not in error
+    known = {pair[0].lower() for pair in pairs} | {"traceparent"}
+    if passes(pairs) and name.lower() not in known:
+        assert (error is None) == (name in TRITON_PARAMETERS or name.startswith(TRITON_PREFIX))

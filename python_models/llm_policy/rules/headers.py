@@ -7,6 +7,8 @@ case-insensitively. A header sent twice arrives twice and is an error (RFC 9110 
 `Authorization: Bearer <key>` or `X-Api-Key` names the tenant (`rules/tenants.py`). A key in any other header is an
 error that does not quote it.
 
+Every other parameter that is not Triton's own is an error, too (`rules/parameters.py`).
+
 A value with control characters is an error, so that none gets into the ledger, logs or alerts. Triton passes values on
 as C strings, so what follows a null character is gone before the gate reads it. Only the gateway can reject those.
 """
@@ -23,6 +25,7 @@ from typing import NamedTuple
 from llm_policy.api_key import contains_key, digest_of, is_key
 from llm_policy.errors import Code, InvalidRequest
 from llm_policy.ledger.row_record import RowRecord
+from llm_policy.rules.parameters import ParameterNames
 
 ENGINE_HASH = "X-Engine-Hash"
 QUANTISATION = "X-Quantisation"
@@ -31,6 +34,8 @@ REQUEST_ID = "X-Request-Id"
 CANARY_TOKEN = "X-Canary-Token"  # noqa: S105 - a header's name
 TRACEPARENT = "traceparent"
 AUTHORIZATION, API_KEY = KEY_HEADERS = ("Authorization", "X-Api-Key")
+# A client's headers. The server forwards these and the canary's token, and no others.
+CLIENT_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, TRACEPARENT, *KEY_HEADERS)
 # Tenant of the parent process's own requests; only a request with the canary token may use it.
 CANARY_TENANT = "llmstack-canary"
 MAX_HEADER_CHARS = 128
@@ -41,12 +46,13 @@ _BY_LOWER = {name.lower(): name for name in (ENGINE_HASH, QUANTISATION, TENANT, 
 _KEY_HEADERS_BY_LOWER = {name.lower(): name for name in KEY_HEADERS}
 _BEARER = re.compile(r"bearer +(.*)", re.IGNORECASE | re.DOTALL)
 _REQUIRED = (ENGINE_HASH, QUANTISATION)
+_PARAMETER_NAMES = ParameterNames(CLIENT_HEADERS, (CANARY_TOKEN,))
 # W3C Trace Context: version (not ff), trace id and parent id (not all zeros), flags.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
 class HeaderFault(NamedTuple):
-    """One rule that the headers break."""
+    """One rule that the headers break, or another parameter beside them."""
 
     code: Code
     detail: str
@@ -104,6 +110,7 @@ class HeaderGate:
         faults = [*_read_values(pairs, values)]
         faults += self._compare(values, {fault.detail.split(" ", 1)[0] for fault in faults})
         faults += self._check_canary(values)
+        faults += [HeaderFault(Code.INVALID_INPUT, detail) for detail in _PARAMETER_NAMES.unknown(k for k, _ in pairs)]
         is_canary = not faults and CANARY_TOKEN in values
         given_tenant = "" if values.get(TENANT) == CANARY_TENANT else values.get(TENANT, "")
         sender = RowRecord(

@@ -25,6 +25,11 @@ _WORDS = frozenset(("stop_words", "bad_words"))
 _INTEGERS = frozenset(("max_tokens", "end_id", "pad_id"))
 # Always on, whatever the client sends: the ledger needs all three.
 _ALWAYS_ON = frozenset(("return_num_input_tokens", "return_num_output_tokens", "return_perf_metrics"))
+_SWITCHES = frozenset(("return_log_probs", "exclude_input_in_output", "stream"))
+# Every input of both models, in the order of an alphabet.
+INPUT_NAMES = tuple(
+    sorted({"text_input", "messages", "beam_width", *_TEXTS, *_NUMBERS, *_WORDS, *_INTEGERS, *_SWITCHES, *_ALWAYS_ON})
+)
 
 
 @dataclass
@@ -94,7 +99,7 @@ def _set(row_input: RowInput, name: str, values: list[Any]) -> None:
 
 
 def _set_switch(row_input: RowInput, name: str, value: Any) -> None:
-    if name in ("return_log_probs", "exclude_input_in_output", "stream"):
+    if name in _SWITCHES:
         setattr(row_input, name, bool(value))
     elif name == "beam_width":
         if value != 1:

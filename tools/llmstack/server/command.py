@@ -13,22 +13,14 @@ from urllib.parse import urlsplit
 from llm_policy.guidance.backends.names import ENVIRONMENT_VARIABLE as GUIDE_BACKENDS
 from llm_policy.guidance.backends.names import LLGUIDANCE, XGRAMMAR
 from llm_policy.guidance.compile.sandbox import PYTHON
-from llm_policy.rules.headers import (
-    CANARY_TOKEN,
-    ENGINE_HASH,
-    KEY_HEADERS,
-    QUANTISATION,
-    REQUEST_ID,
-    TENANT,
-    TRACEPARENT,
-)
+from llm_policy.rules.headers import CANARY_TOKEN, CLIENT_HEADERS
 from llmstack.paths import SOURCE_ROOT
 from llmstack.server.binary import ServerBinary
 from llmstack.server.error import ServerStartError
 from llmstack.server.ports import Ports
 
 # Forwarded to the models as request parameters. Not `.*`: newer servers reject parameters with reserved names.
-FORWARDED_HEADERS = (ENGINE_HASH, QUANTISATION, TENANT, REQUEST_ID, CANARY_TOKEN, TRACEPARENT, *KEY_HEADERS)
+FORWARDED_HEADERS = (*CLIENT_HEADERS, CANARY_TOKEN)
 
 # A client of these APIs can load a model, read another process's memory region, or write files on this machine.
 ADMIN_APIS = ("model-repository", "shared-memory", "trace", "logging")

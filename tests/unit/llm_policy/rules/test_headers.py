@@ -29,8 +29,8 @@ def as_json(*pairs: tuple[str, object]) -> str:
 
 def text_of_length(length: int) -> str:
     """Valid parameters of exactly `length` characters."""
-    padding = length - len(json.dumps({**GOOD, "other": ""}))
-    return json.dumps({**GOOD, "other": "x" * padding})
+    padding = length - len(json.dumps({**GOOD, "traceparent": ""}))
+    return json.dumps({**GOOD, "traceparent": "x" * padding})
 
 
 def rejection(parameters: object) -> InvalidRequest:
@@ -54,8 +54,40 @@ def test_lower_case_names_from_grpc_pass():
     assert sender({name.lower(): value for name, value in GOOD.items()}) == RowRecord()
 
 
-def test_an_unknown_parameter_is_ignored():
-    assert sender({**GOOD, "priority": 3}) == RowRecord()
+def test_parameters_of_triton_s_own_are_ignored():
+    assert sender({**GOOD, "id": "7", "priority": 3, "timeout": 5_000_000, "triton_new": True}) == RowRecord()
+
+
+def test_an_unknown_parameter_is_rejected():
+    error = rejection({**GOOD, "max_token": 3})
+    assert error.code is Code.INVALID_INPUT
+    assert str(error) == "invalid_input: unknown parameter 'max_token', did you mean max_tokens?"
+
+
+def test_a_misspelt_header_is_named_beside_the_missing_one():
+    error = rejection({"X-Engine-Hsh": ENGINE, "X-Quantisation": "w4a8"})
+    assert str(error) == (
+        "missing_header: X-Engine-Hash is required, none was given; "
+        "invalid_input: unknown parameter 'X-Engine-Hsh', did you mean X-Engine-Hash?"
+    )
+
+
+def test_an_unknown_parameter_leaves_its_sender_known():
+    check = checked({**GOOD, "X-Tenant": "finance", "X-Request-Id": "r-1", "max_token": 3})
+    assert check.error() is not None
+    assert check.sender == RowRecord(tenant="finance", request_id="r-1")
+
+
+def test_the_canary_has_no_unknown_parameters_either():
+    gate = HeaderGate(ENGINE, "w4a8", "token")
+    check = gate.check(json.dumps({**GOOD, "X-Canary-Token": "token", "max_token": 3}))
+    assert check.error() is not None
+    assert not check.sender.is_canary
+
+
+def test_the_verdict_about_a_repeated_unknown_parameter_is_cached():
+    gate, text = HeaderGate(ENGINE, "w4a8"), json.dumps({**GOOD, "max_token": 3})
+    assert gate.check(text) is gate.check(text)
 
 
 @pytest.mark.parametrize("parameters", ["", "{}", "null", "3"])
