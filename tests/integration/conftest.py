@@ -79,6 +79,7 @@ def shared_echo_service(
     directory = tmp_path_factory.mktemp("echo-service")
     environment = webhook_environment(directory, {READINESS: readiness_receiver})
     environment["LLMSTACK_TRACE_URL"] = trace_collector.url
+    environment["LLMSTACK_METRIC_TENANTS"] = "acme,beta"
     # On a busy machine, requests wait; a queue delay is no breach here, so that the counts are the tests' own.
     live = LiveService(directory, environment=environment, thresholds={"max_queue_delay_us": 60_000_000})
 

@@ -8,13 +8,14 @@ import sys
 from contextlib import ExitStack, closing
 
 import httpx
+import pytest
 
 from llm_policy.release.release import Release
 from llmstack.board.template_filters import format_usd
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.ports import Ports
 from tests.board_client import live_board
-from tests.integration.live_service import LiveService, wait_until
+from tests.integration.live_service import wait_until
 from tests.webhook_receiver import new_secret, write_secrets
 
 HOST = "127.0.0.1"
@@ -37,32 +38,34 @@ def test_the_board_shows_the_services_readiness(tmp_path, echo_service):
         assert value in page
 
 
-def test_a_named_tenants_use_is_on_the_board_and_among_the_metrics(tmp_path):
-    with LiveService(tmp_path / "live", "echo", {"LLMSTACK_METRIC_TENANTS": "acme,beta"}) as live:
-        live.wait_ready()
-        created = live.llmstack("tenant", "create", "acme", "--max-usd-per-day", "0.02", "--json")
-        key = {"X-Api-Key": json.loads(created.stdout)["new_key"]["key"]}
-        replies = [live.send_request(headers=key), live.send_request(headers=key, task="unknown"), live.send_request()]
-        wait_until(lambda: live.metric('llm_tenant_requests_total{outcome="closed",tenant="other"}') == 1)
-        ((cost,),) = live.rows("SELECT sum(nano_usd) FROM usage_day WHERE tenant = 'acme'")
-        assert round(live.metric('llm_tenant_cost_usd_total{tenant="acme"}') * 1e9) == cost > 0
-        assert live.metric('llm_tenant_requests_total{outcome="closed",tenant="acme"}') == 1
-        assert live.metric('llm_tenant_requests_total{outcome="refused",tenant="acme"}') == 1
-        assert live.metric('llm_tenant_requests_total{outcome="closed",tenant="beta"}') == 0
-        assert live.metric('llm_tenant_budget_usd{budget="day",tenant="acme"}') == 0.02
-        assert round(live.metric('llm_tenant_budget_spent_usd{budget="day",tenant="acme"}') * 1e9) == cost
-        assert live.metric('llm_metrics_part_up{part="tenants"}') == 1
-        with (
-            live_board(tmp_path, state_dir=live.state_dir) as board,
-            closing(board.log_in(board.add("Ada"))) as client,
-        ):
-            page, tenant = client.get("/tenants").text, client.get("/tenants/acme").text
+def test_a_named_tenants_use_is_on_the_board_and_among_the_metrics(tmp_path, echo_service):
+    live = echo_service
+    others = 'llm_tenant_requests_total{outcome="closed",tenant="other"}'
+    num_others = live.metric(others)
+    created = live.llmstack("tenant", "create", "acme", "--max-usd-per-day", "0.02", "--json")
+    key = {"X-Api-Key": json.loads(created.stdout)["new_key"]["key"]}
+    replies = [live.send_request(headers=key), live.send_request(headers=key, task="unknown"), live.send_request()]
+    wait_until(lambda: live.metric(others) == num_others + 1)
+    ((cost,),) = live.rows("SELECT sum(nano_usd) FROM usage_day WHERE tenant = 'acme'")
+    assert round(live.metric('llm_tenant_cost_usd_total{tenant="acme"}') * 1e9) == cost > 0
+    assert live.metric('llm_tenant_requests_total{outcome="closed",tenant="acme"}') == 1
+    assert live.metric('llm_tenant_requests_total{outcome="refused",tenant="acme"}') == 1
+    assert live.metric('llm_tenant_requests_total{outcome="closed",tenant="beta"}') == 0
+    assert live.metric('llm_tenant_budget_usd{budget="day",tenant="acme"}') == 0.02
+    assert round(live.metric('llm_tenant_budget_spent_usd{budget="day",tenant="acme"}') * 1e9) == cost
+    assert live.metric('llm_metrics_part_up{part="tenants"}') == 1
+    with (
+        live_board(tmp_path, state_dir=live.state_dir) as board,
+        closing(board.log_in(board.add("Ada"))) as client,
+    ):
+        page, tenant = client.get("/tenants").text, client.get("/tenants/acme").text
     assert [reply.status for reply in replies] == [200, 400, 200]
     assert f"{format_usd(cost)} of $0.02" in page
     assert "unknown_task" in tenant
     assert Release.open(DEFAULT_RELEASE_DIR).manifest.engine.model in tenant
 
 
+@pytest.mark.slow  # tests/unit/board/test_bounded_protocol.py has the same in one process
 def test_two_hundred_half_open_connections_keep_nobody_from_the_board(tmp_path):
     secrets, port = write_secrets(tmp_path / "secret", new_secret()), Ports().choose(HOST).http
     url = f"http://{HOST}:{port}/login"

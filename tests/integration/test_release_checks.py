@@ -20,19 +20,15 @@ from llmstack.server.process import TritonServer
 from tests.releases import change_manifest
 from tests.soak import ONLY_IN_SOAK
 
-pytestmark = [pytest.mark.server]
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("engine/config.json", "engine.hash: manifest has sha256:"),
-        pytest.param("tokenizer_info.json", "tokenizer.info_hash: manifest has sha256:", marks=pytest.mark.slow),
-        pytest.param(
-            "tokenizer/tokenizer.json",
-            "tokenizer/tokenizer.json differs from tokenizer_info.json",
-            marks=pytest.mark.slow,
-        ),
+        ("tokenizer_info.json", "tokenizer.info_hash: manifest has sha256:"),
+        ("tokenizer/tokenizer.json", "tokenizer/tokenizer.json differs from tokenizer_info.json"),
     ],
 )
 def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_reported(tmp_path, name, reason):
@@ -47,7 +43,6 @@ def test_a_changed_file_keeps_the_models_from_loading_and_the_reason_is_reported
     assert reason in (tmp_path / "state" / "tritonserver.log").read_text()
 
 
-@pytest.mark.slow
 def test_the_embedded_release_passes_the_shipped_slices(server):
     target = Target(Release.open(DEFAULT_RELEASE_DIR), ServerUrls(server.http_url, server.grpc_url), server.metrics_url)
     slices = read_slices(DEFAULT_SLICES)
@@ -56,7 +51,6 @@ def test_the_embedded_release_passes_the_shipped_slices(server):
     assert {result.task for result in results} == set(target.release.manifest.tasks)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("limit_us", "passes"), [(60_000_000, True), pytest.param(0, False, marks=ONLY_IN_SOAK)])
 def test_a_bench_gate_passes_within_the_manifests_queue_delay(tmp_path, limit_us, passes):
     release = build_release(tmp_path / "b8", seed=1)

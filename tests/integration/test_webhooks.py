@@ -459,6 +459,7 @@ def llmstack(outbox: Outbox, endpoint: Endpoint, *arguments: str) -> subprocess.
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_event_and_repeats_only_the_attempt_in_progress(outbox, receiver, tmp_path):
     ids = outbox.add(12)
     endpoint = receiver.endpoint(tmp_path)

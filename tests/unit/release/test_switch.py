@@ -285,7 +285,7 @@ def test_a_target_that_changed_after_the_request_is_refused_before_the_server_st
     assert "engine.hash" in ended.detail
 
 
-@pytest.mark.parametrize("kind", [PROMOTION, ROLLBACK])
+@pytest.mark.parametrize("kind", [PROMOTION, pytest.param(ROLLBACK, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("step", ALL_STEPS)
 def test_a_change_killed_at_any_step_is_resolved(tmp_path, store, switch, kind, step):
     change = open_change(switch, store, kind)

@@ -114,6 +114,7 @@ def test_a_killed_worker_is_replaced(compiler):
     assert {worker.pid for worker in worker_processes()} - {worker.pid for worker in killed}
 
 
+@pytest.mark.slow
 def test_the_number_of_new_guides_per_minute_is_limited(one_worker):
     compiler = started_compiler(Guidance(max_adhoc_per_minute=1))
     assert compile_guides(compiler, Guide("regex", "a")) is None
