@@ -18,10 +18,13 @@ from llm_policy.ledger.database import FILE_NAME, open_database, transaction
 from llm_policy.release.release import Release
 from llmstack.release.board_client import BoardAccess
 from llmstack.release.build_manifest import Build
+from llmstack.release.change import COMPLETED, ROLLBACK, ChangeRequest, ChangeResult, ReleaseRef
 from llmstack.release.coverage import coverage_items, prompt_lengths
 from llmstack.release.error_alerts import ALERT_WINDOW_S, OpenAlert
 from llmstack.release.evidence import BENCH_GATE, FAILED, MISSING, PASSED, SMOKE, STALE, WARMUP, write_evidence
 from llmstack.release.gate_facts import GateFacts, GateSources, RunFacts, SignOffFacts
+from llmstack.release.journal import ReleaseJournal
+from llmstack.release.last_rollback import Rollback
 from llmstack.release.manifest_file import Alignment
 from llmstack.release.promotion_gates import GateResult, apply_gates, check_gates
 from llmstack.release.publish import publish
@@ -253,6 +256,54 @@ def test_the_board_must_have_enough_sign_offs_for_exactly_these_hashes(tmp_path)
         assert "status 401" in missing(release, tmp_path, 2, access)["sign-offs"][0]
 
 
+def test_sign_offs_from_before_a_rollback_in_the_journal_no_longer_count(tmp_path):
+    release = published(tmp_path)
+    write_passed_runs(release)
+    with live_board(tmp_path, release.directory.parents[1], state_dir=tmp_path / "elsewhere") as board:
+        (tmp_path / "token").write_text(board.add_reader())
+        access = BoardAccess(board.url, tmp_path / "token")
+        hashes = {"engine_hash": release.manifest.engine.hash, "manifest_hash": release.manifest_hash}
+        clients = [board.log_in(board.add(name)) for name in ("Ada", "Grace")]
+        for client in clients:
+            sign(client, hashes)
+        assert missing(release, tmp_path, 2, access) == {}
+        roll_back(tmp_path / "state", release)
+        (found,) = missing(release, tmp_path, 2, access)["sign-offs"]
+        assert found.startswith("0 of 2 sign-offs for engine ")
+        assert ", given after it was rolled back at " in found
+        assert found.endswith(": judge scores everything 7")
+        for client in clients:  # the board does not know of the rollback: they withdraw and sign again
+            client.post("/releases/r1/withdraw", data={**hashes, **hidden_fields(client)})
+            sign(client, hashes)
+        assert missing(release, tmp_path, 2, access) == {}
+
+
+def test_a_rollback_that_only_the_board_knows_of_is_named_too(tmp_path, fixed_answer):
+    release = published(tmp_path)
+    write_passed_runs(release)
+    (tmp_path / "token").write_text("x")
+    access = BoardAccess(f"http://127.0.0.1:{fixed_answer.server_port}", tmp_path / "token")
+    fixed_answer.body["signoffs"] = [{"reviewer": name, "signed_ns": 5} for name in ("Ada", "Grace", "Ada")]
+    assert missing(release, tmp_path, 2, access) == {}
+    fixed_answer.body["rolled_back"] = {"time_ns": 5, "cause": "too slow"}
+    (found,) = missing(release, tmp_path, 2, access)["sign-offs"]
+    assert found.endswith("given after it was rolled back at 1970-01-01T00:00:00Z: too slow")
+    fixed_answer.body["rolled_back"] = {"time_ns": 4, "cause": "too slow"}
+    assert missing(release, tmp_path, 2, access) == {}
+    for wrong in ({"signoffs": [{"reviewer": "Ada"}]}, {"signoffs": [], "rolled_back": {}}, []):
+        fixed_answer.body = {"alerts": [], **wrong} if wrong else wrong
+        assert "can't be read" in missing(release, tmp_path, 2, access)["sign-offs"][0]
+
+
+def test_a_journal_that_can_not_be_read_leaves_no_sign_off_in_force(tmp_path):
+    release = published(tmp_path)
+    write_passed_runs(release)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / FILE_NAME).write_bytes(b"not a database, but long enough to be read as one" * 20)
+    assert "whether it was rolled back is not known" in missing(release, tmp_path, 2)["sign-offs"][0]
+    assert "sign-offs" not in missing(release, tmp_path, 0)
+
+
 def test_a_board_that_does_not_answer_blocks(tmp_path):
     release = published(tmp_path)
     write_passed_runs(release)
@@ -261,10 +312,21 @@ def test_a_board_that_does_not_answer_blocks(tmp_path):
     assert "can't be read" in missing(release, tmp_path, 1, access)["sign-offs"][0]
 
 
-def sign(client, hashes: dict[str, str]) -> None:
+def hidden_fields(client) -> dict[str, str]:
     page = client.get("/releases/r1").text
-    hidden = dict(re.findall(r'name="(csrf_token|evidence_hash)" value="([^"]+)"', page))
-    answer = client.post("/releases/r1/sign", data={**hashes, "comment": "", **hidden})
+    return dict(re.findall(r'name="(csrf_token|evidence_hash|rolled_back_ns)" value="([^"]+)"', page))
+
+
+def roll_back(state_dir: Path, release: Release) -> None:
+    """A rollback from `release`, as the journal has it."""
+    journal, ref = ReleaseJournal(state_dir), ReleaseRef.of(release)
+    request = ChangeRequest(ROLLBACK, Path("current"), ref, ReleaseRef("r0"), reason="judge scores everything 7")
+    change = journal.request(request, time.time_ns())
+    journal.end(ChangeResult(change, COMPLETED), time.time_ns())
+
+
+def sign(client, hashes: dict[str, str]) -> None:
+    answer = client.post("/releases/r1/sign", data={**hashes, "comment": "", **hidden_fields(client)})
     assert answer.status_code == 200, answer.text
 
 
@@ -436,6 +498,21 @@ def test_too_few_sign_offs_name_both_hashes_and_those_who_signed(reviewers, miss
     assert failing_gates(sign_offs=SignOffFacts(reviewers, 3)) == [
         GateResult("sign-offs", (missing_text,), (summary,), reviewers=reviewers)
     ]
+
+
+def test_sign_offs_after_a_rollback_name_it_and_its_cause():
+    rollback = Rollback(ReleaseRef(), 1_000_000_000, "too slow")
+    text = "1 of 2 sign-offs for engine sha256:e and manifest sha256:m (Ada), given after it was rolled back at "
+    assert failing_gates(sign_offs=SignOffFacts(("Ada",), 2, rollback=rollback)) == [
+        GateResult(
+            "sign-offs",
+            (f"{text}1970-01-01T00:00:01Z: too slow",),
+            ("1 more of 2 sign-offs, since it was rolled back",),
+            reviewers=("Ada",),
+        )
+    ]
+    assert rollback._replace(cause="").text == "rolled back at 1970-01-01T00:00:01Z: no cause on record"
+    assert failing_gates(sign_offs=SignOffFacts(("Ada", "Grace"), 2, rollback=rollback)) == []
 
 
 def test_sign_offs_that_are_not_known_and_too_few_required_are_both_reported():

@@ -27,12 +27,13 @@ from llmstack.board.candidates import Candidate, find_candidate, list_candidates
 from llmstack.board.failed_login_limiter import FailedLoginLimiter
 from llmstack.board.machine_api import MachineApi
 from llmstack.board.public_url import HostCheckMiddleware, PublicUrl
+from llmstack.board.release_record import read_records
 from llmstack.board.request_body import RequestRejected, read_form
 from llmstack.board.security_headers import SecurityHeadersMiddleware
 from llmstack.board.service_status import ServiceStatusClient
 from llmstack.board.sessions import LIFE_S, Session, close_session, find_session, open_session
 from llmstack.board.settings import BoardSettings
-from llmstack.board.sign_offs import ReleaseHashes, SignOffError, sign, withdraw
+from llmstack.board.sign_offs import NEVER_NS, ReleaseHashes, SignOffError, sign, withdraw
 
 _STATIC = Path(__file__).parent / "static"
 SEE_OTHER = 303
@@ -55,8 +56,7 @@ class Board:
         """GET /releases/{name}: one release, with the form to sign it off."""
 
         def values(connection: sqlite3.Connection, session: Session) -> dict[str, Any]:
-            candidate, num_required = self._candidate(request), self._settings.num_sign_offs
-            return pages.release_page(connection, candidate, session, num_required, time.time_ns())
+            return pages.release_page(connection, self._candidate(request), session, self._settings, time.time_ns())
 
         return await self._page(request, "release.html.j2", values)
 
@@ -144,8 +144,16 @@ class Board:
                 raise RequestRejected(
                     409, "the release or its evidence changed after this page was loaded: reload and review it"
                 )
+            rolled_back_ns = read_records(connection, self._settings.state_dir).of(candidate.ref).rolled_back_ns
+            if form.get("rolled_back_ns", str(NEVER_NS)) != str(rolled_back_ns):
+                raise RequestRejected(
+                    409, "the release was rolled back after this page was loaded: reload and review the cause"
+                )
             comment = form.get("comment", "")
-            sign(connection, session.reviewer, candidate.hashes, candidate.evidence_hash, comment, time.time_ns())
+            sign(
+                connection, session.reviewer, candidate.hashes, candidate.evidence_hash, comment, time.time_ns(),
+                rolled_back_ns,
+            )  # fmt: skip
 
         await run_in_threadpool(self._change, request, form, change)
         return self._back(request)
@@ -209,7 +217,7 @@ class Board:
     def _overview_values(self, connection: sqlite3.Connection, session: Session) -> dict[str, Any]:
         candidates = list_candidates(self._settings.store)
         return {
-            **pages.overview_page(connection, candidates, session, self._settings.num_sign_offs, time.time_ns()),
+            **pages.overview_page(connection, candidates, session, self._settings, time.time_ns()),
             "service": self._status.status(),
             "ready_url": self._status.url,
         }

@@ -13,6 +13,7 @@ from llm_policy.release.release import Release, ReleaseError
 from llmstack.board.run_record import RunRecord, evidence_hash, read_run
 from llmstack.board.sign_offs import ReleaseHashes
 from llmstack.release.build_manifest import BuildManifest, BuildManifestError, read_build_manifest
+from llmstack.release.change import ReleaseRef
 from llmstack.release.evidence import KINDS
 from llmstack.release.manifest_file import Alignment, read_alignments
 from llmstack.release.store import ReleaseStore
@@ -30,6 +31,12 @@ class Candidate(NamedTuple):
     build_problem: str = ""
     runs: tuple[RunRecord, ...] = ()
     alignments: tuple[Alignment, ...] = ()
+    directory: str = ""
+
+    @property
+    def ref(self) -> ReleaseRef:
+        """The release as changes name it, without its build."""
+        return ReleaseRef(self.directory, *self.hashes)
 
     @property
     def hashes(self) -> ReleaseHashes:
@@ -71,7 +78,7 @@ def _read(store: ReleaseStore, name: str) -> Candidate:
         release = Release.open(directory)
         summary = PromptRuntimeManager(release).summary()
     except (ReleaseError, ManifestError, OSError) as error:
-        return Candidate(name, is_current, problem=str(error))
+        return Candidate(name, is_current, problem=str(error), directory=str(directory.resolve()))
     build, build_problem = _read_build(directory)
     return Candidate(
         name,
@@ -82,6 +89,7 @@ def _read(store: ReleaseStore, name: str) -> Candidate:
         build_problem=build_problem,
         runs=tuple(read_run(release, kind) for kind in KINDS),
         alignments=tuple(read_alignments(release)),
+        directory=str(release.directory),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -50,6 +51,19 @@ class Change(NamedTuple):
     duration_s: float | None
 
 
+class ChangeEvent(NamedTuple):
+    """The event of a change, as received."""
+
+    time_ns: int
+    type: str
+    data: ChangeData
+
+    def text(self, key: str) -> str:
+        """The text of another key of the data; empty when it is none."""
+        value = (self.data.model_extra or {}).get(key)
+        return value if isinstance(value, str) else ""
+
+
 class OtherEvent(NamedTuple):
     """An event of another type, or a change with invalid data. `text` is the JSON of its data."""
 
@@ -67,8 +81,18 @@ def read_history(connection: sqlite3.Connection, limit: int = MAX_ROWS) -> tuple
     ]
 
 
+def read_change_events(connection: sqlite3.Connection) -> list[ChangeEvent]:
+    """Every change that was received, oldest first."""
+    found = []
+    for row in connection.execute(CHANGES_QUERY, CHANGES):
+        with suppress(ValidationError):
+            found.append(ChangeEvent(row["time_ns"], row["type"], _Event.model_validate_json(row["body"]).data))
+    return found
+
+
 # SQLite uses the partial index only for exactly its own condition.
 HISTORY_QUERY = f"SELECT time_ns, type, body FROM event WHERE type != '{ALERT}' ORDER BY time_ns DESC LIMIT ?"  # noqa: S608
+CHANGES_QUERY = f"SELECT time_ns, type, body FROM event WHERE type != '{ALERT}' AND type IN (?, ?, ?) ORDER BY time_ns"  # noqa: S608
 
 
 def _read(time_ns: int, event_type: str, body: bytes) -> Change | OtherEvent:

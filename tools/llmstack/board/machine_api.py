@@ -17,11 +17,13 @@ from llmstack.board.alert_summary import list_alerts
 from llmstack.board.board_database import open_board
 from llmstack.board.event_store import delete_old_alerts, store_event
 from llmstack.board.failed_login_limiter import FailedLoginLimiter
+from llmstack.board.release_record import ReleaseRecord, read_records
 from llmstack.board.request_body import RequestRejected, read_body
 from llmstack.board.settings import BoardSettings
-from llmstack.board.sign_offs import ReleaseHashes, SignOffError, check_hashes, list_sign_offs
+from llmstack.board.sign_offs import ReleaseHashes, SignOff, SignOffError, check_hashes, list_sign_offs
 from llmstack.board.template_filters import format_time_ns
 from llmstack.board.webhook_verifier import MAX_BODY_BYTES, CloudEvent, WebhookVerifier
+from llmstack.release.change import ReleaseRef
 
 _MAX_UNIX_S = 9e9  # the year 2255, whose nanoseconds still fit into SQLite's integers
 DAY_NS = 86_400 * 1_000_000_000
@@ -47,13 +49,20 @@ class MachineApi:
         """GET /api/signoffs?engine_hash=…&manifest_hash=…: the sign-offs in force, for any account."""
         parameters = request.query_params
         hashes = ReleaseHashes(parameters.get("engine_hash", ""), parameters.get("manifest_hash", ""))
-        found = await run_in_threadpool(self._query, request, lambda connection: list_sign_offs(connection, hashes))
+        found, record = await run_in_threadpool(
+            self._query, request, lambda connection: self._sign_offs(connection, hashes)
+        )
         in_force = [
-            {"reviewer": each.reviewer, "signed_at": format_time_ns(each.signed_ns), "comment": each.comment}
+            {
+                "reviewer": each.reviewer,
+                "signed_at": format_time_ns(each.signed_ns),
+                "signed_ns": each.signed_ns,
+                "comment": each.comment,
+            }
             for each in found
-            if each.withdrawn_ns is None
+            if each.is_in_force(record.rolled_back_ns)
         ]
-        return JSONResponse({**hashes._asdict(), "signoffs": in_force})
+        return JSONResponse({**hashes._asdict(), "signoffs": in_force, "rolled_back": _rollback_document(record)})
 
     async def alerts(self, request: Request) -> Response:
         """GET /api/alerts?engine_hash=…&since=…: the alerts of an engine, for any account."""
@@ -83,12 +92,23 @@ class MachineApi:
             raise RequestRejected(429, f"too many wrong tokens, try again in {wait_s:.0f} s")
         raise RequestRejected(401, "no account has this token: Authorization: Bearer <token>")
 
+    def _sign_offs(self, connection: sqlite3.Connection, hashes: ReleaseHashes) -> tuple[list[SignOff], ReleaseRecord]:
+        found = list_sign_offs(connection, hashes)
+        return found, read_records(connection, self._settings.state_dir).of(ReleaseRef("", *hashes))
+
     def _store(self, event: CloudEvent, body: bytes) -> bool:
         now_ns = time.time_ns()
         with open_board(self._settings.database) as connection:
             is_new = store_event(connection, event, body, now_ns)
             delete_old_alerts(connection, now_ns - self._settings.keep_alerts_days * DAY_NS)
         return is_new
+
+
+def _rollback_document(record: ReleaseRecord) -> dict[str, Any] | None:
+    if record.rollback is None:
+        return None
+    time_ns, cause = record.rollback.time_ns, record.rollback.cause
+    return {"at": format_time_ns(time_ns), "time_ns": time_ns, "cause": cause}
 
 
 def _unix_ns(text: str) -> int:

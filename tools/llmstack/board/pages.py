@@ -20,8 +20,10 @@ from llmstack.board.alert_summary import (
 from llmstack.board.candidates import Candidate
 from llmstack.board.history import read_history
 from llmstack.board.promotion_check import find_missing, needs
+from llmstack.board.release_record import ReleaseRecord, ReleaseRecords, read_records
 from llmstack.board.run_record import MAX_ROWS
 from llmstack.board.sessions import Session
+from llmstack.board.settings import BoardSettings
 from llmstack.board.sign_offs import MAX_COMMENT_CHARS, SignOff, list_sign_offs
 from llmstack.board.template_filters import FILTERS
 
@@ -31,11 +33,12 @@ _NUM_LATEST = 5
 
 
 class ReleaseRow(NamedTuple):
-    """A release in the list, with its sign-offs in force and what it lacks for promotion."""
+    """A release in the list, with its sign-offs in force, what it lacks for promotion, and what happened to it."""
 
     candidate: Candidate
     sign_offs: list[SignOff]
     missing: list[str]
+    record: ReleaseRecord
 
 
 def make_environment() -> Environment:
@@ -50,27 +53,30 @@ def make_environment() -> Environment:
 
 
 def overview_page(
-    connection: sqlite3.Connection, candidates: list[Candidate], session: Session, num_required: int, now_ns: int
+    connection: sqlite3.Connection, candidates: list[Candidate], session: Session, settings: BoardSettings, now_ns: int
 ) -> dict[str, Any]:
     """All releases and the latest changes."""
+    records, num_required = read_records(connection, settings.state_dir), settings.num_sign_offs
     return {
         "session": session,
-        "rows": [_release_row(connection, candidate, num_required, now_ns) for candidate in candidates],
+        "rows": [_release_row(connection, candidate, records, num_required, now_ns) for candidate in candidates],
         "changes": read_history(connection)[0][:_NUM_LATEST],
     }
 
 
 def release_page(
-    connection: sqlite3.Connection, candidate: Candidate, session: Session, num_required: int, now_ns: int
+    connection: sqlite3.Connection, candidate: Candidate, session: Session, settings: BoardSettings, now_ns: int
 ) -> dict[str, Any]:
     """One release with all its evidence and sign-offs."""
-    sign_offs = [] if candidate.problem else list_sign_offs(connection, candidate.hashes)
+    records = read_records(connection, settings.state_dir)
+    row = _release_row(connection, candidate, records, settings.num_sign_offs, now_ns)
     return {
         "session": session,
         "candidate": candidate,
-        "missing": _release_row(connection, candidate, num_required, now_ns).missing,
-        "sign_offs": sign_offs,
-        "has_signed": any(each.reviewer == session.reviewer and each.withdrawn_ns is None for each in sign_offs),
+        "record": row.record,
+        "missing": row.missing,
+        "sign_offs": [] if candidate.problem else list_sign_offs(connection, candidate.hashes),
+        "has_signed": any(each.reviewer == session.reviewer for each in row.sign_offs),
         "max_comment_chars": MAX_COMMENT_CHARS,
     }
 
@@ -104,9 +110,13 @@ def history_page(connection: sqlite3.Connection, session: Session) -> dict[str, 
     return {"session": session, "changes": changes, "others": others}
 
 
-def _release_row(connection: sqlite3.Connection, candidate: Candidate, num_required: int, now_ns: int) -> ReleaseRow:
+def _release_row(
+    connection: sqlite3.Connection, candidate: Candidate, records: ReleaseRecords, num_required: int, now_ns: int
+) -> ReleaseRow:
+    record = records.of(candidate.ref)
     sign_offs = [] if candidate.problem else list_sign_offs(connection, candidate.hashes)
-    in_force = [each for each in sign_offs if each.withdrawn_ns is None]
+    in_force = [each for each in sign_offs if each.is_in_force(record.rolled_back_ns)]
     open_rules = open_error_rules(connection, candidate.hashes.engine_hash, now_ns)
     reviewers = [each.reviewer for each in in_force]
-    return ReleaseRow(candidate, in_force, find_missing(candidate, reviewers, num_required, open_rules))
+    missing = find_missing(candidate, reviewers, num_required, open_rules, record.rollback)
+    return ReleaseRow(candidate, in_force, missing, record)

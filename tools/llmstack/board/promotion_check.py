@@ -9,15 +9,21 @@ from llmstack.board.run_record import INCOMPLETE, RunRecord
 from llmstack.release.error_alerts import OpenAlert
 from llmstack.release.evidence import PASSED
 from llmstack.release.gate_facts import GateFacts, RunFacts, SignOffFacts
+from llmstack.release.last_rollback import Rollback
 from llmstack.release.promotion_gates import apply_gates, needs_run
 
 
 def find_missing(
-    candidate: Candidate, reviewers: Sequence[str], num_required: int, open_rules: Sequence[str]
+    candidate: Candidate,
+    reviewers: Sequence[str],
+    num_required: int,
+    open_rules: Sequence[str],
+    rollback: Rollback | None = None,
 ) -> list[str]:
     """One line for each thing missing. Only `llmstack release promote` hashes the release's files.
 
-    `reviewers` have signed; `open_rules` are the rules at error level with an open alert.
+    `reviewers` have signed, after `rollback` if there was one; `open_rules` are the rules at error level with an open
+    alert.
     """
     if candidate.problem:
         return ["a manifest that can be read"]
@@ -30,7 +36,7 @@ def find_missing(
         build_manifest_error=candidate.build_problem,
         alignments=candidate.alignments,
         runs=[_run_facts(run) for run in candidate.runs],
-        sign_offs=SignOffFacts(reviewers, num_required),
+        sign_offs=SignOffFacts(reviewers, num_required, rollback=rollback),
         alerts=[OpenAlert(rule, rule) for rule in open_rules],
     )
     return [line for result in apply_gates(facts) for line in result.summary]

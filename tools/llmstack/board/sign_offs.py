@@ -7,6 +7,11 @@ import sqlite3
 from typing import NamedTuple
 
 MAX_COMMENT_CHARS = 2_000
+NEVER_NS = -1  # before every sign-off
+_WITHDRAW = (
+    "UPDATE sign_off SET withdrawn_ns = ? "
+    "WHERE reviewer = ? AND engine_hash = ? AND manifest_hash = ? AND withdrawn_ns IS NULL"
+)
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -32,6 +37,10 @@ class SignOff(NamedTuple):
     withdrawn_ns: int | None
     evidence_hash: str  # of the evidence at that time
 
+    def is_in_force(self, rolled_back_ns: int = NEVER_NS) -> bool:
+        """Whether it counts: it is not withdrawn, and was given after the release's last rollback."""
+        return self.withdrawn_ns is None and self.signed_ns > rolled_back_ns
+
 
 def sign(
     connection: sqlite3.Connection,
@@ -40,8 +49,11 @@ def sign(
     evidence_hash: str,
     comment: str,
     now_ns: int,
+    rolled_back_ns: int = NEVER_NS,
 ) -> None:
     """Sign off exactly these hashes, based on this evidence.
+
+    A sign-off of the same reviewer from before `rolled_back_ns`, the release's last rollback, is withdrawn.
 
     Raises:
         SignOffError: the reviewer has signed off already, the comment is too long, or a hash is malformed.
@@ -49,6 +61,7 @@ def sign(
     check_hashes(*hashes)
     if len(comment) > MAX_COMMENT_CHARS:
         raise SignOffError(f"the comment has {len(comment)} characters, {MAX_COMMENT_CHARS} are allowed")
+    connection.execute(_WITHDRAW + " AND signed_ns <= ?", (now_ns, reviewer, *hashes, rolled_back_ns))
     try:
         connection.execute(
             "INSERT INTO sign_off (reviewer, engine_hash, manifest_hash, evidence_hash, comment, signed_ns) "
@@ -65,11 +78,7 @@ def withdraw(connection: sqlite3.Connection, reviewer: str, hashes: ReleaseHashe
     Raises:
         SignOffError: the reviewer has no sign-off in force.
     """
-    cursor = connection.execute(
-        "UPDATE sign_off SET withdrawn_ns = ? "
-        "WHERE reviewer = ? AND engine_hash = ? AND manifest_hash = ? AND withdrawn_ns IS NULL",
-        (now_ns, reviewer, *hashes),
-    )
+    cursor = connection.execute(_WITHDRAW, (now_ns, reviewer, *hashes))
     if not cursor.rowcount:
         raise SignOffError("you have no sign-off in force for this engine and manifest")
 

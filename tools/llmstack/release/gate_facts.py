@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_policy.release.release import Release
-from llmstack.release.board_client import BoardAccess, BoardError, fetch_reviewers
+from llmstack.release.board_client import BoardAccess, BoardError, fetch_sign_offs
 from llmstack.release.build_manifest import BuildManifestError, check_build, read_build_manifest
+from llmstack.release.change import ReleaseRef
 from llmstack.release.coverage import find_uncovered
 from llmstack.release.error_alerts import OpenAlert, open_board_alerts, open_ledger_alerts
 from llmstack.release.evidence import KINDS, PASSED, read_evidence
+from llmstack.release.last_rollback import Rollback, latest, read_last_rollback
 from llmstack.release.manifest_file import Alignment, read_alignments
+
+_NO_BOARD = (
+    "{} sign-offs needed and no board to ask: --board-url (LLMSTACK_BOARD_URL) and --board-token-file "
+    "(LLMSTACK_BOARD_TOKEN_FILE)"
+)
 
 
 class GateSources(NamedTuple):
@@ -44,6 +51,7 @@ class SignOffFacts(NamedTuple):
     required: int
     min_required: int = 0  # as configured for this installation
     error: str = ""  # why the reviewers are not known
+    rollback: Rollback | None = None  # the release's last one; `reviewers` have signed after it
 
 
 class GateFacts(NamedTuple):
@@ -120,11 +128,15 @@ def _open_alerts(release: Release, sources: GateSources) -> tuple[list[OpenAlert
 
 def _sign_off_facts(release: Release, sources: GateSources) -> SignOffFacts:
     required, min_required = sources.required_sign_offs, sources.min_sign_offs
-    if sources.board is None:
-        options = "--board-url (LLMSTACK_BOARD_URL) and --board-token-file (LLMSTACK_BOARD_TOKEN_FILE)"
-        error = f"{required} sign-offs needed and no board to ask: {options}" if required else ""
-        return SignOffFacts((), required, min_required, error)
     try:
-        return SignOffFacts(fetch_reviewers(sources.board, release), required, min_required)
+        rollback = read_last_rollback(sources.state_dir, ReleaseRef.of(release))
+        if sources.board is None:
+            return SignOffFacts((), required, min_required, _NO_BOARD.format(required) if required else "", rollback)
+        received = fetch_sign_offs(sources.board, release)
+    except (sqlite3.Error, OSError) as error:
+        unknown = f"whether it was rolled back is not known: {error}" if required else ""
+        return SignOffFacts((), required, min_required, unknown)
     except BoardError as error:
         return SignOffFacts((), required, min_required, str(error))
+    last = latest(each for each in (rollback, received.rollback) if each is not None)
+    return SignOffFacts(received.since(last), required, min_required, rollback=last)

@@ -123,15 +123,17 @@ def _alerts(facts: GateFacts) -> GateResult:
 
 
 def _sign_offs(facts: GateFacts) -> GateResult:
-    reviewers, required, min_required, error = facts.sign_offs
+    reviewers, required, min_required, error, rollback = facts.sign_offs
     missing, summary = [], []
     if error:
         missing, summary = [error], [error]
     elif len(reviewers) < required:
         names = f" ({', '.join(reviewers)})" if reviewers else ""
         hashes = f"engine {facts.engine_hash} and manifest {facts.manifest_hash}"
-        missing = [f"{len(reviewers)} of {required} sign-offs for {hashes}{names}"]
-        summary = [f"{required - len(reviewers)} more of {required} sign-offs"]
+        since = f", given after it was {rollback.text}" if rollback else ""
+        missing = [f"{len(reviewers)} of {required} sign-offs for {hashes}{names}{since}"]
+        renewed = ", since it was rolled back" if rollback else ""
+        summary = [f"{required - len(reviewers)} more of {required} sign-offs{renewed}"]
     if required < min_required:
         too_few = f"{required} sign-offs required, {min_required} are configured here"
         missing, summary = [*missing, too_few], [*summary, too_few]

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from llm_policy.release.release import Release
 from llmstack.cli.app import app
-from llmstack.release.change import COMPLETED, PROMOTION, ChangeRequest, ChangeResult, ReleaseRef
+from llmstack.release.change import COMPLETED, PROMOTION, ROLLBACK, ChangeRequest, ChangeResult, ReleaseRef
 from llmstack.release.journal import ReleaseJournal
 from llmstack.release.store import ReleaseStore, point_link
 from tests.releases import change_manifest, update_manifest_hashes, write_release
@@ -197,3 +197,15 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_copy(store, tmp_path):
         assert list(store.releases_dir.iterdir()) == []
     finally:
         subprocess.run(["umount", "-l", str(store.releases_dir)], check=True)
+
+
+def test_the_list_marks_a_release_that_was_rolled_back(store, tmp_path):
+    publish_and_promote(store, tmp_path, "r1", "r2")
+    change = ChangeRequest(
+        ROLLBACK, store.link, *(ReleaseRef.of(Release.open(store.directory(name))) for name in ("r2", "r1"))
+    )
+    journal = ReleaseJournal(tmp_path / "state")
+    journal.end(ChangeResult(journal.request(change, 2), COMPLETED), 3)
+    point_link(store.link, store.directory("r1"))
+    states = {row["release"]: row["state"] for row in run_json("list")}
+    assert states == {"r1": "in service", "r2": "rolled back"}

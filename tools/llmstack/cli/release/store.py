@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +12,16 @@ from rich.table import Table
 
 from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release.release import Release, ReleaseError
-from llmstack.cli.release.errors import os_error_text
+from llmstack.cli.release.errors import exit_on_change_errors, os_error_text
 from llmstack.cli.release.gate_report import find_release
-from llmstack.cli.release.options import ArtifactsDir, AsJson, ReleaseName
+from llmstack.cli.release.options import ArtifactsDir, AsJson, ReleaseName, StateDir
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
+from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.release.build_manifest import Build, BuildManifestError, BuiltFile, list_files
+from llmstack.release.change import Change, ReleaseRef
 from llmstack.release.evidence import KINDS, MISSING, read_evidence
+from llmstack.release.journal import ReleaseJournal
+from llmstack.release.last_rollback import is_rolled_back
 from llmstack.release.publish import publish as publish_release
 from llmstack.release.publish import source_commit
 from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, StoreError
@@ -62,13 +67,19 @@ def publish(
         typer.echo(f"next: llmstack warmup --release {release.directory} --serve, then smoke, sign-offs, promote")
 
 
-def list_releases(artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, as_json: AsJson = False) -> None:
-    """List every release in the store with the status of its check runs.
+def list_releases(
+    artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR, state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False
+) -> None:
+    """List every release in the store with its state and the status of its check runs.
+
+    A release that was rolled back needs new sign-offs; `llmstack release history` has the cause.
 
     Example: llmstack release list --json
     """
     store = ReleaseStore(artifacts)
-    rows = [_row(store, name) for name in store.names()]
+    with exit_on_change_errors():
+        changes = ReleaseJournal(state_dir).changes()
+    rows = [_row(store, name, changes) for name in store.names()]
     if as_json:
         print_json(rows)
         return
@@ -109,7 +120,7 @@ def diff(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _row(store: ReleaseStore, name: str) -> dict[str, Any]:
+def _row(store: ReleaseStore, name: str, changes: Sequence[Change]) -> dict[str, Any]:
     is_current = store.in_service() == (store.releases_dir / name).resolve()
     state = "in service" if is_current else "candidate" if store.is_published(name) else "not published"
     row: dict[str, Any] = {"release": name, "state": state, "model": "", "engine_hash": "", "manifest_hash": ""}
@@ -118,6 +129,8 @@ def _row(store: ReleaseStore, name: str) -> dict[str, Any]:
     except ReleaseError as error:
         return row | {"state": f"broken: {str(error).splitlines()[0]}"} | dict.fromkeys(KINDS, MISSING)
     engine = release.manifest.engine
+    if not is_current and is_rolled_back(changes, ReleaseRef.of(release)):
+        row["state"] = "rolled back"
     row |= {"model": engine.model, "engine_hash": engine.hash, "manifest_hash": release.manifest_hash}
     return row | {kind: read_evidence(release, kind).status for kind in KINDS}
 
