@@ -28,7 +28,7 @@ def test_the_known_inputs_are_those_of_the_models(model):
     assert sorted(each.name for each in config.input) == list(INPUT_NAMES)
 
 
-@pytest.mark.parametrize("name", [*FORWARDED_HEADERS, *TRITON_PARAMETERS, "triton_enable_empty_final_response"])
+@pytest.mark.parametrize("name", [*FORWARDED_HEADERS, *sorted(TRITON_PARAMETERS), "triton_enable_empty_final_response"])
 def test_headers_and_parameters_of_triton_are_known(name):
     assert NAMES.unknown([name]) == []
 
