@@ -14,7 +14,7 @@ from llmstack.release.coverage import coverage_items, prompt_lengths
 from llmstack.release.evidence import BENCH_GATE, SMOKE, WARMUP, write_evidence
 from llmstack.release.publish import publish
 from llmstack.release.store import ReleaseStore, point_link
-from tests.releases import change_manifest
+from tests.releases import change_manifest, write_evaluation
 
 WARM = {
     "what": "task judge",
@@ -54,8 +54,8 @@ def write_store(artifacts: Path) -> ReleaseStore:
             tree = json.loads((built / "manifest.json").read_text())
             change_manifest(built, engine={**tree["engine"], "max_batch_size": 8}, on_cost_breach="reject")
         release = publish(store, built, name, BUILD)
-        (release.directory / "module6").mkdir()
-        shutil.copy(store.directory("good") / "manifest.json", release.directory / "module6" / "blueprint.json")
+        good_manifest = json.loads((store.directory("good") / "manifest.json").read_text())
+        write_evaluation(release.directory, "blueprint.json", **good_manifest)
     good, bad = (Release.open(store.directory(name)) for name in ("good", "bad"))
     warm = [
         {**WARM, "what": item.what, "prompt_tokens": length}

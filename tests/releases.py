@@ -14,6 +14,7 @@ TOKENIZER: dict[str, Any] = {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
     "added_tokens": [{"id": 3, "content": "<|end|>", "special": True}],
 }
+EVALUATION = {"name": "nightly 4711", "evaluated_at": "2026-11-02T03:00:00Z", "results": "https://eval.example/4711"}
 SCHEMAS = {"verdict": {"enum": ["pass", "fail"]}, "label": {"enum": ["A", "B"]}}
 
 
@@ -45,6 +46,15 @@ def change_manifest(directory: Path, **changes) -> None:
     """Replace sections of a release's manifest.json."""
     path = directory / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def write_evaluation(directory: Path, name: str = "evaluation.json", **changes: Any) -> Path:
+    """Write a manifest of the evaluation side that agrees with the release in `directory` but for `changes`."""
+    tree = json.loads((directory / "manifest.json").read_text())
+    path = directory / "module6" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**tree, "evaluation": EVALUATION, **changes}))
+    return path
 
 
 def update_manifest_hashes(directory: Path) -> None:

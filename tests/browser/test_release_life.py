@@ -18,7 +18,7 @@ from tests.browser.test_board import CHROMIUM, log_in, take_screenshot
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
 from tests.integration.release_traffic import ReleaseTraffic
-from tests.releases import update_manifest_hashes
+from tests.releases import update_manifest_hashes, write_evaluation
 from tests.soak import ONLY_IN_SOAK
 
 pytest.importorskip("playwright")
@@ -99,8 +99,7 @@ def test_a_release_is_published_checked_signed_off_promoted_and_rolled_back(
         assert warmed.returncode == 0, warmed.stdout + warmed.stderr
         smoked = service.llmstack("smoke", "--release", release, "--slices", str(slices), *where)
         assert smoked.returncode == 0, smoked.stdout + smoked.stderr
-        (Path(release) / "module6").mkdir()
-        shutil.copy(Path(release) / "manifest.json", Path(release) / "module6" / "eval-blueprint.json")
+        write_evaluation(Path(release), "eval-blueprint.json")
         assert set(gates(service, name)) == {"sign-offs"}
     record = json.loads((directory / "smoke.json").read_text())
     assert record["files"] == {slices.name: hashlib.sha256(slices.read_bytes()).hexdigest()}
@@ -144,7 +143,8 @@ def test_a_release_is_published_checked_signed_off_promoted_and_rolled_back(
     print(traffic.answers)
     blocked = service.llmstack("release", "promote", SECOND, "--json")
     assert blocked.returncode == 1
-    assert list(json.loads(blocked.stdout)["missing"]) == ["smoke"]
+    assert list(json.loads(blocked.stdout)["missing"]) == ["smoke", "sign-offs"]
+    assert json.loads(blocked.stdout)["missing"]["sign-offs"][0].endswith(": it answers nonsense")
 
     page = log_in(browser, board, board.add("Lin"))
     page.get_by_role("link", name="Alerts").click()

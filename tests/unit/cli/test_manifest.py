@@ -9,7 +9,7 @@ from llm_policy.prompt_runtime import PromptRuntimeManager
 from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.release.release import Release
 from llmstack.cli.manifest import app
-from tests.releases import change_manifest, write_release
+from tests.releases import change_manifest, write_evaluation, write_release
 
 ENGINE = ("--quantisation", "w4a8", "--model", "Qwen3-32B")
 NEEDED = (*ENGINE, "--input-usd-per-million", "0.1", "--output-usd-per-million", "0.3")
@@ -163,6 +163,12 @@ def test_verify_exits_with_two_when_the_other_manifest_cant_be_read(directory, t
     rejected = invoke("verify", directory, "--against", other)
     assert rejected.exit_code == 2
     assert "other.json" in rejected.stderr
+
+
+def test_verify_takes_a_manifest_of_the_evaluation_side(tmp_path):
+    directory = write_release(tmp_path / "release").directory
+    assert invoke("verify", directory, "--against", write_evaluation(directory)).exit_code == 0
+    assert invoke("verify", directory, "--against", write_evaluation(directory, on_cost_breach="reject")).exit_code == 1
 
 
 def test_a_missing_release_says_what_to_do_next(tmp_path):

@@ -30,7 +30,7 @@ from llmstack.release.promotion_gates import GateResult, apply_gates, check_gate
 from llmstack.release.publish import publish
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
-from tests.releases import change_manifest, write_release
+from tests.releases import change_manifest, write_evaluation, write_release
 
 
 def published(directory: Path, **manifest) -> Release:
@@ -51,8 +51,7 @@ def write_passed_runs(release: Release) -> None:
     results = [{"id": task, "task": task} for task in release.manifest.tasks]
     write_evidence(release, "warmup", passed=True, began_s=time.time(), record={"rows": warm_up_rows(release)})
     write_evidence(release, "smoke", passed=True, began_s=time.time(), record={"results": results})
-    (release.directory / "module6").mkdir()
-    shutil.copy(release.directory / "manifest.json", release.directory / "module6" / "judge.json")
+    write_evaluation(release.directory, "judge.json")
 
 
 def missing(release: Release, directory: Path, num_sign_offs: int = 0, board: BoardAccess | None = None) -> dict:
@@ -99,11 +98,66 @@ def test_every_difference_to_the_evaluation_sides_manifests_is_listed(tmp_path):
     write_passed_runs(release)
     tree = json.loads((release.directory / "manifest.json").read_text())
     tree["thresholds"] |= {"max_queue_delay_us": 9_000, "max_cost_usd": 0.5}
-    (release.directory / "module6" / "rank.json").write_text(json.dumps(tree))
+    write_evaluation(release.directory, "rank.json", **tree)
     (release.directory / "module6" / "broken.json").write_text("{")
     found = missing(release, tmp_path)["alignment"]
     assert [text.split(":")[0] for text in found] == ["broken.json", "rank.json", "rank.json"]
     assert any("max_queue_delay_us: ours 2500, theirs 9000" in text for text in found)
+
+
+def alignment(release: Release, directory: Path, *against: Path) -> tuple[str, ...]:
+    results = check_gates(release, GateSources(against, None, 0, directory / "state"))
+    return next(result.missing for result in results if result.gate == "alignment")
+
+
+@pytest.mark.parametrize("rewrite", [lambda tree: tree, lambda tree: dict(reversed(tree.items()))])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_releases_own_manifest_is_not_the_evaluation_sides(tmp_path, rewrite, indent):
+    release = published(tmp_path)
+    own = release.directory / "manifest.json"
+    (release.directory / "module6").mkdir()
+    copy = release.directory / "module6" / "judge.json"
+    copy.write_text(json.dumps(rewrite(json.loads(own.read_text())), indent=indent))
+    for found in (alignment(release, tmp_path), alignment(release, tmp_path, own)):
+        assert all("it is the release's own manifest or a copy" in text for text in found)
+    assert [text.split(":")[0] for text in alignment(release, tmp_path, own)] == ["judge.json", "manifest.json"]
+    shutil.copy(own, copy)
+    assert len(alignment(release, tmp_path)) == 1
+    write_evaluation(release.directory, "judge.json")
+    assert alignment(release, tmp_path) == ()
+    assert alignment(release, tmp_path, own) != ()
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ({}, "evaluation.name: Field required"),
+        ({"name": "", "evaluated_at": "2026-11-02T03:00:00Z"}, "evaluation.name: "),
+        ({"name": "n", "evaluated_at": "yesterday"}, "evaluation.evaluated_at: "),
+        ({"name": "n", "evaluated_at": "2026-11-02T03:00:00"}, "evaluation.evaluated_at: "),
+        ({"name": "n", "evaluated_at": "2026-11-02T03:00:00Z", "more": 1}, "evaluation.more: "),
+        ("nightly", "evaluation: "),
+    ],
+)
+def test_an_evaluation_must_say_which_it_is_and_when_it_was(tmp_path, section, reason):
+    release = published(tmp_path)
+    write_evaluation(release.directory, evaluation=section)
+    assert any(f"{reason}" in text for text in alignment(release, tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1, "a": 2}', "[" * 100_000, '{"evaluation": null}'])
+def test_a_manifest_that_can_not_be_read_counts_as_different(tmp_path, text):
+    release = published(tmp_path)
+    write_evaluation(release.directory).write_text(text)
+    assert alignment(release, tmp_path)
+
+
+def test_a_manifest_that_names_no_evaluation_and_differs_reports_both(tmp_path):
+    release = published(tmp_path)
+    write_evaluation(release.directory, evaluation=None, on_cost_breach="reject")
+    section, difference = alignment(release, tmp_path)
+    assert "it has no section 'evaluation'" in section
+    assert "on_cost_breach: ours 'notify', theirs 'reject'" in difference
 
 
 def test_a_batch_size_above_four_needs_a_bench_gate_of_that_size(tmp_path):
@@ -290,8 +344,9 @@ def test_a_rollback_that_only_the_board_knows_of_is_named_too(tmp_path, fixed_an
     assert found.endswith("given after it was rolled back at 1970-01-01T00:00:00Z: too slow")
     fixed_answer.body["rolled_back"] = {"time_ns": 4, "cause": "too slow"}
     assert missing(release, tmp_path, 2, access) == {}
-    for wrong in ({"signoffs": [{"reviewer": "Ada"}]}, {"signoffs": [], "rolled_back": {}}, []):
-        fixed_answer.body = {"alerts": [], **wrong} if wrong else wrong
+    no_time, no_cause = {"signoffs": [{"reviewer": "Ada"}]}, {"signoffs": [], "rolled_back": {}}
+    for wrong in (no_time | {"alerts": []}, no_cause | {"alerts": []}, []):
+        fixed_answer.body = wrong
         assert "can't be read" in missing(release, tmp_path, 2, access)["sign-offs"][0]
 
 
@@ -386,7 +441,10 @@ def test_a_release_without_manifests_of_the_evaluation_side_reports_where_to_put
     assert failing_gates(alignments=()) == [
         GateResult(
             "alignment",
-            ("no manifest of Module 6: put it into releases/r1/module6, or name it with --against",),
+            (
+                "no manifest of the evaluation side: put the one that the evaluation of this release wrote into "
+                "releases/r1/module6/, or name it with --against",
+            ),
             ("a manifest of the evaluation side to compare with",),
         )
     ]

@@ -16,6 +16,7 @@ from llm_policy.release.manifest import TASKS, ManifestError
 from llm_policy.release.release import ReleaseError
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.release.evaluation_manifest import read_evaluation_manifest
 from llmstack.release.manifest_file import write_manifest
 
 app = typer.Typer(
@@ -163,7 +164,9 @@ def verify(
     release_dir: ReleaseDir = DEFAULT_RELEASE_DIR,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Another manifest.json, or a release directory, to compare with. Repeatable."),
+        typer.Option(
+            help="Another manifest.json, a release directory or a manifest of the evaluation side. Repeatable."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -193,10 +196,12 @@ def _runtime(release_dir: Path) -> PromptRuntimeManager:
 
 
 def _compare(runtime: PromptRuntimeManager, path: Path) -> list[Difference]:
+    file = path / "manifest.json" if path.is_dir() else path
     try:
-        return runtime.verify(path / "manifest.json" if path.is_dir() else path)
-    except ManifestError as error:
-        fail(error, "give --against a valid manifest.json or a release directory")
+        return runtime.verify(read_evaluation_manifest(file).manifest)
+    except (ManifestError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"\n{error}"
+        fail(f"{file}: {reason}", "give --against a valid manifest.json or a release directory")
 
 
 def _verification_document(

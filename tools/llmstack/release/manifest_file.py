@@ -12,7 +12,14 @@ from llm_policy.release.digest import engine_hash, file_digest
 from llm_policy.release.manifest import Manifest, ManifestError, parse_manifest
 from llm_policy.release.release import Release, ReleaseError
 from llmstack.release.build_manifest import MODULE6
+from llmstack.release.evaluation_manifest import SECTION, Evaluation, read_evaluation_manifest
 from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, check_info
+
+_NO_EVALUATION = f"it has no section {SECTION!r}, which names the run of the evaluation: docs/releases.md"
+_OWN_MANIFEST = (
+    f"it is the release's own manifest or a copy, and not the evaluation side's: that has a section {SECTION!r}, which "
+    "names the run of the evaluation: docs/releases.md"
+)
 
 
 class Alignment(NamedTuple):
@@ -20,6 +27,7 @@ class Alignment(NamedTuple):
 
     file: str
     differences: list[str]
+    evaluation: Evaluation | None = None
 
 
 def describe_release(directory: Path, settings: Mapping[str, Any]) -> Manifest:
@@ -67,7 +75,8 @@ def write_manifest(directory: Path, settings: Mapping[str, Any]) -> tuple[Manife
 def read_alignments(release: Release, against: Sequence[Path] = ()) -> list[Alignment]:
     """Compare with every manifest in the release's `MODULE6` directory, then with those of `against`.
 
-    A manifest that can't be read counts as different.
+    A manifest that can't be read counts as different, and so does one that does not name its evaluation: the release's
+    own manifest and its copies don't.
     """
     runtime = PromptRuntimeManager(release)
     files = [*sorted((release.directory / MODULE6).glob("*.json")), *against]
@@ -76,9 +85,13 @@ def read_alignments(release: Release, against: Sequence[Path] = ()) -> list[Alig
 
 def _alignment(runtime: PromptRuntimeManager, file: Path) -> Alignment:
     try:
-        return Alignment(file.name, [str(difference) for difference in runtime.verify(file)])
+        evaluation, manifest = read_evaluation_manifest(file)
     except (ManifestError, OSError) as error:
         return Alignment(file.name, [str(error)])
+    differences = [str(difference) for difference in runtime.verify(manifest)]
+    if evaluation is None:
+        differences.insert(0, _OWN_MANIFEST if not differences else _NO_EVALUATION)
+    return Alignment(file.name, differences, evaluation)
 
 
 def _check_tokenizer_info(directory: Path) -> None:

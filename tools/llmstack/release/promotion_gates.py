@@ -69,7 +69,10 @@ def _build_manifest(facts: GateFacts) -> GateResult:
 
 def _alignment(facts: GateFacts) -> GateResult:
     if not facts.alignments:
-        missing = f"no manifest of Module 6: put it into {facts.release}/{MODULE6}, or name it with --against"
+        missing = (
+            f"no manifest of the evaluation side: put the one that the evaluation of this release wrote into "
+            f"{facts.release}/{MODULE6}/, or name it with --against"
+        )
         return GateResult("alignment", (missing,), ("a manifest of the evaluation side to compare with",))
     different = [alignment for alignment in facts.alignments if alignment.differences]
     if not different:

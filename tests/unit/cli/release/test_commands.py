@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from llm_policy.release.release import Release
 from llmstack.cli.app import app
+from llmstack.paths import PROJECT_ROOT
 from llmstack.release.change import COMPLETED, PROMOTION, ROLLBACK, ChangeRequest, ChangeResult, ReleaseRef
 from llmstack.release.journal import ReleaseJournal
 from llmstack.release.store import ReleaseStore, point_link
@@ -201,11 +202,23 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_copy(store, tmp_path):
 
 def test_the_list_marks_a_release_that_was_rolled_back(store, tmp_path):
     publish_and_promote(store, tmp_path, "r1", "r2")
-    change = ChangeRequest(
-        ROLLBACK, store.link, *(ReleaseRef.of(Release.open(store.directory(name))) for name in ("r2", "r1"))
-    )
+    source, target = (ReleaseRef.of(Release.open(store.directory(name))) for name in ("r2", "r1"))
+    change = ChangeRequest(ROLLBACK, store.link, source, target, reason="bad answers")
     journal = ReleaseJournal(tmp_path / "state")
     journal.end(ChangeResult(journal.request(change, 2), COMPLETED), 3)
     point_link(store.link, store.directory("r1"))
     states = {row["release"]: row["state"] for row in run_json("list")}
     assert states == {"r1": "in service", "r2": "rolled back"}
+    assert run_json("status", "r2", exit_code=1)["rolled_back"] == {
+        "at": "1970-01-01T00:00:00Z",
+        "cause": "bad answers",
+    }
+    assert "1970-01-01T00:00:00Z: bad answers; sign-offs from before" in run("status", "r2", exit_code=1).stdout
+
+
+def test_status_names_the_evaluation_sides_manifest_as_the_documentation_does(store):
+    write_release(store.releases_dir / "r1")
+    shown = run("status", "r1", exit_code=1).stdout
+    assert "no manifest of the evaluation side: put the one that the evaluation of this release wrote" in shown
+    assert "Module 6" not in shown
+    assert "The evaluation side's manifest" in (PROJECT_ROOT / "docs" / "releases.md").read_text()

@@ -34,7 +34,7 @@ StartTimeoutS = Annotated[
 
 Against = Annotated[
     list[Path] | None,
-    typer.Option(help="A runtime manifest of Module 6, besides those in the release's module6/. Repeatable."),
+    typer.Option(help="A manifest of the evaluation side, besides those in the release's module6/. Repeatable."),
 ]
 BoardUrl = Annotated[
     str | None, typer.Option(envvar="LLMSTACK_BOARD_URL", help="The readiness board.", show_default=False)

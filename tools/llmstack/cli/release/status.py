@@ -22,9 +22,10 @@ from llmstack.cli.release.options import (
 )
 from llmstack.cli.terminal import EXIT_FAILED, print_json
 from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release.change import change_document, utc
+from llmstack.release.change import ReleaseRef, change_document, utc
 from llmstack.release.change_request import previous_release
 from llmstack.release.journal import ReleaseJournal
+from llmstack.release.last_rollback import last_rollback
 from llmstack.release.promotion_gates import NUM_SIGN_OFFS, GateResult
 from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
 
@@ -43,6 +44,8 @@ def status(
 ) -> None:
     """Show the release in service, the rollback's target and the change in progress; with NAME, what it lacks.
 
+    docs/releases.md explains each gate, and where the evaluation side's manifest comes from.
+
     Exits with 0 when the release lacks nothing and no change is in progress, else with 1.
 
     Example: llmstack release status qwen3-32b-r7
@@ -50,8 +53,8 @@ def status(
     store, journal = ReleaseStore(artifacts), ReleaseJournal(state_dir)
     current = store.in_service()
     with exit_on_change_errors():
-        change = journal.open_change()
-        previous = previous_release(journal.changes(), store.link, str(current or ""))
+        change, changes = journal.open_change(), journal.changes()
+        previous = previous_release(changes, store.link, str(current or ""))
     document: dict[str, Any] = {
         "in_service": current.name if current else None,
         "rollback_leads_to": previous.name if previous else None,
@@ -60,7 +63,10 @@ def status(
     results: list[GateResult] = []
     if name is not None:
         sources = gate_sources(against, board_url, board_token_file, required_sign_offs, state_dir)
-        results = check_gates_with_progress(find_release(store, name), sources)
+        release = find_release(store, name)
+        results = check_gates_with_progress(release, sources)
+        rollback = last_rollback(changes, ReleaseRef.of(release))
+        document["rolled_back"] = None if rollback is None else {"at": utc(rollback.time_ns), "cause": rollback.cause}
         document["gates"] = {result.gate: list(result.missing) for result in results}
     if as_json:
         print_json(document)
@@ -96,6 +102,9 @@ def _print_status(document: dict[str, Any], results: Sequence[GateResult]) -> No
     console.print(f"in service        {document['in_service'] or 'nothing'}", markup=False)
     console.print(f"rollback target   {document['rollback_leads_to'] or 'nothing'}", markup=False)
     if change := document["under_way"]:
-        text = f"{change['kind']} of {change['to']} at {change['step']}"
+        text = f"{change['kind']} of {change['to']}: {change['step'].replace('_', ' ')}"
         console.print(f"in progress       {text}", style="yellow", markup=False)
+    if rolled_back := document.get("rolled_back"):
+        text = f"{rolled_back['at']}: {rolled_back['cause']}; sign-offs from before then do not count"
+        console.print(f"rolled back       {text}", style="yellow", markup=False)
     print_gates(console, results)
