@@ -222,6 +222,8 @@ class EngineServer:
             self._last_step_ns = time.monotonic_ns()  # nothing was to be done before
         requests[request.message.id] = request
         self._requests.add(request)
+        if self._journal is not None:
+            self._journal.note(request.boot_id, request.message.ledger_id, 0)
         request.task = asyncio.create_task(self._run(request))
         if self._stopping.is_set():
             request.end("error")

@@ -1,9 +1,10 @@
 """What each row has used so far, in a file that the ledger reads for rows without an answer.
 
 Triton tells neither the engine nor the policy that a client cancelled a call of the ensemble: the engine decodes to the
-end, and nobody gets the answer. The same holds for a server that dies. So the engine notes each row's number of tokens
-each second and at its end. A note that can't be written is lost; the ledger then charges the prompt alone. A row that
-has ended here and is still open in the ledger a while later has nobody who waits for it: the ledger closes it.
+end, and nobody gets the answer. The same holds for a server that dies. So the engine notes each row when it comes, its
+number of tokens each second, and its end. A note that can't be written is lost; the ledger then charges the prompt
+alone. A row that has ended here, or that has not come although later ones have, and is still open in the ledger a while
+later has nobody who waits for it: the ledger closes it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class UsageJournal:
 
     def note(self, boot_id: str, ledger_id: int, num_tokens: int, *, has_ended: bool = False) -> None:
         """Note how many tokens a row of the server start `boot_id` has got so far, and whether it has ended."""
-        if boot_id and ledger_id and (num_tokens or has_ended):
+        if boot_id and ledger_id:
             self._pending[boot_id, ledger_id] = (num_tokens, has_ended)
 
     def flush(self) -> None:

@@ -49,8 +49,8 @@ def noted(service, headers):
         rows = ledger.execute(
             "SELECT id, boot_id FROM request WHERE request_id = ?", (headers["X-Request-Id"],)
         ).fetchall()
-        notes = read_notes(ledger, [(boot_id, ledger_id) for ledger_id, boot_id in rows])
-        return sum(note.num_tokens for note in notes.values())
+        notes = read_notes(ledger, [(boot_id, ledger_id) for ledger_id, boot_id in rows], "")
+        return sum(note.num_tokens for note in notes.by_id.values())
 
 
 async def over_grpc(service, inputs, headers, num_pieces):

@@ -3,8 +3,8 @@
     admitted ──► settled     answered: actual tokens and cost
        │    └──► refused     internal error, or its guide was rejected after compiling; costs nothing
        ├───────► cancelled   same server start, but no answer came within the time limit, or soon after the engine
-       │                     had ended it; costs its prompt and what the engine decoded, as far as it is known. With a
-       │                     code: the engine ended it at its limit
+       │                     had ended it, or it never came to the engine; costs its prompt and what the engine decoded,
+       │                     as far as it is known. With a code: the engine ended it at its limit
        └───────► lost        the server start that admitted it has ended; costs the same
     refused                  rejected immediately; costs nothing
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from llm_policy.ledger.alerts import AlertRule, Breach
 from llm_policy.ledger.budget_window import day_of
 from llm_policy.ledger.database import transaction
 from llm_policy.ledger.engine_queue import MAX_OPEN_S, EngineQueue, Waiting
-from llm_policy.ledger.engine_usage import EngineNote, read_notes
+from llm_policy.ledger.engine_usage import EngineNote, EngineNotes, read_notes
 from llm_policy.ledger.metric_total import Increments
 from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
@@ -42,8 +42,9 @@ from llm_policy.ledger.tenant_account import Need, Refusal, TenantAccounts
 from llm_policy.ledger.usage import Usage, UsageKey
 from llm_policy.release.manifest import Manifest
 
-_CLOSE_BATCH_ROWS = 1_000
-_DELETE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
+_UNANSWERED_ROWS = 1_000  # read at once
+_CLOSE_BATCH_ROWS = _DELETE_BATCH_ROWS = 100  # requests wait for the write lock meanwhile
+_NS_PER_S = 1_000_000_000
 _MAX_REFUSED_TENANTS = 1_000  # remembered; more only cost their requests' work
 # Late rejections that are always stored: the engine may have worked for them.
 _KEPT_CODES = frozenset((Code.INTERNAL.value, Code.LEDGER_UNAVAILABLE.value))
@@ -89,12 +90,15 @@ _SETTLE_LATE = (
 )
 # An answer is settled within milliseconds of its end in the engine; later only on a machine that is overloaded.
 ENDED_GRACE_S = 15
+# A row comes to the engine at once, or after 9 s if its guide is new. It never comes if its client cancelled
+# the call before: Triton drops such a call between two steps and tells nobody.
+MISSING_GRACE_S = 30
 # Runs each second; the partial index covers open rows only, so the cost does not grow with the table.
 UNANSWERED = (
     "SELECT id, boot_id, canary, num_prompt_tokens, actual_nano_usd, projected_nano_usd, task, tenant, schema_id, "
     "engine_hash, admitted_ns, row_number "
     "FROM request INDEXED BY request_open "
-    "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) LIMIT ?"
+    "WHERE state = 'admitted' AND (boot_id <> ? OR admitted_ns < ?) ORDER BY id LIMIT ?"
 )
 # The newest row stays, because SQLite would reuse its id.
 _OLD_CANARIES = (
@@ -265,16 +269,21 @@ class Ledger:
         They are charged for their prompt and for the tokens that the engine noted, at most what was reserved.
 
         Rows of another boot become `lost`: call this only once that server has ended. Rows of this boot that have been
-        open for more than `max_open_s`, or whose request the engine ended more than `ENDED_GRACE_S` ago, become
-        `cancelled`. Returns the number of rows closed.
+        open for more than `max_open_s`, whose request the engine ended more than `ENDED_GRACE_S` ago, or whose request
+        has not come to the engine within `MISSING_GRACE_S` although a later one has, become `cancelled`. Returns the
+        number of rows closed.
         """
         num_closed = 0
         while rows := self._unanswered(now_ns - int(max_open_s * 1e9)):
             num_closed += self._close_rows(rows, self._read_notes(rows), now_ns)
-        ended_before_ns = now_ns - ENDED_GRACE_S * 1_000_000_000
-        if rows := self._unanswered(ended_before_ns):
+        ended_before_ns = now_ns - ENDED_GRACE_S * _NS_PER_S
+        while rows := self._unanswered(ended_before_ns):
             notes = self._read_notes(rows)
-            num_closed += self._close_rows(_ended_rows(rows, notes, ended_before_ns), notes, now_ns)
+            missing_before_ns = now_ns - MISSING_GRACE_S * _NS_PER_S
+            num_over = self._close_rows(_over(rows, notes, ended_before_ns, missing_before_ns), notes, now_ns)
+            num_closed += num_over
+            if not num_over or len(rows) < _UNANSWERED_ROWS:
+                break
         return num_closed
 
     def delete_old_canaries(self, before_ns: int) -> int:
@@ -435,21 +444,23 @@ class Ledger:
             changes.add_usage(UsageKey(row.tenant, day_of(admitted_ns), row.task, schema, engine_hash), used)
 
     def _unanswered(self, before_ns: int) -> list[_UnansweredRow]:
-        rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _CLOSE_BATCH_ROWS))
+        rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _UNANSWERED_ROWS))
         return [_UnansweredRow(*row) for row in rows]
 
-    def _read_notes(self, rows: Sequence[_UnansweredRow]) -> dict[int, EngineNote]:
-        return read_notes(self.connection, [(row.boot_id, row.ledger_id) for row in rows])
+    def _read_notes(self, rows: Sequence[_UnansweredRow]) -> EngineNotes:
+        return read_notes(self.connection, [(row.boot_id, row.ledger_id) for row in rows], self._boot_id)
 
-    def _close_rows(self, rows: Sequence[_UnansweredRow], notes: Mapping[int, EngineNote], now_ns: int) -> int:
+    def _close_rows(self, rows: Sequence[_UnansweredRow], notes: EngineNotes, now_ns: int) -> int:
         """Returns the number of rows closed: one may have been answered since the query."""
-        if not rows:
-            return 0
+        batches = [rows[first : first + _CLOSE_BATCH_ROWS] for first in range(0, len(rows), _CLOSE_BATCH_ROWS)]
+        return sum(self._close_batch(batch, notes, now_ns) for batch in batches)
+
+    def _close_batch(self, rows: Sequence[_UnansweredRow], notes: EngineNotes, now_ns: int) -> int:
         num_closed = 0
         changes = _Changes()
         with transaction(self.connection):
             for row in rows:
-                num_tokens, nano_usd = self._usage_of(row, notes.get(row.ledger_id, EngineNote()).num_tokens)
+                num_tokens, nano_usd = self._usage_of(row, notes.by_id.get(row.ledger_id, EngineNote()).num_tokens)
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
                 cursor = self.connection.execute(
                     "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "
@@ -473,13 +484,16 @@ class Ledger:
         return num_tokens, row.charged_nano_usd + num_tokens * self._price
 
 
-def _ended_rows(
-    rows: Sequence[_UnansweredRow], notes: Mapping[int, EngineNote], before_ns: int
+def _over(
+    rows: Sequence[_UnansweredRow], notes: EngineNotes, ended_before_ns: int, missing_before_ns: int
 ) -> list[_UnansweredRow]:
-    """The rows of those requests that the engine ended before this time in all their rows."""
-    unfinished = {
-        row.first_id
-        for row in rows
-        if (ended_ns := notes.get(row.ledger_id, EngineNote()).ended_ns) is None or ended_ns >= before_ns
-    }
+    """The rows of those requests of which each row ended in the engine, or is missing there, since these times."""
+
+    def is_over(row: _UnansweredRow) -> bool:
+        note = notes.by_id.get(row.ledger_id)
+        if note is None:
+            return row.ledger_id < notes.newest_id and row.admitted_ns < missing_before_ns
+        return note.ended_ns is not None and note.ended_ns < ended_before_ns
+
+    unfinished = {row.first_id for row in rows if not is_over(row)}
     return [row for row in rows if row.first_id not in unfinished]

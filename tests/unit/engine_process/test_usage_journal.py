@@ -40,9 +40,8 @@ def test_rows_of_several_server_starts_are_kept_apart(journal, tmp_path):
     assert notes(tmp_path) == [("boot-1", 5, 2), ("boot-2", 5, 3)]
 
 
-def test_rows_without_an_id_or_without_tokens_are_not_noted(journal, tmp_path):
+def test_rows_that_the_ledger_does_not_know_are_not_noted(journal, tmp_path):
     journal.note("boot-1", 0, 1)
-    journal.note("boot-1", 5, 0)
     journal.note("", 5, 1)
     journal.flush()
     assert not (tmp_path / FILE_NAME).exists()

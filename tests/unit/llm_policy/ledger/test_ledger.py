@@ -9,7 +9,7 @@ from engine_process.usage_journal import UsageJournal
 from llm_policy.ledger import metric_total
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llm_policy.ledger.engine_usage import FILE_NAME
-from llm_policy.ledger.ledger import ENDED_GRACE_S
+from llm_policy.ledger.ledger import ENDED_GRACE_S, MISSING_GRACE_S
 from llm_policy.ledger.row_record import RowRecord
 from llmstack.ledger.verification import verify
 from tests.ledgers import NEW_ROW, admit, open_ledger, rejection, rows, settlement, sheds, states, total
@@ -148,6 +148,7 @@ def test_a_late_answer_settles_its_row_and_counts_its_prompt_once(ledger):
 
 
 def test_more_unanswered_rows_than_one_batch_are_all_closed(ledger, monkeypatch):
+    monkeypatch.setattr("llm_policy.ledger.ledger._UNANSWERED_ROWS", 5)
     monkeypatch.setattr("llm_policy.ledger.ledger._CLOSE_BATCH_ROWS", 3)
     for _ in range(10):
         admit(ledger)
@@ -489,6 +490,26 @@ def test_a_row_that_ended_waits_for_the_other_rows_of_its_request(ledger, tmp_pa
     assert ledger.close_unanswered(later_ns) == 0
     note_usage(tmp_path, second.ledger_id, 40, has_ended=True)
     assert ledger.close_unanswered(later_ns) == 2
+
+
+def test_a_row_that_never_came_to_the_engine_has_nobody_who_waits_for_it(ledger, tmp_path):
+    missing, waiting, newest = admit(ledger), admit(ledger), admit(ledger)
+    later_ns = time.time_ns() + (MISSING_GRACE_S + 1) * SECOND_NS
+    assert ledger.close_unanswered(later_ns) == 0  # no engine that notes its rows is known
+    note_usage(tmp_path, waiting, 0)
+    note_usage(tmp_path, newest, 0)
+    assert ledger.close_unanswered(time.time_ns() + (MISSING_GRACE_S - 1) * SECOND_NS) == 0
+    assert ledger.close_unanswered(later_ns) == 1
+    assert [row["state"] for row in rows(ledger)] == ["cancelled", "admitted", "admitted"]
+    assert rows(ledger)[0]["actual_nano_usd"] == 50_000
+    assert ledger.settle([settlement(missing)]) == [True]  # the answer came after all
+
+
+def test_more_ended_rows_than_are_read_at_once_are_all_closed(ledger, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_policy.ledger.ledger._UNANSWERED_ROWS", 3)
+    for _ in range(8):
+        note_usage(tmp_path, admit(ledger), 1, has_ended=True)
+    assert ledger.close_unanswered(time.time_ns() + (ENDED_GRACE_S + 1) * SECOND_NS) == 8
 
 
 def test_a_lost_row_is_charged_for_the_tokens_that_its_server_noted(tmp_path):
