@@ -21,7 +21,7 @@ class StreamCloser:
 
     def close(self, streams: Sequence[Stream]) -> list[Conclusion]:
         """One conclusion per stream, in their order. A stream whose row can't be closed ends with an error."""
-        conclusions = self._settle([self._conclude(stream) for stream in streams])
+        conclusions = self._close_rows([self._conclude(stream) for stream in streams])
         for conclusion in conclusions:
             self._log.add(conclusion.record)
             self._observe(conclusion)
@@ -35,22 +35,32 @@ class StreamCloser:
             error = as_policy_error(exception)
             return Conclusion(rejected([stream.record], error.code)[0], None, error)
 
+    def _close_rows(self, conclusions: list[Conclusion]) -> list[Conclusion]:
+        """Settle what was generated and reject the rest: two transactions, each of which may fail alone."""
+        settled = iter(self._settle([conclusion for conclusion in conclusions if _is_used(conclusion.record)]))
+        refused = iter(self._reject([conclusion for conclusion in conclusions if not _is_used(conclusion.record)]))
+        return [next(settled if _is_used(conclusion.record) else refused) for conclusion in conclusions]
+
     def _settle(self, conclusions: list[Conclusion]) -> list[Conclusion]:
-        """Settle what was generated and reject the rest: two transactions."""
+        if not conclusions:
+            return []
         try:
-            used = [conclusion.record for conclusion in conclusions if _is_used(conclusion.record)]
-            found = iter(self._ledger.settle(used) if used else ())
-            if unused := [conclusion.record for conclusion in conclusions if not _is_used(conclusion.record)]:
-                self._ledger.reject(unused)
+            found = self._ledger.settle([conclusion.record for conclusion in conclusions])
         except BaseException as exception:
-            error = as_policy_error(exception)
-            return [conclusion.withheld(error) for conclusion in conclusions]
+            return _withheld(conclusions, exception)
         return [
-            conclusion
-            if not _is_used(conclusion.record) or next(found)
-            else conclusion.withheld(internal_fault(LookupError("no open row")))
-            for conclusion in conclusions
+            conclusion if is_found else conclusion.withheld(internal_fault(LookupError("no open row")))
+            for conclusion, is_found in zip(conclusions, found, strict=True)
         ]
+
+    def _reject(self, conclusions: list[Conclusion]) -> list[Conclusion]:
+        if not conclusions:
+            return []
+        try:
+            self._ledger.reject([conclusion.record for conclusion in conclusions])
+        except BaseException as exception:
+            return _withheld(conclusions, exception)
+        return conclusions
 
     def _observe(self, conclusion: Conclusion) -> None:
         metrics = self._ledger.metrics
@@ -61,3 +71,8 @@ class StreamCloser:
 def _is_used(record: RowRecord) -> bool:
     """Whether the row pays for tokens."""
     return record.is_cut or not record.code
+
+
+def _withheld(conclusions: list[Conclusion], exception: BaseException) -> list[Conclusion]:
+    error = as_policy_error(exception)
+    return [conclusion.withheld(error) for conclusion in conclusions]

@@ -44,6 +44,8 @@ class LedgerWriter:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._metrics: PolicyMetrics | None = None
+        # Apart from the ledger's: an event loop reads the metrics, and must not wait for a thread that writes.
+        self._metrics_lock = threading.Lock()
         self._metrics_retry_s = 0.0  # monotonic time before which opening the metrics is not retried
         self._pending: list[Sequence[RowRecord]] = []  # rows to reject
         self._flush_timer: threading.Timer | None = None
@@ -104,7 +106,7 @@ class LedgerWriter:
     def metrics(self) -> PolicyMetrics | None:
         """The process's metrics; None while the disk takes no files. A request is served without metrics."""
         if self._metrics is None and time.monotonic() >= self._metrics_retry_s:
-            with self._lock, contextlib.suppress(OSError):
+            with self._metrics_lock, contextlib.suppress(OSError):
                 self._metrics_retry_s = time.monotonic() + RETRY_S
                 self._metrics = self._metrics or PolicyMetrics(self._state_dir)
         return self._metrics
@@ -136,12 +138,14 @@ class LedgerWriter:
 
     def _flush_pending(self) -> None:
         """Runs on the timer's thread. Open rows may fill the queue, so no request would trigger the retry."""
-        with contextlib.suppress(LedgerUnavailable):
-            self._use(lambda ledger: None)
-        with self._lock:
-            self._flush_timer = None
-            if self._pending:
-                self._start_flush_timer()
+        try:
+            with contextlib.suppress(LedgerUnavailable):
+                self._use(lambda ledger: None)
+        finally:
+            with self._lock:
+                self._flush_timer = None
+                if self._pending:
+                    self._start_flush_timer()
 
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:

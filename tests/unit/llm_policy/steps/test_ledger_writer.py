@@ -102,6 +102,12 @@ def test_opening_the_metrics_is_not_retried_with_each_request(tmp_path, monkeypa
     assert writer.metrics is not None
 
 
+def test_the_metrics_can_be_read_while_another_thread_writes(tmp_path):
+    writer = LedgerWriter(tmp_path, manifest(), "boot-1")
+    with writer._lock:
+        assert writer.metrics is not None
+
+
 def break_settling(tmp_path):
     """No row can be closed until `repair`, as on a full disk."""
     open_database(tmp_path / "ledger.db").execute(
