@@ -20,13 +20,13 @@ QUICK = ("README.md", "streaming.md")  # in `make test`
 
 
 def script_of(page: Path) -> str:
-    """One shell script; a Python block gets the variable HASH of the shell."""
+    """One shell script; a Python block has only what it imports and the environment that the shell exports."""
     parts = ["set -euo pipefail"]
     for block in blocks(page):
         if block.language == "sh":
             parts.append(block.text)
         elif block.language == "python":
-            parts += ["HASH=${HASH:-} python <<'END'", "import os", "HASH = os.environ['HASH']", block.text, "END"]
+            parts += ["python <<'END'", block.text, "END"]
     return "\n".join(parts)
 
 

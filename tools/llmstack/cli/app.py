@@ -26,6 +26,7 @@ from llmstack.cli.capacity import capacity
 from llmstack.cli.configuration import configuration
 from llmstack.cli.dashboard import dashboard
 from llmstack.cli.doctor import doctor
+from llmstack.cli.headers import headers
 from llmstack.cli.openai import app as openai
 from llmstack.cli.release import app as release
 from llmstack.cli.release.smoke import smoke
@@ -58,6 +59,7 @@ app.command()(capacity)
 app.command()(configuration)
 app.command()(dashboard)
 app.command()(doctor)
+app.command()(headers)
 app.command()(usage)
 app.command()(warmup)
 app.command()(smoke)
