@@ -8,7 +8,7 @@ from tritonclient.grpc import model_config_pb2
 
 from engine_process import __main__ as engine_main
 from engine_process import messages, usage_journal
-from engine_process.triton.tensors import read_ledger_ids
+from engine_process.triton.tensors import read_ledger_ids, read_tenant
 from llm_policy.ledger import engine_usage
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.release.manifest import Engine, Guidance
@@ -96,6 +96,12 @@ def test_the_engine_processes_ensemble_differs_only_in_the_rows_that_the_engine_
 def test_an_engine_process_reads_the_ledgers_ids_from_the_tensor_between_the_steps(guide_text):
     records = [RowRecord(guide_text=guide_text, ledger_id=number) for number in (7, 1_234_567, None)]
     assert read_ledger_ids({"policy_decision": pack_records(records)}, 3) == [7, 1_234_567, 0]
+
+
+@pytest.mark.parametrize("tenant", ["acme", "", 'a "b", c'])
+def test_an_engine_process_reads_the_tenant_that_the_policy_found(tenant):
+    records = [RowRecord(request_id="r, 1", tenant=tenant, ledger_id=number) for number in (7, 8)]
+    assert read_tenant({"policy_decision": pack_records(records)}) == tenant
 
 
 def test_engine_and_ledger_name_the_same_file():

@@ -17,8 +17,7 @@ import triton_python_backend_utils as pb_utils
 from engine_process.client import EngineClient, release_hello, unavailable
 from engine_process.triton.error_response import error_response
 from engine_process.triton.pending_response import PendingResponse
-from engine_process.triton.request_parameters import tenant_of
-from engine_process.triton.tensors import RequestError, read_requests
+from engine_process.triton.tensors import RequestError, read_requests, read_tenant
 
 RELEASE_DIR, STATE_DIR, BOOT_ID = "LLMSTACK_RELEASE_DIR", "LLMSTACK_STATE_DIR", "LLMSTACK_BOOT_ID"
 DEFAULT_RELEASE_DIR = "artifacts/current"
@@ -64,7 +63,7 @@ class EngineModel:
         except Exception as error:
             pb_utils.Logger.log_error(f"can't read a request: {type(error).__name__}")
             return error_response("invalid_input", "the request's tensors can't be read")
-        tenant, timeout_us = tenant_of(request), int(request.timeout())
+        tenant, timeout_us = read_tenant(arrays), int(request.timeout())
         for row in rows:
             row.tenant, row.timeout_us = tenant, timeout_us
         self._loop.call_soon_threadsafe(self._start, PendingResponse(request, arrays, rows))

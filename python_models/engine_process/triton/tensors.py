@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,10 @@ _SAMPLING = {
     "frequency_penalty": "frequency_penalty",
     "seed": "seed",
 }
+
+
+# The first two elements of a record: texts without line breaks, in JSON.
+_REQUEST_ID_AND_TENANT = re.compile(rb'\["(?:[^"\\]|\\.)*",("(?:[^"\\]|\\.)*")')
 
 
 class RequestError(ValueError):
@@ -107,6 +113,16 @@ def read_ledger_ids(arrays: Mapping[str, Array], num_rows: int) -> list[int]:
     if decisions is None or len(decisions) != num_rows:
         return [0] * num_rows
     return [_last_number(row.tobytes()) for row in decisions]
+
+
+def read_tenant(arrays: Mapping[str, Array]) -> str:
+    """The tenant that the policy found: the second element in `policy_decision`, the same in every row of a request.
+
+    Empty if it is not known. Only the beginning is read: a guide of 256 KiB may follow.
+    """
+    decisions = arrays.get("policy_decision")
+    found = _REQUEST_ID_AND_TENANT.match(decisions[0].tobytes()) if decisions is not None and len(decisions) else None
+    return "" if found is None else str(json.loads(found[1]))
 
 
 def _last_number(text: bytes) -> int:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from engine_process.messages import Capabilities, End, Generate, Guide, write_ids, write_log_probs
-from engine_process.triton.tensors import CompletedRow, RequestError, read_ledger_ids, read_requests, write_response
+from engine_process.triton.tensors import (
+    CompletedRow,
+    RequestError,
+    read_ledger_ids,
+    read_requests,
+    read_tenant,
+    write_response,
+)
 
 CAPABILITIES = Capabilities(4, 100, 50, ["regex", "lark_grammar"])
 ARRAYS = {
@@ -119,3 +126,9 @@ def test_a_ledger_id_that_cannot_be_read_is_not_known(text):
 
 def test_without_the_tensor_no_ledger_id_is_known():
     assert read_ledger_ids({}, 2) == [0, 0]
+
+
+@pytest.mark.parametrize("text", [b"[]", b"[null, null]", b"nonsense", b'["r"]', b'{"1": 2}', b"\xff", b""])
+def test_a_tenant_that_cannot_be_read_is_not_known(text):
+    assert read_tenant({"policy_decision": np.frombuffer(text.ljust(16), np.uint8).reshape(1, -1)}) == ""
+    assert read_tenant({}) == ""
