@@ -123,4 +123,8 @@ def test_release_names_are_hidden_without_a_login(board):
     for name in ("good", "nothing"):
         shown = httpx.get(f"{board.url}/releases/{name}")
         signed = httpx.post(f"{board.url}/releases/{name}/sign", data={"csrf_token": "x"})
-        assert (shown.status_code, shown.headers["location"], signed.status_code) == (303, "/login", 401)
+        assert (shown.status_code, shown.headers["location"], signed.status_code) == (
+            303,
+            f"/login?next=/releases/{name}",
+            401,
+        )

@@ -52,7 +52,7 @@ def form(client: httpx.Client, **fields: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_without_a_session_redirects_to_the_login(board, path):
     answer = httpx.get(board.url + path)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login" if path == "/" else f"/login?next={path}")
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/login", "/nothing", "/static/board.css"])

@@ -45,7 +45,7 @@ def text_of(page: str) -> str:
 def test_only_who_has_logged_in_sees_tenants(board):
     for path in ("/tenants", "/tenants/acme", "/tenants/nobody"):
         answer = httpx.get(board.url + path)
-        assert (answer.status_code, answer.headers["location"], answer.text) == (303, "/login", "")
+        assert (answer.status_code, answer.headers["location"], answer.text) == (303, f"/login?next={path}", "")
 
 
 def test_every_tenant_is_listed_with_what_it_spent_and_reserved(board):

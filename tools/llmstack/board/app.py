@@ -25,6 +25,7 @@ from llmstack.board.accounts import REVIEWER, find_account
 from llmstack.board.board_database import open_board
 from llmstack.board.candidates import Candidate, find_candidate, list_candidates, model_names
 from llmstack.board.failed_login_limiter import FailedLoginLimiter
+from llmstack.board.local_path import LOGIN, local_path, login_url
 from llmstack.board.machine_api import MachineApi
 from llmstack.board.public_url import HostCheckMiddleware, PublicUrl
 from llmstack.board.release_record import read_records
@@ -103,15 +104,16 @@ class Board:
 
     async def login_form(self, request: Request) -> Response:
         """GET /login."""
-        return self._html("login.html.j2", {"session": None, "problem": ""})
+        return self._login_page(local_path(request.query_params.get("next", "")))
 
     async def login(self, request: Request) -> Response:
-        """POST /login: exchange a reviewer's token for a session."""
+        """POST /login: exchange a reviewer's token for a session, and return to the page that was wanted."""
         form = await self._form(request)
+        wanted = local_path(form.get("next", ""))
         session_id = await run_in_threadpool(self._open_session, form.get("token", "").strip())
         if session_id is None:
-            return self._wrong_token(request.client.host if request.client else "")
-        response = RedirectResponse("/", SEE_OTHER)
+            return self._wrong_token(request.client.host if request.client else "", wanted)
+        response = RedirectResponse(wanted, SEE_OTHER)
         response.set_cookie(
             self._public_url.cookie_name, session_id, max_age=LIFE_S, path="/", secure=self._public_url.is_https,
             httponly=True, samesite="strict",
@@ -125,7 +127,7 @@ class Board:
         await run_in_threadpool(
             self._change, request, form, lambda connection, _: close_session(connection, session_id)
         )
-        response = RedirectResponse("/login", SEE_OTHER)
+        response = RedirectResponse(LOGIN, SEE_OTHER)
         response.delete_cookie(
             self._public_url.cookie_name, path="/", secure=self._public_url.is_https, httponly=True
         )  # fmt: skip
@@ -177,7 +179,7 @@ class Board:
             with open_board(self._settings.database, writes=False) as connection:
                 session = self._session(connection, request)
                 if session is None:
-                    return RedirectResponse("/login", SEE_OTHER)
+                    return RedirectResponse(login_url(request), SEE_OTHER)
                 context = values(connection, session)
             return self._html(template, context)
 
@@ -241,11 +243,17 @@ class Board:
         with open_board(self._settings.database) as connection:
             return open_session(connection, account.name, time.time_ns())
 
-    def _wrong_token(self, address: str) -> Response:
+    def _wrong_token(self, address: str, wanted: str) -> Response:
         if (wait_s := self._failed_logins.record_failure(address)) > 0:
-            context = {"session": None, "problem": f"Too many wrong tokens. Try again in {wait_s:.0f} s."}
-            return self._html("login.html.j2", context, 429, {"retry-after": str(int(wait_s) + 1)})
-        return self._html("login.html.j2", {"session": None, "problem": "No reviewer has this token."}, 401)
+            problem = f"Too many wrong tokens. Try again in {wait_s:.0f} s."
+            return self._login_page(wanted, problem, 429, {"retry-after": str(int(wait_s) + 1)})
+        return self._login_page(wanted, "No reviewer has this token.", 401)
+
+    def _login_page(
+        self, wanted: str, problem: str = "", status: int = 200, headers: dict[str, str] | None = None
+    ) -> Response:
+        context = {"session": None, "problem": problem, "wanted": wanted}
+        return self._html("login.html.j2", context, status, headers)
 
     def _back(self, request: Request) -> Response:
         return RedirectResponse(request.app.url_path_for("release", name=request.path_params["name"]), SEE_OTHER)
@@ -278,8 +286,8 @@ def _routes(board: Board, api: MachineApi) -> list[Route | Mount]:
     get, post = ["GET"], ["POST"]
     return [
         Route("/", board.overview, methods=get),
-        Route("/login", board.login_form, methods=get),
-        Route("/login", board.login, methods=post),
+        Route(LOGIN, board.login_form, methods=get),
+        Route(LOGIN, board.login, methods=post),
         Route("/logout", board.logout, methods=post),
         Route("/releases/{name}", board.release, methods=get, name="release"),
         Route("/releases/{name}/sign", board.sign, methods=post),
