@@ -62,15 +62,16 @@ class TenantGate:
 
     def identify(self, sender: RowRecord, keys: tuple[GivenKey, ...], directory: TenantDirectory) -> Identity:
         """The identity behind `keys`; `sender.tenant` is what the header claims."""
-        given = keys if self._requires_key else tuple(key for key in keys if key.digest is not None)
+        given = [(key.header, key.digest) for key in keys if key.digest is not None]
         if not given:
-            return self._without_key(sender, directory)
+            return self._without_key(sender, keys, directory)
         if len(given) > 1:
             return _unknown(sender, Code.INVALID_API_KEY, f"{len(given)} API keys were given, limit 1 ({_FORM})")
-        tenant = directory.find_tenant(given[0].digest) if given[0].digest is not None else None
+        ((header, digest),) = given
+        tenant = directory.find_tenant(digest)
         if tenant is None:
             return _unknown(
-                sender, Code.INVALID_API_KEY, f"{given[0].header} holds no valid key: unknown, rotated out or revoked"
+                sender, Code.INVALID_API_KEY, f"{header} holds no valid key: unknown, rotated out or revoked"
             )
         named = sender._replace(tenant=tenant.name, is_authenticated=True)
         if sender.tenant and sender.tenant != tenant.name:
@@ -83,7 +84,10 @@ class TenantGate:
             )
         return Identity(named, tenant.limits)
 
-    def _without_key(self, sender: RowRecord, directory: TenantDirectory) -> Identity:
+    def _without_key(self, sender: RowRecord, keys: tuple[GivenKey, ...], directory: TenantDirectory) -> Identity:
+        """Another system's credentials are ignored, unless a key is required and they stand in its place."""
+        if self._requires_key and keys:
+            return _unknown(sender, Code.INVALID_API_KEY, f"{keys[0].header} holds no API key ({_FORM})")
         if self._requires_key:
             return _unknown(sender, Code.MISSING_API_KEY, f"an API key is required ({_FORM}), none was given")
         if sender.tenant and directory.is_registered(sender.tenant):

@@ -34,6 +34,7 @@ def identify(headers, requires_key=True):
         {"X-Api-Key": KEY},
         {"x-api-key": KEY, "X-Tenant": "acme"},
         {"X-Api-Key": KEY, "Authorization": "Basic dXNlcjpwYXNz"},
+        {"X-Api-Key": KEY, "Authorization": "Bearer of-another-system"},
     ],
 )
 def test_a_valid_key_names_its_tenant(headers, requires_key):
