@@ -13,10 +13,9 @@ from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.metrics.exposition import exposition
 from llm_policy.metrics.policy_metrics import PolicyMetrics
-from llm_policy.release.release import Release
+from llm_policy.release.manifest import Thresholds
 from llmstack.cli.dashboard import DEFAULT_OUTPUT
 from llmstack.dashboard.panels import BUDGET_WARNING_PERCENT, QUEUE_DELAY_LIMIT_US, ROWS, expressions
-from llmstack.paths import DEFAULT_RELEASE_DIR
 
 # Gauges of the parent process and metrics of Triton; tests/integration looks for them on a live server.
 PARENT_METRICS = {
@@ -67,8 +66,7 @@ def test_the_dashboard_has_a_panel_for(metric):
 
 
 def test_the_queue_delay_limit_is_the_manifests_default():
-    thresholds = Release.open(DEFAULT_RELEASE_DIR).manifest.thresholds
-    assert thresholds.max_queue_delay_us == QUEUE_DELAY_LIMIT_US
+    assert Thresholds().max_queue_delay_us == QUEUE_DELAY_LIMIT_US
 
 
 def test_the_line_of_budgets_is_where_the_event_is_sent():
