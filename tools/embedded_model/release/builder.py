@@ -25,8 +25,8 @@ RANDOM_MODEL, TRAINED_MODEL = "embedded-qwen3-random", "embedded-qwen3"
 # Production's label, so that clients written for production work unchanged; the weights are bfloat16.
 QUANTISATION = "w4a8"
 MAX_ANSWER_TOKENS = 256
-# Where this release runs, on a CPU, a request waits for the iteration of the others, and for a slot as long as an answer
-# takes. A wait of this length means that there was no slot. The manifest's default is for a GPU.
+# On a CPU, where this release runs, a request in a free slot waits for an iteration of the others, and one without a
+# slot for a whole answer. So long a wait means that there was no slot. The manifest's default is for a GPU.
 MAX_QUEUE_DELAY_US = 250_000
 NUM_STEPS = 4
 
