@@ -15,6 +15,7 @@ from rich.table import Table
 
 from llmstack.board.accounts import READER, REVIEWER, AccountError, add_account, list_accounts, remove_account
 from llmstack.board.board_database import FILE_NAME, create_board, open_board
+from llmstack.board.board_directory import find_board_directory
 from llmstack.board.settings import KEEP_ALERTS_DAYS, BoardSettings
 from llmstack.cli.release.options import ArtifactsDir, NumSignOffs
 from llmstack.cli.terminal import fail, print_json
@@ -32,9 +33,22 @@ app.add_typer(reviewers, name="reviewer")
 app.add_typer(readers, name="reader")
 
 BoardDir = Annotated[
-    Path, typer.Option("--board-dir", envvar="LLMSTACK_BOARD_DIR", help="Directory of board.db, created if missing.")
+    Path | None,
+    typer.Option(
+        "--board-dir",
+        envvar="LLMSTACK_BOARD_DIR",
+        help="Directory of board.db, created if missing; STATE_DIR/board by default.",
+        show_default=False,
+    ),
 ]
-DEFAULT_BOARD_DIR = DEFAULT_STATE_DIR.parent / "llmstack-board"
+StateDir = Annotated[
+    Path,
+    typer.Option(
+        "--state-dir",
+        envvar="LLMSTACK_STATE_DIR",
+        help="The service's state directory: the board reads its ledger, and is in its folder board.",
+    ),
+]
 
 
 @app.command()
@@ -47,12 +61,9 @@ def serve(
             show_default=False,
         ),
     ],
-    board_dir: BoardDir = DEFAULT_BOARD_DIR,
+    board_dir: BoardDir = None,
     artifacts: ArtifactsDir = DEFAULT_ARTIFACTS_DIR,
-    state_dir: Annotated[
-        Path,
-        typer.Option(envvar="LLMSTACK_STATE_DIR", help="The service's state directory; the board reads its ledger."),
-    ] = DEFAULT_STATE_DIR,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
     ready_url: Annotated[
         str, typer.Option(envvar="LLMSTACK_READY_URL", help="The service's readiness URL.")
     ] = "http://127.0.0.1:8003/readyz",
@@ -88,7 +99,7 @@ def serve(
     from llmstack.board.board_server import BoardServer  # other commands need no Starlette
 
     settings = BoardSettings(
-        board_dir / FILE_NAME,
+        _board_dir(board_dir, state_dir) / FILE_NAME,
         ReleaseStore(artifacts),
         webhook_secret_file,
         ready_url,
@@ -109,52 +120,56 @@ def serve(
 @reviewers.command("add")
 def add_reviewer(
     name: Annotated[str, typer.Argument(help="Name shown with the sign-off.")],
-    board_dir: BoardDir = DEFAULT_BOARD_DIR,
+    board_dir: BoardDir = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
 ) -> None:
     """Create a reviewer and print the token for the login. It is not shown again.
 
     Example: llmstack board reviewer add "Ada Lovelace"
     """
-    _add(board_dir, name, REVIEWER)
+    _add(_board_dir(board_dir, state_dir), name, REVIEWER)
 
 
 @readers.command("add")
 def add_reader(
     name: Annotated[str, typer.Argument(help="Name of the reader, such as deploy.")],
-    board_dir: BoardDir = DEFAULT_BOARD_DIR,
+    board_dir: BoardDir = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
 ) -> None:
     """Create a reader and print its token, for LLMSTACK_BOARD_TOKEN_FILE. It is not shown again.
 
     Example: llmstack board reader add deploy > board.token
     """
-    _add(board_dir, name, READER)
+    _add(_board_dir(board_dir, state_dir), name, READER)
 
 
 @reviewers.command("remove")
 @readers.command("remove")
 def remove(
     name: Annotated[str, typer.Argument(help="Name of the account.")],
-    board_dir: BoardDir = DEFAULT_BOARD_DIR,
+    board_dir: BoardDir = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
 ) -> None:
     """Remove an account: its token and sessions end, its sign-offs are withdrawn and stay on record.
 
     Example: llmstack board reviewer remove "Ada Lovelace"
     """
-    with _board(board_dir) as connection:
+    with _board(_board_dir(board_dir, state_dir)) as connection:
         remove_account(connection, name, time.time_ns())
 
 
 @reviewers.command("list")
 @readers.command("list")
 def list_all_accounts(
-    board_dir: BoardDir = DEFAULT_BOARD_DIR,
+    board_dir: BoardDir = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List all accounts, including removed ones.
 
     Example: llmstack board reviewer list
     """
-    with _board(board_dir) as connection:
+    with _board(_board_dir(board_dir, state_dir)) as connection:
         accounts = list_accounts(connection)
     if as_json:
         return print_json([account._asdict() for account in accounts])
@@ -162,6 +177,20 @@ def list_all_accounts(
     for account in accounts:
         table.add_row(account.name, account.kind, "removed" if account.removed_ns else "active")
     return Console().print(table)
+
+
+def _board_dir(board_dir: Path | None, state_dir: Path) -> Path:
+    """The directory of board.db; a note says where one of an earlier version is left alone."""
+    if board_dir is not None:
+        return board_dir
+    found = find_board_directory(state_dir)
+    if found.unused is not None:
+        note = (
+            f"note:  the board of an earlier version in {found.unused} is not used: stop it and move its files to "
+            f"{found.path}, or give --board-dir {found.unused}"
+        )
+        Console(stderr=True, soft_wrap=True, highlight=False).print(note, markup=False)
+    return found.path
 
 
 def _add(board_dir: Path, name: str, kind: str) -> None:
