@@ -56,11 +56,11 @@ serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
 	@$(BIN)/llmstack serve $(ARGS)
 
 # Containers, the gateway and the wheel have targets of their own: they need Docker, HAProxy, downloads and minutes.
-test: $(INSTALLED)  ## Run the tests, also on live servers, in five minutes on two idle cores
+test: $(INSTALLED)  ## Run the tests, also on live servers, in at most five minutes on two idle cores
 	$(PYTEST) -m "not slow" $(ARGS)
 	@echo "not among these: make test-all (slow tests), make test-docker (containers, gateway), make test-wheel (the wheel)"
 
-test-all: $(INSTALLED)  ## Run the tests of make test and the slow ones: restarts, full disks, hostile guides, releases
+test-all: $(INSTALLED)  ## Run all of them with more and random examples, and the slow ones: restarts, full disks, releases
 	$(PYTEST) --hypothesis-profile explore $(ARGS)
 
 test-wheel: $(INSTALLED)  ## Install the wheel into a fresh environment and use it without the checkout

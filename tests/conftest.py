@@ -32,6 +32,7 @@ LONGEST_FIRST = (
     "tests/browser/test_release_life.py",
     f"{_INTEGRATION}/test_hostile_guides.py",
     "echo_service",
+    f"{_INTEGRATION}/test_api_keys.py",
     f"{_INTEGRATION}/test_ledger.py",
     f"{_INTEGRATION}/test_release_change.py",
     "paced_server",
