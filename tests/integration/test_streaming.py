@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
 
 import httpx
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from llm_policy.release.release import Release
+from llmstack.bench.perf_analyzer import PerfAnalyzerError, find_perf_analyzer
 from llmstack.client.ensemble_client import release_headers, send_grpc
 from llmstack.client.stream_client import STREAM_MODEL, Piece, open_streams, stream_generate, stream_grpc
+from tests.import_graph import ROOT
 from tests.integration.live_service import LiveService, wait_until
+from tests.markdown import blocks
 
 pytestmark = pytest.mark.server
 TEXT = "Ada Lovelace ordered 5 lamps."
@@ -129,6 +134,45 @@ def test_a_batch_of_two_rows_is_refused(server, headers):
             return error.message()
 
     assert "batch-size must be <= 1" in asyncio.run(send())
+
+
+@pytest.fixture
+def perf_analyzer() -> str:
+    try:
+        return find_perf_analyzer()
+    except PerfAnalyzerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_perf_analyzer_reads_streams_with_the_documented_command(server, headers, perf_analyzer, tmp_path):
+    (command,) = (block.text for block in blocks(ROOT / "docs/streaming.md") if "perf_analyzer -m" in block.text)
+    changes = {"\nperf_analyzer": f"\n{perf_analyzer}", "localhost:8001": server.grpc_url, "acme": "perf-analyzer"}
+    for documented, here in changes.items():
+        command = command.replace(documented, here)
+    (tmp_path / "build").mkdir()
+    environment = {**os.environ, "HASH": headers["X-Engine-Hash"]}
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    profile = json.loads((tmp_path / "build/profile.json").read_text())
+    streams = [stream for experiment in profile["experiments"] for stream in experiment["requests"]]
+    assert len(streams) == 40
+    for stream in streams:
+        responses = stream["response_outputs"]
+        assert [response["is_last"] for response in responses] == [False] * (len(responses) - 1) + [True]
+        assert len(responses) > 2
+        assert stream["timestamp"] < stream["response_timestamps"][0] < stream["response_timestamps"][-1]
+    rows = server.rows("SELECT state, count(*) FROM request WHERE tenant = 'perf-analyzer' GROUP BY state")
+    assert [state for state, _ in rows] == ["settled"]
+    assert "Response Throughput" in (tmp_path / "build/report.csv").read_text()
 
 
 async def cancel_after(service, inputs, headers, num_pieces):
