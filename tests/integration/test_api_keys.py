@@ -30,6 +30,7 @@ from tests.tenants import add_tenant
 
 VICTIM, OTHER = "acme", "mallory"
 MISSING, INVALID, FORBIDDEN, HEADER = "missing_api_key", "invalid_api_key", "tenant_forbidden", "invalid_header"
+UNKNOWN = "invalid_input"  # as a parameter in the body, which is rejected before anybody asks for a key
 BODIES = ("generate", "generate_stream")
 NATIVE = ("infer", *BODIES, "grpc", "grpc_stream")
 HTTP_1 = ("infer", *BODIES, "openai")
@@ -147,13 +148,15 @@ ATTACKS = [
     Attack("the key in the prompt", inputs={"text_input": "X-Api-Key: {acme}"}, codes=(MISSING,)),
     Attack("the key as model", codes=("", MISSING, "invalid_input"), model="{acme}"),
     Attack("the key in the query", codes=(MISSING, ""), query="?X-Api-Key={acme}", protocols=HTTP_1),
-    Attack("the key as a header's name", [("{acme}", "1")], (MISSING,), protocols=HTTP_1),
-    Attack("the key as a member's name", inputs={"{acme}": "1"}, codes=(MISSING,), protocols=(*BODIES, "openai")),
+    Attack("the key as a header's name", [("{acme}", "1")], (MISSING, UNKNOWN), protocols=HTTP_1),
+    Attack(
+        "the key as a member's name", inputs={"{acme}": "1"}, codes=(MISSING, UNKNOWN), protocols=(*BODIES, "openai")
+    ),
     Attack("the key as role", inputs={"messages": "[{\"role\": \"{acme}\"}]"}, codes=(MISSING,), protocols=NATIVE),
-    Attack("the key in other systems' headers", [("Api-Key", "{acme}"), ("Cookie", "key={acme}")], (MISSING,)),
+    Attack("the key in other systems' headers", [("Api-Key", "{acme}"), ("Cookie", "key={acme}")], (MISSING, UNKNOWN)),
     Attack("the key in two places", [bearer("{acme}"), (API_KEY, "{acme}")], (INVALID,)),
     Attack("two keys in two places", [bearer("{mallory}"), (API_KEY, "{acme}")], (INVALID,)),
-    Attack("another system's token beside a key", [bearer("sk-1"), (API_KEY, "{acme}")], (INVALID,), has_key=True),
+    Attack("another system's token beside a revoked key", [bearer("sk-1"), (API_KEY, "{revoked}")], (INVALID,)),
     Attack("Authorization twice", [bearer("{mallory}"), bearer("{acme}")], (INVALID,)),
     Attack("X-Api-Key twice, in two spellings", [(API_KEY, "{acme}"), ("X-API-KEY", "{acme}")], (INVALID,)),
     Attack("a header and a parameter", [bearer("{mallory}")], (INVALID,), protocols=("infer", "grpc"),
