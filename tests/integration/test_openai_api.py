@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from llm_policy.api_key import create_key
 from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.tenant import TenantLimits
-from tests.integration.conftest import ADMIN_KEY
+from tests.integration.conftest import ADMIN_KEY, make_ready
 from tests.integration.live_service import HOST, free_ports, wait_until
 from tests.integration.release_service import SECOND, ReleaseService
 from tests.soak import ONLY_IN_SOAK
@@ -46,6 +46,7 @@ class Order(BaseModel):
 
 @pytest.fixture(scope="module")
 def service(server):
+    make_ready(server)
     wait_until(lambda: is_answering(server.openai_port), 60, server.output)
     return server
 
