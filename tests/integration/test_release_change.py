@@ -56,10 +56,13 @@ def test_a_release_is_promoted_and_rolled_back_under_traffic(
         traffic.wait_answered(FIRST)
         promoted = service.llmstack("release", "promote", SECOND, *OVERRIDE, "--json")
         assert promoted.returncode == 0, promoted.stderr
+        told = promoted.stderr.index("no service for about"), promoted.stderr.index(f"promotion of {SECOND}: drain")
+        assert told == tuple(sorted(told))
         traffic.wait_answered(SECOND)
         assert (service.in_service(), service.served()) == (SECOND, SECOND)
         rolled_back = service.llmstack("release", "rollback", "--root-cause", "it answers nonsense", "--json")
         assert rolled_back.returncode == 0, rolled_back.stderr
+        assert f"rollback: {SECOND} → {FIRST}" in rolled_back.stderr
         traffic.wait_answered(FIRST)
     traffic.check()
     assert (service.in_service(), service.served(), service.is_ready()) == (FIRST, FIRST, True)
@@ -78,7 +81,9 @@ def test_a_rollback_works_and_is_reported_while_the_server_is_down(
     service: ReleaseService, receiver: WebhookReceiver
 ) -> None:
     service.kill_all()
-    assert service.llmstack("release", "promote", SECOND, *OVERRIDE).returncode == 0
+    promoted = service.llmstack("release", "promote", SECOND, *OVERRIDE)
+    assert promoted.returncode == 0
+    assert f"promoted: {FIRST} → {SECOND}" in promoted.stdout
     done = service.llmstack("release", "rollback", "--root-cause", "the server is down", "--json")
     assert done.returncode == 0, done.stderr
     assert len(received(receiver, "the server is down")) == 1

@@ -58,7 +58,7 @@ class ChangeExecutor:
         log: Any,
     ) -> None:
         self.journal = ReleaseJournal(state_dir)
-        self._state_dir, self._pick_engine, self._report = state_dir, pick_engine, report
+        self.state_dir, self._pick_engine, self._report = state_dir, pick_engine, report
         self._switch = Switch(self.journal, link, log)
         self.link = self._switch.link
         self._log = log
@@ -77,7 +77,7 @@ class ChangeExecutor:
             if self.journal.open_change() is None:
                 return
             try:
-                with StateDirectory(self._state_dir, lock_timeout_s=0) as state, StopSignals() as stop:
+                with StateDirectory(self.state_dir, lock_timeout_s=0) as state, StopSignals() as stop:
                     self._resolve_locked(state, stop)
             except StateDirectoryInUse:
                 return
@@ -98,7 +98,7 @@ class ChangeExecutor:
             if now.step != step:
                 self._report(f"{now.kind} of {now.target.name}: {now.step.replace('_', ' ')}")
                 step = now.step
-            if is_in_use(self._state_dir):
+            if is_in_use(self.state_dir):
                 free_since_s = math.inf
             elif time.monotonic() - free_since_s > SERVICE_RESTART_PATIENCE_S:
                 with suppress(StateDirectoryInUse):
@@ -121,7 +121,7 @@ class ChangeExecutor:
         self._switch.record.flush()
 
     def _perform_here(self, change_id: int) -> ExecutedChange:
-        with StateDirectory(self._state_dir, lock_timeout_s=0) as state, StopSignals() as stop:
+        with StateDirectory(self.state_dir, lock_timeout_s=0) as state, StopSignals() as stop:
             change = self.journal.change(change_id)
             if not change.is_open:  # a service has just ended it
                 return ExecutedChange(change, is_served=False)
@@ -165,6 +165,6 @@ class ChangeExecutor:
     def _deliver_events(self) -> None:
         """Deliver the events due now, since no service does; what fails waits for the next service."""
         try:
-            deliver_due(self._state_dir, read_endpoints(os.environ), DeliverySettings(), self._log)
+            deliver_due(self.state_dir, read_endpoints(os.environ), DeliverySettings(), self._log)
         except (ServerStartError, EndpointBusy, OSError, sqlite3.Error) as error:
             self._report(f"the event waits for the next llmstack serve: {error}")

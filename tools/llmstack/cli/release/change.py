@@ -48,8 +48,10 @@ from llmstack.release.change_request import (
 )
 from llmstack.release.journal import ChangeInProgress
 from llmstack.release.promotion_gates import NUM_SIGN_OFFS, GateResult
+from llmstack.release.service_gap import describe_gap
 from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, check_switchable
 from llmstack.server.release import pick_engine
+from llmstack.supervision.state_directory import is_in_use
 
 
 def promote(
@@ -74,8 +76,9 @@ def promote(
     """Put a release into service after every gate has passed.
 
     The running `llmstack serve` drains, switches, and starts and checks the release; if that fails, it returns to the
-    release before. Where no service runs, a temporary server checks the release. Exits with 0 when the release is in
-    service, with 1 when it was rejected or taken back.
+    release before. There is no service meanwhile, about 20 s and as long as a large engine takes to load: clients get
+    `draining`, then no connection. Where no service runs, a temporary server checks the release. Exits with 0 when the
+    release is in service, with 1 when it was rejected or taken back.
 
     Example: llmstack release promote qwen3-32b-r7 --board-url http://board:8004 --board-token-file board.token
     """
@@ -119,7 +122,8 @@ def rollback(
 ) -> None:
     """Return to the engine and manifest that were in service before the last promotion.
 
-    A promotion in progress is taken back immediately, even if its start hangs. Works while the server is down, too: a
+    The command says from which release to which one, before and after. Clients see the same gap as with a promotion. A
+    promotion in progress is taken back immediately, even if its start hangs. Works while the server is down, too: a
     temporary server then checks the release. Exits with 0 when the release is in service, with 1 when there is no
     release to return to or it does not start.
 
@@ -152,8 +156,12 @@ def _executor(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> Cha
     def engine_of(release: Release) -> str:
         return engine.value if engine else pick_engine(release)
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    return ChangeExecutor(state_dir, store.link, engine_of, lambda line: console.print(line, markup=False), json_log())
+    return ChangeExecutor(state_dir, store.link, engine_of, _report, json_log())
+
+
+def _report(line: str) -> None:
+    """Print a line of progress to standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
 
 
 def _resolve_interrupted(executor: ChangeExecutor) -> None:
@@ -169,6 +177,8 @@ def _execute(executor: ChangeExecutor, request: ChangeRequest, as_json: bool) ->
     except OSError as error:
         fail(f"{link} can't be switched: {(error.strerror or str(error)).lower()}", f"make {link.parent} writable")
     with exit_on_change_errors():
+        for line in describe_gap(request, executor.journal.changes(), is_served=is_in_use(executor.state_dir)):
+            _report(line)
         try:
             change = request_change(executor.journal, request)
         except ChangeInProgress:
@@ -189,6 +199,8 @@ def _print_executed(executed: ExecutedChange) -> None:
     change = executed.change
     console = Console(soft_wrap=True, highlight=False)
     if change.outcome == COMPLETED:
+        done = "promoted" if change.kind == PROMOTION else "rolled back"
+        console.print(f"{done}: {change.source.name or 'nothing'} → {change.target.name}", markup=False)
         console.print(f"{change.target.name} is in service, {change.duration_s:.1f} s after the request", style="green")
         if not executed.is_served:
             console.print("next: start llmstack serve; none runs on this state directory")

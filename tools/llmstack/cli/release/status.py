@@ -100,7 +100,9 @@ def history(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False) ->
 def _print_status(document: dict[str, Any], results: Sequence[GateResult]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"in service        {document['in_service'] or 'nothing'}", markup=False)
-    console.print(f"rollback target   {document['rollback_leads_to'] or 'nothing'}", markup=False)
+    target = document["rollback_leads_to"]
+    direction = f"{target} (rollback: {document['in_service']} → {target})" if target else "nothing"
+    console.print(f"rollback target   {direction}", markup=False)
     if change := document["under_way"]:
         text = f"{change['kind']} of {change['to']}: {change['step'].replace('_', ' ')}"
         console.print(f"in progress       {text}", style="yellow", markup=False)
