@@ -17,6 +17,7 @@ from llmstack.board.accounts import READER, REVIEWER, AccountError, add_account,
 from llmstack.board.board_database import FILE_NAME, create_board, open_board
 from llmstack.board.board_directory import find_board_directory
 from llmstack.board.settings import KEEP_ALERTS_DAYS, BoardSettings
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.release.options import ArtifactsDir, NumSignOffs
 from llmstack.cli.terminal import fail, print_json
 from llmstack.paths import DEFAULT_STATE_DIR
@@ -24,10 +25,20 @@ from llmstack.release.promotion_gates import NUM_SIGN_OFFS
 from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
 from llmstack.server.error import ServerStartError
 
-app = typer.Typer(no_args_is_help=True, help="Serve the readiness board and manage its accounts.")
-reviewers = typer.Typer(no_args_is_help=True, help="Accounts that sign releases off.")
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Serve the readiness board and manage its accounts.\n\nExample: llmstack board serve --port 8006",
+)
+reviewers = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Accounts that sign releases off.\n\nExample: llmstack board reviewer add 'Ada Lovelace'",
+)
 readers = typer.Typer(
-    no_args_is_help=True, help="Accounts that read sign-offs and alerts, such as `llmstack release promote`."
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Accounts that read sign-offs and alerts, such as `llmstack release promote`.\n\nExample: llmstack board reader add promotion",
 )
 app.add_typer(reviewers, name="reviewer")
 app.add_typer(readers, name="reader")

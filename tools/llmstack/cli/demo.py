@@ -39,6 +39,8 @@ def demo(
     /generate_stream, and gRPC; then a chat by OpenAI's SDK, where the package openai is installed. Exits with 0 when
     every reply is as expected, else with 1. The embedded model is trained for the three tasks, so its answers must be
     correct.
+
+    Example: llmstack demo --json
     """
     console = Console(stderr=as_json, highlight=False)
     try:

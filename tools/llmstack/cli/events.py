@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from llm_policy.ledger.outbox import ENDPOINTS, InstanceError
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.events.delivery_queue import open_outbox
@@ -40,7 +41,11 @@ StateDir = Annotated[Path, typer.Option(envvar="LLMSTACK_STATE_DIR", help="The s
 OneEndpoint = Annotated[EndpointName | None, typer.Option("--endpoint", help="Only this endpoint.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app = typer.Typer(help="List, deliver and replay the events for the webhooks.", no_args_is_help=True)
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="List, deliver and replay the events for the webhooks.\n\nExample: llmstack events list --state failed",
+)
 
 
 @app.command("list")

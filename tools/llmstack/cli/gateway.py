@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from llmstack.cli import gateway_options as options
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import fail
 from llmstack.gateway.backend import BackendError, parse_address, parse_backend
 from llmstack.gateway.configuration import (
@@ -21,8 +22,9 @@ from llmstack.gateway.configuration import (
 )
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
-    help="The gateway: HAProxy in front of the servers. It exposes the ensemble and nothing else.",
+    help="The gateway: HAProxy in front of the servers. It exposes the ensemble and nothing else.\n\nExample: llmstack gateway render --help",
 )
 
 _LIMITS = Limits()

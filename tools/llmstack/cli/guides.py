@@ -16,6 +16,7 @@ from rich.table import Table
 from llm_policy.errors import PolicyError
 from llm_policy.guidance.backends.names import BACKENDS, ENVIRONMENT_VARIABLE, UnavailableBackend, usable_backends
 from llm_policy.release.release import Release
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import fail
 from llmstack.guides.bench import measure_schemas, schema_paths
 from llmstack.guides.converter_names import converter_names
@@ -24,7 +25,11 @@ from llmstack.guides.schema_result import summarise
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.tokenizer.qwen_vocabulary import build_tokenizer
 
-app = typer.Typer(help="Explain and measure guides.", no_args_is_help=True)
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Explain and measure guides.\n\nExample: llmstack guides explain order.json",
+)
 
 
 class GuideType(str, Enum):

@@ -10,10 +10,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import PROJECT_ROOT
 
-app = typer.Typer(no_args_is_help=True, help="Build and check the container image, through Docker.")
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Build and check the container image, through Docker.\n\nExample: llmstack image build",
+)
 
 DEFAULT_TAG = "llmstack"
 Tag = Annotated[str, typer.Option(help="Name of the image.")]
@@ -32,8 +37,7 @@ _STEP, _LAYER_DONE = "Step ", (": Pull complete", ": Already exists")
 _NUM_LINES_ON_ERROR = 20
 
 
-@app.callback()
-def image() -> None:
+def _require_docker() -> None:
     """Exit with a next step when Docker's SDK is missing: the service does not need it."""
     try:
         import docker.errors  # noqa: F401 - a directory named `docker` passes for the package; `docker.errors` does not
@@ -73,6 +77,7 @@ def build(
 
     Example: llmstack image build --engine vllm --tag llmstack-vllm
     """
+    _require_docker()
     from llmstack.image.docker_client import ImageError
     from llmstack.image.image_build import DOCKERFILE, VARIANTS, build_image
 
@@ -113,6 +118,7 @@ def check(
 
     Example: llmstack image check --tag llmstack
     """
+    _require_docker()
     from llmstack.image.docker_client import ImageError
     from llmstack.image.image_checks import run_image_checks
 

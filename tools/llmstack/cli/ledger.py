@@ -22,6 +22,7 @@ from rich.table import Table
 from llm_policy.ledger.budget_window import date_of, day_of
 from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.period import Since, Until, parse_period, utc_ns
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
@@ -55,7 +56,9 @@ ArchiveDir = Annotated[
 NoArchive = Annotated[bool, typer.Option("--no-archive", help="Leave archived rows out.")]
 
 app = typer.Typer(
-    help="Report and export requests and their cost, and verify the ledger's consistency.", no_args_is_help=True
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Report and export requests and their cost, and verify the ledger's consistency.\n\nExample: llmstack ledger report --by day",
 )
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from llm_policy.release.manifest import ManifestError
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import fail
 from llmstack.openai.model_names import read_model_names
 from llmstack.server.error import ServerStartError
@@ -17,12 +18,15 @@ from llmstack.server.parent_death import forbid_core_files
 
 _BASE_URL = re.compile(r"https?://[A-Za-z0-9._%\-\[\]:]+/?")
 
-app = typer.Typer(no_args_is_help=True, help="Serve the OpenAI API.")
+app = typer.Typer(cls=CommandGroup, no_args_is_help=True)
 
 
 @app.callback()
 def openai() -> None:
-    """Serve the OpenAI API."""
+    """Serve the OpenAI API.
+
+    Example: llmstack openai serve --help
+    """
 
 
 @app.command()

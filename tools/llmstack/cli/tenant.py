@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
 from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.release.manifest import TASKS
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import fail, print_json, print_table
 from llmstack.events.event_list import iso_time
@@ -73,7 +74,11 @@ Schemas = Annotated[
 StateDir = Annotated[Path, typer.Option(envvar="LLMSTACK_STATE_DIR", help="The server's state directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app = typer.Typer(help="Tenants: API keys, budgets, rates and what each may ask for.", no_args_is_help=True)
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Tenants: API keys, budgets, rates and what each may ask for.\n\nExample: llmstack tenant create acme --max-usd-per-day 5",
+)
 
 
 @app.command()
