@@ -28,6 +28,8 @@ from tests.integration.live_service import LiveService, wait_until
 from tests.integration.trace_collector import TraceCollector
 from tests.tenants import add_tenant
 
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
 VICTIM, OTHER = "acme", "mallory"
 MISSING, INVALID, FORBIDDEN, HEADER = "missing_api_key", "invalid_api_key", "tenant_forbidden", "invalid_header"
 UNKNOWN = "invalid_input"  # as a parameter in the body, which is rejected before anybody asks for a key
