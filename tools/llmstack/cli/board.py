@@ -38,7 +38,8 @@ reviewers = typer.Typer(
 readers = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="Accounts that read sign-offs and alerts, such as `llmstack release promote`.\n\nExample: llmstack board reader add promotion",
+    help="Accounts that read sign-offs and alerts, such as `llmstack release promote`."
+    "\n\nExample: llmstack board reader add promotion",
 )
 app.add_typer(reviewers, name="reviewer")
 app.add_typer(readers, name="reader")

@@ -24,7 +24,8 @@ from llmstack.gateway.configuration import (
 app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="The gateway: HAProxy in front of the servers. It exposes the ensemble and nothing else.\n\nExample: llmstack gateway render --help",
+    help="The gateway: HAProxy in front of the servers. It exposes the ensemble and nothing else."
+    "\n\nExample: llmstack gateway render --help",
 )
 
 _LIMITS = Limits()

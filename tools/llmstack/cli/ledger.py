@@ -58,7 +58,8 @@ NoArchive = Annotated[bool, typer.Option("--no-archive", help="Leave archived ro
 app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="Report and export requests and their cost, and verify the ledger's consistency.\n\nExample: llmstack ledger report --by day",
+    help="Report and export requests and their cost, and verify the ledger's consistency."
+    "\n\nExample: llmstack ledger report --by day",
 )
 
 

@@ -77,7 +77,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    help="Tenants: API keys, budgets, rates and what each may ask for.\n\nExample: llmstack tenant create acme --max-usd-per-day 5",
+    help="Tenants: API keys, budgets, rates and what each may ask for."
+    "\n\nExample: llmstack tenant create acme --max-usd-per-day 5",
 )
 
 
