@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from llm_policy.guidance.backends.vocabulary import byte_values
 from llm_policy.release.release import Release
 from llmstack.release.manifest_file import describe_release, manifest_bytes
 from llmstack.tokenizer.tokenizer_info import build_info, info_bytes
@@ -14,6 +15,15 @@ TOKENIZER: dict[str, Any] = {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
     "added_tokens": [{"id": 3, "content": "<|end|>", "special": True}],
 }
+# Every byte is a token, so that a server could load it and its guides never lack one.
+BYTE_TOKENIZER: dict[str, Any] = {
+    "normalizer": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "model": {"type": "BPE", "vocab": byte_values(), "merges": []},
+    "added_tokens": [{"id": 256, "content": "<|end|>", "special": True}],
+}
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
 EVALUATION = {"name": "nightly 4711", "evaluated_at": "2026-11-02T03:00:00Z", "results": "https://eval.example/4711"}
 SCHEMAS = {"verdict": {"enum": ["pass", "fail"]}, "label": {"enum": ["A", "B"]}}
 
@@ -32,7 +42,8 @@ def write_release(directory: Path, **changes) -> Release:
     (directory / "engine").mkdir(parents=True)
     (directory / "engine" / "rank0.engine").write_bytes(b"engine")
     (directory / "engine" / "config.json").write_text("{}")
-    write_tokenizer(directory / "tokenizer")
+    config = {"eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE}
+    write_tokenizer(directory / "tokenizer", BYTE_TOKENIZER, tokenizer_config=config)
     (directory / "tokenizer_info.json").write_bytes(info_bytes(build_info(directory / "tokenizer")))
     (directory / "schemas").mkdir()
     for name, schema in SCHEMAS.items():

@@ -123,7 +123,9 @@ def _chat_template(directory: Path, config: dict[str, Any]) -> str:
     path = directory / "chat_template.jinja"
     if path.exists():
         return path.read_text(encoding="utf-8")
-    template = config["chat_template"]
+    template = config.get("chat_template")
+    if not template:
+        raise ValueError("no chat template: neither chat_template.jinja nor tokenizer_config.json's chat_template")
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}["default"]
     return str(template)

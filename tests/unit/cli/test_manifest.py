@@ -104,7 +104,7 @@ def test_build_rejects_the_tokenizer_info_of_another_tokenizer(directory):
     path.write_text(json.dumps({**json.loads(path.read_text()), "stop_token_ids": [0]}))
     rejected = invoke("build", directory, *NEEDED, "--force")
     assert rejected.exit_code == 2
-    assert "stop_token_ids: file has [0], tokenizer has [3] (1 of 1)" in rejected.stderr
+    assert "stop_token_ids: file has [0], tokenizer has [256] (1 of 1)" in rejected.stderr
 
 
 def test_verify_passes_an_unchanged_release(directory):
@@ -128,6 +128,7 @@ def test_verify_lists_every_difference_with_other_manifests(directory, tmp_path)
         "release": str(directory),
         "manifest_hash": Release.open(directory).manifest_hash,
         "files": [],
+        "load": [],
         "against": [
             {
                 "manifest": str(tmp_path / "other"),

@@ -12,16 +12,21 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
-from llm_policy.release.manifest import TASKS, ManifestError
+from llm_policy.release.manifest import ManifestError
 from llm_policy.release.release import ReleaseError
+from llmstack.cli.command_group import CommandGroup
+from llmstack.cli.manifest_tasks import TaskMaxTokens, TaskSchemas, parse_tasks
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.release.evaluation_manifest import read_evaluation_manifest
+from llmstack.release.load_check import LoadProblem, ReleaseWouldNotLoad, find_load_problems
 from llmstack.release.manifest_file import write_manifest
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
-    help="Write, verify and show a release's runtime manifest: its engine, its limits and prices, its tasks.",
+    help="Write, verify and show a release's runtime manifest: its engine, its limits and prices, its tasks."
+    "\n\nExample: llmstack manifest verify artifacts/releases/embedded",
 )
 
 ReleaseDir = Annotated[
@@ -33,11 +38,6 @@ ReleaseDir = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-_TASK_SAMPLING: dict[str, dict[str, Any]] = {
-    "generate_json": {"temperature": 0.0},
-    "rank_candidates": {"temperature": 0.0},
-    "judge": {"temperature": 0.1, "top_p": 0.9},
-}
 _SUMMARY_WIDTH = 116
 _NEXT_BUILD_INFO = (
     "put the engine in RELEASE_DIR/engine (or engine.plan) and write tokenizer_info.json with "
@@ -76,13 +76,8 @@ def build(
         typer.Option(help="What to do with schema keywords that the grammar can't enforce."),
     ] = "report",
     allow_adhoc: Annotated[bool, typer.Option(help="Whether clients may send their own guides.")] = True,
-    task_schema: Annotated[
-        list[str] | None,
-        typer.Option(help="TASK=SCHEMA: the registered schema (schemas/SCHEMA.json) of a task. Repeatable."),
-    ] = None,
-    task_max_tokens: Annotated[
-        list[str] | None, typer.Option(help="TASK=N: default completion limit of a task, in tokens. Repeatable.")
-    ] = None,
+    task_schema: TaskSchemas = None,
+    task_max_tokens: TaskMaxTokens = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing manifest.json and show the differences.")
     ] = False,
@@ -90,6 +85,8 @@ def build(
     """Hash the engine and the tokenizer info of a release and write its manifest.json.
 
     Every schemas/NAME.json is registered under its name. The same rules check the manifest here and when it is served.
+    What would keep the release from loading is an error: a tokenizer without chat template, a schema that can't be
+    enforced, missing weights.
 
     Example:
 
@@ -115,30 +112,10 @@ def build(
             "output_usd_per_million": output_usd_per_million,
         },
         "on_cost_breach": on_cost_breach,
-        "tasks": _tasks(task_schema or [], task_max_tokens or []),
+        "tasks": parse_tasks(task_schema, task_max_tokens),
         "guidance": {"unenforced_keywords": unenforced_keywords, "allow_adhoc": allow_adhoc},
     }
     _write(release_dir, settings, force)
-
-
-def _tasks(schemas: list[str], max_tokens: list[str]) -> dict[str, dict[str, Any]]:
-    tasks = {name: dict(sampling) for name, sampling in _TASK_SAMPLING.items()}
-    for text in schemas:
-        task, schema = _assignment("--task-schema", text)
-        tasks[task]["schema_id"] = schema
-    for text in max_tokens:
-        task, number = _assignment("--task-max-tokens", text)
-        if not number.isdecimal():
-            raise typer.BadParameter(f"{text!r}: {number!r} is not a whole number", param_hint="--task-max-tokens")
-        tasks[task]["max_tokens"] = int(number)
-    return tasks
-
-
-def _assignment(option: str, text: str) -> tuple[str, str]:
-    task, separator, value = text.partition("=")
-    if task not in TASKS or not separator or not value:
-        raise typer.BadParameter(f"{text!r}: TASK=VALUE is needed, TASK one of {', '.join(TASKS)}", param_hint=option)
-    return task, value
 
 
 def _write(directory: Path, settings: Mapping[str, Any], force: bool) -> None:
@@ -150,6 +127,8 @@ def _write(directory: Path, settings: Mapping[str, Any], force: bool) -> None:
             manifest, differences = write_manifest(directory, settings)
     except ManifestError as error:
         fail(f"the manifest is not valid:\n{error}", "correct the options above; --help explains each one")
+    except ReleaseWouldNotLoad as error:
+        fail(f"the release would not load:\n{error}", error.next_step)
     except ReleaseError as error:
         fail(error, _NEXT_BUILD_INFO)
     except OSError as error:
@@ -170,9 +149,9 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a release's files with its manifest, and its manifest with others.
+    """Compare a release's files with its manifest, and its manifest with others, and find what keeps it from loading.
 
-    Exits with 0 when all agree, 1 on any difference, 2 when something can't be read.
+    Exits with 0 when all agree and the release would load, 1 otherwise, 2 when something can't be read.
 
     Example: llmstack manifest verify artifacts/current --against ../evaluation/manifest.json
     """
@@ -180,11 +159,13 @@ def verify(
     compared = {str(path): _compare(runtime, path) for path in against or []}
     with Console(stderr=True).status("hashing the engine"):
         file_differences = runtime.release.check_files()
+    with Console(stderr=True).status("checking that it loads"):
+        problems = find_load_problems(runtime.release.directory, runtime.release.manifest)
     if as_json:
-        print_json(_verification_document(runtime, file_differences, compared))
+        print_json(_verification_document(runtime, file_differences, problems, compared))
     else:
-        _print_verification(runtime, file_differences, compared)
-    if file_differences or any(compared.values()):
+        _print_verification(runtime, file_differences, problems, compared)
+    if file_differences or problems or any(compared.values()):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -205,22 +186,29 @@ def _compare(runtime: PromptRuntimeManager, path: Path) -> list[Difference]:
 
 
 def _verification_document(
-    runtime: PromptRuntimeManager, file_differences: list[str], compared: Mapping[str, list[Difference]]
+    runtime: PromptRuntimeManager,
+    file_differences: list[str],
+    problems: list[LoadProblem],
+    compared: Mapping[str, list[Difference]],
 ) -> dict[str, Any]:
     return {
         "release": str(runtime.release.directory),
         "manifest_hash": runtime.release.manifest_hash,
         "files": file_differences,
+        "load": [problem._asdict() for problem in problems],
         "against": [
             {"manifest": path, "differences": [difference._asdict() for difference in differences]}
             for path, differences in compared.items()
         ],
-        "agrees": not file_differences and not any(compared.values()),
+        "agrees": not file_differences and not problems and not any(compared.values()),
     }
 
 
 def _print_verification(
-    runtime: PromptRuntimeManager, file_differences: list[str], compared: Mapping[str, list[Difference]]
+    runtime: PromptRuntimeManager,
+    file_differences: list[str],
+    problems: list[LoadProblem],
+    compared: Mapping[str, list[Difference]],
 ) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{runtime.release.directory}", markup=False)
@@ -228,6 +216,11 @@ def _print_verification(
         console.print(f"  differs: {difference}", style="red", markup=False)
     if not file_differences:
         console.print("  files agree with the manifest", style="green")
+    for problem in problems:
+        console.print(f"  would not load: {problem.text}", style="red", markup=False)
+        console.print(f"      next: {problem.next_step}", markup=False)
+    if not problems:
+        console.print("  tokenizer, schemas and engine files would load", style="green")
     for path, differences in compared.items():
         if differences:
             console.print(_differences_table(path, ("this release", "other"), differences))

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, build_info, check_info, default_info_path, info_bytes
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
-    help="Build or check tokenizer_info.json, from which the engine's guided decoding learns the vocabulary.",
+    help="Build or check tokenizer_info.json, from which the engine's guided decoding learns the vocabulary."
+    "\n\nExample: llmstack tokenizer-info build --tokenizer-dir build/my-release/tokenizer",
 )
 TokenizerDir = Annotated[
     Path,
@@ -20,7 +23,10 @@ TokenizerDir = Annotated[
         help="Directory with tokenizer.json and tokenizer_config.json, e.g. RELEASE/tokenizer.", show_default=False
     ),
 ]
-_INFO_HELP = "The tokenizer info file. Default: tokenizer_info.json beside the tokenizer directory."
+_INFO_HELP = (
+    "The tokenizer info file. Default: tokenizer_info.json beside a directory named tokenizer, as a release has it, "
+    "and inside any other."
+)
 _NEXT_DIRECTORY = "set --tokenizer-dir to a Hugging Face tokenizer directory whose files are complete"
 
 
@@ -56,6 +62,8 @@ def check(
     """Compare a tokenizer info file with the tokenizer and list every difference.
 
     Exits with 0 if they agree, 1 if they differ, 2 if one can't be read.
+
+    Example: llmstack tokenizer-info check --tokenizer-dir build/my-release/tokenizer
     """
     path = info or default_info_path(tokenizer_dir)
     try:

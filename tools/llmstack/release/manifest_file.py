@@ -13,6 +13,7 @@ from llm_policy.release.manifest import Manifest, ManifestError, parse_manifest
 from llm_policy.release.release import Release, ReleaseError
 from llmstack.release.build_manifest import MODULE6
 from llmstack.release.evaluation_manifest import SECTION, Evaluation, read_evaluation_manifest
+from llmstack.release.load_check import check_loads
 from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, check_info
 
 _NO_EVALUATION = f"it has no section {SECTION!r}, which names the run of the evaluation: docs/releases.md"
@@ -62,11 +63,13 @@ def write_manifest(directory: Path, settings: Mapping[str, Any]) -> tuple[Manife
 
     Raises:
         ReleaseError: a file is missing, or tokenizer_info.json does not describe the tokenizer.
+        ReleaseWouldNotLoad: a server could not load the release.
         ManifestError: a setting is not allowed.
         OSError: manifest.json can't be written.
     """
     _check_tokenizer_info(directory)
     manifest = describe_release(directory, settings)
+    check_loads(directory, manifest)
     differences = _differences_to_current(directory, manifest)
     (directory / "manifest.json").write_bytes(manifest_bytes(manifest))
     return manifest, differences

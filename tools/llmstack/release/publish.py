@@ -21,6 +21,21 @@ from llmstack.release.build_manifest import (
 from llmstack.release.store import ReleaseStore
 
 
+class BuildDiffersError(ReleaseError):
+    """The files are not those of the release's build manifest; `next_step` says what to do."""
+
+    def __init__(self, directory: Path, differences: list[str], *, is_published: bool) -> None:
+        super().__init__("\n".join(differences))
+        path = directory / FILE_NAME
+        self.next_step = (
+            "a published release does not change: restore its files, or copy it to a directory outside the store, "
+            f"delete {FILE_NAME} there and publish that under a new name"
+            if is_published
+            else f"delete {path}, which describes another state of these files, perhaps that of the release they were "
+            "copied from, and publish again; or restore the files"
+        )
+
+
 def publish(
     store: ReleaseStore,
     directory: Path,
@@ -34,7 +49,8 @@ def publish(
     receives a description of each step.
 
     Raises:
-        ReleaseError: `directory` is not a release, or its files differ from its manifests; lists every difference.
+        ReleaseError: `directory` is not a release, or its files differ from its manifest; lists every difference.
+        BuildDiffersError: its files differ from its build manifest.
         StoreError: the name is taken or not allowed.
         OSError: a file can't be read or written.
     """
@@ -43,9 +59,9 @@ def publish(
     is_inside = release.directory.parent == store.releases_dir.resolve()
     if is_inside and release.directory.name != name:
         raise ReleaseError(f"{release.directory} is in the store as {release.directory.name!r}, not {name!r}")
-    manifest = _build_manifest(release, name, build, report)
+    manifest = _build_manifest(release, name, build, report, is_inside=is_inside)
     if is_inside:
-        _write(release.directory, manifest)
+        write_build_manifest(release.directory, manifest)
         return release
     target = store.new_directory(name)
     temporary = target.with_name(f".{name}.new")
@@ -72,12 +88,13 @@ def source_commit(directory: Path) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _build_manifest(release: Release, name: str, build: Build, report: Callable[[str], None]) -> BuildManifest:
-    if (release.directory / FILE_NAME).exists():
-        manifest = _read(release.directory)
-        report("comparing with its build manifest")
-        _check(release.directory, manifest)
-        return manifest
+def describe_build(release: Release, name: str, build: Build, report: Callable[[str], None]) -> BuildManifest:
+    """The build manifest of the release's files, which are hashed; `report` receives a description of each step.
+
+    Raises:
+        ReleaseError: a file is a link or not a regular file.
+        OSError: a file can't be read.
+    """
     try:
         files = list_files(release.directory, lambda path: report(f"hashing {path}"))
     except BuildManifestError as error:
@@ -93,6 +110,19 @@ def _build_manifest(release: Release, name: str, build: Build, report: Callable[
         built_at=datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z"),
         files=files,
     )
+
+
+def _build_manifest(
+    release: Release, name: str, build: Build, report: Callable[[str], None], *, is_inside: bool
+) -> BuildManifest:
+    if not (release.directory / FILE_NAME).exists():
+        return describe_build(release, name, build, report)
+    manifest = _read(release.directory)
+    report("comparing with its build manifest")
+    if differences := check_build(release.directory, manifest):
+        is_published = is_inside and manifest.release == name
+        raise BuildDiffersError(release.directory, differences, is_published=is_published)
+    return manifest
 
 
 def _read(directory: Path) -> BuildManifest:
@@ -113,10 +143,15 @@ def _copy(directory: Path, target: Path, manifest: BuildManifest) -> None:
     except shutil.Error as error:  # a list of errors, with neither `filename` nor `strerror`: raise the first one
         _, path, reason = error.args[0][0]
         raise OSError(None, str(reason), str(path)) from None
-    _write(target, manifest)
+    write_build_manifest(target, manifest)
 
 
-def _write(directory: Path, manifest: BuildManifest) -> None:
+def write_build_manifest(directory: Path, manifest: BuildManifest) -> None:
+    """Write the build manifest of the release at `directory`, atomically.
+
+    Raises:
+        OSError: it can't be written.
+    """
     new_path = directory / f"{FILE_NAME}.new"
     new_path.write_bytes(manifest.to_bytes())
     new_path.replace(directory / FILE_NAME)

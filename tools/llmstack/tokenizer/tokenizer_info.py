@@ -12,6 +12,7 @@ tokenizer.json) and `stop_token_ids`. If one is missing or shifted, guided decod
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ class TokenizerInfoError(ValueError):
 
 
 def default_info_path(tokenizer_dir: Path) -> Path:
-    """`tokenizer_info.json` beside the tokenizer directory."""
-    return tokenizer_dir.resolve().parent / "tokenizer_info.json"
+    """`tokenizer_info.json` beside a directory named `tokenizer`, as a release has it, else inside the directory.
+
+    The name is the one given: where `tokenizer` is a link, the file lies beside the link.
+    """
+    directory = Path(os.path.abspath(tokenizer_dir))  # noqa: PTH100 - resolve() would follow the link
+    return (directory.parent if directory.name == "tokenizer" else directory) / "tokenizer_info.json"
 
 
 def build_info(tokenizer_dir: Path) -> dict[str, Any]:

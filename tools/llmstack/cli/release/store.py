@@ -22,8 +22,8 @@ from llmstack.release.change import Change, ReleaseRef
 from llmstack.release.evidence import KINDS, MISSING, read_evidence
 from llmstack.release.journal import ReleaseJournal
 from llmstack.release.last_rollback import is_rolled_back
+from llmstack.release.publish import BuildDiffersError, source_commit
 from llmstack.release.publish import publish as publish_release
-from llmstack.release.publish import source_commit
 from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, StoreError
 
 
@@ -56,6 +56,8 @@ def publish(
             release = publish_release(
                 ReleaseStore(artifacts), directory, name or directory.resolve().name, build, status.update
             )
+    except BuildDiffersError as error:
+        fail(error, error.next_step)
     except (ReleaseError, StoreError) as error:
         fail(error, "llmstack manifest verify DIR lists the files that differ")
     except OSError as error:
