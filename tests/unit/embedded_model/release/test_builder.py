@@ -5,11 +5,12 @@ import json
 
 import pytest
 
-from embedded_model.release.builder import MAX_ANSWER_TOKENS, build_release
+from embedded_model.release.builder import MAX_ANSWER_TOKENS, MAX_QUEUE_DELAY_US, build_release
 from embedded_model.release.model_card import results_table
 from embedded_model.release.schemas import SCHEMAS
 from embedded_model.training import batches
 from embedded_model.training.checkpoint import Checkpoint
+from llm_policy.release.manifest import Thresholds
 from llm_policy.release.release import Release
 from llmstack.tokenizer.tokenizer_info import check_info
 from tests.import_graph import ROOT
@@ -23,6 +24,11 @@ def test_the_same_seed_gives_the_same_bytes(release, tmp_path):
 def test_the_committed_release_is_built_from_its_own_checkpoint(tmp_path):
     build_release(tmp_path, checkpoint=Checkpoint.read(COMMITTED))
     assert read_files(COMMITTED) == read_files(tmp_path)
+
+
+def test_the_queue_delay_threshold_is_the_release_s_own_and_the_default_is_the_guide_s():
+    assert Release.open(COMMITTED).manifest.thresholds == Thresholds(max_queue_delay_us=MAX_QUEUE_DELAY_US)
+    assert Thresholds().max_queue_delay_us == 2_500
 
 
 def test_the_code_generates_the_training_data_of_the_committed_model():
