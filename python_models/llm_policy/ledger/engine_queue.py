@@ -34,9 +34,11 @@ _AGE_LIMIT_TTL_NS = 1_000_000_000
 OVERCOMMITMENT = 2
 
 
+# Summed up by SQLite: reading 64 open rows into Python is half of the work for a request that is refused.
 _OPEN = (
-    "SELECT tenant, row_number = 0, projected_nano_usd - actual_nano_usd FROM request INDEXED BY request_open "
-    "WHERE state = 'admitted' AND boot_id = ? AND admitted_ns >= ? AND canary = 0"
+    "SELECT tenant, sum(row_number = 0), count(*), sum(projected_nano_usd - actual_nano_usd) "
+    "FROM request INDEXED BY request_open "
+    "WHERE state = 'admitted' AND boot_id = ? AND admitted_ns >= ? AND canary = 0 GROUP BY tenant"
 )
 
 
@@ -50,15 +52,15 @@ class Waiting:
         self._num_requests: Counter[str] = Counter()
         self._num_tokens: Counter[str] = Counter()
 
-    def add(self, tenant: str, is_first_row: bool, completion_nano_usd: int) -> None:
-        """Count one row of a request. Its price tells its tokens; with free tokens it is the release's limit."""
-        self._num_requests[tenant] += is_first_row
-        self._num_tokens[tenant] += completion_nano_usd // self._price if self._price else self._max_tokens
+    def add(self, tenant: str, num_requests: int, num_rows: int, completion_nano_usd: int) -> None:
+        """Count the rows of requests. Their price tells their tokens; with free tokens each has the release's limit."""
+        self._num_requests[tenant] += num_requests
+        self._num_tokens[tenant] += completion_nano_usd // self._price if self._price else num_rows * self._max_tokens
 
     def add_request(self, rows: Sequence[RowRecord]) -> None:
         """Count a request that is admitted now."""
-        for number, row in enumerate(rows):
-            self.add(row.tenant, number == 0, row.projected_nano_usd - row.prompt_nano_usd)
+        completion_nano_usd = sum(row.projected_nano_usd - row.prompt_nano_usd for row in rows)
+        self.add(rows[0].tenant, 1, len(rows), completion_nano_usd)
 
     def num_requests(self, tenant: str) -> int:
         """The waiting requests of one tenant."""
@@ -130,8 +132,8 @@ class EngineQueue:
 
     def _read(self, since_ns: int) -> Waiting:
         waiting = Waiting(self._manifest)
-        for row in self._connection.execute(_OPEN, (self._boot_id, since_ns)):
-            waiting.add(*row)
+        for tenant_sums in self._connection.execute(_OPEN, (self._boot_id, since_ns)):
+            waiting.add(*tenant_sums)
         return waiting
 
     def _num_dead(self, since_ns: int) -> int:

@@ -1,9 +1,9 @@
 """Rejections that are counted instead of stored, so that nobody can fill the disk with them.
 
 A sender that can't name the engine or its tenant is anonymous: anybody can cause its rejections, as fast as the network
-allows; and a tenant whose limits are reached can go on asking. Of these rejections a few rows of each minute and code
-are stored as a sample. The others are counted by minute, code, task and engine. While the ledger is near its size
-budget (`size_budget`), this holds for every rejection.
+allows; and a tenant whose limits or share of the queue are reached can go on asking. Of these rejections a few rows of
+each minute and code are stored as a sample. The others are counted by minute, code, task and engine. While the ledger is
+near its size budget (`size_budget`), this holds for every rejection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ SAMPLED_CODES = frozenset(
     code.value
     for code in (
         *(Code.MISSING_HEADER, Code.INVALID_HEADER, Code.ENGINE_HASH_MISMATCH, Code.QUANTISATION_MISMATCH),
-        *(Code.MISSING_API_KEY, Code.INVALID_API_KEY, Code.RATE_LIMITED, Code.TENANT_BUDGET_OVERRUN),
+        *(Code.MISSING_API_KEY, Code.INVALID_API_KEY),
+        *(Code.RATE_LIMITED, Code.TENANT_BUDGET_OVERRUN, Code.OVERLOADED),
     )
 )
 NS_PER_MINUTE = 60_000_000_000

@@ -37,6 +37,9 @@ CANARY_TOKEN = "LLMSTACK_CANARY_TOKEN"  # noqa: S105 - a variable's name
 
 REQUIRE_API_KEYS = "LLMSTACK_REQUIRE_API_KEYS"
 
+Refusal = Callable[[RowRecord], PolicyError | None]
+"""Why every request of this sender is refused now; None if it is not."""
+
 
 @dataclass
 class PendingRequest:
@@ -124,8 +127,8 @@ class Admission:
 
     def admit(self, requests: list[Any]) -> list[PendingRequest]:
         """Apply the rules to each request and write all of them into the ledger, in one transaction."""
-        admission_error = self._admission_error()
-        batch = [self._prepare(request, admission_error) for request in requests]
+        admission_error, refusal = self._admission_error(), self._refusals_of_batch()
+        batch = [self._prepare(request, admission_error, refusal) for request in requests]
         self._record(batch)
         return batch
 
@@ -180,8 +183,21 @@ class Admission:
         except BaseException as error:
             return as_policy_error(error)
 
-    def _prepare(self, request: Any, admission_error: PolicyError | None) -> PendingRequest:
-        prepared = self._run(request, admission_error)
+    def _refusals_of_batch(self) -> Refusal:
+        """Looks up the refusal of each sender once: the requests of a batch came at the same time."""
+        found: dict[tuple[str, bool], PolicyError] = {}
+
+        def refusal(sender: RowRecord) -> PolicyError | None:
+            key = (sender.tenant, sender.is_authenticated)
+            error = found.get(key) or self._ledger.refusal(sender)
+            if error is not None:
+                found[key] = error
+            return error
+
+        return refusal
+
+    def _prepare(self, request: Any, admission_error: PolicyError | None, refusal: Refusal) -> PendingRequest:
+        prepared = self._run(request, admission_error, refusal)
         pending = PendingRequest(request, prepared.records, prepared.engine_rows)
         try:
             if prepared.error is not None:
@@ -193,13 +209,13 @@ class Admission:
             pending.reject(as_policy_error(error))
         return pending
 
-    def _run(self, request: Any, admission_error: PolicyError | None) -> PreparedRequest:
+    def _run(self, request: Any, admission_error: PolicyError | None, refusal: Refusal) -> PreparedRequest:
         """The prepared request. One that can't be read has one record, with nothing but its id."""
         request_id = ""
         try:
             request_id = loggable(request.request_id())
             inputs, parameters = read_inputs(request), read_parameters(request)
-            return self._step.run(inputs, parameters, self._ledger, request_id, admission_error, self._ledger.refusal)
+            return self._step.run(inputs, parameters, self._ledger, request_id, admission_error, refusal)
         except BaseException as error:
             return PreparedRequest([RowRecord(request_id=request_id)], [], error)
 

@@ -244,7 +244,7 @@ def test_requests_beyond_the_queue_limit_are_overloaded_but_the_canary_is_not(st
     codes = [answer.error.split(":")[0] if answer.error else "" for answer in answers]
     assert codes == ["", "overloaded", "overloaded", "overloaded", "overloaded"]
     assert {answer.status for answer in answers[1:]} == {"UNAVAILABLE"}
-    assert [code for _, code in states(tmp_path, *names, "load-next")] == codes
+    assert [code for _, code in states(tmp_path, *names, "load-next")] == codes[:-1]  # the last one is only counted
     assert canary.error is None
 
 
