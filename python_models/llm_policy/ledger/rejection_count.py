@@ -2,8 +2,8 @@
 
 A sender that can't name the engine or its tenant is anonymous: anybody can cause its rejections, as fast as the network
 allows; and a tenant whose limits or share of the queue are reached can go on asking. Of these rejections a few rows of
-each minute and code are stored as a sample. The others are counted by minute, code, task and engine. While the ledger is
-near its size budget (`size_budget`), this holds for every rejection.
+each minute and code are stored as a sample. The others are counted by minute, code, task and engine. While the ledger
+is near its size budget (`size_budget`), this holds for every rejection.
 """
 
 from __future__ import annotations
