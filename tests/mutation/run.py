@@ -21,22 +21,33 @@ from tests.import_graph import ROOT
 
 WORKSPACE = ROOT / "build" / "mutation"
 MUTATED = (
+    "llm_policy/api_key.py",
     "llm_policy/rules/headers.py",
+    "llm_policy/rules/tenants.py",
     "llm_policy/rules/row_input.py",
     "llm_policy/rules/sampling.py",
     "llm_policy/rules/budget.py",
     "llm_policy/pricing.py",
     "llm_policy/ledger/ledger.py",
     "llm_policy/ledger/alerts.py",
+    "llm_policy/ledger/tenant.py",
+    "llm_policy/ledger/tenant_account.py",
+    "llm_policy/ledger/budget_alert.py",
+    "llm_policy/ledger/budget_window.py",
+    "llm_policy/ledger/usage.py",
     "llmstack/release/promotion_gates.py",
 )
 TESTS = (
     "tests/unit/llm_policy/rules",
+    "tests/unit/llm_policy/test_api_key.py",
     "tests/unit/llm_policy/test_pricing.py",
     # Without the tests that start processes of their own, which mutmut would take for its workers.
     "tests/unit/llm_policy/ledger/test_ledger.py",
     "tests/unit/llm_policy/ledger/test_alerts.py",
     "tests/unit/llm_policy/ledger/test_row_record.py",
+    "tests/unit/llm_policy/ledger/test_tenant.py",
+    "tests/unit/llm_policy/ledger/test_tenant_account.py",
+    "tests/unit/llm_policy/ledger/test_usage.py",
     "tests/unit/llm_policy/steps",
     "tests/unit/release/test_promotion_gates.py",
     "tests/property/test_headers.py",
@@ -64,6 +75,7 @@ def make_workspace(workspace: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "build")
     for package in (
         "python_models/llm_policy",
+        "python_models/engine_process",
         "python_models/portable_engine",
         "tools/llmstack",
         "tools/embedded_model",
