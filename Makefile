@@ -12,7 +12,7 @@ ARGS        ?=
 BIN       := $(VENV)/bin
 PIP       := $(VENV)/bin/pip install --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-CLIENTS   := build/venv-clients/.installed build/venv-llama-index/.installed
+CLIENTS   := build/venv-clients/.installed build/venv-llama-index/.installed build/venv-tools/.installed
 # tests/conftest.py orders the files: --no-loadscope-reorder keeps that order.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install --ignore=tests/clients
 SOAKED    := $(addprefix tests/integration/test_,release_kills.py release_faults.py release_checks.py supervision.py shutdown.py full_disk.py webhook_chaos.py \
@@ -70,11 +70,12 @@ test-docker: $(INSTALLED)  ## Run the tests of containers and the gateway; needs
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 -rs tests/docker $(ARGS)
 
 # Other people's clients are no packages of the project: they have environments of their own, with exact versions.
-test-clients: $(INSTALLED) $(CLIENTS)  ## Use the OpenAI API with LangChain, pydantic-ai, instructor, LlamaIndex, schemathesis
+test-clients: $(INSTALLED) $(CLIENTS)  ## Use the service with LangChain, pydantic-ai, instructor, LlamaIndex, schemathesis, genai-perf, aiperf
 	$(BIN)/pytest --timeout 600 --durations 5 -rs tests/clients $(ARGS)
 
 build/venv-clients/.installed: tests/clients/requirements.txt
 build/venv-llama-index/.installed: tests/clients/requirements-llama-index.txt
+build/venv-tools/.installed: tests/clients/requirements-tools.txt
 $(CLIENTS): | $(INSTALLED)
 	@echo "==> making $(@D)"
 	@rm -rf $(@D)
@@ -83,9 +84,9 @@ $(CLIENTS): | $(INSTALLED)
 	@touch $@
 
 lock-clients: $(INSTALLED)  ## Take the newest versions of these clients
-	@for name in requirements requirements-llama-index; do \
+	@for name in requirements requirements-llama-index requirements-tools; do \
 		UV_CUSTOM_COMPILE_COMMAND="make lock-clients" $(BIN)/uv pip compile tests/clients/$$name.in --universal --upgrade \
-			--python-version 3.10 --no-annotate --quiet --output-file tests/clients/$$name.txt || exit 1; \
+			--python-version 3.10 --no-annotate --quiet --no-emit-package perf-analyzer --output-file tests/clients/$$name.txt || exit 1; \
 	done
 
 coverage: $(INSTALLED)  ## Measure line and branch coverage of unit, property and contract tests, per package

@@ -12,9 +12,9 @@ from tests.integration.live_service import HOST, LiveService, wait_until
 
 
 @contextlib.contextmanager
-def serve_openai(directory: Path) -> Iterator[LiveService]:
-    """`llmstack serve` from the time when its OpenAI API answers."""
-    with LiveService(directory, "embedded", serves_openai=True) as live:
+def serve_openai(directory: Path, *options: str) -> Iterator[LiveService]:
+    """`llmstack serve`, with further options, from the time when its OpenAI API answers."""
+    with LiveService(directory, "embedded", None, *options, serves_openai=True) as live:
         wait_until(lambda: _is_answering(live), 60, live.output)
         yield live
 
