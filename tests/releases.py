@@ -15,13 +15,14 @@ TOKENIZER: dict[str, Any] = {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
     "added_tokens": [{"id": 3, "content": "<|end|>", "special": True}],
 }
+_NO_CONTEXT = {"single_word": False, "lstrip": False, "rstrip": False}
 # Every byte is a token, so that a server could load it and its guides never lack one.
 BYTE_TOKENIZER: dict[str, Any] = {
     "normalizer": None,
     "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
     "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
     "model": {"type": "BPE", "vocab": byte_values(), "merges": []},
-    "added_tokens": [{"id": 256, "content": "<|end|>", "special": True}],
+    "added_tokens": [{"id": 256, "content": "<|end|>", "special": True, "normalized": False, **_NO_CONTEXT}],
 }
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
 EVALUATION = {"name": "nightly 4711", "evaluated_at": "2026-11-02T03:00:00Z", "results": "https://eval.example/4711"}

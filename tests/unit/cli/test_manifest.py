@@ -192,3 +192,24 @@ def test_summary_shows_whole_hashes(directory):
 def test_the_release_may_come_from_the_environment(directory):
     shown = invoke("summary", "--json", env={"LLMSTACK_RELEASE_DIR": str(directory)})
     assert json.loads(shown.stdout)["model"] == "Qwen3-32B"
+
+
+def test_build_rejects_a_release_that_would_not_load_and_says_what_to_do(directory):
+    before = (directory / "manifest.json").read_bytes()
+    (directory / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    rejected = invoke("build", directory, *NEEDED, "--force")
+    assert rejected.exit_code == 2
+    assert "no chat template" in rejected.stderr
+    assert "tokenizer/chat_template.jinja" in rejected.stderr
+    assert (directory / "manifest.json").read_bytes() == before
+
+
+def test_verify_finds_what_would_keep_a_release_from_loading(directory):
+    (directory / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    (directory / "engine" / "rank0.engine").rename(directory / "engine" / "weights.bin")
+    found = invoke("verify", directory, "--json")
+    assert found.exit_code == 1
+    template, weights = json.loads(found.stdout)["load"]
+    assert "no chat template" in template["text"]
+    assert "tokenizer/chat_template.jinja" in template["next_step"]
+    assert "no *.safetensors" in weights["text"]

@@ -38,3 +38,20 @@ def test_an_unreadable_tokenizer_exits_with_2_and_a_next_step(tmp_path, command)
     assert found.exit_code == 2
     assert "No such file or directory" in found.stderr
     assert "next:  set --tokenizer-dir to" in found.stderr
+
+
+def test_the_default_file_of_another_directory_lies_inside_it(tmp_path):
+    directory = write_tokenizer(tmp_path / "Qwen3-4B")
+    assert invoke("build", "--tokenizer-dir", directory).exit_code == 0
+    assert (directory / "tokenizer_info.json").is_file()
+    assert not (tmp_path / "tokenizer_info.json").exists()
+    assert invoke("check", "--tokenizer-dir", directory).exit_code == 0
+
+
+def test_a_linked_tokenizer_directory_has_its_file_beside_the_link(tmp_path):
+    directory = write_tokenizer(tmp_path / "models" / "tokenizer")
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "tokenizer").symlink_to(directory)
+    assert invoke("build", "--tokenizer-dir", tmp_path / "release" / "tokenizer").exit_code == 0
+    assert (tmp_path / "release" / "tokenizer_info.json").is_file()
+    assert not (tmp_path / "models" / "tokenizer_info.json").exists()

@@ -34,7 +34,12 @@ def find_rejected_schemas(
 
 
 def _reporter(info_path: Path, guidance_json: str, backends: Sequence[str]) -> Callable[[str], str]:
-    worker = GuideWorker(Vocabulary.read(info_path), Guidance.model_validate_json(guidance_json), backends)
+    guidance = Guidance.model_validate_json(guidance_json)
+    try:
+        worker = GuideWorker(Vocabulary.read(info_path), guidance, backends)
+    except Exception as error:  # the libraries raise what they like
+        finding = f"{backends[0]} can't load the tokenizer: {error}"
+        return lambda text: finding
 
     def reason(text: str) -> str:
         report = worker.report("json_schema", text, is_registered=True)

@@ -1,6 +1,7 @@
 """`llmstack release`: candidates are published whole, and every command reports the actual state."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -59,6 +60,22 @@ def test_an_existing_build_manifest_must_match_the_files(store, tmp_path):
     (store.directory("r1") / "tokenizer" / "tokenizer_config.json").write_text("{}")
     rejected = run("publish", store.directory("r1"), exit_code=2)
     assert "tokenizer/tokenizer_config.json: differs from the build manifest" in rejected.output
+    assert "a published release does not change" in rejected.output
+
+
+@pytest.mark.parametrize("place", ["built", "artifacts/releases/built"])
+def test_a_modified_copy_of_a_release_is_told_to_delete_the_build_manifest(store, tmp_path, place):
+    write_release(tmp_path / "first")
+    run("publish", tmp_path / "first", "--name", "r1")
+    copy = tmp_path / place
+    shutil.copytree(store.directory("r1"), copy)
+    change_manifest(copy, on_cost_breach="reject")
+    rejected = run("publish", copy, exit_code=2)
+    assert "manifest.json: differs from the build manifest" in rejected.output
+    assert f"delete {copy / 'build_manifest.json'}" in rejected.output
+    (copy / "build_manifest.json").unlink()
+    run("publish", copy)
+    assert store.is_published("built")
 
 
 def test_the_list_marks_the_release_in_service_and_broken_ones(store, tmp_path):

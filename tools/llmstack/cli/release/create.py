@@ -6,30 +6,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from llm_policy.release.manifest import ManifestError
-from llm_policy.release.release import Release, ReleaseError
 from llmstack.cli.manifest_tasks import TaskMaxTokens, TaskSchemas, parse_tasks
 from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.release.options import ArtifactsDir, AsJson
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.release.build_manifest import Build
-from llmstack.release.create import ModelSource, create_release
-from llmstack.release.hugging_face import (
-    ModelDirectoryError,
-    architectures,
-    longest_sequence,
-    portable_engine_finding,
-    quantisation_label,
-    read_config,
-)
-from llmstack.release.load_check import ReleaseWouldNotLoad
-from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, StoreError
-from llmstack.tokenizer.tokenizer_info import TokenizerInfoError
+from llmstack.paths import DEFAULT_ARTIFACTS_DIR
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
 
 _MAX_TOKENS, _MAX_PROMPT_TOKENS = 6_000, 4_096
 
@@ -94,11 +83,20 @@ def create(
     Example: llmstack release create qwen3-4b-r1 --from-hf models/Qwen3-4B --schema order=order.json
     --task-schema generate_json=order
     """
+    from llm_policy.release.manifest import ManifestError
+    from llm_policy.release.release import ReleaseError
+    from llmstack.release.build_manifest import Build
+    from llmstack.release.create import ModelSource, create_release
+    from llmstack.release.hugging_face import ModelDirectoryError, quantisation_label, read_config
+    from llmstack.release.load_check import ReleaseWouldNotLoad
+    from llmstack.release.store import ReleaseStore, StoreError
+    from llmstack.tokenizer.tokenizer_info import TokenizerInfoError
+
     source = ModelSource(from_hf, _schemas(schema or ()), chat_template, links=link)
     tasks = parse_tasks(task_schema, task_max_tokens)
     console = Console(stderr=True, highlight=False)
     try:
-        config = read_config(from_hf) if from_hf.is_dir() else {}
+        config = read_config(from_hf) if (from_hf / "config.json").is_file() else {}
         limits = _limits(config, max_tokens, max_prompt_tokens)
         settings = {
             "engine": {
@@ -146,12 +144,16 @@ def _schemas(texts: Sequence[str]) -> dict[str, Path]:
 
 def _limits(config: dict[str, Any], max_tokens: int | None, max_prompt_tokens: int | None) -> dict[str, int]:
     """The limits in tokens. The defaults are the manifest's where the model takes as many, else the model's."""
+    from llmstack.release.hugging_face import longest_sequence
+
     total = max_tokens or min(_MAX_TOKENS, longest_sequence(config) or _MAX_TOKENS)
     prompt = max_prompt_tokens or min(_MAX_PROMPT_TOKENS, total * 7 // 10)
     return {"max_tokens": total, "max_prompt_tokens": prompt}
 
 
 def _report(release: Release, config: dict[str, Any], as_json: bool) -> None:
+    from llmstack.release.hugging_face import architectures, portable_engine_finding
+
     manifest, directory = release.manifest, release.directory
     names = ", ".join(architectures(config)) or str(config.get("model_type"))
     finding = portable_engine_finding(config)
