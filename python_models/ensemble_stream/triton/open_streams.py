@@ -21,6 +21,8 @@ from ensemble_stream.stream_engine import StreamEngine
 from ensemble_stream.triton.closing import StreamCloser
 from ensemble_stream.triton.stream_response import StreamResponse
 from llm_policy.errors import Code, PolicyError
+from llm_policy.metrics.pending_observations import PendingObservations
+from llm_policy.metrics.policy_metrics import PER_TOKEN_US
 from llm_policy.steps.ledger_writer import LedgerWriter
 from llm_policy.steps.postprocess import Postprocess
 from llm_policy.triton.error_responses import as_policy_error, internal_fault
@@ -50,6 +52,7 @@ class OpenStreams:
         self._to_send: deque[OpenStream] = deque()
         self._to_close: list[OpenStream] = []
         self._num_closing = 0
+        self._inter_token_us = PendingObservations(PER_TOKEN_US)
         self._wake_sender, self._wake_closer = asyncio.Event(), asyncio.Event()
         self._stopping = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="stream-closer")
@@ -90,8 +93,8 @@ class OpenStreams:
     def on_tokens(self, open_stream: OpenStream, tokens: Tokens) -> None:
         """Take new tokens; the stream waits for its turn if there is something to send."""
         per_token_us = open_stream.stream.add(tokens)
-        if per_token_us and (metrics := self._ledger.metrics) and not open_stream.stream.record.is_canary:
-            metrics.inter_token_latency_us.observe(per_token_us)
+        if per_token_us and not open_stream.stream.record.is_canary:
+            self._inter_token_us.add(per_token_us)
         if open_stream.sends_chunks and not open_stream.is_queued and open_stream.stream.has_text:
             open_stream.is_queued = True
             self._to_send.append(open_stream)
@@ -134,6 +137,7 @@ class OpenStreams:
             except Exception as exception:
                 error = as_policy_error(exception)
                 conclusions = [Conclusion(stream.record, None, error) for stream in streams]
+            self._write_observations()  # the metrics have all of a stream once its client has its end
             for open_stream, conclusion in zip(batch, conclusions, strict=True):
                 self._send_last(open_stream, conclusion)
                 self._open.discard(open_stream)
@@ -152,12 +156,17 @@ class OpenStreams:
     async def _poll_cancellation(self) -> None:
         while True:
             await asyncio.sleep(CANCEL_POLL_S)
+            self._write_observations()
             for open_stream in list(self._open):
                 if open_stream.stream.end is None and not open_stream.is_cancelled:
                     if open_stream.response.is_cancelled():
                         open_stream.is_cancelled = True
                         self._client.cancel(open_stream.stream.request.id)
                     await asyncio.sleep(0)
+
+    def _write_observations(self) -> None:
+        if metrics := self._ledger.metrics:
+            self._inter_token_us.write(metrics.inter_token_latency_us)
 
     @staticmethod
     def _try(send: Callable[[], None]) -> None:

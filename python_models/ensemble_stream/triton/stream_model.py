@@ -20,6 +20,7 @@ from engine_process.messages import Generate
 from engine_process.triton.tensors import RequestError, read_requests
 from ensemble_stream.stream import Stream
 from ensemble_stream.stream_engine import TENSORRT_LLM_ADDRESS, create_stream_engine
+from ensemble_stream.triton.chunk_tensors import ChunkTensors
 from ensemble_stream.triton.closing import StreamCloser
 from ensemble_stream.triton.open_streams import OpenStream, OpenStreams
 from ensemble_stream.triton.stream_response import StreamResponse
@@ -54,7 +55,7 @@ class StreamModel:
             streams=True,
             waits_for_cache=TENSORRT_LLM_ADDRESS not in os.environ,  # with that backend there is no preprocess
         )
-        self._tensors = TensorCache()
+        self._tensors, self._chunk_tensors = TensorCache(), ChunkTensors()
         self._client = create_stream_engine(os.environ, state_dir, manifest, boot_id(), pb_utils.Logger.log_error)
         postprocess = Postprocess(manifest, self._tokenizer)
         closer = StreamCloser(postprocess, self._ledger, self._admission.log)
@@ -74,7 +75,10 @@ class StreamModel:
         batch = self._admission.admit(requests)
         for pending in batch:
             response = StreamResponse(
-                pending.request.get_response_sender(), set(pending.request.requested_output_names()), self._tensors
+                pending.request.get_response_sender(),
+                set(pending.request.requested_output_names()),
+                self._tensors,
+                self._chunk_tensors,
             )
             self._begin(pending, response, int(pending.request.timeout()))
         self._admission.log.flush()

@@ -9,6 +9,7 @@ import triton_python_backend_utils as pb_utils
 
 from engine_process.messages import End
 from ensemble_stream.stream import Chunk
+from ensemble_stream.triton.chunk_tensors import ChunkTensors, log_probs_array
 from llm_policy.errors import PolicyError
 from llm_policy.rules.row_input import Array
 from llm_policy.steps.column import Column
@@ -28,8 +29,9 @@ _CLOCKS = {
 class StreamResponse:
     """The responses of one request: any number of chunks, then exactly one last response or error."""
 
-    def __init__(self, sender: Any, requested: set[str], tensors: TensorCache) -> None:
-        self._sender, self._requested, self._tensors = sender, requested, tensors
+    def __init__(self, sender: Any, requested: set[str], tensors: TensorCache, chunk_tensors: ChunkTensors) -> None:
+        self._sender, self._requested = sender, requested
+        self._tensors, self._chunk_tensors = tensors, chunk_tensors
         self.is_last_sent = False
 
     def is_cancelled(self) -> bool:
@@ -38,16 +40,20 @@ class StreamResponse:
 
     def send_chunk(self, chunk: Chunk) -> None:
         """Send new text."""
-        self._send(self._build(_chunk_columns(chunk, is_last=False)))
+        self._send(pb_utils.InferenceResponse(self._chunk_tensors.create(chunk, self._requested)))
 
     def send_last(self, postprocess: Postprocess, answer: Answer, chunk: Chunk, end: End) -> None:
         """Send the rest of the text with everything that `ensemble` answers with."""
-        columns = {
+        columns: dict[str, Array | Column] = {
             **postprocess.pack([answer], self._requested),
             **{name: Column((getattr(end, field),), np.int64) for name, field in _CLOCKS.items()},
             "num_input_tokens": Column((end.num_input_tokens,), np.int32),
-            **_chunk_columns(chunk._replace(num_tokens=end.num_output_tokens), is_last=True),
+            "text_output": Column((chunk.text.encode(),), np.object_),
+            "num_output_tokens": Column((end.num_output_tokens,), np.int32),
+            "is_last": Column((True,), np.bool_),
         }
+        if chunk.log_probs:
+            columns["output_log_probs"] = log_probs_array(chunk)
         if chunk.log_probs or end.cum_log_prob:
             columns["cum_log_probs"] = np.array([[end.cum_log_prob]], np.float32)
         self._send(self._build(columns), is_last=True)
@@ -67,14 +73,3 @@ class StreamResponse:
             self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         else:
             self._sender.send(response)
-
-
-def _chunk_columns(chunk: Chunk, *, is_last: bool) -> dict[str, Array | Column]:
-    columns: dict[str, Array | Column] = {
-        "text_output": Column((chunk.text.encode(),), np.object_),
-        "num_output_tokens": Column((chunk.num_tokens,), np.int32),
-        "is_last": Column((is_last,), np.bool_),
-    }
-    if chunk.log_probs:
-        columns["output_log_probs"] = np.frombuffer(chunk.log_probs, np.float32).reshape(1, 1, -1)
-    return columns
