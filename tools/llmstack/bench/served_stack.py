@@ -46,7 +46,7 @@ class ServedStack:
             *(sys.executable, "-m", "llmstack", "serve", "--engine", engine),
             *("--release", str(release_dir), "--state-dir", str(state_dir)),
             *(word for name, port in zip(names, ports, strict=True) for word in (name, str(port))),
-            "--no-require-api-keys",
+            *("--no-require-api-keys", "--no-openai"),
             *("--canary-interval-secs", str(_CANARY_INTERVAL_S), "--start-timeout-secs", str(start_timeout_s)),
             *(word for key, value in options.items() for word in ("--engine-option", f"{key}={value}")),
         ]
@@ -66,6 +66,11 @@ class ServedStack:
 
     def __exit__(self, *exception: object) -> None:
         self._stop()
+
+    @property
+    def pid(self) -> int:
+        """The parent process of everything that serves."""
+        return self._process.pid
 
     @property
     def log_path(self) -> Path:

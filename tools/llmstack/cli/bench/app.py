@@ -7,28 +7,26 @@ from typing import Annotated
 
 import typer
 
-from llmstack.cli.bench.beside import beside
-from llmstack.cli.bench.engine import engine
-from llmstack.cli.bench.flood import flood
-from llmstack.cli.bench.gate import gate
-from llmstack.cli.bench.load import load
-from llmstack.cli.bench.openai import openai
 from llmstack.cli.bench.options import MeasuredRelease
-from llmstack.cli.bench.random_release import random_release
-from llmstack.cli.bench.stream import stream
-from llmstack.cli.bench.vllm import vllm
+from llmstack.cli.command_group import LazyCommand, lazy_group
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
-app = typer.Typer(help="Measure the policy's overhead and the speed of an engine.", invoke_without_command=True)
-app.command()(load)
-app.command()(gate)
-app.command()(random_release)
-app.command()(engine)
-app.command()(beside)
-app.command()(flood)
-app.command()(stream)
-app.command()(openai)
-app.command()(vllm)
+_PACKAGE = "llmstack.cli.bench"
+
+COMMANDS = {
+    "load": LazyCommand(f"{_PACKAGE}.load:load", "Measure a release under load."),
+    "gate": LazyCommand(f"{_PACKAGE}.gate:gate", "Measure the queue delay of a full batch."),
+    "random-release": LazyCommand(f"{_PACKAGE}.random_release:random_release", "Write a release of random weights."),
+    "engine": LazyCommand(f"{_PACKAGE}.engine:engine", "Measure the portable engine alone."),
+    "beside": LazyCommand(f"{_PACKAGE}.beside:beside", "Measure how guides slow down the requests beside them."),
+    "flood": LazyCommand(f"{_PACKAGE}.flood:flood", "Measure how fast rejected requests grow the ledger."),
+    "stream": LazyCommand(f"{_PACKAGE}.stream:stream", "Measure what the policy adds to streams."),
+    "openai": LazyCommand(f"{_PACKAGE}.openai:openai", "Measure what the OpenAI API adds."),
+    "tenants": LazyCommand(f"{_PACKAGE}.tenants:tenants", "Measure polite tenants beside one that floods."),
+    "vllm": LazyCommand(f"{_PACKAGE}.vllm:vllm", "Measure vLLM behind the policy and alone."),
+}
+
+app = typer.Typer(cls=lazy_group(COMMANDS), invoke_without_command=True)
 
 
 @app.callback()
@@ -37,9 +35,11 @@ def bench(
     release: MeasuredRelease = DEFAULT_RELEASE_DIR,
     output: Annotated[Path, typer.Option(help="JSON file to write the rows to.")] = Path("build/bench.json"),
 ) -> None:
-    """Without a subcommand: measure what the policy adds to the no-op engine, beside models that pass through.
+    """Measure what the policy adds to the no-op engine, beside models that pass through; subcommands measure the rest.
 
-    Measures requests by perf_analyzer, then streams as `llmstack bench stream` does.
+    Without a subcommand: requests by perf_analyzer, then streams as `llmstack bench stream` does.
+
+    Example: llmstack bench --output build/bench.json
     """
     if context.invoked_subcommand is None:
         from llmstack.cli.bench.overhead import run_overhead_bench  # gRPC is slow to import

@@ -1,0 +1,153 @@
+"""`llmstack bench tenants`."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from llmstack.bench.plans import FLOOD_NAMES
+from llmstack.cli.bench.options import MeasuredRelease
+from llmstack.cli.server_start import exit_with_error
+from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
+from llmstack.paths import DEFAULT_RELEASE_DIR
+from llmstack.server.error import ServerStartError
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.bench.served_stack import ServedStack
+    from llmstack.bench.tenant_flood import FloodResult
+
+
+def tenants(
+    release_dir: MeasuredRelease = DEFAULT_RELEASE_DIR,
+    seconds: Annotated[float, typer.Option(min=1, help="How long each flood is measured.")] = 15,
+    connections: Annotated[int, typer.Option(min=1, help="Connections of each kind of flood.")] = 64,
+    pause_ms: Annotated[float, typer.Option(min=0, help="Pause of the polite clients after an answer.")] = 20,
+    token_interval_ms: Annotated[float, typer.Option(min=0, help="The engine's time for a token.")] = 0,
+    floods: Annotated[
+        list[str] | None, typer.Option("--flood", help=f"Measure only this one; repeatable: {', '.join(FLOOD_NAMES)}.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the rows and the machine.")] = None,
+    as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a polite tenant's requests alone and beside floods of another tenant, on the no-op engine.
+
+    Exits with 1 if one of its requests failed, if a stub was restarted, or if the ledger is not consistent.
+
+    Example: llmstack bench tenants --seconds 30
+    """
+    import orjson
+
+    from llm_policy.release.release import Release
+    from llmstack.bench.served_stack import ServedStack
+    from llmstack.server.process import DEFAULT_START_TIMEOUT_S
+
+    if unknown := [name for name in floods or [] if name not in FLOOD_NAMES]:
+        fail(f"there is no flood {unknown[0]!r}", f"choose among {', '.join(FLOOD_NAMES)}")
+    console = Console(stderr=as_json_text, highlight=False)
+    options = {"token_interval_ms": str(token_interval_ms)} if token_interval_ms else {}
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="tenants-") as directory,
+            ServedStack(release_dir, "echo", Path(directory), options, DEFAULT_START_TIMEOUT_S) as stack,
+        ):
+            found = _measure(console, stack, Release.open(release_dir), seconds, connections, pause_ms, floods)
+    except ServerStartError as error:
+        exit_with_error(error)
+    except (TimeoutError, sqlite3.Error) as error:
+        fail(error, "run it again on a machine with less to do")
+    if output is not None:
+        output.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
+    if as_json_text:
+        print_json(found)
+    raise typer.Exit(0 if found["passed"] else EXIT_FAILED)
+
+
+def _measure(
+    console: Console,
+    stack: ServedStack,
+    release: Release,
+    seconds: float,
+    connections: int,
+    pause_ms: float,
+    names: list[str] | None,
+) -> dict[str, Any]:
+    """All results for JSON; prints the tables."""
+    from llm_policy.ledger.database import FILE_NAME, open_read_only
+    from llm_policy.ledger.engine_queue import MAX_OPEN_S
+    from llmstack.bench.machine import describe_machine
+    from llmstack.bench.tenant_flood import FLOODS, FloodedServer, TenantFloods, as_json
+    from llmstack.client.ensemble_client import release_headers
+    from llmstack.ledger.verification import verify
+
+    bench = TenantFloods(
+        FloodedServer(stack.urls, stack.pid, stack.state_dir),
+        release_headers(release),
+        min(release.manifest.schemas),
+        seconds=seconds,
+        num_connections=connections,
+        pause_s=pause_ms / 1_000,
+    )
+    bench.measure_alone()  # warms up
+    results = [bench.measure_alone()]
+    for flood in FLOODS:
+        if not names or flood.name in names:
+            console.print(f"measuring beside: {flood.name}", style="dim")
+            results.append(bench.measure(flood))
+    restarts = stack.readiness().get("restarts")
+    with closing(open_read_only(stack.state_dir / FILE_NAME)) as connection:
+        discrepancies = [str(each) for each in verify(connection, time.time_ns(), MAX_OPEN_S).discrepancies]
+    console.print(_latency_table(results))
+    console.print(_flooder_table(results))
+    for failure, number in sum((Counter(result.failures) for result in results), Counter()).items():
+        console.print(f"{number} requests of the polite tenant failed: {failure}", style="red", markup=False)
+    console.print(f"{restarts} restarts of the server; {len(discrepancies)} discrepancies in the ledger")
+    return {
+        "machine": describe_machine(),
+        "results": [as_json(result) for result in results],
+        "restarts": restarts,
+        "discrepancies": discrepancies,
+        "passed": not (restarts or discrepancies or any(result.failures for result in results)),
+    }
+
+
+def _latency_table(results: list[FloodResult]) -> Table:
+    table = Table(title="The polite tenant", box=SIMPLE_HEAD)
+    for heading in ("beside", "requests"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("number", "p50 ms", "times alone", "p99 ms", "times alone"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        for kind, latency in result.latency.items():
+            milliseconds = (f"{latency.p50_ms:,.1f}", f"{latency.p50_ratio:.1f}", f"{latency.p99_ms:,.1f}")
+            number = str(latency.num_requests)
+            table.add_row(result.flood, kind, number, *milliseconds, f"{latency.p99_ratio:.1f}")
+    return table
+
+
+def _flooder_table(results: list[FloodResult]) -> Table:
+    table = Table(title="Success of the polite tenant, processor cores of each side, the flooder", box=SIMPLE_HEAD)
+    table.add_column("beside", no_wrap=True)
+    for heading in ("success", "server", "flooders", "polite"):
+        table.add_column(heading, justify="right")
+    for heading in ("flooder's rows", "seen by the flooder"):
+        table.add_column(heading)
+    for result in results:
+        answers = [f"{kind}: {_listed(counts)}" for kind, counts in result.answers.items() if counts]
+        cores = (f"{result.cores[who]:.2f}" for who in ("server", "flooders", "polite"))
+        table.add_row(result.flood, f"{result.success:.2%}", *cores, _listed(result.rows), "; ".join(answers))
+    return table
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in sorted(counts.items(), key=lambda item: -item[1]))
