@@ -151,3 +151,46 @@ def test_a_database_of_an_earlier_version_is_migrated_without_loss(tmp_path):
     store(path, alert("cost", 5))
     with open_board(path, writes=False) as connection:
         assert sum(window.num_breaches for window in alert_summary.window_summaries(connection)) == 10
+
+
+def chart(tmp_path, *bodies: bytes, now_ns: int) -> alert_summary.AlertChart:
+    create_board(tmp_path / "board.db")
+    store(tmp_path / "board.db", *bodies, now_ns=now_ns)
+    with open_board(tmp_path / "board.db") as connection:
+        return alert_summary.make_chart(connection, now_ns)
+
+
+def test_the_chart_has_an_axis_of_breaches_and_one_of_hours(tmp_path):
+    now_ns = 1_000_000 * alert_summary.HOUR_NS + 5  # 16:00 UTC
+    bodies = [alert("cost", 3, now_ns), alert("queue_delay", 4, now_ns), alert("cost", 1, now_ns - DAY_NS // 2)]
+    found = chart(tmp_path, *bodies, now_ns=now_ns)
+    assert found.labels == ("17:00", "21:00", "01:00", "05:00", "09:00", "13:00")
+    assert found.top == 8
+    assert [(bar.hour, bar.rule, bar.height) for bar in found.bars] == [
+        ("04:00", "cost", 12.5),
+        ("16:00", "queue_delay", 50.0),
+        ("16:00", "cost", 37.5),
+    ]
+    assert found.bars[-1].y == 12.5
+    assert found.bars[-1].x + found.bars[-1].width <= 100
+
+
+def test_without_breaches_the_chart_has_no_bar(tmp_path):
+    assert chart(tmp_path, now_ns=DAY_NS).bars == ()
+
+
+@pytest.mark.parametrize("highest", [0, 1, 2, 3, 10, 11, 19, 21, 41, 99, 100, 101, 12_345, 10**12 + 1])
+def test_the_top_of_the_axis_is_round_and_even_and_less_than_twice_the_highest_hour(highest):
+    top = alert_summary.axis_top(highest)
+    assert highest <= top <= max(2, 2 * highest)
+    assert top % 2 == 0
+    assert str(top).rstrip("0") in ("1", "2", "4", "6", "8")
+
+
+def test_the_page_shows_both_axes(board):
+    board.send(alert("cost", 7))
+    with closing(board.log_in(board.add("Ada"))) as client:
+        page = client.get("/alerts").text
+    assert "<span>8</span><span>4</span><span>0</span>" in page
+    assert page.count(":00</span>") == 6
+    assert "on an axis from 0 to 8" in page

@@ -11,7 +11,7 @@ import pytest
 from llm_policy.release.release import Release
 from llmstack.board.candidates import find_candidate
 from llmstack.board.promotion_check import find_missing
-from llmstack.board.template_filters import flatten, format_value
+from llmstack.board.template_filters import flatten, format_value, label_of
 from llmstack.release.evidence import SMOKE
 from llmstack.release.store import ReleaseStore
 from tests.board_client import live_board
@@ -40,9 +40,9 @@ def test_every_value_of_the_manifest_is_shown(board, name):
     page = text_of(board, f"/releases/{name}")
     tree = json.loads((board.settings.store.directory(name) / "manifest.json").read_text())
     for key, value in flatten(tree):
-        assert re.search(
-            rf"<dt>{re.escape(key.rpartition('.')[2])}</dt><dd[^>]*>{re.escape(format_value(value))}</dd>", page
-        ), key
+        table, _, name = key.rpartition(".")
+        label = f"<dt>{name}</dt>" if table == "schemas" else f'<dt title="{name}">{label_of(name)}</dt>'
+        assert re.search(rf"{re.escape(label)}<dd[^>]*>{re.escape(format_value(value))}</dd>", page), key
 
 
 def test_the_build_manifest_is_shown_with_every_file(board):

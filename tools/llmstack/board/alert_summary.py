@@ -11,6 +11,7 @@ from llmstack.release.error_alerts import ALERT_WINDOW_S, ERROR_RULES
 
 HOUR_NS = 3_600_000_000_000
 NUM_HOURS = 24
+HOURS_PER_LABEL = 4
 PAGE_SIZE = 50
 MAX_COUNTED, MAX_ALERTS = 10_000, 1_000
 _MAX_SAMPLES = 10
@@ -40,6 +41,14 @@ class Bar(NamedTuple):
     y: float
     width: float
     height: float
+
+
+class AlertChart(NamedTuple):
+    """The bars of the last 24 hours; the number of breaches at the top of the axis, even; the UTC hours with labels."""
+
+    bars: tuple[Bar, ...]
+    top: int
+    labels: tuple[str, ...]
 
 
 def count_windows(connection: sqlite3.Connection) -> int:
@@ -82,14 +91,24 @@ ENGINE_QUERY = (
 BARS_QUERY = "SELECT time_ns / ?, rule, sum(count) FROM alert WHERE time_ns >= ? AND time_ns < ? GROUP BY 1, 2"
 
 
-def chart_bars(connection: sqlite3.Connection, now_ns: int) -> list[Bar]:
-    """The chart of the last 24 hours: one column per hour with a stacked bar per rule."""
+def make_chart(connection: sqlite3.Connection, now_ns: int) -> AlertChart:
+    """The chart of the last 24 hours: one column per hour with a stacked bar per rule; without breaches no bar."""
     first_hour = now_ns // HOUR_NS - NUM_HOURS + 1
     day = (HOUR_NS, first_hour * HOUR_NS, (first_hour + NUM_HOURS) * HOUR_NS)
     rows = connection.execute(BARS_QUERY, day).fetchall()
     counts = {(int(hour) - first_hour, rule): int(number) for hour, rule, number in rows if rule in RULES}
-    highest = max((_num_breaches(counts, hour) for hour in range(NUM_HOURS)), default=0)
-    return [bar for hour in range(NUM_HOURS) for bar in _stack(counts, hour, first_hour, highest)] if highest else []
+    top = axis_top(max((_num_breaches(counts, hour) for hour in range(NUM_HOURS)), default=0))
+    bars = (bar for hour in range(NUM_HOURS) for bar in _stack(counts, hour, first_hour, top))
+    labels = (_hour_label(first_hour + hour) for hour in range(0, NUM_HOURS, HOURS_PER_LABEL))
+    return AlertChart(tuple(bars), top, tuple(labels))
+
+
+def axis_top(highest: int) -> int:
+    """The smallest of 2, 4, 6, 8, 10, 20, 40, … that is at least `highest`; each has a whole half."""
+    power = 1
+    while 10 * power < highest:
+        power *= 10
+    return next(step * power for step in (2, 4, 6, 8, 10) if step * power >= highest)
 
 
 def _samples(connection: sqlite3.Connection, rule: str, window_start: str, source: str) -> list[str]:
@@ -101,12 +120,17 @@ def _num_breaches(counts: dict[tuple[int, str], int], hour: int) -> int:
     return sum(counts.get((hour, rule), 0) for rule in RULES)
 
 
-def _stack(counts: dict[tuple[int, str], int], hour: int, first_hour: int, highest: int) -> list[Bar]:
+def _stack(counts: dict[tuple[int, str], int], hour: int, first_hour: int, top: int) -> list[Bar]:
     width, y, stack = 100 / NUM_HOURS, 100.0, []
     for rule in RULES:
         if number := counts.get((hour, rule), 0):
-            height = 100 * number / highest
+            height = 100 * number / top
             y -= height
-            hour_label = f"{(first_hour + hour) % 24:02d}:00"
-            stack.append(Bar(rule, hour_label, number, hour * width + 0.3, round(y, 3), width - 0.6, round(height, 3)))
+            label = _hour_label(first_hour + hour)
+            stack.append(Bar(rule, label, number, hour * width + 0.3, round(y, 3), width - 0.6, round(height, 3)))
     return stack
+
+
+def _hour_label(hour: int) -> str:
+    """The time of day of an hour since 1970."""
+    return f"{hour % 24:02d}:00"

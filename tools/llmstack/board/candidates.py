@@ -60,6 +60,12 @@ def find_candidate(store: ReleaseStore, name: str) -> Candidate | None:
     return _read(store, name) if name in store.names() else None
 
 
+def read_in_service(store: ReleaseStore) -> Candidate | None:
+    """The release in service, which need not be in the store; None when there is none."""
+    directory = store.in_service()
+    return None if directory is None else _read_directory(directory, directory.name, is_current=True)
+
+
 def model_names(store: ReleaseStore) -> dict[str, str]:
     """The models of the releases that can be read, by the hash of their engine."""
     names = {}
@@ -71,9 +77,12 @@ def model_names(store: ReleaseStore) -> dict[str, str]:
 
 
 def _read(store: ReleaseStore, name: str) -> Candidate:
-    """One release. Its files are not hashed; `llmstack release promote` does that."""
     directory = store.releases_dir / name
-    is_current = store.in_service() == directory.resolve()
+    return _read_directory(directory, name, is_current=store.in_service() == directory.resolve())
+
+
+def _read_directory(directory: Path, name: str, *, is_current: bool) -> Candidate:
+    """One release. Its files are not hashed; `llmstack release promote` does that."""
     try:
         release = Release.open(directory)
         summary = PromptRuntimeManager(release).summary()

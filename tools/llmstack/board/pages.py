@@ -12,20 +12,22 @@ from llm_policy.ledger.alerts import RULES
 from llmstack.board.alert_summary import (
     MAX_COUNTED,
     PAGE_SIZE,
-    chart_bars,
     count_windows,
+    make_chart,
     open_error_rules,
     window_summaries,
 )
-from llmstack.board.candidates import Candidate
+from llmstack.board.candidates import Candidate, read_in_service
 from llmstack.board.history import read_history
 from llmstack.board.promotion_check import find_missing, needs
+from llmstack.board.release_difference import compare
 from llmstack.board.release_record import ReleaseRecord, ReleaseRecords, read_records
 from llmstack.board.run_record import MAX_ROWS
 from llmstack.board.sessions import Session
 from llmstack.board.settings import BoardSettings
 from llmstack.board.sign_offs import MAX_COMMENT_CHARS, SignOff, list_sign_offs
-from llmstack.board.template_filters import FILTERS
+from llmstack.board.template_filters import FILTERS, NAME_TABLES
+from llmstack.release.evidence import FAILED
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNITS = {"queue_delay": "µs", "cost": "USD"}
@@ -39,6 +41,7 @@ class ReleaseRow(NamedTuple):
     sign_offs: list[SignOff]
     missing: list[str]
     record: ReleaseRecord
+    alarms: list[str]  # what is wrong with it now, whether or not it has been promoted
 
 
 def make_environment() -> Environment:
@@ -48,7 +51,13 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {each.__name__: each for each in FILTERS}
-    environment.globals |= {"units": _UNITS, "rules": RULES, "max_rows": MAX_ROWS, "needs": needs}
+    environment.globals |= {
+        "units": _UNITS,
+        "rules": RULES,
+        "max_rows": MAX_ROWS,
+        "needs": needs,
+        "name_tables": NAME_TABLES,
+    }
     return environment
 
 
@@ -70,11 +79,16 @@ def release_page(
     """One release with all its evidence and sign-offs."""
     records = read_records(connection, settings.state_dir)
     row = _release_row(connection, candidate, records, settings.num_sign_offs, now_ns)
+    in_service = None if candidate.is_current else read_in_service(settings.store)
+    is_comparable = in_service is not None and not in_service.problem and not candidate.problem
     return {
         "session": session,
         "candidate": candidate,
         "record": row.record,
         "missing": row.missing,
+        "alarms": row.alarms,
+        "in_service": in_service,
+        "difference": compare(candidate, in_service) if in_service is not None and is_comparable else None,
         "sign_offs": [] if candidate.problem else list_sign_offs(connection, candidate.hashes),
         "has_signed": any(each.reviewer == session.reviewer for each in row.sign_offs),
         "max_comment_chars": MAX_COMMENT_CHARS,
@@ -90,7 +104,7 @@ def alerts_page(connection: sqlite3.Connection, session: Session, page: int, now
     last_page = max(1, -(-num_windows // PAGE_SIZE)) if num_windows < MAX_COUNTED else None
     page = max(page, 1) if last_page is None else min(max(page, 1), last_page)
     windows = window_summaries(connection, (page - 1) * PAGE_SIZE)
-    bars = chart_bars(connection, now_ns)
+    chart = make_chart(connection, now_ns)
     return {
         "session": session,
         "windows": windows,
@@ -98,9 +112,8 @@ def alerts_page(connection: sqlite3.Connection, session: Session, page: int, now
         "page": page,
         "last_page": last_page,
         "has_older": len(windows) == PAGE_SIZE and page != last_page,
-        "bars": bars,
-        "highest": max((sum(bar.num_breaches for bar in bars if bar.x == each.x) for each in bars), default=0),
-        "totals": {rule: sum(bar.num_breaches for bar in bars if bar.rule == rule) for rule in RULES},
+        "chart": chart,
+        "totals": {rule: sum(bar.num_breaches for bar in chart.bars if bar.rule == rule) for rule in RULES},
     }
 
 
@@ -119,4 +132,6 @@ def _release_row(
     open_rules = open_error_rules(connection, candidate.hashes.engine_hash, now_ns)
     reviewers = [each.reviewer for each in in_force]
     missing = find_missing(candidate, reviewers, num_required, open_rules, record.rollback)
-    return ReleaseRow(candidate, in_force, missing, record)
+    failed_runs = [f"{run.kind} failed" for run in candidate.runs if run.status == FAILED]
+    alarms = [*(f"open alert {rule}" for rule in open_rules), *failed_runs]
+    return ReleaseRow(candidate, in_force, missing, record, alarms)

@@ -40,7 +40,7 @@ class ReleaseRecord(NamedTuple):
     @property
     def is_rolled_back(self) -> bool:
         """Whether the release was rolled back and has not been promoted since."""
-        return self.rollback is not None and (self.promotion is None or self.promotion.time_ns < self.rollback.time_ns)
+        return self.rollback is not None and (self.promotion is None or self.promotion.time_ns <= self.rollback.time_ns)
 
 
 class ReleaseRecords(NamedTuple):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from llmstack.board.defaults import KEEP_ALERTS_DAYS as KEEP_ALERTS_DAYS
 from llmstack.paths import DEFAULT_STATE_DIR
 from llmstack.release.promotion_gates import NUM_SIGN_OFFS
 from llmstack.release.store import ReleaseStore
-
-KEEP_ALERTS_DAYS = 90
 
 
 class BoardSettings(NamedTuple):

@@ -8,6 +8,9 @@ from typing import Any
 
 from llm_policy.pricing import NANO_USD_PER_USD, usd
 
+# Tables of a manifest, and of its hashes, whose keys are names that the operator has chosen.
+NAME_TABLES = ("schemas", "schema hashes")
+_UNITS = {"us": "µs", "ms": "ms", "s": "s", "usd": "USD", "bytes": "bytes"}
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -88,6 +91,39 @@ def group_by_table(manifest: Mapping[str, Any]) -> dict[str, list[tuple[str, Any
     return tables
 
 
+def label_of(key: str) -> str:
+    """The name of a key for people: `max_queue_delay_us` is `Max queue delay (µs)`."""
+    words = key.split("_")
+    if words[0] == "num" and len(words) > 1:
+        words[0] = "number of"
+    for position, word in enumerate(words):
+        unit = _UNITS.get(word)
+        if unit is None or position == 0:
+            continue
+        if words[position + 1 : position + 2] == ["per"]:
+            words[position] = unit  # a price
+        else:
+            words = [*words[:position], *words[position + 1 :], f"({unit})"]
+        break
+    text = " ".join(words)
+    return text[:1].upper() + text[1:]
+
+
+def table_label(table: str) -> str:
+    """The name of a manifest's table for people: `tasks.judge` is `Tasks: judge`."""
+    section, _, rest = table.partition(".")
+    return f"{label_of(section)}: {rest.replace('.', ' ')}" if rest else label_of(section)
+
+
+def key_label(key: str) -> str:
+    """The name of a dotted key for people: `tasks.judge.top_p` is `Tasks: judge, top p`."""
+    table, _, name = key.rpartition(".")
+    if not table:
+        return label_of(name)
+    last = name if table in NAME_TABLES else label_of(name)[:1].lower() + label_of(name)[1:]
+    return f"{table_label(table)}{',' if '.' in table else ':'} {last}"
+
+
 def omit(mapping: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """`mapping` without `keys`."""
     return {key: value for key, value in mapping.items() if key not in keys}
@@ -103,5 +139,8 @@ FILTERS = (
     instance_name,
     flatten,
     group_by_table,
+    label_of,
+    table_label,
+    key_label,
     omit,
 )
