@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from llm_policy.errors import Code
+from llm_policy.release.manifest import NO_TASK as NO_TASK
 from llm_policy.release.manifest import TASKS
 
 TABLES = """
@@ -22,7 +23,6 @@ COST = "llm_cost_usd_total"  # kept in nano-dollars
 REQUESTS, REJECTED = "llm_requests_total", "llm_requests_rejected_total"
 VIOLATIONS, ALERTS = "llm_schema_violations_total", "llm_alerts_total"
 
-NO_TASK = "none"
 LATE = "late"
 RULES = ("queue_delay", "cost", "schema_violation", "engine_unhealthy")
 _TASKS = (*TASKS, NO_TASK)
@@ -71,7 +71,11 @@ def add(connection: sqlite3.Connection, increments: Mapping[tuple[str, str], int
 
 
 def read_totals(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """The value of every series by (name, labels), including those at 0."""
+    """The value of every series by (name, labels), including those at 0.
+
+    A release's own tasks, beside the guide's, appear with their first row. Their names come from manifests only: a row
+    with an unknown task counts without one.
+    """
     totals = {(name, labels): 0 for name, counter in COUNTERS.items() for labels in counter.series}
     totals.update(
         ((name, labels), value)

@@ -17,6 +17,11 @@ from llm_policy.pricing import Price, nano_usd, nano_usd_per_token
 from llm_policy.release.guide_limits import GuideLimits
 
 TASKS = ("generate_json", "rank_candidates", "judge")
+"""The guide's tasks, which every release has. A release may have tasks of its own beside them."""
+MAX_TASKS = 32
+"""Each is a value of a metric's label."""
+NO_TASK = "none"
+"""The label of requests without a task, so no task has this name."""
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -126,7 +131,7 @@ class Manifest(_Strict):
     thresholds: Thresholds = Thresholds()
     prices: Prices
     on_cost_breach: Literal["notify", "reject"] = "notify"
-    tasks: dict[Literal["generate_json", "rank_candidates", "judge"], Task]
+    tasks: Annotated[dict[Name, Task], Field(max_length=MAX_TASKS)]
     schemas: dict[Name, RelativePath] = {}
     guidance: Guidance = Guidance()
 
@@ -135,6 +140,8 @@ class Manifest(_Strict):
         missing = [name for name in TASKS if name not in self.tasks]
         if missing:
             raise ValueError(f"tasks: {', '.join(missing)} missing; all of {', '.join(TASKS)} are required")
+        if NO_TASK in self.tasks:
+            raise ValueError(f"tasks.{NO_TASK}: this name stands for requests without a task, choose another")
         for name, task in self.tasks.items():
             if task.schema_id is not None and task.schema_id not in self.schemas:
                 known = ", ".join(sorted(self.schemas)) or "none"

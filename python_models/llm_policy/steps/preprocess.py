@@ -14,7 +14,7 @@ import numpy.typing as npt
 from llm_policy.errors import Code, InvalidRequest, PolicyError, invalid_input
 from llm_policy.guidance.guide import EngineGuide, Guide, GuideResolver
 from llm_policy.ledger.row_record import RowRecord
-from llm_policy.release.manifest import TASKS, Manifest, Task
+from llm_policy.release.manifest import Manifest, Task
 from llm_policy.rules.budget import Budget
 from llm_policy.rules.headers import HeaderCheck, HeaderGate
 from llm_policy.rules.row_input import MAX_BATCH_ROWS, Array, RowInput, unpack_rows
@@ -205,7 +205,7 @@ class Preprocess:
             return None
         task = self._tasks.get(name)
         if task is None:
-            raise InvalidRequest(Code.UNKNOWN_TASK, f"task is not one of {', '.join(TASKS)}")
+            raise InvalidRequest(Code.UNKNOWN_TASK, f"task is not one of {', '.join(self._tasks)}")
         return task
 
     def _encode(self, row_input: RowInput) -> Ids:

@@ -43,6 +43,24 @@ def test_build_hashes_the_files_and_registers_the_schemas(directory):
     assert manifest.tasks["judge"].model_dump() == judge
 
 
+def test_a_release_may_have_tasks_of_its_own(directory):
+    own = (
+        "--task",
+        "summarise=0.7",
+        "--task",
+        "label",
+        "--task-schema",
+        "label=label",
+        "--task-max-tokens",
+        "summarise=99",
+    )
+    assert invoke("build", directory, *NEEDED, "--force", *own).exit_code == 0
+    tasks = Release.open(directory).manifest.tasks
+    assert list(tasks) == ["generate_json", "rank_candidates", "judge", "summarise", "label"]
+    assert tasks["summarise"].model_dump(exclude_none=True) == {"temperature": 0.7, "max_tokens": 99}
+    assert tasks["label"].model_dump(exclude_none=True) == {"temperature": 0.0, "schema_id": "label"}
+
+
 def test_build_twice_gives_the_same_bytes(directory):
     assert invoke("build", directory, *NEEDED, "--force").exit_code == 0
     first = (directory / "manifest.json").read_bytes()
@@ -79,6 +97,8 @@ def test_a_forced_build_replaces_a_broken_manifest(directory):
         (("--task-schema", "judge"), "TASK=VALUE is needed"),
         (("--task-max-tokens", "chat=3"), "TASK=VALUE is needed"),
         (("--task-max-tokens", "judge=many"), "'many' is not a whole number"),
+        (("--task", "poem=warm"), "'warm' is not a number"),
+        (("--task", "two words"), 'tasks.two words: "two words"'),
     ],
 )
 def test_build_rejects_invalid_settings_and_writes_nothing(directory, options, text):

@@ -43,6 +43,12 @@ def test_any_tampering_is_found(change, flooded, tmp_path):
     assert "next:" in run(tmp_path, "verify", exit_code=1).stdout
 
 
+def test_rows_of_a_releases_own_task_agree_with_the_totals(ledger, tmp_path):
+    own = NEW_ROW._replace(task="summarise")
+    ledger.settle([settlement(admit(ledger, own), own)])
+    assert run_json(tmp_path, "verify")["findings"] == []
+
+
 def test_rejected_rows_that_are_only_counted_agree_with_the_totals(flooded, tmp_path):
     result = run_json(tmp_path, "verify")
     assert (result["findings"], result["num_only_counted"]) == ([], 4)

@@ -156,9 +156,10 @@ def test_the_highest_limits_fit_into_the_ledger(connection):
     assert status.money.spent_today == 10**18
 
 
-def test_an_unknown_task_is_refused(connection):
-    with pytest.raises(TenantError, match="no task 'judges'") as caught:
-        create(connection, limits=TenantLimits(tasks=("judge", "judges")))
+def test_a_task_may_be_a_releases_own_but_needs_the_name_of_one(connection):
+    create(connection, limits=TenantLimits(tasks=("judge", "summarise")))
+    with pytest.raises(TenantError, match="'no task' can't be the name of a task") as caught:
+        change_limits(connection, "acme", {"tasks": ("judge", "no task")})
     assert "generate_json, rank_candidates, judge" in caught.value.next_step
 
 

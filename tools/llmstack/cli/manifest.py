@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
-from llm_policy.release.manifest import ManifestError
-from llm_policy.release.release import ReleaseError
 from llmstack.cli.command_group import CommandGroup
-from llmstack.cli.manifest_tasks import TaskMaxTokens, TaskSchemas, parse_tasks
+from llmstack.cli.manifest_tasks import OwnTasks, TaskMaxTokens, TaskSchemas, parse_tasks
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.release.evaluation_manifest import read_evaluation_manifest
-from llmstack.release.load_check import LoadProblem, ReleaseWouldNotLoad, find_load_problems
-from llmstack.release.manifest_file import write_manifest
+
+if TYPE_CHECKING:
+    from llm_policy.prompt_runtime import Difference, PromptRuntimeManager
+    from llmstack.release.load_check import LoadProblem
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -76,6 +74,7 @@ def build(
         typer.Option(help="What to do with schema keywords that the grammar can't enforce."),
     ] = "report",
     allow_adhoc: Annotated[bool, typer.Option(help="Whether clients may send their own guides.")] = True,
+    task: OwnTasks = None,
     task_schema: TaskSchemas = None,
     task_max_tokens: TaskMaxTokens = None,
     force: Annotated[
@@ -112,13 +111,18 @@ def build(
             "output_usd_per_million": output_usd_per_million,
         },
         "on_cost_breach": on_cost_breach,
-        "tasks": parse_tasks(task_schema, task_max_tokens),
+        "tasks": parse_tasks(task, task_schema, task_max_tokens),
         "guidance": {"unenforced_keywords": unenforced_keywords, "allow_adhoc": allow_adhoc},
     }
     _write(release_dir, settings, force)
 
 
 def _write(directory: Path, settings: Mapping[str, Any], force: bool) -> None:
+    from llm_policy.release.manifest import ManifestError
+    from llm_policy.release.release import ReleaseError
+    from llmstack.release.load_check import ReleaseWouldNotLoad
+    from llmstack.release.manifest_file import write_manifest
+
     path = directory / "manifest.json"
     if path.exists() and not force:
         fail(f"{path} exists", "add --force to replace it: requests with the old engine hash are then rejected")
@@ -155,6 +159,8 @@ def verify(
 
     Example: llmstack manifest verify artifacts/current --against ../evaluation/manifest.json
     """
+    from llmstack.release.load_check import find_load_problems
+
     runtime = _runtime(release_dir)
     compared = {str(path): _compare(runtime, path) for path in against or []}
     with Console(stderr=True).status("hashing the engine"):
@@ -170,6 +176,9 @@ def verify(
 
 
 def _runtime(release_dir: Path) -> PromptRuntimeManager:
+    from llm_policy.prompt_runtime import PromptRuntimeManager
+    from llm_policy.release.release import ReleaseError
+
     try:
         return PromptRuntimeManager(release_dir)
     except ReleaseError as error:
@@ -177,6 +186,9 @@ def _runtime(release_dir: Path) -> PromptRuntimeManager:
 
 
 def _compare(runtime: PromptRuntimeManager, path: Path) -> list[Difference]:
+    from llm_policy.release.manifest import ManifestError
+    from llmstack.release.evaluation_manifest import read_evaluation_manifest
+
     file = path / "manifest.json" if path.is_dir() else path
     try:
         return runtime.verify(read_evaluation_manifest(file).manifest)
@@ -246,6 +258,8 @@ def summary(release_dir: ReleaseDir = DEFAULT_RELEASE_DIR, as_json: AsJson = Fal
 
     Example: llmstack manifest summary artifacts/current --json
     """
+    from llm_policy.release.release import ReleaseError
+
     try:
         document = _runtime(release_dir).summary()
     except ReleaseError as error:

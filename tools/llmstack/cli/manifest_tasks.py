@@ -7,6 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+OwnTasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        help="NAME or NAME=TEMPERATURE: a task of your own beside the guide's three; greedy without a temperature. "
+        "Repeatable.",
+    ),
+]
 TaskSchemas = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,13 +33,21 @@ _TASK_SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
-def parse_tasks(schemas: Sequence[str] | None, max_tokens: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """The manifest's `tasks`: every task with its sampling and what the options set.
+def parse_tasks(
+    own: Sequence[str] | None, schemas: Sequence[str] | None, max_tokens: Sequence[str] | None
+) -> dict[str, dict[str, Any]]:
+    """The manifest's `tasks`: the guide's and those of `own`, each with its sampling and what the options set.
 
     Raises:
-        typer.BadParameter: an option is not TASK=VALUE of a known task.
+        typer.BadParameter: a temperature is not a number, or an option is not TASK=VALUE of a known task.
     """
     tasks = {name: dict(sampling) for name, sampling in _TASK_SAMPLING.items()}
+    for text in own or ():
+        name, _, temperature = text.partition("=")
+        try:
+            tasks[name] = {"temperature": float(temperature or 0)}
+        except ValueError:
+            raise typer.BadParameter(f"{text!r}: {temperature!r} is not a number", param_hint="--task") from None
     for text in schemas or ():
         task, schema = _assignment("--task-schema", text, tasks)
         tasks[task]["schema_id"] = schema

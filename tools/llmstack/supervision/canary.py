@@ -28,7 +28,6 @@ from typing import Any, NamedTuple, Protocol
 import httpx
 
 from llm_policy.errors import Code, find_code
-from llm_policy.release.manifest import TASKS
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import CANARY_TENANT, CANARY_TOKEN, ENGINE_HASH, QUANTISATION, REQUEST_ID, TENANT
 from llmstack.server.command import STREAM_MODEL
@@ -238,9 +237,9 @@ class Canary:
 
 def warm_up_inputs(release: Release) -> dict[str, dict[str, Any]]:
     """The inputs of one request for every task and every registered schema, by the name of what each warms up."""
-    schemas = sorted(release.manifest.schemas)
+    tasks, schemas = list(release.manifest.tasks), sorted(release.manifest.schemas)
     return {
-        **{f"task {task}": {"text_input": _PROMPT, "task": task, "max_tokens": MAX_TOKENS} for task in TASKS},
+        **{f"task {task}": {"text_input": _PROMPT, "task": task, "max_tokens": MAX_TOKENS} for task in tasks},
         **{f"schema {name}": {"text_input": _PROMPT, "schema_id": name, "max_tokens": MAX_TOKENS} for name in schemas},
     }
 

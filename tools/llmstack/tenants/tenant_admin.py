@@ -18,12 +18,12 @@ from llm_policy.ledger.tenant import TenantLimits, parse_limits
 from llm_policy.pricing import NANO_USD_PER_USD
 from llm_policy.release.manifest import TASKS
 from llm_policy.rules.headers import CANARY_TENANT
+from llmstack.tenants.defaults import MAX_COUNT as MAX_COUNT
 from llmstack.tenants.tenant_status import KEY_ID_CHARS, KeyStatus, key_state
 
 # Limits as operators and error texts name them.
 FIELDS = {name.replace("_nano_usd_", "_usd_"): name for name in TenantLimits._fields}
 MAX_USD = 1_000_000_000
-MAX_COUNT = 1_000_000_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DECIMAL = re.compile(r"[0-9]{1,10}(\.[0-9]{1,30})?")
 _USD_PLACES = 9
@@ -212,8 +212,11 @@ def _check_new_name(name: str) -> None:
 
 def _check_limits(limits: TenantLimits) -> None:
     for task in limits.tasks or ():
-        if task not in TASKS:
-            raise TenantError(f"there is no task {_shown(task)}", f"choose among {', '.join(TASKS)}")
+        if not is_name(task):  # a release may have tasks of its own beside the guide's
+            raise TenantError(
+                f"{_shown(task)} can't be the name of a task",
+                f"choose among {', '.join(TASKS)} and the release's own, which `llmstack manifest summary` shows",
+            )
     for schema in limits.schemas or ():
         if not is_name(schema):  # a release allows the same characters for both
             raise TenantError(

@@ -87,6 +87,13 @@ def test_the_cost_counter_is_exact_to_the_nano_dollar(ledger, tmp_path):
     assert round(samples(tmp_path)["llm_cost_usd_total",] * 1e9) == 123_456_789_123_456
 
 
+def test_a_task_of_the_release_itself_has_a_series_from_its_first_row_on(ledger, tmp_path):
+    own = NEW_ROW._replace(task="summarise")
+    assert ("llm_requests_total", "settled", "summarise") not in samples(tmp_path)
+    ledger.settle([settlement(admit(ledger, own), own)])
+    assert samples(tmp_path)["llm_requests_total", "settled", "summarise"] == 1
+
+
 def test_counters_come_from_the_ledger(ledger, tmp_path):
     ledger.settle([settlement(admit(ledger), flags=["schema_violation"])])
     ledger.record([[NEW_ROW._replace(code="unknown_task")]])

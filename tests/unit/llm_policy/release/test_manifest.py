@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llm_policy.release.manifest import Manifest, ManifestError, parse_manifest, read_manifest
+from llm_policy.release.manifest import MAX_TASKS, Manifest, ManifestError, parse_manifest, read_manifest
 from llmstack.release.manifest_file import manifest_bytes
 from tests.manifests import ENGINE_HASH, manifest, manifest_tree
 
@@ -83,7 +83,8 @@ def test_keys_are_written_in_the_order_of_the_fields():
         ("prices.output_usd_per_million", -0.1, "prices.output_usd_per_million: -0.1: Input should be greater"),
         ("prices.output_usd_per_million", "0.1", 'prices.output_usd_per_million: "0.1": Input should be a valid numb'),
         ("on_cost_breach", "ignore", "on_cost_breach: \"ignore\": Input should be 'notify' or 'reject'"),
-        ("tasks.chat", {"temperature": 1}, "tasks.chat: \"chat\": Input should be 'generate_json', 'rank_candidates'"),
+        ("tasks.two words", {"temperature": 1}, 'tasks.two words: "two words": String should match pattern'),
+        ("tasks.none", {"temperature": 1}, "tasks.none: this name stands for requests without a task"),
         ("tasks.judge.temperature", 2.1, "tasks.judge.temperature: 2.1: Input should be less than or equal to 2"),
         ("tasks.judge.top_p", 0.0, "tasks.judge.top_p: 0.0: Input should be greater than 0"),
         ("tasks.judge.top_p", 1.1, "tasks.judge.top_p: 1.1: Input should be less than or equal to 1"),
@@ -129,6 +130,12 @@ def check_missing(path):
         section = section[name]
     del section[key]
     assert error_text(tree) == f"{path}: required, missing"
+
+
+def test_a_release_may_have_tasks_of_its_own_up_to_the_limit():
+    tasks = manifest_tree()["tasks"] | {f"own-{number}": {"temperature": 0.5} for number in range(MAX_TASKS - 3)}
+    assert list(manifest(tasks=tasks).tasks) == list(tasks)
+    assert "tasks: " in error_text(manifest_tree(tasks=tasks | {"one-more": {"temperature": 0.5}}))
 
 
 def test_all_three_tasks_are_required():

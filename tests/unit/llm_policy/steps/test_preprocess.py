@@ -10,7 +10,7 @@ from llm_policy.guidance.guide import EngineGuide, Guide, GuideResolver
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.rules.headers import CANARY_TENANT
 from llm_policy.steps.preprocess import Preprocess, with_schema_ids
-from tests.manifests import ENGINE_HASH, manifest
+from tests.manifests import ENGINE_HASH, manifest, manifest_tree
 from tests.tenants import MemoryDirectory
 
 HEADERS = {"X-Engine-Hash": ENGINE_HASH, "X-Quantisation": "w4a8", "X-Tenant": "acme", "X-Request-Id": "r-1"}
@@ -47,6 +47,15 @@ def run(inputs, headers=HEADERS, of=None, **arguments):
             arrays[name] = np.char.encode(array.astype(str)).astype(np.object_)
     directory = arguments.pop("tenants", MemoryDirectory())
     return (of or step()).run(arrays, json.dumps(headers), directory, **arguments)
+
+
+def test_a_task_of_the_release_itself_has_its_own_sampling_and_is_listed():
+    own = step(tasks={**manifest_tree()["tasks"], "summarise": {"temperature": 0.7, "max_tokens": 9}})
+    prepared = run({"text_input": "hello", "task": "summarise"}, of=own)
+    assert (prepared.records[0].task, prepared.records[0].max_completion_tokens) == ("summarise", 9)
+    rejected = run({"text_input": "hello", "task": "write"}, of=own)
+    assert "task is not one of generate_json, rank_candidates, judge, summarise" in str(rejected.error)
+    assert rejected.records[0].task == ""
 
 
 def test_an_admitted_row_has_a_complete_record_and_an_engine_row():

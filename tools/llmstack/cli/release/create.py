@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from llmstack.cli.manifest_tasks import TaskMaxTokens, TaskSchemas, parse_tasks
+from llmstack.cli.manifest_tasks import OwnTasks, TaskMaxTokens, TaskSchemas, parse_tasks
 from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.release.options import ArtifactsDir, AsJson
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
@@ -41,6 +41,7 @@ def create(
     schema: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE: a JSON Schema to register. Repeatable.", show_default=False)
     ] = None,
+    task: OwnTasks = None,
     task_schema: TaskSchemas = None,
     task_max_tokens: TaskMaxTokens = None,
     link: Annotated[
@@ -93,7 +94,7 @@ def create(
     from llmstack.tokenizer.tokenizer_info import TokenizerInfoError
 
     source = ModelSource(from_hf, _schemas(schema or ()), chat_template, links=link)
-    tasks = parse_tasks(task_schema, task_max_tokens)
+    tasks = parse_tasks(task, task_schema, task_max_tokens)
     console = Console(stderr=True, highlight=False)
     try:
         config = read_config(from_hf) if (from_hf / "config.json").is_file() else {}
@@ -173,6 +174,7 @@ def _report(release: Release, config: dict[str, Any], as_json: bool) -> None:
         "completion tokens",
         "engine": f"{manifest.engine.max_batch_size} requests at once, alert after a queue delay of "
         f"{thresholds.max_queue_delay_us} µs",
+        "tasks": ", ".join(manifest.tasks),
         "schemas": ", ".join(sorted(manifest.schemas)) or "none",
         "architecture": names,
     }.items():
