@@ -80,6 +80,10 @@ def test_alerts_from_webhooks_are_listed_and_charted(browser: Browser, board: Li
         page.get_by_role("link", name="Alerts").click()
         expect(page.get_by_role("img", name="Breaches per hour")).to_be_visible()
         expect(page.get_by_text("24 windows")).to_be_visible()
+        expect(page.get_by_text("Breaches by hour, UTC")).to_be_visible()
+        top, half, zero = (int(text) for text in page.locator(".plot .ticks span").all_inner_texts())
+        assert (top, half, zero) == (2 * half, half, 0)
+        assert page.locator(".plot .hours span").count() == 6
         take_screenshot(page, f"alerts-{scheme}")
         page.context.close()
 
@@ -100,6 +104,52 @@ def test_tenants_are_listed_with_their_budgets_and_each_has_a_chart_of_30_days(
     assert chart.locator("rect").count() == 30
     page.get_by_text("By day", exact=True).click()
     assert page.get_by_role("table", name="Use by UTC day").get_by_role("row").count() == 31
+
+
+# The words that are broken into two lines: each word of a label is one rectangle.
+BROKEN_WORDS = """labels => labels.flatMap(label => {
+    const broken = [];
+    const texts = document.createTreeWalker(label, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        for (const word of texts.currentNode.data.matchAll(/[^\\s]+/g)) {
+            const range = document.createRange();
+            range.setStart(texts.currentNode, word.index);
+            range.setEnd(texts.currentNode, word.index + word[0].length);
+            if (range.getClientRects().length > 1) broken.push(word[0]);
+        }
+    }
+    return broken;
+})"""
+
+
+@pytest.mark.parametrize("width", [400, 1_280])
+def test_no_label_of_a_release_breaks_inside_a_word_and_the_form_is_in_the_verdict(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    write_store(tmp_path / "artifacts")
+    with live_board(tmp_path, tmp_path / "artifacts") as board:
+        page = log_in(browser, board, board.add("Ada"), javascript=True)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto("/releases/bad")
+        verdict = page.get_by_role("region", name="Not ready to promote")
+        expect(verdict.get_by_role("button", name="Sign off")).to_be_visible()
+        expect(page.get_by_role("rowheader", name="Engine: max batch size")).to_be_visible()
+        expect(page.get_by_text("Max queue delay (µs)").first).to_be_hidden()
+        take_screenshot(page, f"release-difference-{width}")
+        page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
+        expect(page.get_by_text("Max queue delay (µs)").first).to_be_visible()
+        for name, labels in (("verdict", "dt, h1, h2, h3, summary, label, caption, .tag"), ("tables", "thead th")):
+            assert page.eval_on_selector_all(labels, BROKEN_WORDS) == [], name
+        take_screenshot(page, f"release-unfolded-{width}")
+
+
+def test_a_reviewer_lands_on_the_page_that_was_asked_for(browser: Browser, board: LiveBoard) -> None:
+    page = browser.new_context(base_url=board.url, java_script_enabled=False).new_page()
+    page.goto(f"/releases/{NAME}")
+    for token in ("wrong", board.add("Ada")):
+        page.get_by_label("Your token").fill(token)
+        page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name=NAME)).to_be_visible()
 
 
 def test_no_script_in_any_field_runs_even_with_javascript(browser: Browser, board: LiveBoard) -> None:

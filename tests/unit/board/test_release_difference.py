@@ -99,4 +99,4 @@ def test_a_release_is_shown_where_none_is_in_service_or_that_one_is_broken(store
         good = board.settings.store.directory("good")
         point_link(board.settings.store.link, good)
         (good / "manifest.json").write_text("{")
-        assert "good is in service and can&#39;t be read" in client.get("/releases/bad").text
+        assert "good is in service and can't be read" in client.get("/releases/bad").text
