@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from llmstack.cli import guides
+from llmstack.guides import bench
 from llmstack.guides.schema_result import InstanceResult, SchemaResult
+from llmstack.tokenizer import qwen_vocabulary
 
 pytest.importorskip("xgrammar")
 pytest.importorskip("llguidance")
@@ -71,8 +73,8 @@ def measured(tmp_path, monkeypatch, *arguments):
     """(report, standard error) of a bench whose converters all accept one invalid instance."""
     (tmp_path / "a.json").write_text("{}")
     instance = InstanceResult(valid=False, judged_valid=False, accepted=True, in_order=True)
-    monkeypatch.setattr(guides, "build_tokenizer", lambda directory: directory / "tokenizer.json")
-    monkeypatch.setattr(guides, "measure_schemas", lambda *_: iter([SchemaResult("a", instances=[instance])]))
+    monkeypatch.setattr(qwen_vocabulary, "build_tokenizer", lambda directory: directory / "tokenizer.json")
+    monkeypatch.setattr(bench, "measure_schemas", lambda *_: iter([SchemaResult("a", instances=[instance])]))
     found = invoke("bench", "--schemas", tmp_path, "--json", *arguments)
     return json.loads(found.stdout), found.stderr
 

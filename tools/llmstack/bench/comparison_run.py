@@ -10,6 +10,7 @@ from typing import NamedTuple
 from llm_policy.release.release import Release
 from llmstack.bench.comparison_plan import ComparisonPlan, PlannedPrompts, RowPlan
 from llmstack.bench.machine import describe_machine
+from llmstack.bench.plans import PARTS as PARTS
 from llmstack.bench.served_stack import ServedStack
 from llmstack.bench.stub_kill import measure_stub_kill
 from llmstack.bench.vllm_comparison import (
@@ -21,8 +22,6 @@ from llmstack.bench.vllm_comparison import (
 )
 from llmstack.client.ensemble_client import release_headers
 
-PARTS = ("stack", "stream", "kill", "alone", "restart")
-"""In their order: the first start fills the engine's compile cache, and the later ones find it."""
 _KILLED_MODEL = "preprocess"
 _KILL_COMPLETION_TOKENS = 16  # so that a good answer comes soon
 _KILL_REQUESTS = 10_000  # only the prompts' numbers

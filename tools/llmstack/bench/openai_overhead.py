@@ -21,6 +21,7 @@ import psutil
 
 from llm_policy.release.release import Release
 from llmstack.bench.load import LoadError
+from llmstack.bench.plans import OpenAIPlan as OpenAIPlan
 from llmstack.client.ensemble_client import Headers, Server, release_headers
 from llmstack.client.stream_client import open_streams, stream_grpc
 
@@ -29,15 +30,6 @@ _WARM_UP = 20
 _CHAT = "/chat/completions"
 _MESSAGES: list[dict[str, str]] = [{"role": "user", "content": "Ada Lovelace placed order ORD-4711 for five lamps."}]
 _MEMORY_POLL_S = 0.1
-
-
-class OpenAIPlan(NamedTuple):
-    """What is measured: `rounds` of `num_requests` requests each way, and `num_streams` streams at once."""
-
-    num_requests: int = 200
-    rounds: int = 5
-    completion_tokens: int = 16
-    num_streams: int = 1_000
 
 
 class OpenAIOverhead(NamedTuple):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from llm_policy.release.release import Release
 from llm_policy.text.tokenizer import Tokenizer
 from llmstack.bench.load import Workload
+from llmstack.bench.plans import COMPLETION_TOKENS as COMPLETION_TOKENS
 from llmstack.bench.process_usage import stub_cpu_seconds
 from llmstack.bench.prompt import build_prompt
 from llmstack.bench.stream_load import stream_load
@@ -26,7 +27,6 @@ BASELINE_STREAMS = Path(__file__).with_name("baseline_streams")
 PASS_STREAM = "pass_stream"  # noqa: S105 - a model's name
 WAYS = (PASS_STREAM, STREAM_MODEL)
 PROMPT_TOKENS = 500
-COMPLETION_TOKENS = 64
 _MIN_STREAMS, _STREAMS_PER_CLIENT = 8, 2  # for each round
 
 

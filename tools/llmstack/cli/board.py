@@ -13,16 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llmstack.board.accounts import READER, REVIEWER, AccountError, add_account, list_accounts, remove_account
-from llmstack.board.board_database import FILE_NAME, create_board, open_board
-from llmstack.board.board_directory import find_board_directory
-from llmstack.board.settings import KEEP_ALERTS_DAYS, BoardSettings
+from llmstack.board.defaults import KEEP_ALERTS_DAYS
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.release.options import ArtifactsDir, NumSignOffs
 from llmstack.cli.terminal import fail, print_json
-from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release.promotion_gates import NUM_SIGN_OFFS
-from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
+from llmstack.paths import DEFAULT_ARTIFACTS_DIR, DEFAULT_STATE_DIR
+from llmstack.release.defaults import NUM_SIGN_OFFS
 from llmstack.server.error import ServerStartError
 
 app = typer.Typer(
@@ -108,7 +104,10 @@ def serve(
 
     Example: llmstack board serve --webhook-secret-file readiness.secret
     """
+    from llmstack.board.board_database import FILE_NAME
     from llmstack.board.board_server import BoardServer  # other commands need no Starlette
+    from llmstack.board.settings import BoardSettings
+    from llmstack.release.store import ReleaseStore
 
     settings = BoardSettings(
         _board_dir(board_dir, state_dir) / FILE_NAME,
@@ -139,6 +138,8 @@ def add_reviewer(
 
     Example: llmstack board reviewer add "Ada Lovelace"
     """
+    from llmstack.board.accounts import REVIEWER
+
     _add(_board_dir(board_dir, state_dir), name, REVIEWER)
 
 
@@ -152,6 +153,8 @@ def add_reader(
 
     Example: llmstack board reader add deploy > board.token
     """
+    from llmstack.board.accounts import READER
+
     _add(_board_dir(board_dir, state_dir), name, READER)
 
 
@@ -166,6 +169,8 @@ def remove(
 
     Example: llmstack board reviewer remove "Ada Lovelace"
     """
+    from llmstack.board.accounts import remove_account
+
     with _board(_board_dir(board_dir, state_dir)) as connection:
         remove_account(connection, name, time.time_ns())
 
@@ -181,6 +186,8 @@ def list_all_accounts(
 
     Example: llmstack board reviewer list
     """
+    from llmstack.board.accounts import list_accounts
+
     with _board(_board_dir(board_dir, state_dir)) as connection:
         accounts = list_accounts(connection)
     if as_json:
@@ -193,6 +200,8 @@ def list_all_accounts(
 
 def _board_dir(board_dir: Path | None, state_dir: Path) -> Path:
     """The directory of board.db; a note says where one of an earlier version is left alone."""
+    from llmstack.board.board_directory import find_board_directory
+
     if board_dir is not None:
         return board_dir
     found = find_board_directory(state_dir)
@@ -206,6 +215,8 @@ def _board_dir(board_dir: Path | None, state_dir: Path) -> Path:
 
 
 def _add(board_dir: Path, name: str, kind: str) -> None:
+    from llmstack.board.accounts import add_account
+
     with _board(board_dir) as connection:
         token = add_account(connection, name, kind, time.time_ns())
     typer.echo(token)
@@ -213,6 +224,9 @@ def _add(board_dir: Path, name: str, kind: str) -> None:
 
 @contextmanager
 def _board(board_dir: Path) -> Iterator[sqlite3.Connection]:
+    from llmstack.board.accounts import AccountError
+    from llmstack.board.board_database import FILE_NAME, create_board, open_board
+
     try:
         create_board(board_dir / FILE_NAME)
         with open_board(board_dir / FILE_NAME) as connection:

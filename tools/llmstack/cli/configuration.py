@@ -8,15 +8,15 @@ import typing
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from pydantic import BaseModel
 
-from llm_policy.release.manifest import Manifest
 from llmstack.cli.terminal import print_json
-from llmstack.configuration.variables import GROUPS
 from llmstack.paths import DEFAULT_STATE_DIR, PROJECT_ROOT
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _TITLE = """# Configuration
 
@@ -55,6 +55,9 @@ def configuration(
 
     Example: llmstack configuration | grep -i port
     """
+    from llm_policy.release.manifest import Manifest
+    from llmstack.configuration.variables import GROUPS
+
     command = context.find_root().command
     if as_json:
         print_json(
@@ -78,6 +81,9 @@ def options(command: Any) -> Iterator[Option]:
 
 def markdown(command: Any) -> str:
     """The page docs/configuration.md."""
+    from llm_policy.release.manifest import Manifest
+    from llmstack.configuration.variables import GROUPS
+
     parts = [_TITLE, "## Options\n"]
     for name, rows in _by_command(options(command)):
         parts.append(f"### {name}\n")
@@ -95,6 +101,9 @@ def markdown(command: Any) -> str:
 
 def text(command: Any) -> str:
     """One line each, for a terminal and grep."""
+    from llm_policy.release.manifest import Manifest
+    from llmstack.configuration.variables import GROUPS
+
     lines = [_line(f"{row.command} {row.name}", row.variable, row.default, row.help) for row in options(command)]
     lines += [_line(row.name, "", row.default, row.meaning) for rows in GROUPS.values() for row in rows]
     lines += [_line(f"manifest.json {key.path}", key.type, key.default, "") for key in manifest_keys(Manifest)]
@@ -120,6 +129,8 @@ def manifest_keys(model: type[BaseModel], prefix: str = "") -> Iterator[Manifest
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
+    from pydantic import BaseModel
+
     for candidate in (annotation, *typing.get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate

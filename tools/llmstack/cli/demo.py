@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,15 +13,14 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from llm_policy.release.release import Release
 from llmstack.cli.server_start import exit_with_error, wait_with_progress
 from llmstack.cli.terminal import EXIT_FAILED, print_json
-from llmstack.demo.cases import TASK_PROMPTS, demo_cases
-from llmstack.demo.run import WAYS, CaseResult, run_cases, run_chat
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import TritonServer
-from llmstack.server.release import open_release
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.demo.run import CaseResult
 
 # The width of answers in a narrow and in a wide terminal; an error's code fits in both.
 MIN_ANSWER_CHARS, MAX_ANSWER_CHARS, WIDE_CHARS = 22, 64, 130
@@ -42,6 +41,8 @@ def demo(
 
     Example: llmstack demo --json
     """
+    from llmstack.server.release import open_release
+
     console = Console(stderr=as_json, highlight=False)
     try:
         release = open_release(release_dir)
@@ -59,6 +60,10 @@ def demo(
 
 
 def _run(release: Release, console: Console) -> list[CaseResult]:
+    from llmstack.demo.cases import demo_cases
+    from llmstack.demo.run import WAYS, run_cases, run_chat
+    from llmstack.server.process import TritonServer
+
     server = TritonServer(release_dir=release.directory, engine="embedded")
     try:
         server.start()
@@ -72,6 +77,8 @@ def _run(release: Release, console: Console) -> list[CaseResult]:
 
 def _print_answers(results: list[CaseResult], console: Console) -> None:
     """Print the whole prompt and answer of each task."""
+    from llmstack.demo.cases import TASK_PROMPTS
+
     for prompt in TASK_PROMPTS:
         answer = next(result.answer for result in results if result.case == prompt.task)
         console.print(f"\n[bold]{prompt.task}[/]")

@@ -14,12 +14,7 @@ from rich.table import Table
 from llmstack.cli import serve_options as options
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.diagnostics.check_result import CheckResult, CheckStatus, has_failure
-from llmstack.diagnostics.checks import run_checks
-from llmstack.diagnostics.deployment import Deployment
-from llmstack.diagnostics.image_tag import parse_tag
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
-from llmstack.server.api_keys import requires_keys
-from llmstack.server.release import guess_engine
 
 _STYLES = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red", CheckStatus.SKIPPED: "dim"}
 _SIGNS = {CheckStatus.OK: "✔", CheckStatus.WARN: "!", CheckStatus.FAIL: "✘", CheckStatus.SKIPPED: "–"}
@@ -55,6 +50,12 @@ def doctor(
 
     Example: llmstack doctor --engine tensorrtllm --image 25.10-trtllm-python-py3
     """
+    from llmstack.diagnostics.checks import run_checks
+    from llmstack.diagnostics.deployment import Deployment
+    from llmstack.diagnostics.image_tag import parse_tag
+    from llmstack.server.api_keys import requires_keys
+    from llmstack.server.release import guess_engine
+
     tag = parse_tag(image) if image else None
     if image and tag is None:
         fail(f"{image!r} is not a tag of NVIDIA's form", "give one such as 25.10-trtllm-python-py3")

@@ -8,28 +8,24 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from llm_policy.ledger.outbox import ENDPOINTS, InstanceError
+from llm_policy.ledger.outbox import ENDPOINTS
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.events.delivery_queue import open_outbox
-from llmstack.events.delivery_settings import DeliverySettings
-from llmstack.events.due_delivery import DeliveryReport, deliver_due
-from llmstack.events.endpoint import Endpoint, configured_names, read_endpoints, url_variable
-from llmstack.events.endpoint_lock import EndpointBusy
-from llmstack.events.event_list import DeliveryRow, iso_time, list_deliveries
-from llmstack.events.json_log import json_log
-from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
-from llmstack.events.secret_file import WebhookConfigurationError
-from llmstack.events.webhook_sender import WebhookResponse, send_test_event
 from llmstack.paths import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from llmstack.events.due_delivery import DeliveryReport
+    from llmstack.events.endpoint import Endpoint
+    from llmstack.events.event_list import DeliveryRow
+    from llmstack.events.webhook_sender import WebhookResponse
 
 _LIST_WIDTH = 180
 _STATE_COLOURS = {"pending": "yellow", "delivered": "green", "failed": "red"}
@@ -63,6 +59,9 @@ def list_events(
 
     Example: llmstack events list --state failed --endpoint finance
     """
+    from llmstack.events.endpoint import configured_names
+    from llmstack.events.event_list import list_deliveries
+
     configured = configured_names(os.environ)
     with _outbox(state_dir) as connection:
         rows = list_deliveries(connection, _value(state), _value(endpoint), event_type, limit)
@@ -118,6 +117,8 @@ def replay(
 
     Example: llmstack events replay --endpoint readiness
     """
+    from llmstack.events.replay import UnknownEvent, replay_endpoint, replay_events
+
     with _outbox(state_dir) as connection:
         try:
             if ids:
@@ -158,6 +159,11 @@ def test(endpoint: OneEndpoint = None, as_json: AsJson = False) -> None:
 def _deliver_or_fail(
     state_dir: Path, endpoints: list[Endpoint], on_attempt: Callable[[str], None]
 ) -> list[DeliveryReport]:
+    from llmstack.events.delivery_settings import DeliverySettings
+    from llmstack.events.due_delivery import deliver_due
+    from llmstack.events.endpoint_lock import EndpointBusy
+    from llmstack.events.json_log import json_log
+
     try:
         return deliver_due(state_dir, endpoints, DeliverySettings(), json_log(), on_attempt)
     except EndpointBusy:
@@ -170,6 +176,9 @@ def _deliver_or_fail(
 
 
 def _send_test_event(endpoint: Endpoint) -> WebhookResponse:
+    from llm_policy.ledger.outbox import InstanceError
+    from llmstack.events.webhook_sender import send_test_event
+
     try:
         with Console(stderr=True).status(f"sending to {endpoint.origin}"):
             return send_test_event(endpoint)
@@ -179,6 +188,9 @@ def _send_test_event(endpoint: Endpoint) -> WebhookResponse:
 
 def _configured_endpoints(chosen: EndpointName | None) -> list[Endpoint]:
     """The endpoints to send to; exits when there is none or one can't be used."""
+    from llmstack.events.endpoint import read_endpoints, url_variable
+    from llmstack.events.secret_file import WebhookConfigurationError
+
     try:
         endpoints = [each for each in read_endpoints(os.environ) if chosen is None or each.name == chosen.value]
     except WebhookConfigurationError as error:
@@ -191,11 +203,15 @@ def _configured_endpoints(chosen: EndpointName | None) -> list[Endpoint]:
 
 def _outbox(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:
     """The outbox in `state_dir`; exits when it is missing or can't be used."""
+    from llmstack.events.delivery_queue import open_outbox
+
     next_step = "check that the disk is not full and the directory is writable"
     return ledger_connection(state_dir, lambda: open_outbox(state_dir), next_step)
 
 
 def _delivery_table(rows: list[DeliveryRow], configured: Collection[str]) -> Table:
+    from llmstack.events.event_list import iso_time
+
     columns = ("time", "id", "type", "endpoint", "state")
     table = Table(*(Column(name, no_wrap=True) for name in columns), Column("tries", justify="right"), "note", box=None)
     for row in rows:

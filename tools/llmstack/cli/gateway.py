@@ -11,15 +11,7 @@ from rich.console import Console
 from llmstack.cli import gateway_options as options
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import fail
-from llmstack.gateway.backend import BackendError, parse_address, parse_backend
-from llmstack.gateway.configuration import (
-    GUARD_FILE,
-    GatewayConfiguration,
-    GatewayError,
-    Limits,
-    haproxy_errors,
-    write_configuration,
-)
+from llmstack.gateway.configuration import Limits
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -73,6 +65,15 @@ def render(
     Example: llmstack gateway render --backend triton-1:8000:8001 --backend triton-2:8000:8001 \
 --certificate /etc/haproxy/gateway.pem --output /etc/haproxy/haproxy.cfg
     """
+    from llmstack.gateway.backend import BackendError, parse_address, parse_backend
+    from llmstack.gateway.configuration import (
+        GUARD_FILE,
+        GatewayConfiguration,
+        GatewayError,
+        haproxy_errors,
+        write_configuration,
+    )
+
     limits = Limits(
         max_request_bytes=max_request_bytes,
         max_connections=max_connections,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,15 +14,13 @@ from rich.table import Table
 
 from llm_policy.errors import PolicyError
 from llm_policy.guidance.backends.names import BACKENDS, ENVIRONMENT_VARIABLE, UnavailableBackend, usable_backends
-from llm_policy.release.release import Release
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import fail
-from llmstack.guides.bench import measure_schemas, schema_paths
 from llmstack.guides.converter_names import converter_names
-from llmstack.guides.explain import explain_guide
-from llmstack.guides.schema_result import summarise
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.tokenizer.qwen_vocabulary import build_tokenizer
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -75,6 +72,9 @@ def explain(
 
     Exits with 1 if the guide is rejected. Example: llmstack guides explain order.json --backend xgrammar
     """
+    from llm_policy.release.release import Release
+    from llmstack.guides.explain import explain_guide
+
     console = Console()
     text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text(encoding="utf-8")
     opened = Release.open(release)
@@ -133,6 +133,12 @@ def bench(
 
     Example: llmstack guides bench --schemas path/to/maskbench/data --baseline
     """
+    import orjson
+
+    from llmstack.guides.bench import measure_schemas, schema_paths
+    from llmstack.guides.schema_result import summarise
+    from llmstack.tokenizer.qwen_vocabulary import build_tokenizer
+
     console = Console(stderr=as_json)
     paths = schema_paths(schemas)
     tokenizer_json = build_tokenizer(tokenizer)

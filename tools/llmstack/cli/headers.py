@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from llm_policy.release.release import Release, ReleaseError
-from llm_policy.rules.headers import API_KEY, AUTHORIZATION, ENGINE_HASH, QUANTISATION
+from llm_policy.rules.headers import API_KEY, AUTHORIZATION
 from llmstack.cli.terminal import fail
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
@@ -44,6 +43,9 @@ def headers(
 
     Example: eval "$(llmstack headers --format env)"
     """
+    from llm_policy.release.release import Release, ReleaseError
+    from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+
     try:
         engine = Release.open(release).manifest.engine
     except ReleaseError as error:
@@ -62,6 +64,8 @@ def _as_python(values: Mapping[str, str]) -> str:
 
 
 def _as_env(values: Mapping[str, str]) -> str:
+    from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+
     return f"export HASH={shlex.quote(values[ENGINE_HASH])} QUANTISATION={shlex.quote(values[QUANTISATION])}"
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 from rich.console import Console
@@ -19,23 +19,21 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.ledger.budget_window import date_of, day_of
-from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
-from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.period import Since, Until, parse_period, utc_ns
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.ledger.archive import Archiver, Month, archive_lock, find_months, unfinished_files
-from llmstack.ledger.archive_reader import DIRECTORY_NAME, INSTALL_PYARROW, ArchiveError, ArchiveReader
-from llmstack.ledger.export import WRITERS, count_rows, read_pages, replace_when_complete
-from llmstack.ledger.money import dollar_text
-from llmstack.ledger.rejections import Rejections, count_rejections, read_rejections
-from llmstack.ledger.report import GROUPS, Report, Sums, make_report
-from llmstack.ledger.row_stream import count_all_rows, read_all_pages
-from llmstack.ledger.verification import Verification, verify
-from llmstack.ledger.write_bench import WriteCost, run_write_bench
+from llmstack.ledger.export import WRITERS
+from llmstack.ledger.report import GROUPS
 from llmstack.paths import DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from llmstack.ledger.archive import Month
+    from llmstack.ledger.archive_reader import ArchiveReader
+    from llmstack.ledger.rejections import Rejections
+    from llmstack.ledger.report import Report, Sums
+    from llmstack.ledger.verification import Verification
+    from llmstack.ledger.write_bench import WriteCost
 
 # The parent closes overdue rows every second, and later on a busy machine.
 _SWEEP_GRACE_S = 15
@@ -80,6 +78,8 @@ def report(
 
     Example: llmstack ledger report --by day --by tenant --since 2026-11-01
     """
+    from llmstack.ledger.report import make_report
+
     names = list(dict.fromkeys(name.value for name in by)) if by else ["day"]
     period, reader = parse_period(since, until), None if no_archive else _archive(archive, state_dir)
     with _ledger(state_dir) as connection, _archive_errors(), Console(stderr=True).status("adding up"):
@@ -108,6 +108,10 @@ def export(
 
     Example: llmstack ledger export --format parquet --output november.parquet --since 2026-11-01 --until 2026-11-30
     """
+    from llmstack.ledger.export import count_rows, read_pages
+    from llmstack.ledger.rejections import count_rejections
+    from llmstack.ledger.row_stream import count_all_rows, read_all_pages
+
     if output is None and output_format.value == "parquet" and sys.stdout.isatty():
         fail("parquet is a binary format", "give --output, or pipe it into a program")
     period = parse_period(since, until)
@@ -146,6 +150,8 @@ def rejections(
 
     Example: llmstack ledger rejections --since 2026-11-01
     """
+    from llmstack.ledger.rejections import read_rejections
+
     with _ledger(state_dir) as connection:
         found = read_rejections(connection, parse_period(since, until))
     if as_json:
@@ -156,7 +162,12 @@ def rejections(
 
 @app.command("verify")
 def verify_ledger(
-    max_open_s: Annotated[float, typer.Option(min=0, help="How long a row may be open.")] = MAX_OPEN_S + _SWEEP_GRACE_S,
+    max_open_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="How long a row may be open.", show_default=f"{_SWEEP_GRACE_S} s longer than the server's limit"
+        ),
+    ] = None,
     archive: ArchiveDir = None,
     no_archive: NoArchive = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
@@ -170,9 +181,13 @@ def verify_ledger(
 
     Example: llmstack ledger verify --state-dir /var/lib/llmstack
     """
+    from llm_policy.ledger.engine_queue import MAX_OPEN_S
+    from llmstack.ledger.verification import verify
+
     with _ledger(state_dir) as connection, Console(stderr=True).status("comparing"):
         reader = None if no_archive else _archive(archive, state_dir)
-        result = verify(connection, time.time_ns(), max_open_s, reader)
+        limit_s = MAX_OPEN_S + _SWEEP_GRACE_S if max_open_s is None else max_open_s
+        result = verify(connection, time.time_ns(), limit_s, reader)
     if as_json:
         print_json(result.as_json())
     else:
@@ -201,6 +216,10 @@ def archive_rows(
 
     Example: llmstack ledger archive --before 2026-11-01
     """
+    from llm_policy.ledger.budget_window import date_of, day_of
+    from llmstack.ledger.archive import find_months, unfinished_files
+    from llmstack.ledger.archive_reader import DIRECTORY_NAME
+
     before_day = day_of(utc_ns(before))
     if utc_ns(before) > time.time_ns() - _MIN_ARCHIVE_AGE_S * 1_000_000_000:
         yesterday = date_of(day_of(time.time_ns()) - 1)
@@ -233,6 +252,9 @@ def archive_rows(
 
 def _archive_months(state_dir: Path, directory: Path, before_day: int) -> tuple[list[str], list[Month], list[str]]:
     """Archive; the files of interrupted runs that were finished, the months and their files."""
+    from llm_policy.ledger.database import FILE_NAME, open_database
+    from llmstack.ledger.archive import Archiver, archive_lock, find_months, unfinished_files
+
     next_step = "free disk space, and check that you may write ledger.db*; an interrupted run is finished by the next"
     with (
         ledger_connection(
@@ -269,6 +291,8 @@ def bench(
 
     Example: llmstack ledger bench --rows 1000000 --directory /var/lib/llmstack
     """
+    from llmstack.ledger.write_bench import run_write_bench
+
     parent = (directory or Path(tempfile.gettempdir())).absolute()
     try:
         with Console(stderr=True).status("writing"):
@@ -296,6 +320,8 @@ def _report_table(result: Report) -> Table:
 
 
 def _archive_table(months: list[Month], files: list[str]) -> Table:
+    from llmstack.ledger.money import dollar_text
+
     table = Table("month", box=None, show_footer=True)
     table.columns[0].footer = "all"
     numbers = {
@@ -329,6 +355,8 @@ def _note_only_counted(number: int) -> None:
 
 
 def _cells(sums: Sums) -> dict[str, str]:
+    from llmstack.ledger.money import dollar_text
+
     breaches = sums.queue_delay_breaches + sums.cost_breaches + sums.schema_violations
     return {
         "rows": f"{sums.num_rows:,}",
@@ -358,6 +386,8 @@ def _cost_table(costs: list[WriteCost]) -> Table:
 
 
 def _print_verification(result: Verification) -> None:
+    from llmstack.ledger.money import dollar_text
+
     console = Console()
     for text in result.not_compared:
         console.print(f"[yellow]not compared:[/] {escape(text)}", highlight=False)
@@ -381,6 +411,8 @@ def _print_verification(result: Verification) -> None:
 
 def _ledger(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:
     """A read-only connection to the ledger in `state_dir`; exits when it is missing or can't be read."""
+    from llm_policy.ledger.database import FILE_NAME, open_read_only
+
     next_step = "check that you may read ledger.db* and write the directory"
     return ledger_connection(state_dir, lambda: open_read_only(state_dir / FILE_NAME), next_step)
 
@@ -388,6 +420,8 @@ def _ledger(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:
 @contextmanager
 def _output_file(output: Path | None) -> Iterator[BinaryIO]:
     """Standard output, or a file that replaces `output` when it is complete; exits when it can't be written."""
+    from llmstack.ledger.export import replace_when_complete
+
     if output is None:
         yield sys.stdout.buffer
         return
@@ -407,12 +441,16 @@ def _progress(*, is_shown: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _archive(directory: Path | None, state_dir: Path) -> ArchiveReader:
+    from llmstack.ledger.archive_reader import DIRECTORY_NAME, ArchiveReader
+
     return ArchiveReader(directory or state_dir / DIRECTORY_NAME)
 
 
 @contextmanager
 def _archive_errors(alternative: str = "--no-archive") -> Iterator[None]:
     """Exits when archived rows can't be read or written; `alternative` works without pyarrow."""
+    from llmstack.ledger.archive_reader import INSTALL_PYARROW, ArchiveError
+
     try:
         yield
     except ArchiveError as error:

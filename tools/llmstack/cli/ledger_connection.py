@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from llm_policy.ledger.database import FILE_NAME, NewerLedger
 from llmstack.cli.terminal import fail
 
 
@@ -16,6 +15,8 @@ def ledger_connection(
     state_dir: Path, connect: Callable[[], sqlite3.Connection], next_step: str
 ) -> Iterator[sqlite3.Connection]:
     """What `connect` opens; exits when the file is missing or, with `next_step`, when it can't be used."""
+    from llm_policy.ledger.database import FILE_NAME, NewerLedger
+
     path = state_dir / FILE_NAME
     if not path.is_file():
         fail(f"{state_dir} has no {FILE_NAME}", "set --state-dir (or LLMSTACK_STATE_DIR) to the server's directory")

@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from llm_policy.release.manifest import ManifestError
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import fail
-from llmstack.openai.model_names import read_model_names
 from llmstack.server.error import ServerStartError
 from llmstack.server.parent_death import forbid_core_files
 
@@ -77,6 +75,8 @@ def serve(
 
     Example: llmstack openai serve --triton gpu1:8001,gpu2:8001 --release artifacts/current
     """
+    from llm_policy.release.manifest import ManifestError
+    from llmstack.openai.model_names import read_model_names
     from llmstack.openai.openai_server import OpenAIServer, OpenAIServerSettings  # other commands need no Starlette
 
     forbid_core_files()

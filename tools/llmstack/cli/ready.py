@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -39,6 +38,8 @@ def ready(url: Url = None, port: Port = 8003, as_json: Json = False) -> None:
 
 def _fetch(url: str) -> dict[str, Any]:
     """The document of `/readyz`; an unready one with a reason when the URL does not answer with such a document."""
+    import httpx
+
     try:
         document = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
         if isinstance(document, dict) and isinstance(document.get("ready"), bool):

@@ -5,37 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
 from llmstack.cli import serve_options as options
 from llmstack.cli.doctor import print_check_results
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import EXIT_FAILED
-from llmstack.diagnostics.api_key_check import check_keys
 from llmstack.diagnostics.check_result import CheckResult, CheckStatus, has_failure
-from llmstack.diagnostics.checks import run_checks
-from llmstack.diagnostics.deployment import Deployment
-from llmstack.events.endpoint import read_endpoints
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
-from llmstack.release.serving import ServedRelease
-from llmstack.server.admin_key import random_admin_key, read_admin_key
-from llmstack.server.api_keys import requires_keys
-from llmstack.server.command import ENSEMBLE, check_mode, parse_tracing
+from llmstack.server.engines import DEFAULT_START_TIMEOUT_S
 from llmstack.server.error import ServerStartError
-from llmstack.server.log import LogRelay, is_harmless
 from llmstack.server.parent_death import forbid_core_files
-from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
-from llmstack.server.release import guess_engine, parse_engine_options, pick_engine
-from llmstack.supervision.metric_tenants import parse_metric_tenants
-from llmstack.supervision.service import Service
-from llmstack.supervision.settings import ServiceSettings
-from llmstack.supervision.state_directory import StateDirectory
-from llmstack.supervision.stop_signals import StopRequested, StopSignals
+
+if TYPE_CHECKING:
+    from llmstack.diagnostics.deployment import Deployment
+    from llmstack.release.serving import ServedRelease
+    from llmstack.server.log import LogRelay
+    from llmstack.server.process import TritonServer
+    from llmstack.supervision.service import Service
 
 
 def serve(
@@ -76,6 +68,19 @@ def serve(
 
     Example: llmstack serve --engine echo --http-port 9000 --verbose
     """
+    from llmstack.diagnostics.api_key_check import check_keys
+    from llmstack.diagnostics.deployment import Deployment
+    from llmstack.events.endpoint import read_endpoints
+    from llmstack.release.serving import ServedRelease
+    from llmstack.server.admin_key import random_admin_key, read_admin_key
+    from llmstack.server.api_keys import requires_keys
+    from llmstack.server.command import check_mode, parse_tracing
+    from llmstack.server.release import guess_engine, parse_engine_options, pick_engine
+    from llmstack.supervision.metric_tenants import parse_metric_tenants
+    from llmstack.supervision.settings import ServiceSettings
+    from llmstack.supervision.state_directory import StateDirectory
+    from llmstack.supervision.stop_signals import StopSignals
+
     console = Console(soft_wrap=True, highlight=False)
     forbid_core_files()
     requires_api_keys = requires_keys(require_api_keys, host)
@@ -127,6 +132,8 @@ def serve(
 
 def _examine(deployment: Deployment) -> None:
     """Print the results of `llmstack doctor`, and exit with 1 on a failure."""
+    from llmstack.diagnostics.checks import run_checks
+
     results = run_checks(deployment)
     print_check_results(results)
     if has_failure(results):
@@ -140,6 +147,8 @@ def _print_key_warning(console: Console, result: CheckResult) -> None:
 
 
 def _serve(served: ServedRelease, console: Console, verbose: bool) -> None:
+    from llmstack.supervision.stop_signals import StopRequested
+
     with contextlib.ExitStack() as ending:
         ending.callback(console.print, "stopped")
         ending.enter_context(served)
@@ -167,6 +176,7 @@ def _show_step(status: Status, console: Console, text: str) -> None:
 
 def _log_relay(server: TritonServer, console: Console) -> LogRelay:
     """Prints the lines that the server logs from now on, without the harmless ones."""
+    from llmstack.server.log import LogRelay, is_harmless
 
     def show(line: str) -> None:
         if not is_harmless(line):
@@ -177,6 +187,9 @@ def _log_relay(server: TritonServer, console: Console) -> LogRelay:
 
 
 def _announce(service: Service, console: Console) -> None:
+    from llm_policy.rules.headers import ENGINE_HASH, QUANTISATION
+    from llmstack.server.command import ENSEMBLE
+
     server, engine = service.server, service.release.manifest.engine
     call = "infer" if server.entry_model == ENSEMBLE else "generate_stream"
     rows = {

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llmstack.server.command import ENGINES, TENSORRT_LLM_MODES, UNARY
+from llmstack.server.engines import ENGINES, TENSORRT_LLM_MODES, UNARY
 
 EngineName = Enum("EngineName", {name: name for name in ENGINES}, type=str)  # type: ignore[misc]
 

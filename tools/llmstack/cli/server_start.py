@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from llmstack.cli.terminal import EXIT_FAILED, fail
+from llmstack.server.engines import DEFAULT_START_TIMEOUT_S
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import DEFAULT_START_TIMEOUT_S, TritonServer
+
+if TYPE_CHECKING:
+    from llmstack.server.process import TritonServer
 
 
 def exit_with_error(error: ServerStartError) -> NoReturn:

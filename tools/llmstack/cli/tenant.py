@@ -8,36 +8,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
-from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
-from llm_policy.ledger.tenant import TenantLimits
-from llm_policy.release.manifest import TASKS
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.terminal import fail, print_json, print_table
-from llmstack.events.event_list import iso_time
-from llmstack.ledger.money import dollar_text
 from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.tenants.tenant_admin import (
-    FIELDS,
-    MAX_COUNT,
-    Creation,
-    LimitChange,
-    NewKey,
-    TenantError,
-    change_limits,
-    create_tenant,
-    is_name,
-    parse_usd,
-    revoke_keys,
-    rotate_key,
-    unknown_tenant,
-)
-from llmstack.tenants.tenant_status import KeyStatus, TenantStatus, limits_as_json, read_statuses
+from llmstack.tenants.defaults import MAX_COUNT
+
+if TYPE_CHECKING:
+    from llm_policy.ledger.tenant import TenantLimits
+    from llmstack.tenants.tenant_admin import Creation, LimitChange, NewKey
+    from llmstack.tenants.tenant_status import KeyStatus, TenantStatus
 
 _NS_PER_S = 1_000_000_000
 _SECONDS_OF = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -65,7 +50,7 @@ AdhocGuidesPerMinute = Annotated[
 ]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--task", help=f"A task it may send ({', '.join(TASKS)}); repeat for more.", show_default=False),
+    typer.Option("--task", help="A task of the manifest that it may send; repeat for more.", show_default=False),
 ]
 Schemas = Annotated[
     list[str] | None,
@@ -100,6 +85,9 @@ def create(
 
     Example: llmstack tenant create acme --max-usd-per-day 10 --max-requests-per-minute 600 --task judge
     """
+    from llm_policy.ledger.tenant import TenantLimits
+    from llmstack.tenants.tenant_admin import create_tenant
+
     given = {
         "max_usd_per_day": max_usd_per_day,
         "max_usd_per_month": max_usd_per_month,
@@ -132,6 +120,8 @@ def list_tenants(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = Fals
 
     Example: llmstack tenant list
     """
+    from llmstack.tenants.tenant_status import read_statuses
+
     with _ledger(state_dir) as connection:
         statuses = read_statuses(connection, time.time_ns())
     if as_json:
@@ -148,6 +138,10 @@ def show(name: Name, state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = 
 
     Example: llmstack tenant show acme
     """
+    from llmstack.events.event_list import iso_time
+    from llmstack.tenants.tenant_admin import is_name, unknown_tenant
+    from llmstack.tenants.tenant_status import read_statuses
+
     with _ledger(state_dir) as connection:
         statuses = read_statuses(connection, time.time_ns(), name) if is_name(name) else []
         if not statuses:
@@ -191,6 +185,9 @@ def limit(
 
     Example: llmstack tenant limit acme --max-usd-per-day 12.5 --no-limit max-requests-per-minute
     """
+    from llmstack.tenants.tenant_admin import change_limits
+    from llmstack.tenants.tenant_status import limits_as_json
+
     given = {
         "max_usd_per_day": max_usd_per_day,
         "max_usd_per_month": max_usd_per_month,
@@ -228,6 +225,9 @@ def rotate(
 
     Example: llmstack tenant rotate acme --grace 1h
     """
+    from llmstack.events.event_list import iso_time
+    from llmstack.tenants.tenant_admin import rotate_key
+
     grace_ns = _grace_ns(grace)
     with _ledger(state_dir, for_writing=True) as connection:
         rotation = rotate_key(connection, name, grace_ns, time.time_ns())
@@ -261,6 +261,9 @@ def revoke(
 
     Example: llmstack tenant revoke acme --key 1f2e3d4c
     """
+    from llmstack.tenants.tenant_admin import revoke_keys
+    from llmstack.tenants.tenant_status import read_statuses
+
     with _ledger(state_dir, for_writing=True) as connection:
         revoked = revoke_keys(connection, name, key, time.time_ns())
         (status,) = read_statuses(connection, time.time_ns(), name)
@@ -278,6 +281,8 @@ def revoke(
 
 def _changes(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of TenantLimits that options give; exits when an amount is none."""
+    from llmstack.tenants.tenant_admin import FIELDS
+
     changes: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
@@ -292,6 +297,8 @@ def _changes(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nano_usd(name: str, text: str) -> int:
+    from llmstack.tenants.tenant_admin import parse_usd
+
     try:
         return parse_usd(text)
     except ValueError as error:
@@ -299,6 +306,8 @@ def _nano_usd(name: str, text: str) -> int:
 
 
 def _with_removed(changes: dict[str, Any], removed: list[str]) -> dict[str, Any]:
+    from llmstack.tenants.tenant_admin import FIELDS
+
     by_option = {_option(name).removeprefix("--"): field for name, field in FIELDS.items()}
     for text in removed:
         field = by_option.get(text.removeprefix("--").replace("_", "-"))
@@ -330,6 +339,8 @@ def _print_new_key(new_key: NewKey) -> None:
 
 
 def _creation_as_json(name: str, limits: TenantLimits, creation: Creation) -> dict[str, Any]:
+    from llmstack.tenants.tenant_status import limits_as_json
+
     label_use = creation.label_use
     return {
         "name": name,
@@ -350,6 +361,8 @@ def _new_key_as_json(new_key: NewKey) -> dict[str, Any]:
 
 
 def _change_as_json(change: LimitChange) -> dict[str, Any]:
+    from llmstack.ledger.money import dollar_text
+
     def value(limit: Any) -> Any:
         return dollar_text(limit) if _is_money(change.name) and limit is not None else limit
 
@@ -357,6 +370,8 @@ def _change_as_json(change: LimitChange) -> dict[str, Any]:
 
 
 def _limits_text(limits: TenantLimits) -> str:
+    from llmstack.tenants.tenant_admin import FIELDS
+
     values = ((name, getattr(limits, field)) for name, field in FIELDS.items())
     return ", ".join(f"{name} {_limit_text(name, value)}" for name, value in values if value is not None)
 
@@ -375,6 +390,8 @@ def _is_money(name: str) -> bool:
 
 def _short_dollars(nano_usd: int | None) -> str:
     """Exact dollars without needless zeros, with cents at least; `-` for no limit."""
+    from llmstack.ledger.money import dollar_text
+
     if nano_usd is None:
         return "-"
     whole, _, fraction = dollar_text(nano_usd).partition(".")
@@ -382,6 +399,8 @@ def _short_dollars(nano_usd: int | None) -> str:
 
 
 def _list_table(statuses: list[TenantStatus]) -> Table:
+    from llmstack.ledger.money import dollar_text
+
     titles = ("spent today", "per day", "this month", "per month", "refused", "keys")
     table = Table(Column("tenant", overflow="fold"), *(_number_column(title) for title in titles), box=None)
     for status in statuses:
@@ -398,6 +417,8 @@ def _list_table(statuses: list[TenantStatus]) -> Table:
 
 
 def _limit_table(status: TenantStatus) -> Table:
+    from llmstack.ledger.money import dollar_text
+
     limits, money, minute = status.limits, status.money, status.last_minute
     table = Table(
         Column("limit", no_wrap=True), *(_number_column(title) for title in ("value", "used", "reserved")), box=None
@@ -418,6 +439,8 @@ def _limit_table(status: TenantStatus) -> Table:
 
 
 def _key_table(keys: tuple[KeyStatus, ...]) -> Table:
+    from llmstack.events.event_list import iso_time
+
     table = Table(*(Column(title, no_wrap=True) for title in ("key", "created", "ends", "state")), box=None)
     for key in keys:
         ends = "-" if key.ends_ns is None else iso_time(key.ends_ns)
@@ -439,6 +462,8 @@ def _number_column(title: str) -> Column:
 @contextmanager
 def _ledger(state_dir: Path, *, for_writing: bool = False) -> Iterator[sqlite3.Connection]:
     """The ledger in `state_dir`; exits when it is missing, can't be used, or the change is not possible."""
+    from llm_policy.ledger.database import FILE_NAME, open_database, open_read_only
+
     path = state_dir / FILE_NAME
 
     def connect() -> sqlite3.Connection:
@@ -451,6 +476,8 @@ def _ledger(state_dir: Path, *, for_writing: bool = False) -> Iterator[sqlite3.C
 @contextmanager
 def _new_ledger(state_dir: Path) -> Iterator[sqlite3.Connection]:
     """The same for writing, created if missing: tenants may be there before the first start of the server."""
+    from llm_policy.ledger.database import FILE_NAME, open_database
+
     path = state_dir / FILE_NAME
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
@@ -464,6 +491,8 @@ def _new_ledger(state_dir: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _reported() -> Iterator[None]:
+    from llmstack.tenants.tenant_admin import TenantError
+
     try:
         yield
     except TenantError as error:

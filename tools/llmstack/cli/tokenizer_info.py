@@ -9,7 +9,6 @@ import typer
 
 from llmstack.cli.command_group import CommandGroup
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, build_info, check_info, default_info_path, info_bytes
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -41,6 +40,8 @@ def build(
 
     The manifest contains the file's hash: build the manifest afterwards.
     """
+    from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, build_info, default_info_path, info_bytes
+
     path = output or default_info_path(tokenizer_dir)
     try:
         info = build_info(tokenizer_dir)
@@ -65,6 +66,8 @@ def check(
 
     Example: llmstack tokenizer-info check --tokenizer-dir build/my-release/tokenizer
     """
+    from llmstack.tokenizer.tokenizer_info import TokenizerInfoError, check_info, default_info_path
+
     path = info or default_info_path(tokenizer_dir)
     try:
         differences = check_info(path, tokenizer_dir)

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from llm_policy.ledger.database import FILE_NAME, open_read_only
 from llmstack.cli.ledger_connection import ledger_connection
 from llmstack.cli.period import Since, Until, parse_period
 from llmstack.cli.terminal import fail, print_json, print_table
-from llmstack.ledger.money import dollar_text
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR
-from llmstack.tenants.engine_models import read_engine_models
-from llmstack.tenants.usage_report import GROUPS, UsageReport, UsageSums, make_usage
+from llmstack.tenants.usage_report import GROUPS
+
+if TYPE_CHECKING:
+    from llmstack.tenants.usage_report import UsageReport, UsageSums
 
 GroupName = Enum("GroupName", {name: name for name in GROUPS}, type=str)  # type: ignore[misc]
 
@@ -51,6 +51,9 @@ def usage(
 
     Example: llmstack usage --tenant acme --by model --since 2026-11-01
     """
+    from llmstack.tenants.engine_models import read_engine_models
+    from llmstack.tenants.usage_report import make_usage
+
     period = parse_period(since, until)
     with _ledger(state_dir) as connection:
         try:
@@ -69,6 +72,8 @@ def usage(
 
 
 def _ledger(state_dir: Path) -> AbstractContextManager[sqlite3.Connection]:
+    from llm_policy.ledger.database import FILE_NAME, open_read_only
+
     next_step = "check that you may read ledger.db* and write the directory"
     return ledger_connection(state_dir, lambda: open_read_only(state_dir / FILE_NAME), next_step)
 
@@ -92,6 +97,8 @@ def _key_text(key: str, models: Mapping[str, str]) -> str:
 
 
 def _cells(sums: UsageSums) -> dict[str, str]:
+    from llmstack.ledger.money import dollar_text
+
     return {
         "rows": f"{sums.num_rows:,}",
         "refused": "" if sums.num_refused is None else f"{sums.num_refused:,}",

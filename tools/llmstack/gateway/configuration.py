@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from llmstack.gateway.backend import Address, Backend
 
 GUARD_FILE = "guard.lua"
@@ -116,6 +114,8 @@ class GatewayConfiguration:
         for name, word in words.items():
             if not _WORD.fullmatch(word):
                 raise GatewayError(f"{name} {word!r} has a character that is not allowed in HAProxy's configuration")
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow to import
+
         template = Environment(
             loader=FileSystemLoader(_TEMPLATE_DIR),
             undefined=StrictUndefined,

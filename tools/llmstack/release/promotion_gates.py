@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from llm_policy.release.release import Release
 from llmstack.release.build_manifest import MODULE6
+from llmstack.release.defaults import NUM_SIGN_OFFS as NUM_SIGN_OFFS
 from llmstack.release.error_alerts import ALERT_WINDOW_S
 from llmstack.release.evidence import BENCH_GATE, PASSED, SMOKE, WARMUP
 from llmstack.release.gate_facts import GateFacts, GateSources, RunFacts, gather_facts
 
-NUM_SIGN_OFFS = 2  # unless LLMSTACK_REQUIRED_SIGN_OFFS configures another number
 # A larger batch size needs a bench gate, which checks the queue delay.
 MAX_BATCH_SIZE_WITHOUT_BENCH = 4
 _COMMANDS = {WARMUP: "llmstack warmup", SMOKE: "llmstack smoke", BENCH_GATE: "llmstack bench gate"}

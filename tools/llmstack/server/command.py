@@ -11,11 +11,16 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from llm_policy.guidance.backends.names import ENVIRONMENT_VARIABLE as GUIDE_BACKENDS
-from llm_policy.guidance.backends.names import LLGUIDANCE, XGRAMMAR
 from llm_policy.guidance.compile.sandbox import PYTHON
 from llm_policy.rules.headers import CANARY_TOKEN, CLIENT_HEADERS
 from llmstack.paths import SOURCE_ROOT
 from llmstack.server.binary import ServerBinary
+from llmstack.server.engines import DECOUPLED as DECOUPLED
+from llmstack.server.engines import ENGINES as ENGINES
+from llmstack.server.engines import TENSORRT_LLM as TENSORRT_LLM
+from llmstack.server.engines import TENSORRT_LLM_MODES as TENSORRT_LLM_MODES
+from llmstack.server.engines import UNARY as UNARY
+from llmstack.server.engines import EngineConfig as EngineConfig
 from llmstack.server.error import ServerStartError
 from llmstack.server.ports import Ports
 
@@ -31,38 +36,6 @@ GRPC_ADMIN_KEY_METADATA = f"triton-grpc-protocol-{ADMIN_KEY_HEADER}"
 
 ENSEMBLE, STREAM_MODEL = "ensemble", "ensemble_stream"
 _STEPS = ("preprocess", "postprocess")
-
-
-class EngineConfig(NamedTuple):
-    """Where an engine runs: in an engine process, else in tritonserver by its backend `backend`.
-
-    `config` is the configuration of the models that selects it (None is config.pbtxt). `guide_backends` are the
-    structured-output backends that it takes.
-    """
-
-    config: str | None
-    backend: str
-    guide_backends: tuple[str, ...]
-
-    @property
-    def has_process(self) -> bool:
-        """Whether it runs in a process of its own."""
-        return self.config is not None
-
-
-_PROCESS = "engine_process"
-ENGINES = {
-    "embedded": EngineConfig(_PROCESS, "python", (LLGUIDANCE, XGRAMMAR)),
-    "echo": EngineConfig(_PROCESS, "python", (LLGUIDANCE, XGRAMMAR)),
-    "vllm": EngineConfig(_PROCESS, "python", (LLGUIDANCE,)),
-    "trtllm-api": EngineConfig(_PROCESS, "python", (LLGUIDANCE,)),
-    "tensorrtllm": EngineConfig(None, "tensorrtllm", (XGRAMMAR,)),
-}
-
-
-# TensorRT-LLM's C++ backend either answers once or streams.
-TENSORRT_LLM = "tensorrtllm"
-UNARY, DECOUPLED = TENSORRT_LLM_MODES = ("unary", "decoupled")
 
 
 def entry_model(engine: str, mode: str = UNARY) -> str:

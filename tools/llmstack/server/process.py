@@ -32,6 +32,7 @@ from llmstack.server.command import (
     trace_flags,
 )
 from llmstack.server.engine_process import POLL_TIMEOUT_S, EngineProcess
+from llmstack.server.engines import DEFAULT_START_TIMEOUT_S as DEFAULT_START_TIMEOUT_S
 from llmstack.server.error import ServerStartError
 from llmstack.server.log import failure_reasons
 from llmstack.server.ports import FREE_PORTS, Ports
@@ -42,7 +43,6 @@ LOG_NAME = "tritonserver.log"
 # Environment variables by which the stubs know their server.
 BOOT_ID, CANARY_TOKEN = "LLMSTACK_BOOT_ID", "LLMSTACK_CANARY_TOKEN"
 REQUIRE_API_KEYS = "LLMSTACK_REQUIRE_API_KEYS"
-DEFAULT_START_TIMEOUT_S = 300.0
 _ENGINE_MODEL = "tensorrt_llm"
 _POLL_S = 0.1
 _KILL_AFTER_S = 10.0  # beyond `exit_timeout_s`, the server's own wait for requests in flight

@@ -9,6 +9,7 @@ from llm_policy.guidance.backends.guide_backend import PlannedGuide
 from llm_policy.guidance.compile.guide_report import GuideReport
 from llmstack.bench.beside import BesideMeasurement
 from llmstack.cli.bench import app, beside
+from llmstack.guides import guide_admission
 from llmstack.guides.admission import AdmittedGuide, Refused
 from llmstack.paths import DEFAULT_RELEASE_DIR
 
@@ -36,7 +37,7 @@ def admit_guides(release, backend, guides):
 
 @pytest.fixture(autouse=True)
 def _stand_ins(monkeypatch):
-    monkeypatch.setattr(beside, "admit_guides", admit_guides)
+    monkeypatch.setattr(guide_admission, "admit_guides", admit_guides)
     monkeypatch.setattr(beside, "_load_bench", lambda *_: StandInBench())
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,17 +16,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from llm_policy.guidance.backends.names import BACKENDS
-from llm_policy.release.release import Release
 from llmstack.cli.guides import Backend
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.guides.admission import AdmittedGuide, Refused
-from llmstack.guides.guide_admission import Guide, admit_guides
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
-from llmstack.server.release import open_release
 
 if TYPE_CHECKING:  # torch takes seconds to import
+    from llm_policy.release.release import Release
     from llmstack.bench.beside import BesideBench
+    from llmstack.guides.admission import AdmittedGuide, Refused
+    from llmstack.guides.guide_admission import Guide
 
 _SHOWN_CHARACTERS = 48
 
@@ -72,6 +70,8 @@ def beside(
 
 
 def _read_guides(path: Path) -> list[Guide]:
+    import orjson
+
     stream = typer.get_binary_stream("stdin") if str(path) == "-" else None
     try:
         content = stream.read() if stream else path.read_bytes()
@@ -84,6 +84,9 @@ def _read_guides(path: Path) -> list[Guide]:
 
 @contextmanager
 def _opened(release: Path | None) -> Iterator[Release]:
+    from llm_policy.release.release import Release
+    from llmstack.server.release import open_release
+
     try:
         if release is not None:
             yield open_release(release)
@@ -103,6 +106,8 @@ def _measure(
     console: Console, release: Release, backend: str, guides: Sequence[Guide], rows: int, steps: int
 ) -> list[dict[str, Any]]:
     """One row of results for each guide; those that the policy or the engine rejects have a `code`."""
+    from llmstack.guides.guide_admission import admit_guides
+
     found = []
     with Progress(console=console, transient=True) as progress:
         admissions = progress.track(
@@ -118,6 +123,8 @@ def _measure(
 
 
 def _load_bench(release: Release, rows: int, steps: int) -> BesideBench:
+    import orjson
+
     from llmstack.bench.beside import BesideBench
     from portable_engine.grammar import GrammarEngine
     from portable_engine.loader import load_model
@@ -131,6 +138,7 @@ def _load_bench(release: Release, rows: int, steps: int) -> BesideBench:
 
 
 def _result(bench: BesideBench, answer: AdmittedGuide | Refused) -> dict[str, Any]:
+    from llmstack.guides.admission import Refused
     from portable_engine.guide_backend import GuideError
 
     if isinstance(answer, Refused):

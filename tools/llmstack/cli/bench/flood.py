@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.release.release import Release
-from llmstack.bench.flood import FloodError, FloodMeasurement, flood_headers, measure_flood
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import TritonServer
+
+if TYPE_CHECKING:
+    from llmstack.bench.flood import FloodMeasurement
 
 
 def flood(
@@ -34,6 +34,10 @@ def flood(
 
     Example: llmstack bench flood --seconds 120
     """
+    from llm_policy.release.release import Release
+    from llmstack.bench.flood import FloodError, flood_headers, measure_flood
+    from llmstack.server.process import TritonServer
+
     console = Console(stderr=as_json, soft_wrap=True, highlight=False)
     engine = Release.open(release).manifest.engine
     try:

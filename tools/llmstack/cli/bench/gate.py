@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from llm_policy.release.release import Release
-from llmstack.bench.batch_gate import BatchGateResult, measure_batch_gate
-from llmstack.bench.load import LoadError
 from llmstack.cli.bench.options import CompletionTokens, PromptTokens
 from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.serve_options import EngineChoice, ReleaseDir
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.release.checks.target import check_engine
-from llmstack.release.evidence import BENCH_GATE, write_evidence
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import TritonServer
-from llmstack.server.release import open_release, pick_engine
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.bench.batch_gate import BatchGateResult
 
 
 def gate(
@@ -45,6 +42,13 @@ def gate(
 
     Example: llmstack bench gate --max-batch-size 8 --release artifacts/releases/qwen3-32b-b8
     """
+    from llmstack.bench.batch_gate import measure_batch_gate
+    from llmstack.bench.load import LoadError
+    from llmstack.release.checks.target import check_engine
+    from llmstack.release.evidence import BENCH_GATE, write_evidence
+    from llmstack.server.process import TritonServer
+    from llmstack.server.release import open_release, pick_engine
+
     began_s = time.time()
     try:
         release = open_release(release_dir)

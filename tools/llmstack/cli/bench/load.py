@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.release.release import Release
-from llmstack.bench.load import LoadError, LoadMeasurement
-from llmstack.bench.load_plan import LoadPlan, describe_run, measure_plan
 from llmstack.cli.bench.options import CompletionTokens, MeasuredRelease, PromptTokens
 from llmstack.cli.serve_options import EngineChoice
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import TritonServer
-from llmstack.server.release import open_release
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.bench.load import LoadMeasurement
+    from llmstack.bench.load_plan import LoadPlan
+    from llmstack.server.process import TritonServer
 
 
 def load(
@@ -43,6 +43,13 @@ def load(
 
     Example: llmstack bench load --concurrency 1 --concurrency 4 --requests 16
     """
+    import orjson
+
+    from llmstack.bench.load import LoadError
+    from llmstack.bench.load_plan import LoadPlan, describe_run
+    from llmstack.server.process import TritonServer
+    from llmstack.server.release import open_release
+
     try:
         release = open_release(release_dir)
         plan = LoadPlan(
@@ -71,6 +78,8 @@ def load(
 
 
 def _measure(server: TritonServer, release: Release, plan: LoadPlan) -> list[LoadMeasurement]:
+    from llmstack.bench.load_plan import measure_plan
+
     with Progress(console=Console(stderr=True, highlight=False), transient=True) as progress:
         task = progress.add_task("warming up", total=plan.total_requests)
         return list(

@@ -5,32 +5,24 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine_process.engines.echo import TOKEN_INTERVAL
-from llm_policy.release.release import Release
-from llmstack.bench.load import LoadError
-from llmstack.bench.openai_overhead import (
-    ManyStreams,
-    OpenAIOverhead,
-    OpenAIPlan,
-    measure_many_streams,
-    measure_overhead,
-    with_long_queue,
-)
+from llmstack.bench.plans import OpenAIPlan
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
-from llmstack.server.openai_process import OpenAIProcess
-from llmstack.server.ports import listen
-from llmstack.server.process import TritonServer
+
+if TYPE_CHECKING:
+    from llmstack.bench.openai_overhead import ManyStreams, OpenAIOverhead
+    from llmstack.server.openai_process import OpenAIProcess
+    from llmstack.server.process import TritonServer
 
 _HOST = "127.0.0.1"
 _PLAN = OpenAIPlan()
@@ -50,6 +42,10 @@ def openai(
 
     Example: llmstack bench openai --streams 256
     """
+    from llm_policy.release.release import Release
+    from llmstack.bench.load import LoadError
+    from llmstack.bench.openai_overhead import with_long_queue
+
     plan = OpenAIPlan(requests, rounds, _PLAN.completion_tokens, streams)
     console = Console(stderr=as_json)
     try:
@@ -70,6 +66,10 @@ def openai(
 
 
 def _measure_overhead(release: Path, state_dir: Path, plan: OpenAIPlan) -> OpenAIOverhead:
+    from llm_policy.release.release import Release
+    from llmstack.bench.openai_overhead import measure_overhead
+    from llmstack.server.process import TritonServer
+
     with TritonServer(release, engine="echo", state_dir=state_dir) as server:
         front_end = _start_front_end(server)
         try:
@@ -80,6 +80,11 @@ def _measure_overhead(release: Path, state_dir: Path, plan: OpenAIPlan) -> OpenA
 
 
 def _measure_streams(release: Path, state_dir: Path, plan: OpenAIPlan, token_interval_ms: float) -> ManyStreams:
+    from engine_process.engines.echo import TOKEN_INTERVAL
+    from llm_policy.release.release import Release
+    from llmstack.bench.openai_overhead import measure_many_streams
+    from llmstack.server.process import TritonServer
+
     options = {TOKEN_INTERVAL: str(token_interval_ms)}
     with TritonServer(release, engine="echo", engine_options=options, state_dir=state_dir) as server:
         front_end = _start_front_end(server)
@@ -92,6 +97,9 @@ def _measure_streams(release: Path, state_dir: Path, plan: OpenAIPlan, token_int
 
 
 def _start_front_end(server: TritonServer) -> OpenAIProcess:
+    from llmstack.server.openai_process import OpenAIProcess
+    from llmstack.server.ports import listen
+
     listener = listen(_HOST, "openai", 0)
     front_end = OpenAIProcess(listener, server.grpc_url, server.release_dir, server.log_path.parent)
     front_end.start()
@@ -100,6 +108,8 @@ def _start_front_end(server: TritonServer) -> OpenAIProcess:
 
 def _address(front_end: OpenAIProcess) -> tuple[str, int]:
     """The API's URL and the process's id."""
+    from llmstack.bench.load import LoadError
+
     if front_end.pid is None:
         raise LoadError("the OpenAI front end ended")
     return f"http://{_HOST}:{front_end.port}/v1", front_end.pid

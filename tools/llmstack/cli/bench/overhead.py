@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import orjson
 import typer
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.release.release import Release
-from llmstack.bench.overhead import BASELINE_MODELS, OverheadMeasurement, measure_overhead
-from llmstack.bench.perf_analyzer import PerfAnalyzerError, find_perf_analyzer
-from llmstack.bench.process_usage import resident_mib
-from llmstack.bench.stream_overhead import StreamPlan
 from llmstack.cli.bench.stream import results_table, run_stream_bench
 from llmstack.cli.terminal import EXIT_FAILED
-from llmstack.server.process import TritonServer
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.bench.overhead import OverheadMeasurement
+    from llmstack.server.process import TritonServer
 
 
 def run_overhead_bench(release: Path, output: Path) -> None:
     """Measure with a progress bar, write the rows to `output` and print them."""
+    import orjson
+
+    from llm_policy.release.release import Release
+    from llmstack.bench.overhead import BASELINE_MODELS
+    from llmstack.bench.perf_analyzer import PerfAnalyzerError, find_perf_analyzer
+    from llmstack.bench.process_usage import resident_mib
+    from llmstack.bench.stream_overhead import StreamPlan
+    from llmstack.server.process import TritonServer
+
     console = Console()
     try:
         perf_analyzer = find_perf_analyzer()
@@ -43,6 +51,8 @@ def run_overhead_bench(release: Path, output: Path) -> None:
 
 
 def _measure(console: Console, server: TritonServer, release: Release, perf_analyzer: str) -> list[OverheadMeasurement]:
+    from llmstack.bench.overhead import measure_overhead
+
     rows = []
     with Progress(console=console) as progress:
         task = progress.add_task("measuring", total=None)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from llm_policy.release.release import Release
 from llmstack.capacity.model_shapes import SHAPES, W4A8
 from llmstack.cli.guides import Backend
 from llmstack.cli.terminal import fail
@@ -40,6 +39,7 @@ def random_release(
 
     Example: llmstack bench random-release build/qwen3-32b-random
     """
+    from llm_policy.release.release import Release
     from llmstack.bench.random_release import RandomRelease, write_random_release
 
     if output.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -11,22 +11,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from engine_process.engines.echo import TOKEN_INTERVAL
-from llm_policy.release.release import Release
-from llmstack.bench.load import LoadError
-from llmstack.bench.stream_overhead import (
-    BASELINE_STREAMS,
-    COMPLETION_TOKENS,
-    StreamMeasurement,
-    StreamPlan,
-    measure_stream_overhead,
-)
+from llmstack.bench.plans import COMPLETION_TOKENS
 from llmstack.cli.bench.options import CompletionTokens, MeasuredRelease
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
-from llmstack.server.process import TritonServer
+
+if TYPE_CHECKING:
+    from llmstack.bench.stream_overhead import StreamMeasurement, StreamPlan
 
 
 def stream(
@@ -43,6 +36,8 @@ def stream(
 
     Example: llmstack bench stream --concurrency 1 --rounds 3
     """
+    from llmstack.bench.stream_overhead import StreamPlan
+
     plan = StreamPlan(tuple(concurrency), token_interval_ms, completion_tokens, rounds)
     console = Console(stderr=as_json)
     rows = run_stream_bench(release, plan, console)
@@ -54,6 +49,12 @@ def stream(
 
 def run_stream_bench(release: Path, plan: StreamPlan, console: Console) -> list[StreamMeasurement]:
     """Measure on a server of its own, with a progress bar."""
+    from engine_process.engines.echo import TOKEN_INTERVAL
+    from llm_policy.release.release import Release
+    from llmstack.bench.load import LoadError
+    from llmstack.bench.stream_overhead import BASELINE_STREAMS, measure_stream_overhead
+    from llmstack.server.process import TritonServer
+
     options = {TOKEN_INTERVAL: str(plan.token_interval_ms)}
     try:
         with (

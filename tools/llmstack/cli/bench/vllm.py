@@ -8,15 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from llmstack.bench.comparison_plan import ComparisonPlan, plan_rows
-from llmstack.bench.comparison_run import PARTS, ComparisonRun
-from llmstack.bench.load import LoadError
-from llmstack.bench.vllm_comparison import AloneError, ComparisonRecord
+from llmstack.bench.plans import PARTS
 from llmstack.cli.bench.options import CompletionTokens, MeasuredRelease, PromptTokens
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import fail
 from llmstack.server.error import ServerStartError
-from llmstack.server.release import open_release, parse_engine_options
 
 Part = Enum("Part", {name: name for name in PARTS}, type=str)  # type: ignore[misc]
 _VLLM = "vllm"
@@ -56,6 +52,12 @@ def vllm(
 
     Example: llmstack bench vllm --release build/w4a8 --engine-option load_format=dummy --output build/vllm.json
     """
+    from llmstack.bench.comparison_plan import ComparisonPlan, plan_rows
+    from llmstack.bench.comparison_run import ComparisonRun
+    from llmstack.bench.load import LoadError
+    from llmstack.bench.vllm_comparison import AloneError, ComparisonRecord
+    from llmstack.server.release import open_release, parse_engine_options
+
     parts = (
         [chosen.value for chosen in part] if part else [name for name in PARTS if engine == _VLLM or name != "alone"]
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from llm_policy.release.release import Release
 from llmstack.cli.release.errors import exit_on_change_errors
 from llmstack.cli.release.gate_report import check_gates_with_progress, find_release, gate_sources, print_gates
 from llmstack.cli.release.options import (
@@ -25,33 +24,15 @@ from llmstack.cli.release.options import (
 )
 from llmstack.cli.serve_options import EngineChoice
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.events.json_log import json_log
-from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release.change import (
-    COMPLETED,
-    PROMOTION,
-    REFUSED,
-    ROLLBACK,
-    UNDONE,
-    Approval,
-    ChangeRequest,
-    ReleaseRef,
-    change_document,
-)
-from llmstack.release.change_executor import ChangeExecutor, ExecutedChange
-from llmstack.release.change_request import (
-    check_rollback_target,
-    current_user,
-    release_in_service,
-    request_change,
-    rollback_releases,
-)
-from llmstack.release.journal import ChangeInProgress
-from llmstack.release.promotion_gates import NUM_SIGN_OFFS, GateResult
-from llmstack.release.service_gap import describe_gap
-from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, check_switchable
-from llmstack.server.release import pick_engine
-from llmstack.supervision.state_directory import is_in_use
+from llmstack.paths import DEFAULT_ARTIFACTS_DIR, DEFAULT_STATE_DIR
+from llmstack.release.defaults import NUM_SIGN_OFFS
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.release.change import ChangeRequest
+    from llmstack.release.change_executor import ChangeExecutor, ExecutedChange
+    from llmstack.release.promotion_gates import GateResult
+    from llmstack.release.store import ReleaseStore
 
 
 def promote(
@@ -82,6 +63,10 @@ def promote(
 
     Example: llmstack release promote qwen3-32b-r7 --board-url http://board:8004 --board-token-file board.token
     """
+    from llmstack.release.change import PROMOTION, Approval, ChangeRequest, ReleaseRef
+    from llmstack.release.change_request import current_user, release_in_service
+    from llmstack.release.store import ReleaseStore
+
     store = ReleaseStore(artifacts)
     executor = _executor(store, state_dir, engine)
     _resolve_interrupted(executor)
@@ -129,6 +114,10 @@ def rollback(
 
     Example: llmstack release rollback --root-cause "judge scores everything 7 since r7"
     """
+    from llmstack.release.change import ROLLBACK, Approval, ChangeRequest
+    from llmstack.release.change_request import check_rollback_target, current_user, rollback_releases
+    from llmstack.release.store import ReleaseStore
+
     if not root_cause.strip():
         fail("--root-cause is empty", "say what went wrong, for the readers of the event")
     store = ReleaseStore(artifacts)
@@ -153,6 +142,10 @@ def rollback(
 
 
 def _executor(store: ReleaseStore, state_dir: Path, engine: EngineChoice) -> ChangeExecutor:
+    from llmstack.events.json_log import json_log
+    from llmstack.release.change_executor import ChangeExecutor
+    from llmstack.server.release import pick_engine
+
     def engine_of(release: Release) -> str:
         return engine.value if engine else pick_engine(release)
 
@@ -171,6 +164,13 @@ def _resolve_interrupted(executor: ChangeExecutor) -> None:
 
 def _execute(executor: ChangeExecutor, request: ChangeRequest, as_json: bool) -> NoReturn:
     """Request the change, wait for its end, print the result and exit."""
+    from llmstack.release.change import COMPLETED, change_document
+    from llmstack.release.change_request import request_change
+    from llmstack.release.journal import ChangeInProgress
+    from llmstack.release.service_gap import describe_gap
+    from llmstack.release.store import check_switchable
+    from llmstack.supervision.state_directory import is_in_use
+
     link = request.link
     try:
         check_switchable(link)
@@ -196,6 +196,8 @@ def _execute(executor: ChangeExecutor, request: ChangeRequest, as_json: bool) ->
 
 
 def _print_executed(executed: ExecutedChange) -> None:
+    from llmstack.release.change import COMPLETED, PROMOTION, UNDONE
+
     change = executed.change
     console = Console(soft_wrap=True, highlight=False)
     if change.outcome == COMPLETED:
@@ -214,6 +216,8 @@ def _print_executed(executed: ExecutedChange) -> None:
 
 
 def _reject_promotion(release: Release, failed: Sequence[GateResult], as_json: bool) -> NoReturn:
+    from llmstack.release.change import REFUSED
+
     if as_json:
         print_json({"outcome": REFUSED, "missing": {result.gate: list(result.missing) for result in failed}})
     else:
@@ -226,6 +230,8 @@ def _reject_promotion(release: Release, failed: Sequence[GateResult], as_json: b
 
 
 def _reject_rollback(reason: str, as_json: bool) -> NoReturn:
+    from llmstack.release.change import REFUSED
+
     if as_json:
         print_json({"outcome": REFUSED, "detail": reason})
     else:

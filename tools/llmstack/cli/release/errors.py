@@ -6,16 +6,17 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llm_policy.ledger.database import FILE_NAME
-from llm_policy.release.release import ReleaseError
 from llmstack.cli.terminal import EXIT_FAILED, fail
 from llmstack.server.error import ServerStartError
-from llmstack.supervision.stop_signals import StopRequested
 
 
 @contextmanager
 def exit_on_change_errors() -> Iterator[None]:
     """Exit with 1 when a change fails inside, printing the error and the next step."""
+    from llm_policy.ledger.database import FILE_NAME
+    from llm_policy.release.release import ReleaseError
+    from llmstack.supervision.stop_signals import StopRequested
+
     try:
         yield
     except ServerStartError as error:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from llm_policy.release.release import Release, ReleaseError
 from llmstack.cli.release.options import min_sign_offs
 from llmstack.cli.terminal import fail
-from llmstack.release.board_client import BoardAccess
-from llmstack.release.gate_facts import GateSources
-from llmstack.release.promotion_gates import GateResult, check_gates
-from llmstack.release.store import ReleaseStore, StoreError
+
+if TYPE_CHECKING:
+    from llm_policy.release.release import Release
+    from llmstack.release.gate_facts import GateSources
+    from llmstack.release.promotion_gates import GateResult
+    from llmstack.release.store import ReleaseStore
 
 
 def find_release(store: ReleaseStore, name: str) -> Release:
     """The release of this name in the store; exits if there is none."""
+    from llm_policy.release.release import Release, ReleaseError
+    from llmstack.release.store import StoreError
+
     try:
         return Release.open(store.directory(name))
     except (StoreError, ReleaseError) as error:
@@ -32,6 +37,9 @@ def gate_sources(
     state_dir: Path,
 ) -> GateSources:
     """The gates' sources from the command line; exits if the board is only half configured."""
+    from llmstack.release.board_client import BoardAccess
+    from llmstack.release.gate_facts import GateSources
+
     board = None
     if board_url is not None:
         if board_token_file is None:
@@ -42,6 +50,8 @@ def gate_sources(
 
 def check_gates_with_progress(release: Release, sources: GateSources) -> list[GateResult]:
     """The result of every gate; the terminal shows what is being checked."""
+    from llmstack.release.promotion_gates import check_gates
+
     with Console(stderr=True).status("checking") as status:
         return check_gates(release, sources, lambda step: status.update(f"checking {step}"))
 

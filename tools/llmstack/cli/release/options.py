@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from llmstack.release.promotion_gates import NUM_SIGN_OFFS
-
 _NUM_SIGN_OFFS_VARIABLE = "LLMSTACK_REQUIRED_SIGN_OFFS"
 ArtifactsDir = Annotated[
     Path,
@@ -82,4 +80,6 @@ def min_sign_offs() -> int:
 
     Call it after the option was parsed, which rejects a variable that is not a number.
     """
+    from llmstack.release.defaults import NUM_SIGN_OFFS
+
     return int(os.environ.get(_NUM_SIGN_OFFS_VARIABLE) or NUM_SIGN_OFFS)

@@ -5,27 +5,24 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from llm_policy.release.digest import file_digest
 from llmstack.cli.release import options
 from llmstack.cli.release.errors import os_error_text
 from llmstack.cli.serve_options import EngineChoice, ReleaseDir
 from llmstack.cli.server_start import wait_with_progress
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.release.checks.junit import junit_xml
-from llmstack.release.checks.slice_file import SliceError, read_slices, slice_files
-from llmstack.release.checks.smoke import FAILED, PASSED, REFUSED, SliceResult, run_slices
-from llmstack.release.checks.target import DEFAULT_URLS, LiveServerUrls, live_target
-from llmstack.release.evidence import SMOKE, write_evidence
-from llmstack.release.store import DEFAULT_ARTIFACTS_DIR
+from llmstack.paths import DEFAULT_ARTIFACTS_DIR, DEFAULT_RELEASE_DIR
+from llmstack.release.defaults import DEFAULT_URLS
 from llmstack.server.error import ServerStartError
+
+if TYPE_CHECKING:
+    from llmstack.release.checks.smoke import SliceResult
 
 DEFAULT_SLICES = DEFAULT_ARTIFACTS_DIR / "slices"
 
@@ -55,6 +52,13 @@ def smoke(
 
     Example: llmstack smoke --slices evaluation/slices --release artifacts/releases/qwen3-32b-r7 --junit smoke.xml
     """
+    from llm_policy.release.digest import file_digest
+    from llmstack.release.checks.junit import junit_xml
+    from llmstack.release.checks.slice_file import SliceError, read_slices, slice_files
+    from llmstack.release.checks.smoke import PASSED, run_slices
+    from llmstack.release.checks.target import LiveServerUrls, live_target
+    from llmstack.release.evidence import SMOKE, write_evidence
+
     began_s = time.time()
     urls = None if serve else LiveServerUrls(http_url, grpc_url, metrics_url, ready_url)
     wait_ready = partial(wait_with_progress, console=Console(stderr=True, highlight=False))
@@ -85,6 +89,8 @@ def smoke(
 
 
 def _record(results: list[SliceResult]) -> dict[str, Any]:
+    from llmstack.release.checks.smoke import PASSED, REFUSED
+
     statuses = [result.status for result in results]
     return {
         "num_slices": len(results),
@@ -97,6 +103,8 @@ def _record(results: list[SliceResult]) -> dict[str, Any]:
 
 
 def _print(results: list[SliceResult], passed: bool, path: Path) -> None:
+    from llmstack.release.checks.smoke import FAILED, PASSED, REFUSED
+
     console = Console()
     groups = Table("slices", "passed", "failed", "refused", "seconds", "cost USD", title_justify="left")
     for group in dict.fromkeys(result.group for result in results):

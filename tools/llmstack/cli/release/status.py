@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,13 +21,11 @@ from llmstack.cli.release.options import (
     StateDir,
 )
 from llmstack.cli.terminal import EXIT_FAILED, print_json
-from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release.change import ReleaseRef, change_document, utc
-from llmstack.release.change_request import previous_release
-from llmstack.release.journal import ReleaseJournal
-from llmstack.release.last_rollback import last_rollback
-from llmstack.release.promotion_gates import NUM_SIGN_OFFS, GateResult
-from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore
+from llmstack.paths import DEFAULT_ARTIFACTS_DIR, DEFAULT_STATE_DIR
+from llmstack.release.defaults import NUM_SIGN_OFFS
+
+if TYPE_CHECKING:
+    from llmstack.release.promotion_gates import GateResult
 
 
 def status(
@@ -50,6 +48,12 @@ def status(
 
     Example: llmstack release status qwen3-32b-r7
     """
+    from llmstack.release.change import ReleaseRef, change_document, utc
+    from llmstack.release.change_request import previous_release
+    from llmstack.release.journal import ReleaseJournal
+    from llmstack.release.last_rollback import last_rollback
+    from llmstack.release.store import ReleaseStore
+
     store, journal = ReleaseStore(artifacts), ReleaseJournal(state_dir)
     current = store.in_service()
     with exit_on_change_errors():
@@ -81,6 +85,9 @@ def history(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False) ->
 
     Example: llmstack release history --json
     """
+    from llmstack.release.change import change_document, utc
+    from llmstack.release.journal import ReleaseJournal
+
     with exit_on_change_errors():
         changes = ReleaseJournal(state_dir).changes()[::-1]
     if as_json:

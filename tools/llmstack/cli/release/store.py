@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from llm_policy.prompt_runtime import PromptRuntimeManager
-from llm_policy.release.release import Release, ReleaseError
 from llmstack.cli.release.errors import exit_on_change_errors, os_error_text
 from llmstack.cli.release.gate_report import find_release
 from llmstack.cli.release.options import ArtifactsDir, AsJson, ReleaseName, StateDir
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
-from llmstack.paths import DEFAULT_STATE_DIR
-from llmstack.release.build_manifest import Build, BuildManifestError, BuiltFile, list_files
-from llmstack.release.change import Change, ReleaseRef
-from llmstack.release.evidence import KINDS, MISSING, read_evidence
-from llmstack.release.journal import ReleaseJournal
-from llmstack.release.last_rollback import is_rolled_back
-from llmstack.release.publish import BuildDiffersError, source_commit
-from llmstack.release.publish import publish as publish_release
-from llmstack.release.store import DEFAULT_ARTIFACTS_DIR, ReleaseStore, StoreError
+from llmstack.paths import DEFAULT_ARTIFACTS_DIR, DEFAULT_STATE_DIR
+
+if TYPE_CHECKING:
+    from llmstack.release.build_manifest import BuiltFile
+    from llmstack.release.change import Change
+    from llmstack.release.store import ReleaseStore
 
 
 def publish(
@@ -45,6 +40,13 @@ def publish(
 
     Example: llmstack release publish build/qwen3-32b-r7 --build-command "trtllm-build …" --tensorrt-llm-version 1.1.0
     """
+    from llm_policy.prompt_runtime import PromptRuntimeManager
+    from llm_policy.release.release import ReleaseError
+    from llmstack.release.build_manifest import Build
+    from llmstack.release.publish import BuildDiffersError, source_commit
+    from llmstack.release.publish import publish as publish_release
+    from llmstack.release.store import ReleaseStore, StoreError
+
     console = Console(stderr=True, highlight=False)
     build = Build(
         command=build_command,
@@ -78,6 +80,10 @@ def list_releases(
 
     Example: llmstack release list --json
     """
+    from llmstack.release.evidence import KINDS
+    from llmstack.release.journal import ReleaseJournal
+    from llmstack.release.store import ReleaseStore
+
     store = ReleaseStore(artifacts)
     with exit_on_change_errors():
         changes = ReleaseJournal(state_dir).changes()
@@ -99,6 +105,10 @@ def diff(
 
     Example: llmstack release diff qwen3-32b-r6 qwen3-32b-r7
     """
+    from llm_policy.prompt_runtime import PromptRuntimeManager
+    from llmstack.release.build_manifest import BuildManifestError, list_files
+    from llmstack.release.store import ReleaseStore
+
     store = ReleaseStore(artifacts)
     one, other = find_release(store, a), find_release(store, b)
     differences = PromptRuntimeManager(one).verify(other.manifest)
@@ -123,6 +133,11 @@ def diff(
 
 
 def _row(store: ReleaseStore, name: str, changes: Sequence[Change]) -> dict[str, Any]:
+    from llm_policy.release.release import Release, ReleaseError
+    from llmstack.release.change import ReleaseRef
+    from llmstack.release.evidence import KINDS, MISSING, read_evidence
+    from llmstack.release.last_rollback import is_rolled_back
+
     is_current = store.in_service() == (store.releases_dir / name).resolve()
     state = "in service" if is_current else "candidate" if store.is_published(name) else "not published"
     row: dict[str, Any] = {"release": name, "state": state, "model": "", "engine_hash": "", "manifest_hash": ""}

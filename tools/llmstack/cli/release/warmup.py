@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -19,11 +18,11 @@ from llmstack.cli.serve_options import EngineChoice, ReleaseDir
 from llmstack.cli.server_start import wait_with_progress
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
 from llmstack.paths import DEFAULT_RELEASE_DIR
-from llmstack.release.checks.target import DEFAULT_URLS, LiveServerUrls, live_target
-from llmstack.release.checks.warm_up import NUM_WARM, PromptError, WarmUpMeasurement, compile_times, warm_up
-from llmstack.release.coverage import PROMPT_TOKENS, coverage_items, prompt_lengths
-from llmstack.release.evidence import WARMUP, write_evidence
+from llmstack.release.defaults import DEFAULT_URLS, PROMPT_TOKENS
 from llmstack.server.error import ServerStartError
+
+if TYPE_CHECKING:
+    from llmstack.release.checks.warm_up import WarmUpMeasurement
 
 
 def warmup(
@@ -47,6 +46,13 @@ def warmup(
 
     Example: llmstack warmup --release artifacts/releases/qwen3-32b-r7 --serve
     """
+    import httpx
+
+    from llmstack.release.checks.target import LiveServerUrls, live_target
+    from llmstack.release.checks.warm_up import PromptError, compile_times, warm_up
+    from llmstack.release.coverage import coverage_items, prompt_lengths
+    from llmstack.release.evidence import WARMUP, write_evidence
+
     began_s = time.time()
     urls = None if serve else LiveServerUrls(http_url, grpc_url, metrics_url, ready_url)
     wait_ready = partial(wait_with_progress, console=Console(stderr=True, highlight=False))
@@ -80,6 +86,8 @@ def warmup(
 
 
 def _record(rows: list[WarmUpMeasurement]) -> dict[str, object]:
+    from llmstack.release.checks.warm_up import NUM_WARM
+
     return {
         "num_requests": (1 + NUM_WARM) * len(rows),
         "cold_ms_max": max(row.cold_ms for row in rows),

@@ -16,24 +16,14 @@ from llm_policy.metrics.exposition import exposition
 from llm_policy.release.release import Release
 from llm_policy.rules.headers import TENANT
 from llmstack.client.ensemble_client import Headers, ServerUrls, release_headers
+from llmstack.release.defaults import DEFAULT_URLS as DEFAULT_URLS
+from llmstack.release.defaults import LiveServerUrls as LiveServerUrls
 from llmstack.server.error import ServerStartError
 from llmstack.server.process import TritonServer
 from llmstack.server.release import open_release, pick_engine
 
 TIMEOUT_S = 10.0
 CHECK_TENANT = "llmstack-proof"  # the tenant of a check's requests in ledger and metrics
-
-
-class LiveServerUrls(NamedTuple):
-    """Where a running service answers."""
-
-    http: str = "http://127.0.0.1:8000"
-    grpc: str = "127.0.0.1:8001"
-    metrics: str = "http://127.0.0.1:8002/metrics"
-    ready: str = "http://127.0.0.1:8003/readyz"
-
-
-DEFAULT_URLS = LiveServerUrls()
 
 
 class Target(NamedTuple):
