@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 import pytest
 
 from llm_policy.errors import Code
+from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.ledger.tenant_account import delete_old_seconds
 from tests.ledgers import NEW_ROW, admit, events, open_ledger, rejection, rows, settlement
@@ -201,7 +202,7 @@ def test_refusals_are_counted_by_tenant_and_code_and_only_sampled_as_rows(ledger
         send(ledger)
     counted = ledger.connection.execute("SELECT tenant, code, num_rows FROM refusal_day").fetchall()
     assert counted == [("acme", "rate_limited", 19)]
-    assert sum(row["state"] == "refused" for row in rows(ledger)) == 3
+    assert sum(row["state"] == "refused" for row in rows(ledger)) == SAMPLE_ROWS
 
 
 def test_seconds_that_no_rate_counts_are_deleted(ledger):
