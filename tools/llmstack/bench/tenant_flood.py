@@ -71,7 +71,10 @@ class FloodedServer(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Milliseconds of one kind of request; the ratios are to the same kind alone."""
+    """Milliseconds of one kind of request; the ratios are to the same kind alone.
+
+    Of fewer than 100 requests the 99th percentile is the maximum.
+    """
 
     num_requests: int
     p50_ms: float

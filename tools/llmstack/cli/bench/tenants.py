@@ -108,7 +108,8 @@ def _measure(
     with closing(open_read_only(stack.state_dir / FILE_NAME)) as connection:
         discrepancies = [str(each) for each in verify(connection, time.time_ns(), MAX_OPEN_S).discrepancies]
     console.print(_latency_table(results))
-    console.print(_flooder_table(results))
+    console.print(_core_table(results))
+    console.print("\n".join(line for result in results for line in _flooder_lines(result)))
     for failure, number in sum((Counter(result.failures) for result in results), Counter()).items():
         console.print(f"{number} requests of the polite tenant failed: {failure}", style="red", markup=False)
     console.print(f"{restarts} restarts of the server; {len(discrepancies)} discrepancies in the ledger")
@@ -135,18 +136,23 @@ def _latency_table(results: list[FloodResult]) -> Table:
     return table
 
 
-def _flooder_table(results: list[FloodResult]) -> Table:
-    table = Table(title="Success of the polite tenant, processor cores of each side, the flooder", box=SIMPLE_HEAD)
+def _core_table(results: list[FloodResult]) -> Table:
+    table = Table(title="Success of the polite tenant, and the processor cores that each side used", box=SIMPLE_HEAD)
     table.add_column("beside", no_wrap=True)
     for heading in ("success", "server", "flooders", "polite"):
         table.add_column(heading, justify="right")
-    for heading in ("flooder's rows", "seen by the flooder"):
-        table.add_column(heading)
     for result in results:
-        answers = [f"{kind}: {_listed(counts)}" for kind, counts in result.answers.items() if counts]
         cores = (f"{result.cores[who]:.2f}" for who in ("server", "flooders", "polite"))
-        table.add_row(result.flood, f"{result.success:.2%}", *cores, _listed(result.rows), "; ".join(answers))
+        table.add_row(result.flood, f"{result.success:.2%}", *cores)
     return table
+
+
+def _flooder_lines(result: FloodResult) -> list[str]:
+    """What the flooder got: by the ledger's rows, and as its clients saw it."""
+    if not result.answers:
+        return []
+    seen = [f"  {kind}, seen by the clients: {_listed(counts)}" for kind, counts in result.answers.items() if counts]
+    return [f"{result.flood}: {_listed(result.rows) or 'no rows'}", *seen]
 
 
 def _listed(counts: dict[str, int]) -> str:
