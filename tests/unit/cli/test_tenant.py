@@ -93,7 +93,7 @@ def test_create_says_that_the_name_was_a_label(tmp_path):
         (("create", "llmstack-canary"), "the server's own requests"),
         (("create", "new", "--max-usd-per-day", "0.0000000001"), "--max-usd-per-day: 0.0000000001 is finer than"),
         (("create", "new", "--max-usd-per-month", "ten"), "--max-usd-per-month: 'ten' is no amount"),
-        (("create", "new", "--task", "translate"), "no task 'translate'"),
+        (("create", "new", "--task", "two words"), "can't be the name of a task"),
         (("show", "globex"), "there is no tenant 'globex'"),
         (("show", "%"), "there is no tenant '%'"),
         (("limit", "globex", "--task", "judge"), "there is no tenant 'globex'"),

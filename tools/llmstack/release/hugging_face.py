@@ -146,7 +146,9 @@ def _number(config: dict[str, Any], key: str) -> int | None:
 def _compressed_tensors_label(quantisation: dict[str, Any]) -> str:
     groups = quantisation.get("config_groups")
     group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
-    weights = group.get("weights") if isinstance(group, dict) else None
+    if not isinstance(group, dict):
+        return ""
+    weights = group.get("weights")
     if not isinstance(weights, dict) or not isinstance(weights.get("num_bits"), int):
         return ""
     activations = group.get("input_activations")
