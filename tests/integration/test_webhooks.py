@@ -327,6 +327,17 @@ def test_the_previous_secrets_stay_in_use_when_the_file_becomes_invalid(outbox, 
     assert log.getvalue().count("webhook_secrets_unusable") == 1
 
 
+@pytest.mark.parametrize(("status", "level"), [(204, "info"), (404, "warning"), (503, "warning")])
+def test_an_attempt_that_is_not_accepted_is_logged_as_a_warning(outbox, receiver, tmp_path, status, level):
+    log = io.StringIO()
+    receiver.plan = [respond(status)]
+    outbox.add(1)
+    with closing(WebhookDispatcher(receiver.endpoint(tmp_path), FAST, json_log(log))) as dispatcher:
+        dispatcher.deliver_next(outbox.connection)
+    (line,) = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert (line["event"], line["status"], line["level"]) == ("webhook_attempt", status, level)
+
+
 def test_an_attempt_is_logged_as_one_json_line_without_secret_path_or_body(outbox, receiver, tmp_path):
     receiver.plan = [respond(500), respond(200)]
     ids, log = outbox.add(1, marker="the body"), io.StringIO()

@@ -68,7 +68,7 @@ class PostprocessModel:
         try:
             records = rejected(self._step.records(read_inputs(request)), policy_error.code)
             for record in records:
-                self._log.add(record)
+                self._log.add(record, policy_error)
             self._ledger.reject(records)
         except BaseException as error:
             as_policy_error(error)  # logs it
@@ -92,7 +92,7 @@ class PostprocessModel:
     def _withhold(self, batch: list[list[Answer]], number: int, policy_error: PolicyError) -> Any:
         """Drop the answers of one request from the batch and respond with the error."""
         for record in rejected((answer.record for answer in batch[number]), policy_error.code):
-            self._log.add(record)
+            self._log.add(record, policy_error)
         batch[number] = []
         return error_response(policy_error)
 

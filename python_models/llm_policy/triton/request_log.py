@@ -14,11 +14,14 @@ from typing import Any
 import orjson
 import structlog
 
+from llm_policy.api_key import without_keys
+from llm_policy.errors import PolicyError
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tables import CANCELLED, REFUSED, SETTLED
 
 _STDOUT = 1
 _EVENT = "request"
+_MAX_REASON_CHARS = 300
 
 
 class RequestLog:
@@ -28,14 +31,19 @@ class RequestLog:
         self._lines = _LineBuffer()
         self._logger = structlog.wrap_logger(
             self._lines,
-            processors=[structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"), _render],
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+                _render,
+            ],
             wrapper_class=structlog.BoundLogger,
             cache_logger_on_first_use=True,
         ).bind()
 
-    def add(self, record: RowRecord) -> None:
-        """Add the line of a row that was answered, or rejected if it has a code."""
-        self._logger.info(_EVENT, **row_fields(record))
+    def add(self, record: RowRecord, error: PolicyError | None = None) -> None:
+        """Add the line of a row that was answered, or rejected if it has a code; `error` is what its client is told."""
+        reason = {"reason": without_keys(error.detail)[:_MAX_REASON_CHARS]} if error is not None and record.code else {}
+        self._logger.info(_EVENT, **row_fields(record), **reason)
 
     def flush(self) -> None:
         """Write the collected lines."""

@@ -28,10 +28,16 @@ def test_the_error_for_a_configuration_without_a_number_names_it(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("32GB", 32 * 10**9), ("32GiB", 32 * 2**30), ("1.5gb", 1_500_000_000), ("7", 7), ("0.5KiB", 512)]
+    ("text", "size"), [("32GB", 32 * 10**9), ("32GiB", 32 * 2**30), ("1.5gb", 1_500_000_000), ("7000000", 7_000_000), ("0", 0), ("0.5KiB", 512)]
 )
 def test_a_size_has_a_decimal_or_a_binary_unit(text, size):
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["24", "1.5", "999999"])
+def test_a_small_number_without_a_unit_is_an_error_that_says_what_to_write(text):
+    with pytest.raises(CapacityError, match=f"'{text}' is not a size: it means .* bytes; write {text}GB or {text}GiB"):
+        parse_size(text)
 
 
 NUMBERS = st.integers(0, 10**12).map(str) | st.builds("{}.{}".format, st.integers(0, 999), st.integers(0, 999))

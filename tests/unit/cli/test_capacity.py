@@ -38,6 +38,26 @@ def test_a_model_can_be_given_by_its_config_json(tmp_path):
     assert document["bytes_per_token"] == 2 * 2 * 4 * 16 * 2
 
 
+def test_a_model_can_be_given_by_a_directory_with_a_config_json(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_32B))
+    document = json.loads(
+        run("--gpu-memory", "32GiB", "--engine-bytes", "18GB", "--model", str(tmp_path), "--json").output
+    )
+    assert document["bytes_per_token"] == 262_144
+
+
+def test_the_error_for_an_unknown_model_names_the_known_shapes(tmp_path):
+    result = run("--gpu-memory", "32GB", "--engine-bytes", "18GB", "--model", str(tmp_path))
+    assert result.exit_code == 2
+    assert "a known shape (Qwen3-32B), a config.json, or a directory with one" in " ".join(result.output.split())
+
+
+def test_gpu_memory_without_a_unit_is_an_error_that_says_what_to_write():
+    result = run("--gpu-memory", "24", "--engine-bytes", "18GB")
+    assert result.exit_code == 2
+    assert "it means 24 bytes; write 24GB or 24GiB" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--gpu-memory", "much"), ("--engine-bytes", "18 apples"), ("--model", "nothing"), ("--kv-type", "fp4")],

@@ -54,6 +54,13 @@ def test_list_shows_the_time_of_the_next_attempt(outbox, tmp_path, monkeypatch):
     assert row["id"] in shown
 
 
+def test_list_names_the_rule_of_an_alert(outbox, tmp_path):
+    outbox.add(1, rule="queue_delay")
+    (row,) = json.loads(events(tmp_path, "list", "--json").stdout)
+    assert row["rule"] == "queue_delay"
+    assert " queue_delay " in events(tmp_path, "list").stdout
+
+
 def test_replay_enables_a_disabled_endpoint(outbox, tmp_path):
     (event_id,) = outbox.add(1)
     record_outcomes(outbox, GONE)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 # Bytes of one number in the KV cache, by data type.
 KV_BYTES = {"bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_MIN_UNITLESS_BYTES = 10**6
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
@@ -125,16 +126,19 @@ class MemoryPlan(NamedTuple):
 
 
 def parse_size(text: str) -> int:
-    """Number of bytes in `32GB` (decimal), `32GiB` (binary) or a plain number.
+    """Number of bytes in `32GB` (decimal), `32GiB` (binary) or a plain number: 0, or 10^6 and more.
 
     Raises:
-        CapacityError: `text` has another form.
+        CapacityError: `text` has another form, or is a number so small that it lacks its unit.
     """
     match = _SIZE.fullmatch(text.strip())
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     if match is None or match[2].lower() not in units:
         raise CapacityError(f"{text!r} is not a size: write 32GB (32 × 10^9 bytes), 32GiB (32 × 2^30 bytes), or bytes")
-    return int(Fraction(match[1]) * units[match[2].lower()])
+    size = int(Fraction(match[1]) * units[match[2].lower()])
+    if not match[2] and 0 < size < _MIN_UNITLESS_BYTES:
+        raise CapacityError(f"{text!r} is not a size: it means {size} bytes; write {match[1]}GB or {match[1]}GiB")
+    return size
 
 
 def ceil_div(number: int, divisor: int) -> int:

@@ -70,17 +70,23 @@ W4A8: dict[str, Any] = {
 
 
 def read_config(model: str) -> Mapping[str, Any]:
-    """The configuration of a model in `SHAPES`, or the content of the config.json at the path `model`.
+    """The configuration of a model in `SHAPES`, or the config.json at the path `model` or in that directory.
 
     Raises:
         CapacityError: `model` is neither.
     """
     if model in SHAPES:
         return SHAPES[model]
+    path = Path(model) / "config.json" if Path(model).is_dir() else Path(model)
     try:
-        config = json.loads(Path(model).read_bytes())
-    except (OSError, ValueError):
-        raise CapacityError(f"{model} is neither {', '.join(SHAPES)} nor a readable config.json") from None
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        known = ", ".join(SHAPES)
+        raise CapacityError(
+            f"{path}: {error.strerror}; --model takes a known shape ({known}), a config.json, or a directory with one"
+        ) from None
+    except ValueError:
+        raise CapacityError(f"{path} is not JSON") from None
     if not isinstance(config, dict):
         raise CapacityError(f"{model} does not contain a JSON object")
     return config

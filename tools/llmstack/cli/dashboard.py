@@ -15,13 +15,16 @@ DEFAULT_OUTPUT = PROJECT_ROOT / "docker" / "grafana" / "dashboards" / "llmstack.
 
 def dashboard(
     output: Annotated[Path, typer.Option(help="The file to write.")] = DEFAULT_OUTPUT,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
-    """Write the Grafana dashboard, which llmstack/dashboard/panels.py defines.
+    """Write the Grafana dashboard, which llmstack/dashboard/panels.py defines. An existing file stays as it is.
 
     Requires Python 3.11 and the package grafana-foundation-sdk.
 
     Example: llmstack dashboard --output dashboard.json
     """
+    if output.exists() and not force:
+        fail(f"{output} exists", "give --force to overwrite it, or name another file with --output")
     try:
         from llmstack.dashboard.grafana import dashboard_json
     except ImportError:

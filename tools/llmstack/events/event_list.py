@@ -34,6 +34,12 @@ class DeliveryRow(NamedTuple):
     body: bytes
     disabled_reason: str | None
 
+    @property
+    def rule(self) -> str:
+        """The rule of an alert, such as `cost`; empty for other events."""
+        data = json.loads(self.body).get("data")
+        return str(data.get("rule") or "") if isinstance(data, dict) else ""
+
     def note(self, configured: Collection[str]) -> str:
         """The reason for its state in one phrase, or an empty text."""
         if self.state == "pending" and self.endpoint not in configured:
@@ -50,6 +56,7 @@ class DeliveryRow(NamedTuple):
         return {
             "id": self.id,
             "type": self.type,
+            "rule": self.rule or None,
             "time": iso_time(self.time_ns),
             "endpoint": self.endpoint,
             "state": self.state,

@@ -73,7 +73,8 @@ class WebhookDispatcher:
         outcome = self._outcome(delivery, response, started_ns)
         self._unrecorded = delivery, outcome
         wait_s = (outcome.next_attempt_ns - outcome.ended_ns) / _NS_PER_S
-        self._log.info(
+        log = self._log.warning if response.error else self._log.info
+        log(
             "webhook_attempt",
             event_id=delivery.event.id,
             event_type=delivery.event.type,
