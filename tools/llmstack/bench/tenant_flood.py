@@ -131,6 +131,7 @@ class TenantFloods:
 
     def measure_alone(self) -> FloodResult:
         """The polite tenant alone; what follows is compared with it."""
+        self._alone = {}
         result = self._measure(ALONE, lambda: 0.0)
         self._alone = result.latency
         return result
