@@ -163,7 +163,7 @@ class Admission:
     def add_to_log(self, pending: PendingRequest) -> None:
         """Add the lines of a rejected request to the log."""
         for record in pending.records:
-            self.log.add(record)
+            self.log.add(record, pending.error)
 
     def pack(self, pending: PendingRequest) -> dict[str, Array | Column]:
         """The engine's tensors."""
