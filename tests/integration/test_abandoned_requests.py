@@ -24,6 +24,7 @@ NUM_TOKENS = 5_900
 ABANDONED = "canary = 0 AND tenant = 'vanishing'"
 # Their answers end while the honest client's first one is on its way: a slot holds one at a time.
 MAX_FINISHED = 4
+_NOTED = "SELECT ledger_id FROM row_usage WHERE num_completion_tokens > 0"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def num_rows(live: LiveService, condition: str) -> int:
 def num_noted_rows(live: LiveService) -> int:
     """Open rows of which the engine has noted what they used."""
     with closing(sqlite3.connect(live.state_dir / "engine_usage.db")) as connection:
-        noted = {ledger_id for (ledger_id,) in connection.execute("SELECT ledger_id FROM row_usage")}
+        noted = {ledger_id for (ledger_id,) in connection.execute(_NOTED)}
     return len(noted & {row_id for (row_id,) in live.rows("SELECT id FROM request WHERE state = 'admitted'")})
 
 
