@@ -56,7 +56,23 @@ def test_explain_fails_with_2_for_a_backend_that_the_engine_lacks(monkeypatch):
     assert "this engine takes xgrammar" in found.stderr
 
 
-def test_explain_prints_the_backend_and_the_times_below_the_guide():
+def test_explain_begins_with_one_sentence_and_prints_the_grammar_last_if_asked():
+    output = invoke("explain", "-", "--backend", "xgrammar", text=UNIQUE_ITEMS).stdout
+    assert output.startswith("Taken by xgrammar and enforced in part; not enforced: uniqueItems.\n")
+    assert "root ::=" not in output
+    shown = invoke("explain", "-", "--backend", "xgrammar", "--grammar", text=UNIQUE_ITEMS).stdout
+    assert "root ::=" in shown.split("uniqueItems")[-1]
+
+
+def test_the_first_sentence_says_that_undeclared_properties_are_lost():
+    open_object = '{"type":"object","properties":{"a":{"type":"boolean"}}}'
+    closed_object = open_object[:-1] + ',"additionalProperties":false}'
+    lost = "; answers have no undeclared properties."
+    assert explained(text=open_object)["summary"] == "Taken by llguidance and enforced in full" + lost
+    assert explained(text=closed_object)["summary"] == "Taken by llguidance and enforced in full."
+
+
+def test_explain_prints_the_backend_and_the_times_below_it():
     output = " ".join(invoke("explain", "-", "--backend", "xgrammar", text=UNIQUE_ITEMS).stdout.split())
     assert "for xgrammar (ebnf_grammar)" in output
     assert "token masks up to" in output

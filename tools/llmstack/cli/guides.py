@@ -66,11 +66,14 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    grammar: Annotated[bool, typer.Option("--grammar", help="Print what the engine gets, last.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what the engine gets for a guide, the keywords it can't enforce, sizes, compile time and token masks.
+    """Say whether a guide is taken, by which backend, and what of it is not enforced or is narrower than written.
 
-    Exits with 1 if the guide is rejected. Example: llmstack guides explain order.json --backend xgrammar
+    Sizes, compile time and the time of token masks follow. Exits with 1 if the guide is rejected.
+
+    Example: llmstack guides explain order.json --backend xgrammar
     """
     from llm_policy.release.release import Release
     from llmstack.guides.explain import explain_guide
@@ -86,7 +89,7 @@ def explain(
     if as_json:
         console.print_json(data=explanation)
     else:
-        _print_explanation(console, explanation)
+        _print_explanation(console, explanation, with_grammar=grammar)
 
 
 def _usable_backends(release: Release, backend: BackendChoice | None) -> tuple[str, ...]:
@@ -97,8 +100,8 @@ def _usable_backends(release: Release, backend: BackendChoice | None) -> tuple[s
         fail(error, f"choose another --backend, or unset {ENVIRONMENT_VARIABLE}")
 
 
-def _print_explanation(console: Console, explanation: dict[str, Any]) -> None:
-    console.print(explanation["guide"], markup=False, highlight=False)
+def _print_explanation(console: Console, explanation: dict[str, Any], *, with_grammar: bool) -> None:
+    console.print(explanation["summary"], style="bold", markup=False, highlight=False)
     engine = f"{explanation['backend']} ({explanation['guide_type']})"
     sizes = f"{explanation['num_rules']} rules, {explanation['num_bytes']} bytes"
     times = f"compiled in {explanation['compile_ms']} ms, token masks up to {explanation['mask_ms']} ms"
@@ -110,6 +113,8 @@ def _print_explanation(console: Console, explanation: dict[str, Any]) -> None:
         for finding in explanation[name]:
             table.add_row(finding["pointer"] or "/", finding["keyword"], finding["reason"])
         console.print(table)
+    if with_grammar:
+        console.print(explanation["guide"], markup=False, highlight=False)
 
 
 @app.command()
