@@ -10,8 +10,10 @@ TORCH_INDEX ?=
 ARGS        ?=
 
 BIN       := $(VENV)/bin
-PIP       := $(VENV)/bin/pip install --disable-pip-version-check
+# Shows one line of progress, and what pip says only if it fails.
+PIP       := PYTHONPATH=tools $(PYTHON) -m llmstack.diagnostics.pip_progress $(BIN)/python
 INSTALLED := $(VENV)/.installed
+DEMO      := $(VENV)/.installed-demo
 CLIENTS   := build/venv-clients/.installed build/venv-llama-index/.installed build/venv-tools/.installed
 # tests/conftest.py orders the files: --no-loadscope-reorder keeps that order.
 PYTEST    := $(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 300 --durations 25 -rs --ignore=tests/docker --ignore=tests/install --ignore=tests/clients
@@ -32,27 +34,38 @@ help:  ## List the targets
 install: $(INSTALLED)  ## Make .venv with the locked packages; a second time nothing happens
 
 # torch goes first: TORCH_INDEX chooses its build. Asked for again, it brings a CUDA build's libraries, which are not locked.
+define INSTALL
+@PYTHONPATH=tools $(PYTHON) -m llmstack.diagnostics.check_python
+@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+@$(PYTHON) -m venv $(VENV)
+@echo "==> installing torch (the largest part)"
+@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
+@echo "==> installing everything else from $(1)"
+@$(PIP) --no-deps --require-hashes -r $(1)
+@$(PIP) -r requirements/torch.txt
+@$(PIP) --no-deps --no-build-isolation --editable .
+endef
+
 $(INSTALLED): pyproject.toml requirements/lock.txt requirements/torch.txt
-	@PYTHONPATH=tools $(PYTHON) -m llmstack.diagnostics.check_python
-	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
-	@echo "==> installing torch (the largest part)"
-	@$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
-	@echo "==> installing everything else from requirements/lock.txt"
-	@$(PIP) --no-deps --require-hashes -r requirements/lock.txt
-	@$(PIP) -r requirements/torch.txt
-	@$(PIP) --no-deps --no-build-isolation --editable .
+	$(call INSTALL,requirements/lock.txt)
+	@touch $(INSTALLED) $(DEMO)
+
+$(DEMO): pyproject.toml requirements/demo.txt requirements/torch.txt
+	$(call INSTALL,requirements/demo.txt)
 	@touch $@
 
 lock: $(INSTALLED)  ## Renew requirements/lock.txt from pyproject.toml; UPGRADE=1 takes the newest versions
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 		--no-emit-package torch --constraint requirements/torch.txt --generate-hashes --no-annotate --quiet \
 		$(if $(UPGRADE),--upgrade) --output-file requirements/lock.txt
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml requirements/demo.in --extra engine --extra server \
+		--universal --python-version 3.10 --no-emit-package torch --constraint requirements/torch.txt \
+		--constraint requirements/lock.txt --generate-hashes --no-annotate --quiet --output-file requirements/demo.txt
 
-demo: $(INSTALLED)  ## Start the server, send every kind of request over every protocol, print what came back
+demo: $(DEMO)  ## Start the server, send every kind of request over every protocol, print what came back
 	@$(BIN)/llmstack demo $(ARGS)
 
-serve: $(INSTALLED)  ## Serve in the foreground until Ctrl-C
+serve: $(DEMO)  ## Serve in the foreground until Ctrl-C
 	@$(BIN)/llmstack serve $(ARGS)
 
 # Containers, the gateway and the wheel have targets of their own: they need Docker, HAProxy, downloads and minutes.
