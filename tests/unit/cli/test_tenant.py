@@ -85,6 +85,12 @@ def test_create_says_that_the_name_was_a_label(tmp_path):
     assert run_json(tmp_path, "show", label)["spent_today_nano_usd"] == 0
 
 
+def test_a_task_that_not_every_release_has_is_noted(tmp_path):
+    assert "has summarise:" in run(tmp_path, "create", "globex", "--task", "judge", "--task", "summarise").stdout
+    assert "has judges:" in run(tmp_path, "limit", "globex", "--task", "judges").stdout
+    assert "note" not in run(tmp_path, "limit", "globex", "--task", "judge").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

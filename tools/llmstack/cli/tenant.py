@@ -105,6 +105,7 @@ def create(
         print_json(_creation_as_json(name, limits, creation))
         return
     typer.echo(f"created tenant {name}, " + (_limits_text(limits) or "without limits"))
+    _note_own_tasks(task)
     if creation.label_use:
         number, first, last = creation.label_use
         typer.echo(
@@ -210,6 +211,15 @@ def limit(
         typer.echo(f"{each.name}: {_limit_text(each.name, each.before)} → {_limit_text(each.name, each.after)}")
     if not changed:
         typer.echo("no limit has changed: these are its limits already")
+    _note_own_tasks(task)
+
+
+def _note_own_tasks(tasks: list[str] | None) -> None:
+    """Note the tasks that not every release has: one of them may be mistyped."""
+    from llm_policy.release.manifest import TASKS
+
+    if own := [task for task in tasks or () if task not in TASKS]:
+        typer.echo(f"note: only a release with tasks of its own has {', '.join(own)}: llmstack manifest summary")
 
 
 @app.command()

@@ -5,6 +5,7 @@ A server finds the same only when it starts, in the text of a model that does no
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -123,8 +124,6 @@ def _engine_problems(engine_dir: Path, tokenizer: Tokenizer | None) -> Iterator[
 
 
 def _schema_problems(release: Release, engine: str) -> Iterator[LoadProblem]:
-    from llmstack.guides.registered_schemas import find_rejected_schemas
-
     if not release.manifest.schemas or not release.tokenizer_info_path.is_file():
         return
     try:
@@ -139,7 +138,12 @@ def _schema_problems(release: Release, engine: str) -> Iterator[LoadProblem]:
     except UnavailableBackend as error:
         yield LoadProblem(str(error), "set guidance.backend in the manifest to auto")
         return
-    rejected = find_rejected_schemas(release.tokenizer_info_path, guidance, schemas, backends)
+    installed = [name for name in backends if importlib.util.find_spec(name) is not None]
+    if not installed:  # an installation without an engine; the server's has one
+        return
+    from llmstack.guides.registered_schemas import find_rejected_schemas
+
+    rejected = find_rejected_schemas(release.tokenizer_info_path, guidance, schemas, installed)
     for name, reason in rejected.items():
         yield LoadProblem(
             f"registered schema {name}: {reason}",
