@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmstack.demo.run import CaseResult
 
 # The width of answers in a narrow and in a wide terminal; an error's code fits in both.
-MIN_ANSWER_CHARS, MAX_ANSWER_CHARS, WIDE_CHARS = 22, 64, 130
+MIN_ANSWER_CHARS, MAX_ANSWER_CHARS, WIDE_CHARS = 21, 64, 130
 
 
 def demo(
@@ -72,7 +72,8 @@ def _run(release: Release, console: Console) -> list[CaseResult]:
         results = chain(run_cases(server, cases), run_chat(server, cases))
         return list(track(results, "sending", len(cases) * len(WAYS) + 1, console=console, transient=True))
     finally:
-        server.stop()
+        with console.status("stopping the server"):
+            server.stop()
 
 
 def _print_answers(results: list[CaseResult], console: Console) -> None:
@@ -88,11 +89,12 @@ def _print_answers(results: list[CaseResult], console: Console) -> None:
 
 
 def _print_table(results: list[CaseResult], console: Console) -> None:
-    table = Table(title="Each kind of request over each protocol", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title = "Each kind of request over each protocol"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("case", max_width=15)
-    table.add_column("call")
-    table.add_column("answer or error,\nflags", min_width=MIN_ANSWER_CHARS)
+    table.add_column("call", no_wrap=True)
+    table.add_column("answer or error,\nflags", min_width=MIN_ANSWER_CHARS, no_wrap=True)
     for heading in ("tokens\nin + out", "cost\nmicro $", "queue\nµs"):
         table.add_column(heading, justify="right", no_wrap=True)
     answer_chars = MAX_ANSWER_CHARS if console.width >= WIDE_CHARS else MIN_ANSWER_CHARS

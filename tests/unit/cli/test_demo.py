@@ -1,0 +1,31 @@
+"""The table of `llmstack demo`."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from llmstack.cli import demo
+from llmstack.demo.run import OPENAI_SDK, WAYS, CaseResult
+
+ANSWER = '{"order_id":"ORD-4711","customer":"Octavia Lovelace","product":"telescope"}'
+FLAGS = ["queue_delay_breach", "schema_violation"]
+RESULTS = [
+    CaseResult(way, case, ANSWER, 4096, 1024, 0.0123456, 1234567, FLAGS, "")
+    for case in ("generate_json", "wrong quantisation")
+    for way in (*WAYS, OPENAI_SDK)
+]
+CODE = "token_budget_overrun: prompt has 5120 tokens"
+RESULTS.append(CaseResult("HTTP /infer", "5,000-token prompt", CODE, None, None, None, None, [], ""))
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_digit_code_or_flag_is_cut_at_80_columns_and_more(width):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    demo._print_table(RESULTS, console)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    for number in ("4096 + 1024", "12345.6", "1234567"):
+        assert shown.count(number) == len(RESULTS) - 1
+    for whole in ("token_budget_overrun", "queue_delay_breach", "OpenAI SDK", "/generate"):
+        assert whole in shown
