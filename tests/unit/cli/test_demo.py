@@ -21,9 +21,9 @@ RESULTS.append(CaseResult("HTTP /infer", "5,000-token prompt", CODE, None, None,
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_no_digit_code_or_flag_is_cut_at_80_columns_and_more(width):
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    demo._print_table(RESULTS, console)
-    shown = console.file.getvalue()
+    output = io.StringIO()
+    demo._print_table(RESULTS, Console(file=output, width=width, highlight=False))
+    shown = output.getvalue()
     assert max(map(len, shown.splitlines())) <= width
     for number in ("4096 + 1024", "12345.6", "1234567"):
         assert shown.count(number) == len(RESULTS) - 1

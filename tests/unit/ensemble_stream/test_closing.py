@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from engine_process.messages import End, Generate, Tokens, write_ids
+from engine_process.messages import End, Generate, Reason, Tokens, write_ids
 from ensemble_stream.stream import Stream
 from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.row_record import RowRecord
@@ -33,7 +33,7 @@ def ledger(tmp_path, monkeypatch):
     return LedgerWriter(tmp_path, RELEASE.manifest, "boot-1")
 
 
-def ended(record: RowRecord, text: str, reason: str, code: str = "") -> Stream:
+def ended(record: RowRecord, text: str, reason: Reason, code: str = "") -> Stream:
     ids = TOKENIZER.encode_text(text).tolist()
     stream = Stream(record, Generate(1, write_ids([1]), 8), IncrementalDetokenizer(TOKENIZER.token_bytes))
     stream.add(Tokens(1, write_ids(ids)))
