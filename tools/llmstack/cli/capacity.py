@@ -31,7 +31,9 @@ def capacity(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help=f"{', '.join(SHAPES)}, or a config.json, or a directory with one.")] = "Qwen3-32B",
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(SHAPES)}, or a config.json, or a directory with one.")
+    ] = "Qwen3-32B",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share each layer.")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(min=1, help="Groups of GPUs that share the layers.")] = 1,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Number of concurrent requests.")] = 4,

@@ -216,7 +216,15 @@ def _delivery_table(rows: list[DeliveryRow], configured: Collection[str]) -> Tab
     table = Table(*(Column(name, no_wrap=True) for name in columns), Column("tries", justify="right"), "note", box=None)
     for row in rows:
         state = f"[{_STATE_COLOURS[row.state]}]{row.state}[/]"
-        cells = (iso_time(row.time_ns), row.id, escape(row.type), escape(row.rule), row.endpoint, state, str(row.num_attempts))
+        cells = (
+            iso_time(row.time_ns),
+            row.id,
+            escape(row.type),
+            escape(row.rule),
+            row.endpoint,
+            state,
+            str(row.num_attempts),
+        )
         table.add_row(*cells, escape(row.note(configured)))
     return table
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -20,6 +22,7 @@ from llmstack.diagnostics.check_result import CheckResult, CheckStatus, has_fail
 from llmstack.paths import DEFAULT_RELEASE_DIR, DEFAULT_STATE_DIR, MODEL_REPOSITORY
 from llmstack.server.engines import DEFAULT_START_TIMEOUT_S
 from llmstack.server.error import ServerStartError
+from llmstack.server.log_line import JsonLines
 from llmstack.server.parent_death import forbid_core_files
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ def serve(
     metric_tenant: options.MetricTenant = None,
     log_verbose: options.LogVerbose = 0,
     examine_first: options.ExamineFirst = False,
+    log_format: options.LogFormat = options.LogFormatName.TEXT,
     verbose: options.Verbose = False,
 ) -> None:
     """Serve the ensemble over HTTP, gRPC and the OpenAI API until SIGTERM or Ctrl-C.
@@ -81,7 +85,8 @@ def serve(
     from llmstack.supervision.state_directory import StateDirectory
     from llmstack.supervision.stop_signals import StopSignals
 
-    console = Console(soft_wrap=True, highlight=False)
+    log = JsonLines(sys.stdout, with_canaries=verbose) if log_format is options.LogFormatName.JSON else None
+    console = Console(file=cast("TextIO | None", log), soft_wrap=True, highlight=False)
     forbid_core_files()
     requires_api_keys = requires_keys(require_api_keys, host)
     if examine_first:
@@ -122,7 +127,7 @@ def serve(
             metric_tenants=parse_metric_tenants(metric_tenant or ()),
         )
         with StateDirectory(state_dir) as state, StopSignals() as stop:
-            _serve(ServedRelease(release_dir, state, stop, settings), console, verbose)
+            _serve(ServedRelease(release_dir, state, stop, settings), console, _relay_to(console, log, verbose))
     except ServerStartError as error:
         exit_with_error(error)
     except KeyboardInterrupt:
@@ -146,15 +151,22 @@ def _print_key_warning(console: Console, result: CheckResult) -> None:
         console.print(f"next:    {result.next_step}", markup=False)
 
 
-def _serve(served: ServedRelease, console: Console, verbose: bool) -> None:
+def _relay_to(console: Console, log: JsonLines | None, verbose: bool) -> Callable[[str], None] | None:
+    """Where a line of the server's log goes, besides its file: None is nowhere."""
+    if log is not None:
+        return log.relay
+    return (lambda line: console.print(line, markup=False)) if verbose else None
+
+
+def _serve(served: ServedRelease, console: Console, relay: Callable[[str], None] | None) -> None:
     from llmstack.supervision.stop_signals import StopRequested
 
     with contextlib.ExitStack() as ending:
         ending.callback(console.print, "stopped")
         ending.enter_context(served)
         with contextlib.suppress(StopRequested):
-            if verbose:
-                ending.enter_context(_log_relay(served.service.server, console))
+            if relay is not None:
+                ending.enter_context(_log_relay(served.service.server, relay))
             if _start(served, console):
                 _announce(served.service, console)
             served.run(lambda line: console.print(line, markup=False))
@@ -174,13 +186,13 @@ def _show_step(status: Status, console: Console, text: str) -> None:
         console.print(text, markup=False)
 
 
-def _log_relay(server: TritonServer, console: Console) -> LogRelay:
-    """Prints the lines that the server logs from now on, without the harmless ones."""
+def _log_relay(server: TritonServer, relay: Callable[[str], None]) -> LogRelay:
+    """Passes on the lines that the server logs from now on, without the harmless ones."""
     from llmstack.server.log import LogRelay, is_harmless
 
     def show(line: str) -> None:
         if not is_harmless(line):
-            console.print(line, markup=False)
+            relay(line)
 
     server.log_path.touch()
     return LogRelay(server.log_path, show, server.log_path.stat().st_size)

@@ -15,6 +15,14 @@ EngineName = Enum("EngineName", {name: name for name in ENGINES}, type=str)  # t
 TensorRTLLMMode = Enum("TensorRTLLMMode", {name: name for name in TENSORRT_LLM_MODES}, type=str)  # type: ignore[misc]
 UNARY_MODE = TensorRTLLMMode(UNARY)
 
+
+class LogFormatName(str, Enum):
+    """The forms of the log on standard output."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 ReleaseDir = Annotated[Path, typer.Option("--release", envvar="LLMSTACK_RELEASE_DIR", help="The release to serve.")]
 EngineChoice = Annotated[
     EngineName | None,
@@ -166,7 +174,14 @@ StartTimeoutS = Annotated[
     ),
 ]
 LogVerbose = Annotated[int, typer.Option(min=0, help="Triton's own verbosity; 1 logs every request.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the server's log here too.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the server's log here too, with canaries.")]
+LogFormat = Annotated[
+    LogFormatName,
+    typer.Option(
+        envvar="LLMSTACK_LOG_FORMAT",
+        help="json: one JSON line each, with time and level, also for the server's log; canaries only with --verbose.",
+    ),
+]
 ExamineFirst = Annotated[
     bool,
     typer.Option("--examine", help="First run the checks of llmstack doctor, and exit when one fails."),

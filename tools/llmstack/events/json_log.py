@@ -17,7 +17,7 @@ def json_log(file: TextIO | None = None) -> Any:
         structlog.WriteLogger(file or sys.stderr),
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.BoundLogger,
