@@ -9,6 +9,7 @@ import pytest
 from llm_policy.ledger.database import VERSION, open_database
 from llm_policy.ledger.engine_queue import MAX_OPEN_S
 from llm_policy.ledger.ledger import Ledger
+from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llmstack.ledger.verification import verify
 from llmstack.server.error import ServerStartError
 from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, WINDOW_S, LedgerMaintenance, LedgerMoved
@@ -168,7 +169,9 @@ def test_counts_of_old_minutes_are_rolled_up_and_the_size_is_measured(maintenanc
     size = maintenance.keep_budget(NOW_NS + 8 * 86_400 * S, 1 << 30)
     assert (size.level, size.max_bytes) == ("ok", 1 << 30)
     assert size.used_bytes > 0
-    assert ledger.connection.execute("SELECT minute % 1440, num_rows FROM rejection_count").fetchall() == [(0, 12)]
+    assert ledger.connection.execute("SELECT minute % 1440, num_rows FROM rejection_count").fetchall() == [
+        (0, 2 * (9 - SAMPLE_ROWS))
+    ]
 
 
 def test_a_checkpoint_writes_the_log_into_the_file(tmp_path, maintenance, ledger):
