@@ -11,8 +11,8 @@ from llmstack.demo.run import OPENAI_SDK, WAYS, CaseResult
 ANSWER = '{"order_id":"ORD-4711","customer":"Octavia Lovelace","product":"telescope"}'
 FLAGS = ["queue_delay_breach", "schema_violation"]
 RESULTS = [
-    CaseResult(way, case, ANSWER, 4096, 1024, 0.0123456, 1234567, FLAGS, "")
-    for case in ("generate_json", "wrong quantisation")
+    CaseResult(way, case, ANSWER, 1024, 512, 0.0123456, 123456, FLAGS, "")
+    for case in ("rank_candidates", "wrong quantisation")
     for way in (*WAYS, OPENAI_SDK)
 ]
 CODE = "token_budget_overrun: prompt has 5120 tokens"
@@ -25,7 +25,7 @@ def test_no_digit_code_or_flag_is_cut_at_80_columns_and_more(width):
     demo._print_table(RESULTS, Console(file=output, width=width, highlight=False))
     shown = output.getvalue()
     assert max(map(len, shown.splitlines())) <= width
-    for number in ("4096 + 1024", "12345.6", "1234567"):
+    for number in ("1024 + 512", "12345.6", "123456 "):
         assert shown.count(number) == len(RESULTS) - 1
-    for whole in ("token_budget_overrun", "queue_delay_breach", "OpenAI SDK", "/generate"):
+    for whole in ("token_budget_overrun", "queue_delay_breach", "OpenAI", "/generate", "rank_candidates"):
         assert whole in shown

@@ -90,7 +90,7 @@ def _print_answers(results: list[CaseResult], console: Console) -> None:
 
 def _print_table(results: list[CaseResult], console: Console) -> None:
     title = "Each kind of request over each protocol"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", no_wrap=True)
     table.add_column("case", max_width=15)
     table.add_column("call", no_wrap=True)
@@ -109,7 +109,7 @@ def _print_table(results: list[CaseResult], console: Console) -> None:
 
 def _cells(result: CaseResult, case: str, answer_chars: int) -> list[str]:
     sign = "[red]✘" if result.fault else "[green]✔"
-    call = result.protocol.removeprefix("HTTP ")  # so that the table fits 80 columns
+    call = result.protocol.removeprefix("HTTP ").removesuffix(" SDK")  # so that the table fits 80 columns
     answer = result.answer if len(result.answer) <= answer_chars else result.answer[: answer_chars - 1] + "…"
     if result.cost_usd is None:
         return [sign, case, call, f"[yellow]{escape(answer)}", "", "", ""]
