@@ -25,7 +25,7 @@ def test_no_digit_code_or_flag_is_cut_at_80_columns_and_more(width):
     demo._print_table(RESULTS, Console(file=output, width=width, highlight=False))
     shown = output.getvalue()
     assert max(map(len, shown.splitlines())) <= width
-    for number in ("1024 + 512", "12345.6", "123456 "):
+    for number in ("1024 + 512", "12345.6", "123456"):
         assert shown.count(number) == len(RESULTS) - 1
     for whole in ("token_budget_overrun", "queue_delay_breach", "OpenAI", "/generate", "rank_candidates"):
         assert whole in shown
