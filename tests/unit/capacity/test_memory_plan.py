@@ -28,7 +28,15 @@ def test_the_error_for_a_configuration_without_a_number_names_it(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("32GB", 32 * 10**9), ("32GiB", 32 * 2**30), ("1.5gb", 1_500_000_000), ("7000000", 7_000_000), ("0", 0), ("0.5KiB", 512)]
+    ("text", "size"),
+    [
+        ("32GB", 32 * 10**9),
+        ("32GiB", 32 * 2**30),
+        ("1.5gb", 1_500_000_000),
+        ("7000000", 7_000_000),
+        ("0", 0),
+        ("0.5KiB", 512),
+    ],
 )
 def test_a_size_has_a_decimal_or_a_binary_unit(text, size):
     assert parse_size(text) == size
