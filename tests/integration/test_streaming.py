@@ -24,6 +24,7 @@ TEXT = "Ada Lovelace ordered 5 lamps."
 LONG = {"text_input": TEXT, "max_tokens": 2_000, "min_tokens": 2_000}
 ENGINE_ONLY = ("arrival_time_ns", "first_scheduled_time_ns", "first_token_time_ns", "last_token_time_ns")
 MEASURED = (*ENGINE_ONLY, "queue_delay_us", "time_to_first_token_us", "total_time_us", "flags")
+LOG_PROBS = {"output_log_probs", "cum_log_probs"}
 REQUESTS = {
     "plain": {"text_input": TEXT, "max_tokens": 24},
     "registered schema": {"text_input": TEXT, "schema_id": "order", "max_tokens": 96},
@@ -76,6 +77,8 @@ def test_the_pieces_joined_are_the_answer_of_the_ensemble(server, headers, reque
     expected = as_lists(answer.outputs)
     if "output_log_probs" in expected:
         last["output_log_probs"] = joined
+    for name in LOG_PROBS & expected.keys():  # their last digits depend on who else is in the engine's batch
+        assert last[name] == pytest.approx(expected.pop(name), abs=1e-3)
     assert {name: last[name] for name in expected} == expected
     assert set(last) - set(answer.outputs) == {"is_last"}
 
