@@ -73,6 +73,7 @@ def test_the_defaults_follow_the_model_and_are_printed(model):
 
 
 def test_the_label_of_quantised_weights_is_their_number_of_bits(model):
+    pytest.importorskip("transformers")  # it knows which models the portable engine can run
     group = {"weights": {"num_bits": 4}, "input_activations": {"num_bits": 8}}
     change_config(
         model, "config", quantization_config={"quant_method": "compressed-tensors", "config_groups": {"g": group}}
@@ -106,6 +107,7 @@ def test_only_the_shards_of_the_index_are_taken(model):
 
 
 def test_an_architecture_that_the_portable_engine_lacks_is_a_warning(model):
+    pytest.importorskip("transformers")  # it knows which models the portable engine can run
     change_config(model, "config", architectures=["NewForCausalLM"], model_type="brand_new")
     created = create(model)
     assert "--engine embedded may not run NewForCausalLM" in created.stderr
