@@ -38,12 +38,14 @@ def parameter(page: Path):
 def test_code_blocks_run(page, server):
     script = script_of(page)
     # The pages name the default ports.
-    for port, url in (("8000", server.http_url), ("8001", server.grpc_url), ("8005", f"{HOST}:{server.openai_port}")):
-        script = script.replace(f"localhost:{port}", url.removeprefix("http://"))
+    ports = {8000: server.http_port, 8001: server.grpc_port, 8003: server.ready_port, 8005: server.openai_port}
+    for default, port in ports.items():
+        script = script.replace(f"localhost:{default}", f"{HOST}:{port}")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LLMSTACK_STATE_DIR": str(server.state_dir),
+        "LLMSTACK_ADMIN_KEY_FILE": str(server.state_dir.parent / "key"),
     }
     (ROOT / "build").mkdir(exist_ok=True)  # the pages write there
     done = subprocess.run(
