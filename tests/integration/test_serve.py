@@ -258,6 +258,7 @@ def test_a_changed_file_of_the_release_is_an_error_before_the_server_starts(serv
     assert not (tmp_path / "state" / LOG_NAME).exists()
 
 
+@pytest.mark.slow
 def test_the_console_shows_why_a_model_fails_to_load(serve):
     reason = "engine.hash: on disk is another"
     process = serve(*FREE, "--model-repository", str(ECHO_ENSEMBLE), ECHO_ENSEMBLE_LOAD_ERROR=reason)

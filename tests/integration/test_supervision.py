@@ -111,6 +111,7 @@ def test_readyz_describes_the_release_and_its_state(live):
     wait_until(lambda: live.readiness()["canary"]["latency_ms"] != document["canary"]["latency_ms"])
 
 
+@pytest.mark.slow
 def test_a_moved_ledger_is_reported_and_not_recreated(live):
     path, moved = live.state_dir / "ledger.db", live.state_dir / "moved.db"
     path.rename(moved)

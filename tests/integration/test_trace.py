@@ -22,7 +22,7 @@ def send_grpc(live: LiveService, headers: dict[str, str]) -> None:
     assert answer["num_output_tokens"] == 4
 
 
-@pytest.mark.parametrize("send", [send_http, send_grpc])
+@pytest.mark.parametrize("send", [send_http, pytest.param(send_grpc, marks=pytest.mark.slow)])
 def test_a_requests_spans_reach_the_collector_within_its_trace(
     echo_service: LiveService, trace_collector: TraceCollector, send: Callable[[LiveService, dict[str, str]], None]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_release_may_have_tasks_of_its_own(directory):
     assert tasks["label"].model_dump(exclude_none=True) == {"temperature": 0.0, "schema_id": "label"}
 
 
+@pytest.mark.slow
 def test_build_twice_gives_the_same_bytes(directory):
     assert invoke("build", directory, *NEEDED, "--force").exit_code == 0
     first = (directory / "manifest.json").read_bytes()

@@ -373,6 +373,7 @@ def check_kills(state_dir: Path, steps, monkeypatch) -> int:
     raise AssertionError("no run came to its end")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_loses_no_row_and_counts_none_twice(two_months, tmp_path, monkeypatch):
     two_months.connection.close()
     assert check_kills(tmp_path, range(1, 10_000, 23), monkeypatch) >= 5

@@ -188,6 +188,7 @@ def test_queries_wait_for_each_other_up_to_a_limit_and_no_page_waits_for_them(se
     assert get(server, "/slow-query?y").text == "at last y"
 
 
+@pytest.mark.slow
 def test_queries_of_clients_that_went_away_give_their_places_back(server, slow, monkeypatch):
     monkeypatch.setattr("llmstack.supervision.page_server.DEADLINE_S", 0.1)
     for _ in range(3 * MAX_QUERIES):

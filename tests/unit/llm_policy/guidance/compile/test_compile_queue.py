@@ -124,6 +124,7 @@ def test_the_number_of_new_guides_per_minute_is_limited(one_worker):
     compiler.close()
 
 
+@pytest.mark.slow
 def test_unenforced_keywords_are_rejected_if_the_manifest_says_so(one_worker):
     guidance = Guidance(unenforced_keywords="reject")
     compiler = started_compiler(guidance)
