@@ -71,6 +71,7 @@ def test_two_reviewers_sign_off_and_the_api_lists_them(browser: Browser, board: 
     assert [each["reviewer"] for each in answer.json()["signoffs"]] == ["Ada", "Grace"]
 
 
+@pytest.mark.slow
 def test_alerts_from_webhooks_are_listed_and_charted(browser: Browser, board: LiveBoard) -> None:
     now_ns = time.time_ns()
     for number, rule in enumerate(("queue_delay", "cost", "schema_violation", "engine_unhealthy") * 6):
@@ -214,10 +215,16 @@ def test_a_reviewer_can_sign_off_with_the_keyboard_alone(browser: Browser, board
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [
-        (400, "light"),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
-            for each in ((400, "dark"), (1_200, "light"), (1_200, "dark"), (1_400, "light"), (1_400, "dark"))
+            for each in (
+                (400, "light"),
+                (400, "dark"),
+                (1_200, "light"),
+                (1_200, "dark"),
+                (1_400, "light"),
+                (1_400, "dark"),
+            )
         ),
     ],
 )

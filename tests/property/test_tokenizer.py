@@ -82,7 +82,7 @@ def reference(directory):
     return tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
 
 
-@settings(max_examples=num_examples(100))
+@settings(max_examples=num_examples(50, 300))
 @given(TEXTS)
 def test_both_libraries_give_the_same_ids(text):
     fast, slow = backends()
