@@ -71,6 +71,7 @@ _SUM_OF_DAYS = (
 _OF_WINDOW = "FROM tenant_second WHERE tenant = ? AND second BETWEEN ? AND ?"
 _SUM_OF_SECONDS = f"SELECT sum(num_requests), sum(num_tokens), sum(num_guides) {_OF_WINDOW}"
 _SECONDS = f"SELECT second, num_requests, num_tokens, num_guides {_OF_WINDOW} ORDER BY second"
+_HAS_OLD_SECONDS = "SELECT EXISTS (SELECT 1 FROM tenant_second WHERE second < ?)"
 _DELETE_SECONDS = "DELETE FROM tenant_second WHERE second < ?"
 
 
@@ -219,9 +220,19 @@ class TenantAccounts:
             report_use(self._connection, tenant, use, now_ns)
 
 
+def has_old_seconds(connection: sqlite3.Connection, now_ns: int) -> bool:
+    """Whether `delete_old_seconds` would delete one; saves the caller an empty transaction."""
+    (found,) = connection.execute(_HAS_OLD_SECONDS, (_oldest_second(now_ns),)).fetchone()
+    return bool(found)
+
+
 def delete_old_seconds(connection: sqlite3.Connection, now_ns: int) -> None:
     """Delete what no rate counts any more, in the caller's transaction."""
-    connection.execute(_DELETE_SECONDS, (now_ns // _NS_PER_S - 2 * WINDOW_S,))
+    connection.execute(_DELETE_SECONDS, (_oldest_second(now_ns),))
+
+
+def _oldest_second(now_ns: int) -> int:
+    return now_ns // _NS_PER_S - 2 * WINDOW_S
 
 
 def _wait_s(seconds: list[tuple[int, int]], excess: int, now_s: int) -> int:

@@ -15,6 +15,7 @@ from llmstack.server.error import ServerStartError
 from llmstack.supervision.ledger_maintenance import CANARY_KEPT_S, WINDOW_S, LedgerMaintenance, LedgerMoved
 from tests.ledgers import NEW_ROW, admit, events, open_ledger, rows, settlement, sheds, states
 from tests.manifests import manifest
+from tests.tenants import add_tenant
 
 NOW_NS = 1_800_000_000_000_000_000
 S = 1_000_000_000
@@ -161,6 +162,16 @@ def test_a_fault_ends_with_its_cause(tmp_path, maintenance, ledger):
     (tmp_path / "ledger.db").rmdir()
     moved.rename(tmp_path / "ledger.db")
     assert maintenance.window(NOW_NS).queue_delay_p95_us == 7
+
+
+def test_seconds_that_no_rate_counts_any_more_are_deleted(maintenance, ledger):
+    add_tenant(ledger.connection, "acme")
+    ledger.record([[NEW_ROW._replace(is_authenticated=True)]], NOW_NS)
+    num_seconds = "SELECT count(*) FROM tenant_second"
+    maintenance.keep_budget(NOW_NS + 60 * S, 0)
+    assert ledger.connection.execute(num_seconds).fetchone() == (1,)
+    maintenance.keep_budget(NOW_NS + 121 * S, 0)
+    assert ledger.connection.execute(num_seconds).fetchone() == (0,)
 
 
 def test_counts_of_old_minutes_are_rolled_up_and_the_size_is_measured(maintenance, ledger):

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_policy.ledger import alerts, outbox, rejection_count
+from llm_policy.ledger import alerts, outbox, rejection_count, tenant_account
 from llm_policy.ledger.database import FILE_NAME, NewerLedger, checkpoint, is_locked, open_database, transaction
 from llm_policy.ledger.ledger import RULE_OF_FLAG, Ledger
 from llm_policy.ledger.size_budget import LedgerSize, keep_budget
@@ -113,6 +113,9 @@ class LedgerMaintenance:
             if rejection_count.has_old_minutes(connection, now_ns):
                 with transaction(connection):
                     rejection_count.roll_up(connection, now_ns)
+            if tenant_account.has_old_seconds(connection, now_ns):
+                with transaction(connection):
+                    tenant_account.delete_old_seconds(connection, now_ns)
             return keep_budget(connection, max_bytes, now_ns)
 
     def record_dead_requests(self, boot_id: str, num_requests: int) -> None:
