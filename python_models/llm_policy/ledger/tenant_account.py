@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llm_policy.errors import Code
 from llm_policy.ledger.budget_alert import BudgetUse, report_use
-from llm_policy.ledger.budget_window import day_of, windows_of
+from llm_policy.ledger.budget_window import BudgetWindow, day_of, windows_of
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import TenantLimits, read_limits
 from llm_policy.pricing import usd
@@ -210,14 +210,18 @@ class TenantAccounts:
         uses = []
         for window, limit in zip(windows_of(day), budgets, strict=True):
             if limit is not None:
-                days = (tenant, window.first, window.end)
-                spent, reserved = self._connection.execute(_SUM_OF_DAYS, days).fetchone()
-                uses.append(BudgetUse(window, limit, spent, reserved))
+                uses.append(BudgetUse(window, limit, *read_spending(self._connection, tenant, window)))
         return uses
 
     def _report(self, tenant: str, admitted_ns: int, now_ns: int) -> None:
         for use in self._uses(tenant, read_limits(self._connection, tenant), day_of(admitted_ns)):
             report_use(self._connection, tenant, use, now_ns)
+
+
+def read_spending(connection: sqlite3.Connection, tenant: str, window: BudgetWindow) -> tuple[int, int]:
+    """The nano-dollars that a tenant has spent and has reserved in a window."""
+    spent, reserved = connection.execute(_SUM_OF_DAYS, (tenant, window.first, window.end)).fetchone()
+    return int(spent), int(reserved)
 
 
 def has_old_seconds(connection: sqlite3.Connection, now_ns: int) -> bool:

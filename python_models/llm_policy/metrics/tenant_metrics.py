@@ -21,6 +21,7 @@ from llm_policy.ledger.database import open_read_only
 from llm_policy.ledger.metric_total import COST, REQUESTS, TOKENS_IN, TOKENS_OUT, read_totals
 from llm_policy.ledger.tables import CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.ledger.tenant import TenantLimits, read_limits
+from llm_policy.ledger.tenant_account import read_spending
 from llm_policy.pricing import usd
 
 OTHER = "other"
@@ -30,7 +31,6 @@ _USED = (
     "FROM usage_day WHERE tenant = ?"
 )
 _REFUSED = "SELECT sum(num_rows) FROM refusal_day WHERE tenant = ?"
-_DAYS = "SELECT day, spent_nano_usd, reserved_nano_usd FROM tenant_day WHERE tenant = ? AND day >= ? AND day < ?"
 
 
 class _Counts(NamedTuple):
@@ -106,12 +106,10 @@ def _read_total(connection: sqlite3.Connection) -> _Counts:
 def _read_budgets(connection: sqlite3.Connection, tenant: str, now_ns: int) -> list[_Budget]:
     limits: TenantLimits = read_limits(connection, tenant)
     limit_of = {DAY: limits.max_nano_usd_per_day, MONTH: limits.max_nano_usd_per_month}
-    budgets = []
-    for window in windows_of(day_of(now_ns)):
-        days = connection.execute(_DAYS, (tenant, window.first, window.end)).fetchall()
-        spent, reserved = sum(each[1] for each in days), sum(each[2] for each in days)
-        budgets.append(_Budget(window.name, limit_of[window.name], spent, reserved))
-    return budgets
+    return [
+        _Budget(window.name, limit_of[window.name], *read_spending(connection, tenant, window))
+        for window in windows_of(day_of(now_ns))
+    ]
 
 
 def _counters(counts: dict[str, _Counts]) -> Iterator[Metric]:

@@ -13,7 +13,7 @@ from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import Tenant, TenantLimits
 from llm_policy.rules.headers import API_KEY, AUTHORIZATION, TENANT, GivenKey
 
-_FORM = f"{AUTHORIZATION}: Bearer lsk_... or {API_KEY}"
+KEY_FORM = f"{AUTHORIZATION}: Bearer lsk_... or {API_KEY}"
 _NO_LIMITS = TenantLimits()
 
 
@@ -66,7 +66,7 @@ class TenantGate:
         if not given:
             return self._without_key(sender, keys, directory)
         if len(given) > 1:
-            return _unknown(sender, Code.INVALID_API_KEY, f"{len(given)} API keys were given, limit 1 ({_FORM})")
+            return _unknown(sender, Code.INVALID_API_KEY, f"{len(given)} API keys were given, limit 1 ({KEY_FORM})")
         ((header, digest),) = given
         tenant = directory.find_tenant(digest)
         if tenant is None:
@@ -87,12 +87,12 @@ class TenantGate:
     def _without_key(self, sender: RowRecord, keys: tuple[GivenKey, ...], directory: TenantDirectory) -> Identity:
         """Another system's credentials are ignored, unless a key is required and they stand in its place."""
         if self._requires_key and keys:
-            return _unknown(sender, Code.INVALID_API_KEY, f"{keys[0].header} holds no API key ({_FORM})")
+            return _unknown(sender, Code.INVALID_API_KEY, f"{keys[0].header} holds no API key ({KEY_FORM})")
         if self._requires_key:
-            return _unknown(sender, Code.MISSING_API_KEY, f"an API key is required ({_FORM}), none was given")
+            return _unknown(sender, Code.MISSING_API_KEY, f"an API key is required ({KEY_FORM}), none was given")
         if sender.tenant and directory.is_registered(sender.tenant):
             return _unknown(
-                sender, Code.MISSING_API_KEY, f"tenant {sender.tenant} needs its API key ({_FORM}), none was given"
+                sender, Code.MISSING_API_KEY, f"tenant {sender.tenant} needs its API key ({KEY_FORM}), none was given"
             )
         return Identity(sender)
 

@@ -21,7 +21,8 @@ import orjson
 from llm_policy.errors import Code
 from llm_policy.ledger.database import open_read_only
 from llm_policy.ledger.tenant import find_by_key
-from llm_policy.rules.headers import API_KEY, AUTHORIZATION, read_keys
+from llm_policy.rules.headers import read_keys
+from llm_policy.rules.tenants import KEY_FORM
 from llmstack.ledger.period import Period
 from llmstack.server.command import ADMIN_KEY_HEADER
 from llmstack.supervision.page_server import Page, Query
@@ -34,7 +35,7 @@ MAX_QUERY_S = 3.0
 _CHECK_INSTRUCTIONS = 10_000  # of SQLite, between two looks at the clock
 _NAMES = ("by", "since", "until", "tenant")
 _NS_PER_S = 1_000_000_000
-_KEY_FORM = f"{AUTHORIZATION}: Bearer lsk_... or {API_KEY}; operators: {ADMIN_KEY_HEADER}"
+_KEY_FORM = f"{KEY_FORM}; operators: {ADMIN_KEY_HEADER}"
 _STATUSES = {
     Code.MISSING_API_KEY: HTTPStatus.UNAUTHORIZED,
     Code.INVALID_API_KEY: HTTPStatus.UNAUTHORIZED,
