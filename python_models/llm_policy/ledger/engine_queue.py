@@ -9,7 +9,6 @@ requests that the parent recorded in that period are subtracted. Both need extra
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
 
 from llm_policy.ledger.row_record import RowRecord
@@ -49,13 +48,14 @@ class Waiting:
         self._engine = manifest.engine
         self._price = manifest.prices.per_token.output_nano_usd
         self._max_tokens = manifest.thresholds.max_tokens
-        self._num_requests: Counter[str] = Counter()
-        self._num_tokens: Counter[str] = Counter()
+        self._num_requests: dict[str, int] = {}
+        self._num_tokens: dict[str, int] = {}
 
     def add(self, tenant: str, num_requests: int, num_rows: int, completion_nano_usd: int) -> None:
         """Count the rows of requests. Their price tells their tokens; with free tokens each has the release's limit."""
-        self._num_requests[tenant] += num_requests
-        self._num_tokens[tenant] += completion_nano_usd // self._price if self._price else num_rows * self._max_tokens
+        num_tokens = completion_nano_usd // self._price if self._price else num_rows * self._max_tokens
+        self._num_requests[tenant] = self._num_requests.get(tenant, 0) + num_requests
+        self._num_tokens[tenant] = self._num_tokens.get(tenant, 0) + num_tokens
 
     def add_request(self, rows: Sequence[RowRecord]) -> None:
         """Count a request that is admitted now."""
@@ -64,11 +64,11 @@ class Waiting:
 
     def num_requests(self, tenant: str) -> int:
         """The waiting requests of one tenant."""
-        return self._num_requests[tenant]
+        return self._num_requests.get(tenant, 0)
 
     def subtract_dead(self, num_requests: int) -> None:
         """Let this number of requests count no more: in proportion of each tenant, as whose they were is unknown."""
-        total = self._num_requests.total()
+        total = sum(self._num_requests.values())
         num_dead = min(num_requests, total)
         for tenant, number in self._num_requests.items():
             self._num_requests[tenant] = number - number * num_dead // max(1, total)
@@ -79,18 +79,26 @@ class Waiting:
 
         A tenant without a waiting request may add one of any size.
         """
+        number, total, max_total = (
+            self.num_requests(tenant),
+            sum(self._num_requests.values()),
+            self._engine.max_queue_size,
+        )
+        all_tokens = sum(self._num_tokens.values()) + num_tokens
+        has_tokens = not number or all_tokens <= self._engine.max_queue_tokens
+        if total < max_total and has_tokens:
+            return ""
         num_tenants = len({tenant, *(name for name, number in self._num_requests.items() if number)})
         of_whom = f"of {f'tenant {tenant}' if tenant else 'clients without X-Tenant'}"
         among = f" among {num_tenants} tenants" if num_tenants > 1 else ""
-        total, max_total = self._num_requests.total(), self._engine.max_queue_size
-        number, share = self._num_requests[tenant], max(1, max_total // num_tenants)
+        share = max(1, max_total // num_tenants)
         if total >= max_total and number >= share:
             return f"{number} requests {of_whom} wait for their answers, limit {share} (max_queue_size{among})"
         if total >= OVERCOMMITMENT * max_total:
             limit = f"limit {OVERCOMMITMENT * max_total} (twice max_queue_size)"
             return f"{total} requests of all tenants wait for their answers, {limit}"
-        tokens, share = self._num_tokens[tenant] + num_tokens, self._engine.max_queue_tokens // num_tenants
-        if number and tokens > share and self._num_tokens.total() + num_tokens > self._engine.max_queue_tokens:
+        tokens, share = self._num_tokens.get(tenant, 0) + num_tokens, self._engine.max_queue_tokens // num_tenants
+        if tokens > share and not has_tokens:
             return f"requests {of_whom} need up to {tokens} tokens, limit {share} (max_queue_tokens{among})"
         return ""
 

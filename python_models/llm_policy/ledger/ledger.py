@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple
@@ -38,7 +37,7 @@ from llm_policy.ledger.rejection_count import RejectionCounts
 from llm_policy.ledger.row_record import RowRecord, rejected
 from llm_policy.ledger.tables import ADMITTED, CANCELLED, LOST, REFUSED, SETTLED
 from llm_policy.ledger.tenant import Tenant, find_by_key, is_registered
-from llm_policy.ledger.tenant_account import Need, Refusal, TenantAccounts
+from llm_policy.ledger.tenant_account import Need, Refusal, TenantAccount, reserved_tokens
 from llm_policy.ledger.usage import Usage, UsageKey
 from llm_policy.release.manifest import Manifest
 
@@ -78,16 +77,14 @@ _inserted_values = attrgetter(*_INSERTED_FIELDS.values())
 _settled_values = attrgetter(*_SETTLED_FIELDS.values())
 _INSERT = (
     f"INSERT INTO request ({', '.join(_INSERTED_FIELDS)}, "  # noqa: S608 - constants
-    f"engine_hash, boot_id, actual_nano_usd, state, admitted_ns, closed_ns) "
-    f"VALUES ({'?, ' * len(_INSERTED_FIELDS)}?, ?, ?, ?, ?, ?)"
+    f"engine_hash, boot_id, actual_nano_usd, state, admitted_ns, closed_ns, reserved_tokens) "
+    f"VALUES ({'?, ' * len(_INSERTED_FIELDS)}?, ?, ?, ?, ?, ?, ?)"
 )
 _SET_SETTLED = f"{', '.join(f'{column} = ?' for column in _SETTLED_FIELDS)}, flags = ?, closed_ns = ?"
-_IF_ADMITTED = "WHERE id = ? AND state = 'admitted' RETURNING admitted_ns"
+_IF_ADMITTED = "WHERE id = ? AND state = 'admitted' RETURNING tenant, admitted_ns, reserved_tokens, projected_nano_usd"
 _SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} {_IF_ADMITTED}"  # noqa: S608
 _CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} {_IF_ADMITTED}"  # noqa: S608
-_SETTLE_LATE = (
-    f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ? RETURNING admitted_ns"  # noqa: S608
-)
+_SETTLE_LATE = f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
 # An answer is settled within milliseconds of its end in the engine; later only on a machine that is overloaded.
 ENDED_GRACE_S = 15
 # A row comes to the engine at once, or after 9 s if its guide is new. It never comes if its client cancelled
@@ -105,10 +102,20 @@ _OLD_CANARIES = (
     "SELECT id FROM request INDEXED BY request_canary WHERE canary = 1 AND admitted_ns < ? AND state <> 'admitted' "
     "AND id < (SELECT max(id) FROM request) LIMIT ?"
 )
-_REJECT = (
-    "UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? "
-    "WHERE id = ? AND state = 'admitted'"
+_REJECT = f"UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? {_IF_ADMITTED}"  # noqa: S608
+_CLOSE = (
+    "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "  # noqa: S608
+    f"{_IF_ADMITTED}"
 )
+
+
+class _Closed(NamedTuple):
+    """What a row that was admitted and is closed now had reserved; no tokens: it has no account."""
+
+    tenant: str
+    admitted_ns: int
+    reserved_tokens: int | None
+    reserved_nano_usd: int
 
 
 class _UnansweredRow(NamedTuple):
@@ -130,34 +137,60 @@ class _UnansweredRow(NamedTuple):
         """The ledger id of the first row of its request."""
         return self.ledger_id - self.row_number
 
-    @property
-    def usage_key(self) -> UsageKey:
-        """The group of the row."""
-        schema = usage.schema_group(self.schema_id)
-        return UsageKey(self.tenant, day_of(self.admitted_ns), self.task, schema, self.engine_hash)
-
 
 class _Changes:
-    """What one transaction adds to the totals."""
+    """What one transaction adds to the totals and to the accounts of tenants."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: sqlite3.Connection, now_ns: int) -> None:
+        self.now_ns = now_ns
         self.increments: Increments = {}
-        self.usage: dict[UsageKey, Usage] = {}
-        self.refusals: Counter[tuple[str, int, str]] = Counter()
+        self._connection = connection
+        self._usage: dict[UsageKey, Usage] = {}
+        self._refusals: dict[tuple[str, int, str], int] = {}
+        self._accounts: dict[str, TenantAccount] = {}
+
+    def account(self, tenant: str) -> TenantAccount:
+        """The account of a registered tenant."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = TenantAccount(self._connection, tenant, self.now_ns)
+        return account
+
+    def end_reservation(self, ended: _Closed, num_tokens: int, nano_usd: int) -> None:
+        """Let a row that is closed use this instead of what it reserved; nothing happens for one without an account."""
+        if ended.reserved_tokens is not None:
+            reserved = (ended.reserved_tokens, ended.reserved_nano_usd)
+            self.account(ended.tenant).close(ended.admitted_ns, reserved, (num_tokens, nano_usd))
 
     def add_usage(self, key: UsageKey, more: Usage) -> None:
         """Count the tokens and the cost of a closed row."""
-        metric_total.count(self.increments, metric_total.TOKENS_IN, by=more.num_prompt_tokens)
-        metric_total.count(self.increments, metric_total.TOKENS_OUT, by=more.num_completion_tokens)
-        metric_total.count(self.increments, metric_total.COST, by=more.nano_usd)
-        known = self.usage.get(key)
-        self.usage[key] = more if known is None else Usage(*map(sum, zip(known, more, strict=True)))
+        known = self._usage.get(key)
+        self._usage[key] = more if known is None else Usage(*map(sum, zip(known, more, strict=True)))
 
-    def write(self, connection: sqlite3.Connection) -> None:
+    def add_outcome(self, task: str, outcome: str) -> None:
+        """Count how a row ended."""
+        metric_total.count(self.increments, metric_total.REQUESTS, f"{task or metric_total.NO_TASK},{outcome}")
+
+    def add_refusal(self, row: RowRecord) -> None:
+        """Count a rejected row."""
+        if not row.is_canary:
+            self.add_outcome(row.task, REFUSED)
+            metric_total.count(self.increments, metric_total.REJECTED, row.code)
+        if row.is_authenticated:
+            key = (row.tenant, day_of(self.now_ns), row.code)
+            self._refusals[key] = self._refusals.get(key, 0) + 1
+
+    def write(self) -> None:
         """Add all of them, in the caller's transaction."""
-        metric_total.add(connection, self.increments)
-        usage.add(connection, self.usage)
-        usage.add_refusals(connection, self.refusals)
+        for account in self._accounts.values():
+            account.save()
+        for used in self._usage.values():
+            metric_total.count(self.increments, metric_total.TOKENS_IN, by=used.num_prompt_tokens)
+            metric_total.count(self.increments, metric_total.TOKENS_OUT, by=used.num_completion_tokens)
+            metric_total.count(self.increments, metric_total.COST, by=used.nano_usd)
+        metric_total.add(self._connection, self.increments)
+        usage.add(self._connection, self._usage)
+        usage.add_refusals(self._connection, self._refusals)
 
 
 class Ledger:
@@ -169,7 +202,6 @@ class Ledger:
         self._engine_hash = manifest.engine.hash
         self._price = manifest.prices.per_token.output_nano_usd
         self._queue = EngineQueue(connection, boot_id, manifest)
-        self._accounts = TenantAccounts(connection)
         thresholds = {
             alerts.QUEUE_DELAY: manifest.thresholds.max_queue_delay_us,
             alerts.COST: manifest.thresholds.max_cost_nano_usd,
@@ -195,8 +227,8 @@ class Ledger:
         if (tenant, is_authenticated) not in self._refused:
             return None
         now_ns = time.time_ns()
-        waiting = self._queue.living_requests(now_ns)
-        refusal = self._limit_refusal(tenant, is_authenticated, Need(), waiting, now_ns)
+        account = TenantAccount(self.connection, tenant, now_ns) if is_authenticated else None
+        refusal = _limit_refusal(tenant, account, Need(), self._queue.living_requests(now_ns))
         if refusal is None:
             self._refused.discard((tenant, is_authenticated))
         return refusal
@@ -208,7 +240,7 @@ class Ledger:
         their tenant's limits or its share of the queue are refused: they get a code, and the limit as `code_detail`.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
-        changes = _Changes()
+        changes = _Changes(self.connection, now_ns)
         with transaction(self.connection):
             has_admissions = any(not rows[0].code for rows in requests)
             waiting = self._queue.open_requests(now_ns) if has_admissions else None
@@ -216,10 +248,10 @@ class Ledger:
             recorded = []
             for rows in requests:
                 if waiting and not rows[0].code and not rows[0].is_canary:
-                    waiting, rows = self._admit(rows, waiting, now_ns)
-                recorded.append([self._insert(row, now_ns, changes, counts) for row in rows])
+                    waiting, rows = self._admit(rows, waiting, changes)
+                recorded.append([self._insert(row, changes, counts) for row in rows])
             counts.write()
-            changes.write(self.connection)
+            changes.write()
         self._remember_refusals(recorded)
         return recorded
 
@@ -230,15 +262,15 @@ class Ledger:
         has no room in a budget.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
-        changes = _Changes()
+        changes = _Changes(self.connection, now_ns)
         with transaction(self.connection):
             found = []
             for row in rows:
-                is_found = self._settle_on_time(row, now_ns, changes) or self._settle_late(row, now_ns, changes)
+                is_found = self._settle_on_time(row, changes) or self._settle_late(row, changes)
                 found.append(is_found)
                 if is_found and row.flags and not row.is_canary:
-                    self._record_breaches(row, changes.increments, now_ns)
-            changes.write(self.connection)
+                    self._record_breaches(row, changes)
+            changes.write()
         return found
 
     def reject(self, rows: Sequence[RowRecord], now_ns: int | None = None) -> None:
@@ -247,20 +279,19 @@ class Ledger:
         Those that `rejection_count` does not store are deleted, unless the engine may have worked for them.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
-        changes = _Changes()
+        changes = _Changes(self.connection, now_ns)
         with transaction(self.connection):
             surplus = list(self._surplus)
             counts = self._rejection_counts(now_ns)
             for row in rows:
-                if self.connection.execute(_REJECT, (row.code, now_ns, row.ledger_id)).rowcount:
-                    self._count_refusal(row, now_ns, changes)
-                    if row.is_authenticated:
-                        self._accounts.close(row.ledger_id, 0, 0, now_ns)
+                if closed := self._close(_REJECT, (row.code, now_ns, row.ledger_id)):
+                    changes.end_reservation(closed, 0, 0)
+                    changes.add_refusal(row)
                     if row.code not in _KEPT_CODES and not counts.stores(row):
                         surplus.append(row)
             surplus = [row for row in surplus if not self._delete(row, counts)]
             counts.write()
-            changes.write(self.connection)
+            changes.write()
         self._surplus = surplus
 
     def close_unanswered(self, now_ns: int, max_open_s: float = MAX_OPEN_S) -> int:
@@ -300,28 +331,24 @@ class Ledger:
             with transaction(self.connection):
                 self._queue.record_deaths(num_requests, time.time_ns() if now_ns is None else now_ns)
 
-    def _admit(self, rows: Sequence[RowRecord], waiting: Waiting, now_ns: int) -> tuple[Waiting, Sequence[RowRecord]]:
+    def _admit(
+        self, rows: Sequence[RowRecord], waiting: Waiting, changes: _Changes
+    ) -> tuple[Waiting, Sequence[RowRecord]]:
         """The rows, rejected if a limit of their tenant is reached, and the requests that wait then."""
         sender, need = rows[0], Need.of(rows)
-        refusal = self._limit_refusal(sender.tenant, sender.is_authenticated, need, waiting, now_ns)
+        account = changes.account(sender.tenant) if _has_account(sender) else None
+        refusal = _limit_refusal(sender.tenant, account, need, waiting)
         if refusal is not None and refusal.depends_on_queue:  # some of the waiting requests may be dead
-            waiting = self._queue.living_requests(now_ns)
-            refusal = self._limit_refusal(sender.tenant, sender.is_authenticated, need, waiting, now_ns)
+            waiting = self._queue.living_requests(changes.now_ns)
+            refusal = _limit_refusal(sender.tenant, account, need, waiting)
         if refusal is not None:
-            self._accounts.report(sender.tenant, refusal, now_ns)
+            if account is not None:
+                account.report(refusal)
             return waiting, rejected(rows, refusal.code, refusal.detail)
         waiting.add_request(rows)
+        if account is not None:
+            account.reserve(need)
         return waiting, rows
-
-    def _limit_refusal(
-        self, tenant: str, is_authenticated: bool, need: Need, waiting: Waiting, now_ns: int
-    ) -> Refusal | None:
-        refusal = None
-        if is_authenticated:
-            refusal = self._accounts.refusal(tenant, need, waiting.num_requests(tenant), now_ns)
-        if refusal is None and (detail := waiting.overload(tenant, need.num_completion_tokens)):
-            refusal = Refusal(Code.OVERLOADED, detail, depends_on_queue=True)
-        return refusal
 
     def _remember_refusals(self, recorded: Sequence[Sequence[RowRecord]]) -> None:
         """Requests of a sender whose last one was refused are refused before they cost any work (`refusal`)."""
@@ -337,20 +364,19 @@ class Ledger:
     def _rejection_counts(self, now_ns: int) -> RejectionCounts:
         return RejectionCounts(self.connection, self._engine_hash, now_ns)
 
-    def _insert(self, row: RowRecord, now_ns: int, changes: _Changes, counts: RejectionCounts) -> RowRecord:
-        charged, state, closed_ns = (0, REFUSED, now_ns) if row.code else (row.prompt_nano_usd, ADMITTED, None)
+    def _insert(self, row: RowRecord, changes: _Changes, counts: RejectionCounts) -> RowRecord:
+        now_ns = changes.now_ns
         if row.code:
-            self._count_refusal(row, now_ns, changes)
+            changes.add_refusal(row)
             if not counts.stores(row):
                 counts.count(row)
                 return row._replace(ledger_id=None)
-        cursor = self.connection.execute(
-            _INSERT, (*_inserted_values(row), self._engine_hash, self._boot_id, charged, state, now_ns, closed_ns)
-        )
-        row = row._replace(ledger_id=cursor.lastrowid)
-        if row.is_authenticated and not row.code:
-            self._accounts.reserve(row, now_ns)
-        return row
+            ending: tuple[object, ...] = (0, REFUSED, now_ns, now_ns, None)
+        else:
+            reserved = reserved_tokens(row) if _has_account(row) else None
+            ending = (row.prompt_nano_usd, ADMITTED, now_ns, None, reserved)
+        values = (*_inserted_values(row), self._engine_hash, self._boot_id, *ending)
+        return row._replace(ledger_id=self.connection.execute(_INSERT, values).lastrowid)
 
     def _delete(self, row: RowRecord, counts: RejectionCounts) -> bool:
         """Delete a rejected row and count it; False for the newest row, which stays: SQLite would reuse its id."""
@@ -361,26 +387,24 @@ class Ledger:
             counts.count(row)
         return True
 
-    def _settle_on_time(self, row: RowRecord, now_ns: int, changes: _Changes) -> bool:
-        statement, codes = (_CUT, (row.code,)) if row.code else (_SETTLE, ())
-        admitted_ns = self._execute_settle(statement, row, now_ns, *codes)
-        if admitted_ns is None:
+    def _close(self, statement: str, values: tuple[object, ...]) -> _Closed | None:
+        """Execute a statement that ends with `_IF_ADMITTED`; None if it found no row."""
+        found = self.connection.execute(statement, values).fetchone()
+        return _Closed(*found) if found else None
+
+    def _settle_on_time(self, row: RowRecord, changes: _Changes) -> bool:
+        values = (*_settled_values(row), ",".join(row.flags), changes.now_ns, row.ledger_id)
+        closed = self._close(_CUT, (row.code, *values)) if row.code else self._close(_SETTLE, values)
+        if closed is None:
             return False
-        if row.is_authenticated:
-            num_tokens = row.num_prompt_tokens + row.num_completion_tokens
-            self._accounts.close(row.ledger_id, num_tokens, row.actual_nano_usd, now_ns)
-        self._count_outcome(changes.increments, row.task, CANCELLED if row.code else SETTLED, row.is_canary)
-        used = Usage(1, row.num_prompt_tokens, row.num_completion_tokens, row.actual_nano_usd)
-        self._count_usage(row, admitted_ns, used, changes, self._engine_hash)
+        changes.end_reservation(closed, row.num_prompt_tokens + row.num_completion_tokens, row.actual_nano_usd)
+        if not row.is_canary:
+            changes.add_outcome(row.task, CANCELLED if row.code else SETTLED)
+            used = Usage(1, row.num_prompt_tokens, row.num_completion_tokens, row.actual_nano_usd)
+            changes.add_usage(_usage_key(row, closed.admitted_ns, self._engine_hash), used)
         return True
 
-    def _execute_settle(self, statement: str, row: RowRecord, now_ns: int, *codes: str) -> int | None:
-        """When the row was admitted; None if the statement found no row."""
-        values = (*codes, *_settled_values(row), ",".join(row.flags), now_ns, row.ledger_id)
-        found = self.connection.execute(statement, values).fetchone()
-        return found[0] if found else None
-
-    def _settle_late(self, row: RowRecord, now_ns: int, changes: _Changes) -> bool:
+    def _settle_late(self, row: RowRecord, changes: _Changes) -> bool:
         """Settle a cancelled or lost row: only the difference to what is counted already is added.
 
         One with a code was ended by the engine; that is its end.
@@ -395,25 +419,27 @@ class Ledger:
         counted = Usage(1, *closed[1:4])
         admitted_ns, engine_hash, schema_id = closed[4:]
         more_nano_usd = row.actual_nano_usd - counted.nano_usd
-        if row.is_authenticated and not self._accounts.spend_late(row.tenant, admitted_ns, more_nano_usd, now_ns):
+        if _has_account(row) and not changes.account(row.tenant).spend_late(admitted_ns, more_nano_usd):
             return False
-        self._execute_settle(_SETTLE_LATE, row, now_ns)
-        self._count_outcome(changes.increments, row.task, metric_total.LATE, row.is_canary)
-        # A client's guide gets its schema id after the row was admitted, so the row may change its group.
-        before = row._replace(schema_id=schema_id)
-        self._count_usage(before, admitted_ns, Usage(*(-value for value in counted)), changes, engine_hash)
-        used = Usage(1, counted.num_prompt_tokens, row.num_completion_tokens, row.actual_nano_usd)
-        self._count_usage(row, admitted_ns, used, changes, engine_hash)
+        values = (*_settled_values(row), ",".join(row.flags), changes.now_ns, row.ledger_id)
+        self.connection.execute(_SETTLE_LATE, values)
+        if not row.is_canary:
+            changes.add_outcome(row.task, metric_total.LATE)
+            # A client's guide gets its schema id after the row was admitted, so the row may change its group.
+            before = _usage_key(row._replace(schema_id=schema_id), admitted_ns, engine_hash)
+            changes.add_usage(before, Usage(*(-value for value in counted)))
+            used = Usage(1, counted.num_prompt_tokens, row.num_completion_tokens, row.actual_nano_usd)
+            changes.add_usage(_usage_key(row, admitted_ns, engine_hash), used)
         return True
 
-    def _record_breaches(self, row: RowRecord, increments: Increments, now_ns: int) -> None:
+    def _record_breaches(self, row: RowRecord, changes: _Changes) -> None:
         observed = {alerts.QUEUE_DELAY: row.queue_delay_us, alerts.COST: row.actual_nano_usd}
         for flag in row.flags:
             rule = RULE_OF_FLAG.get(flag)
             if rule is None:
                 continue
             if rule == alerts.SCHEMA_VIOLATION:
-                metric_total.count(increments, metric_total.VIOLATIONS)
+                metric_total.count(changes.increments, metric_total.VIOLATIONS)
             alerts.record_breach(
                 self.connection,
                 self._alert_rules[rule],
@@ -423,25 +449,8 @@ class Ledger:
                     tenant=row.tenant,
                     ledger_id=row.ledger_id,
                 ),
-                now_ns,
+                changes.now_ns,
             )
-
-    def _count_outcome(self, increments: Increments, task: str, outcome: str, is_canary: bool, code: str = "") -> None:
-        if is_canary:
-            return
-        metric_total.count(increments, metric_total.REQUESTS, f"{task or metric_total.NO_TASK},{outcome}")
-        if code:
-            metric_total.count(increments, metric_total.REJECTED, code)
-
-    def _count_refusal(self, row: RowRecord, now_ns: int, changes: _Changes) -> None:
-        self._count_outcome(changes.increments, row.task, REFUSED, row.is_canary, row.code)
-        if row.is_authenticated:
-            changes.refusals[row.tenant, day_of(now_ns), row.code] += 1
-
-    def _count_usage(self, row: RowRecord, admitted_ns: int, used: Usage, changes: _Changes, engine_hash: str) -> None:
-        if not row.is_canary:
-            schema = usage.schema_group(row.schema_id)
-            changes.add_usage(UsageKey(row.tenant, day_of(admitted_ns), row.task, schema, engine_hash), used)
 
     def _unanswered(self, before_ns: int) -> list[_UnansweredRow]:
         rows = self.connection.execute(UNANSWERED, (self._boot_id, before_ns, _UNANSWERED_ROWS))
@@ -457,24 +466,23 @@ class Ledger:
 
     def _close_batch(self, rows: Sequence[_UnansweredRow], notes: EngineNotes, now_ns: int) -> int:
         num_closed = 0
-        changes = _Changes()
+        changes = _Changes(self.connection, now_ns)
         with transaction(self.connection):
             for row in rows:
                 num_tokens, nano_usd = self._usage_of(row, notes.by_id.get(row.ledger_id, EngineNote()).num_tokens)
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
-                cursor = self.connection.execute(
-                    "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "
-                    "WHERE id = ? AND state = 'admitted'",
-                    (state, now_ns, num_tokens, nano_usd, row.ledger_id),
-                )
-                if not cursor.rowcount:
+                closed = self._close(_CLOSE, (state, now_ns, num_tokens, nano_usd, row.ledger_id))
+                if closed is None:
                     continue
                 num_closed += 1
-                self._accounts.close(row.ledger_id, row.num_prompt_tokens + num_tokens, nano_usd, now_ns)
-                self._count_outcome(changes.increments, row.task, state, row.is_canary)
+                changes.end_reservation(closed, row.num_prompt_tokens + num_tokens, nano_usd)
                 if not row.is_canary:
-                    changes.add_usage(row.usage_key, Usage(1, row.num_prompt_tokens, num_tokens, nano_usd))
-            changes.write(self.connection)
+                    changes.add_outcome(row.task, state)
+                    changes.add_usage(
+                        _usage_key(row, row.admitted_ns, row.engine_hash),
+                        Usage(1, row.num_prompt_tokens, num_tokens, nano_usd),
+                    )
+            changes.write()
         return num_closed
 
     def _usage_of(self, row: _UnansweredRow, num_noted_tokens: int) -> tuple[int, int]:
@@ -482,6 +490,22 @@ class Ledger:
         reserved_nano_usd = max(0, row.projected_nano_usd - row.charged_nano_usd)
         num_tokens = min(num_noted_tokens, reserved_nano_usd // self._price) if self._price else num_noted_tokens
         return num_tokens, row.charged_nano_usd + num_tokens * self._price
+
+
+def _has_account(row: RowRecord) -> bool:
+    return row.is_authenticated and not row.is_canary
+
+
+def _limit_refusal(tenant: str, account: TenantAccount | None, need: Need, waiting: Waiting) -> Refusal | None:
+    refusal = None if account is None else account.refusal(need, waiting.num_requests(tenant))
+    if refusal is None and (detail := waiting.overload(tenant, need.num_completion_tokens)):
+        refusal = Refusal(Code.OVERLOADED, detail, depends_on_queue=True)
+    return refusal
+
+
+def _usage_key(row: RowRecord | _UnansweredRow, admitted_ns: int, engine_hash: str) -> UsageKey:
+    """The group of a row."""
+    return UsageKey(row.tenant, day_of(admitted_ns), row.task, usage.schema_group(row.schema_id), engine_hash)
 
 
 def _over(

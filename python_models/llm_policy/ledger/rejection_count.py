@@ -9,7 +9,6 @@ is near its size budget (`size_budget`), this holds for every rejection.
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 
 from llm_policy.errors import Code
 from llm_policy.ledger.row_record import RowRecord
@@ -68,9 +67,8 @@ class RejectionCounts:
         self._connection = connection
         self._engine_hash = engine_hash
         self._minute = now_ns // NS_PER_MINUTE
-        self._num_samples: Counter[str] = Counter()  # of the minute, by code
-        self._new_samples: Counter[tuple[str, str]] = Counter()  # by code and task
-        self._new_rows: Counter[tuple[str, str]] = Counter()
+        self._num_samples: dict[str, int] = {}  # of the minute, by code
+        self._new: dict[tuple[str, str], list[int]] = {}  # samples and rows by code and task
         self._samples_all: bool | None = None
 
     def stores(self, row: RowRecord) -> bool:
@@ -83,17 +81,16 @@ class RejectionCounts:
         if self._num_samples[row.code] >= SAMPLE_ROWS:
             return False
         self._num_samples[row.code] += 1
-        self._new_samples[row.code, row.task] += 1
+        self._new.setdefault((row.code, row.task), [0, 0])[0] += 1
         return True
 
     def count(self, row: RowRecord) -> None:
         """Count a rejected row that the table `request` does not hold."""
-        self._new_rows[row.code, row.task] += 1
+        self._new.setdefault((row.code, row.task), [0, 0])[1] += 1
 
     def write(self) -> None:
         """Add to the stored counts."""
-        for key in {**self._new_samples, **self._new_rows}:
-            numbers = (self._new_samples[key], self._new_rows[key])
+        for key, numbers in self._new.items():
             self._connection.execute(_ADD, (self._minute, *key, self._engine_hash, *numbers))
 
     def _is_sampled(self, row: RowRecord) -> bool:

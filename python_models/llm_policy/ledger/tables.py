@@ -1,5 +1,9 @@
 """The table of the ledger: one row for each row of each request that reached preprocess, unless it is only counted."""
 
+from __future__ import annotations
+
+import sqlite3
+
 ADMITTED, SETTLED, REFUSED, CANCELLED, LOST = STATES = ("admitted", "settled", "refused", "cancelled", "lost")
 
 TABLES = """
@@ -17,6 +21,7 @@ CREATE TABLE IF NOT EXISTS request (
     num_completion_tokens INTEGER NOT NULL DEFAULT 0,
     projected_nano_usd INTEGER NOT NULL,    -- the worst case
     actual_nano_usd INTEGER NOT NULL,       -- known so far: the prompt alone until it is settled
+    reserved_tokens INTEGER,                -- beside projected_nano_usd, if it came with a key
     queue_delay_us INTEGER,
     flags TEXT NOT NULL DEFAULT '',         -- separated by commas
     state TEXT NOT NULL CHECK (state IN ('admitted', 'settled', 'refused', 'cancelled', 'lost')),
@@ -30,3 +35,20 @@ CREATE INDEX IF NOT EXISTS request_answered ON request (closed_ns) WHERE state =
 CREATE INDEX IF NOT EXISTS request_canary ON request (admitted_ns) WHERE canary = 1;
 CREATE INDEX IF NOT EXISTS request_refused ON request (admitted_ns) WHERE state = 'refused' AND canary = 0;
 """
+
+# Up to this version, reservations had a table of their own.
+LAST_VERSION_WITH_RESERVATIONS = 4
+
+
+def move_reservations(connection: sqlite3.Connection) -> None:
+    """Move the reservations of an earlier version into their rows, in the caller's transaction."""
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(request)")}
+    if "reserved_tokens" not in columns:
+        connection.execute("ALTER TABLE request ADD COLUMN reserved_tokens INTEGER")
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'reservation'").fetchone()
+    if found is not None:
+        connection.execute(
+            "UPDATE request SET reserved_tokens = num_tokens FROM reservation "
+            "WHERE id = ledger_id AND state = 'admitted'"
+        )
+        connection.execute("DROP TABLE reservation")

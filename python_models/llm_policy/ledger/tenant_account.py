@@ -1,8 +1,8 @@
 """What registered tenants have spent, have reserved and have sent lately, changed in the transaction of each row.
 
-A row of a tenant reserves its worst case when it is admitted. Its reservation ends when the row is closed, in whatever
-state, and what it really used takes its place. So `spent + reserved` is never more than a budget, whatever the order in
-which processes write, stop or die.
+A row of a tenant reserves its worst case when it is admitted (the view `reservation`). Its reservation ends when the
+row is closed, in whatever state, and what it really used takes its place. So `spent + reserved` is never more than a
+budget, whatever the order in which processes write, stop or die.
 
 The row belongs to the day on which it was admitted. Rates count the rows admitted in the last 60 seconds, kept by
 second: the oldest second counts whole, so no 60 seconds see more than the limit.
@@ -11,6 +11,7 @@ second: the oldest second counts whole, so no 60 seconds see more than the limit
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,13 +23,6 @@ from llm_policy.ledger.tenant import TenantLimits, read_limits
 from llm_policy.pricing import usd
 
 TABLES = """
-CREATE TABLE IF NOT EXISTS reservation (    -- of the open rows
-    ledger_id INTEGER PRIMARY KEY,
-    tenant TEXT NOT NULL,
-    admitted_ns INTEGER NOT NULL,
-    num_tokens INTEGER NOT NULL,
-    nano_usd INTEGER NOT NULL
-);
 CREATE TABLE IF NOT EXISTS tenant_day (
     tenant TEXT NOT NULL,
     day INTEGER NOT NULL,           -- days since 1970
@@ -44,13 +38,14 @@ CREATE TABLE IF NOT EXISTS tenant_second (
     num_guides INTEGER NOT NULL,    -- new guides of clients
     PRIMARY KEY (tenant, second)
 ) WITHOUT ROWID;
+CREATE VIEW IF NOT EXISTS reservation AS    -- of the open rows
+    SELECT id AS ledger_id, tenant, admitted_ns, reserved_tokens AS num_tokens, projected_nano_usd AS nano_usd
+    FROM request INDEXED BY request_open WHERE state = 'admitted' AND reserved_tokens IS NOT NULL;
 """
 
 WINDOW_S = 60
 _NS_PER_S = 1_000_000_000
 
-_RESERVE = "INSERT INTO reservation (ledger_id, tenant, admitted_ns, num_tokens, nano_usd) VALUES (?, ?, ?, ?, ?)"
-_END = "DELETE FROM reservation WHERE ledger_id = ? RETURNING tenant, admitted_ns, num_tokens, nano_usd"
 _ADD_TO_DAY = (
     "INSERT INTO tenant_day (tenant, day, spent_nano_usd, reserved_nano_usd) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (tenant, day) DO UPDATE SET spent_nano_usd = spent_nano_usd + excluded.spent_nano_usd, "
@@ -61,11 +56,16 @@ _ADD_TO_SECOND = (
     "ON CONFLICT (tenant, second) DO UPDATE SET num_requests = num_requests + excluded.num_requests, "
     "num_tokens = num_tokens + excluded.num_tokens, num_guides = num_guides + excluded.num_guides"
 )
-_CORRECT_SECOND = "UPDATE tenant_second SET num_tokens = num_tokens - ? WHERE tenant = ? AND second = ?"
-# Sums are computed in SQL: reading the seconds of a window into Python takes three times as long.
+# A second that no rate counts any more is deleted, and must not come back.
+_CORRECT_SECOND = "UPDATE tenant_second SET num_tokens = num_tokens + ? WHERE tenant = ? AND second = ?"
+# Sums are computed in SQL: reading the rows of a window into Python takes three times as long.
 _SUM_OF_DAYS = (
     "SELECT coalesce(sum(spent_nano_usd), 0), coalesce(sum(reserved_nano_usd), 0) FROM tenant_day "
     "WHERE tenant = ? AND day >= ? AND day < ?"
+)
+_SUM_OF_DAY_AND_WINDOW = (
+    "SELECT sum(spent_nano_usd) FILTER (WHERE day = ?2), sum(reserved_nano_usd) FILTER (WHERE day = ?2), "
+    "sum(spent_nano_usd), sum(reserved_nano_usd) FROM tenant_day WHERE tenant = ?1 AND day >= ?3 AND day < ?4"
 )
 # The clock may have been set back: seconds that lie ahead by more than a window don't count.
 _OF_WINDOW = "FROM tenant_second WHERE tenant = ? AND second BETWEEN ? AND ?"
@@ -73,6 +73,11 @@ _SUM_OF_SECONDS = f"SELECT sum(num_requests), sum(num_tokens), sum(num_guides) {
 _SECONDS = f"SELECT second, num_requests, num_tokens, num_guides {_OF_WINDOW} ORDER BY second"
 _HAS_OLD_SECONDS = "SELECT EXISTS (SELECT 1 FROM tenant_second WHERE second < ?)"
 _DELETE_SECONDS = "DELETE FROM tenant_second WHERE second < ?"
+_RATES = (
+    ("max_requests_per_minute", "requests"),
+    ("max_tokens_per_minute", "tokens"),
+    ("max_adhoc_guides_per_minute", "new guides"),
+)
 
 
 class Need(NamedTuple):
@@ -86,12 +91,13 @@ class Need(NamedTuple):
     @classmethod
     def of(cls, rows: Sequence[RowRecord]) -> Need:
         """The need of a request with these rows."""
-        return cls(
-            sum(reserved_tokens(row) for row in rows),
-            sum(row.max_completion_tokens for row in rows),
-            sum(row.projected_nano_usd for row in rows),
-            sum(row.is_new_guide for row in rows),
-        )
+        num_tokens = num_completion_tokens = nano_usd = num_guides = 0
+        for row in rows:
+            num_tokens += reserved_tokens(row)
+            num_completion_tokens += row.max_completion_tokens
+            nano_usd += row.projected_nano_usd
+            num_guides += row.is_new_guide
+        return cls(num_tokens, num_completion_tokens, nano_usd, num_guides)
 
 
 class Refusal(NamedTuple):
@@ -110,118 +116,165 @@ def reserved_tokens(row: RowRecord) -> int:
     return row.num_prompt_tokens + row.max_completion_tokens
 
 
-class TenantAccounts:
-    """The accounts as one process changes them. They run in the caller's transaction; `refusal` needs none."""
+class TenantAccount:
+    """One tenant's account as one transaction sees it: read when it is needed, written by `save`.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    `refusal` alone needs no transaction.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, tenant: str, now_ns: int) -> None:
         self._connection = connection
+        self._tenant = tenant
+        self._now_ns = now_ns
+        self._limits: TenantLimits | None = None
+        self._uses: list[BudgetUse] | None = None  # of today's budgets, as `save` left them
+        self._minute: list[int] | None = None  # requests, tokens and guides of the last minute, with those not saved
+        # Not saved yet: what the days spent and reserved, what the seconds sent.
+        self._days: dict[int, list[int]] = {}
+        self._seconds: dict[int, list[int]] = {}
 
-    def refusal(self, tenant: str, need: Need, num_running: int, now_ns: int) -> Refusal | None:
+    @property
+    def limits(self) -> TenantLimits:
+        """The limits as they are now."""
+        if self._limits is None:
+            self._limits = read_limits(self._connection, self._tenant)
+        return self._limits
+
+    def refusal(self, need: Need, num_running: int) -> Refusal | None:
         """Why a request of this need is refused while `num_running` others of the tenant run; None if it may run."""
-        limits = read_limits(self._connection, tenant)
-        if limits.max_concurrent_requests is not None and num_running >= limits.max_concurrent_requests:
+        max_running = self.limits.max_concurrent_requests
+        if max_running is not None and num_running >= max_running:
             return Refusal(
                 Code.RATE_LIMITED,
-                f"{num_running} requests of tenant {tenant} wait for their answers, limit "
-                f"{limits.max_concurrent_requests} (max_concurrent_requests); try again in 1 s",
+                f"{num_running} requests of tenant {self._tenant} wait for their answers, limit "
+                f"{max_running} (max_concurrent_requests); try again in 1 s",
                 depends_on_queue=True,
             )
-        return self._rate_refusal(tenant, limits, need, now_ns) or self._budget_refusal(tenant, limits, need, now_ns)
+        return self._rate_refusal(need) or self._budget_refusal(need)
 
-    def report(self, tenant: str, refusal: Refusal, now_ns: int) -> None:
+    def report(self, refusal: Refusal) -> None:
         """Append the event of a budget that a request did not fit into."""
         if refusal.budget is not None:
-            report_use(self._connection, tenant, refusal.budget, now_ns, is_refused=True)
+            report_use(self._connection, self._tenant, refusal.budget, self._now_ns, is_refused=True)
 
-    def reserve(self, row: RowRecord, now_ns: int) -> None:
-        """Reserve what an admitted row may use; `row` has its ledger id."""
-        num_tokens = reserved_tokens(row)
-        execute = self._connection.execute
-        execute(_RESERVE, (row.ledger_id, row.tenant, now_ns, num_tokens, row.projected_nano_usd))
-        execute(_ADD_TO_DAY, (row.tenant, day_of(now_ns), 0, row.projected_nano_usd))
-        is_first = row.row_number == 0
-        execute(_ADD_TO_SECOND, (row.tenant, now_ns // _NS_PER_S, is_first, num_tokens, row.is_new_guide))
+    def reserve(self, need: Need) -> None:
+        """Reserve what an admitted request may use."""
+        self._add_to_day(day_of(self._now_ns), 0, need.nano_usd)
+        sent = (1, need.num_tokens, need.num_guides)
+        second = self._seconds.setdefault(self._now_ns // _NS_PER_S, [0, 0, 0])
+        for column, number in enumerate(sent):
+            second[column] += number
+            if self._minute is not None:
+                self._minute[column] += number
 
-    def close(self, ledger_id: int | None, num_tokens: int, nano_usd: int, now_ns: int) -> None:
-        """Replace a row's reservation with what it used; nothing happens to a row without one."""
-        ended = self._connection.execute(_END, (ledger_id,)).fetchone()
-        if ended is None:
-            return
-        tenant, admitted_ns, num_reserved, reserved_nano_usd = ended
-        self._connection.execute(_ADD_TO_DAY, (tenant, day_of(admitted_ns), nano_usd, -reserved_nano_usd))
-        self._connection.execute(_CORRECT_SECOND, (num_reserved - num_tokens, tenant, admitted_ns // _NS_PER_S))
-        if nano_usd:
-            self._report(tenant, admitted_ns, now_ns)
+    def close(self, admitted_ns: int, reserved: tuple[int, int], used: tuple[int, int]) -> None:
+        """Replace what a row reserved with what it used: tokens and nano-dollars."""
+        self._add_to_day(day_of(admitted_ns), used[1], -reserved[1])
+        self._seconds.setdefault(admitted_ns // _NS_PER_S, [0, 0, 0])[1] += used[0] - reserved[0]
 
-    def spend_late(self, tenant: str, admitted_ns: int, nano_usd: int, now_ns: int) -> bool:
+    def spend_late(self, admitted_ns: int, nano_usd: int) -> bool:
         """Spend more for a row whose reservation has ended; False, and nothing happens, if a budget has no room."""
+        self.save()
         day = day_of(admitted_ns)
-        if any(use.left < nano_usd for use in self._uses(tenant, read_limits(self._connection, tenant), day)):
+        if any(use.left < nano_usd for use in _read_uses(self._connection, self._tenant, self.limits, day)):
             return False
-        self._connection.execute(_ADD_TO_DAY, (tenant, day, nano_usd, 0))
-        self._report(tenant, admitted_ns, now_ns)
+        self._add_to_day(day, nano_usd, 0)
         return True
 
-    def _rate_refusal(self, tenant: str, limits: TenantLimits, need: Need, now_ns: int) -> Refusal | None:
-        wanted = {
-            "max_requests_per_minute": (limits.max_requests_per_minute, 1, "requests"),
-            "max_tokens_per_minute": (limits.max_tokens_per_minute, need.num_tokens, "tokens"),
-            "max_adhoc_guides_per_minute": (limits.max_adhoc_guides_per_minute, need.num_guides, "new guides"),
-        }
-        if all(limit is None for limit, _, _ in wanted.values()):
+    def save(self) -> None:
+        """Write what was reserved and closed, and append the events of budgets that are due."""
+        execute, tenant = self._connection.execute, self._tenant
+        for second, (num_requests, num_tokens, num_guides) in self._seconds.items():
+            if num_requests:
+                execute(_ADD_TO_SECOND, (tenant, second, num_requests, num_tokens, num_guides))
+            elif num_tokens:
+                execute(_CORRECT_SECOND, (num_tokens, tenant, second))
+        for day, (spent, reserved) in self._days.items():
+            execute(_ADD_TO_DAY, (tenant, day, spent, reserved))
+            if spent:
+                for use in _read_uses(self._connection, tenant, self.limits, day):
+                    report_use(self._connection, tenant, use, self._now_ns)
+        self._seconds, self._days, self._uses = {}, {}, None
+
+    def _add_to_day(self, day: int, spent_nano_usd: int, reserved_nano_usd: int) -> None:
+        sums = self._days.setdefault(day, [0, 0])
+        sums[0] += spent_nano_usd
+        sums[1] += reserved_nano_usd
+
+    def _rate_refusal(self, need: Need) -> Refusal | None:
+        limits = self.limits
+        rates = (limits.max_requests_per_minute, limits.max_tokens_per_minute, limits.max_adhoc_guides_per_minute)
+        if rates == (None, None, None):
             return None
-        now_s = now_ns // _NS_PER_S
-        window = (tenant, now_s - WINDOW_S, now_s + WINDOW_S)
-        all_used = self._connection.execute(_SUM_OF_SECONDS, window).fetchone()
-        for column, ((name, (limit, number, what)), sum_used) in enumerate(zip(wanted.items(), all_used, strict=True)):
-            if limit is None or not number:
-                continue
-            if number > limit:
-                return Refusal(
-                    Code.TENANT_FORBIDDEN,
-                    f"the request may need {number} {what}, limit {limit} ({name} of tenant {tenant})",
-                )
-            used = sum_used or 0
-            if used + number > limit:
-                seconds = [(row[0], row[column + 1]) for row in self._connection.execute(_SECONDS, window)]
-                wait_s = _wait_s(seconds, used + number - limit, now_s)
-                return Refusal(
-                    Code.RATE_LIMITED,
-                    f"tenant {tenant} used {used} {what} within a minute and the request needs {number}, limit {limit} "
-                    f"({name}); try again in {wait_s} s",
-                )
+        if self._minute is None:
+            all_used = self._connection.execute(_SUM_OF_SECONDS, self._window()).fetchone()
+            self._minute = [used or 0 for used in all_used]
+        numbers = (1, need.num_tokens, need.num_guides)
+        for column, (limit, used, number) in enumerate(zip(rates, self._minute, numbers, strict=True)):
+            if limit is not None and number and used + number > limit:
+                return self._refusal_of_rate(column, limit, used, number)
         return None
 
-    def _budget_refusal(self, tenant: str, limits: TenantLimits, need: Need, now_ns: int) -> Refusal | None:
-        for use in self._uses(tenant, limits, day_of(now_ns)):
-            if use.left < need.nano_usd:
-                return Refusal(
-                    Code.TENANT_BUDGET_OVERRUN,
-                    f"the request may cost ${usd(need.nano_usd):.9f}, but tenant {tenant} has spent "
-                    f"${usd(use.spent):.9f} and reserved ${usd(use.reserved):.9f} of ${usd(use.limit):.9f} "
-                    f"(max_usd_per_{use.window.name}); the {use.window.name} ends at {use.window.ends_at}",
-                    use,
-                )
+    def _refusal_of_rate(self, column: int, limit: int, used: int, number: int) -> Refusal:
+        name, what = _RATES[column]
+        if number > limit:
+            return Refusal(
+                Code.TENANT_FORBIDDEN,
+                f"the request may need {number} {what}, limit {limit} ({name} of tenant {self._tenant})",
+            )
+        sent = self._connection.execute(_SECONDS, self._window())
+        seconds = Counter({second: numbers[column] for second, *numbers in sent})
+        seconds.update({second: numbers[column] for second, numbers in self._seconds.items()})
+        wait_s = _wait_s(sorted(seconds.items()), used + number - limit, self._now_ns // _NS_PER_S)
+        return Refusal(
+            Code.RATE_LIMITED,
+            f"tenant {self._tenant} used {used} {what} within a minute and the request needs {number}, limit {limit} "
+            f"({name}); try again in {wait_s} s",
+        )
+
+    def _window(self) -> tuple[str, int, int]:
+        now_s = self._now_ns // _NS_PER_S
+        return self._tenant, now_s - WINDOW_S, now_s + WINDOW_S
+
+    def _budget_refusal(self, need: Need) -> Refusal | None:
+        day = day_of(self._now_ns)
+        if self._uses is None:
+            self._uses = _read_uses(self._connection, self._tenant, self.limits, day)
+        _, unsaved = self._days.get(day, (0, 0))
+        for use in self._uses:
+            if use.left - unsaved < need.nano_usd:
+                return self._refusal_of_budget(use._replace(reserved=use.reserved + unsaved), need)
         return None
 
-    def _uses(self, tenant: str, limits: TenantLimits, day: int) -> list[BudgetUse]:
-        """The use of each budget that has a limit."""
-        budgets = (limits.max_nano_usd_per_day, limits.max_nano_usd_per_month)
-        uses = []
-        for window, limit in zip(windows_of(day), budgets, strict=True):
-            if limit is not None:
-                uses.append(BudgetUse(window, limit, *read_spending(self._connection, tenant, window)))
-        return uses
-
-    def _report(self, tenant: str, admitted_ns: int, now_ns: int) -> None:
-        for use in self._uses(tenant, read_limits(self._connection, tenant), day_of(admitted_ns)):
-            report_use(self._connection, tenant, use, now_ns)
+    def _refusal_of_budget(self, use: BudgetUse, need: Need) -> Refusal:
+        return Refusal(
+            Code.TENANT_BUDGET_OVERRUN,
+            f"the request may cost ${usd(need.nano_usd):.9f}, but tenant {self._tenant} has spent "
+            f"${usd(use.spent):.9f} and reserved ${usd(use.reserved):.9f} of ${usd(use.limit):.9f} "
+            f"(max_usd_per_{use.window.name}); the {use.window.name} ends at {use.window.ends_at}",
+            use,
+        )
 
 
 def read_spending(connection: sqlite3.Connection, tenant: str, window: BudgetWindow) -> tuple[int, int]:
     """The nano-dollars that a tenant has spent and has reserved in a window."""
     spent, reserved = connection.execute(_SUM_OF_DAYS, (tenant, window.first, window.end)).fetchone()
     return int(spent), int(reserved)
+
+
+def _read_uses(connection: sqlite3.Connection, tenant: str, limits: TenantLimits, day: int) -> list[BudgetUse]:
+    """The use of each budget that has a limit: of the day, of its month."""
+    per_day, per_month = limits.max_nano_usd_per_day, limits.max_nano_usd_per_month
+    if per_day is None and per_month is None:
+        return []
+    day_window, month = windows_of(day)
+    summed = day_window if per_month is None else month
+    sums = connection.execute(_SUM_OF_DAY_AND_WINDOW, (tenant, day, summed.first, summed.end)).fetchone()
+    spent_today, reserved_today, spent, reserved = (number or 0 for number in sums)
+    uses = [] if per_day is None else [BudgetUse(day_window, per_day, spent_today, reserved_today)]
+    if per_month is not None:
+        uses.append(BudgetUse(month, per_month, spent, reserved))
+    return uses
 
 
 def has_old_seconds(connection: sqlite3.Connection, now_ns: int) -> bool:

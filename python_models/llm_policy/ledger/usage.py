@@ -81,12 +81,14 @@ def schema_group(schema_id: str) -> str:
 
 def add(connection: sqlite3.Connection, usage: Mapping[UsageKey, Usage]) -> None:
     """Add to the sums, in the caller's transaction."""
-    connection.executemany(_ADD, [(*key, *sums) for key, sums in usage.items()])
+    for key, sums in usage.items():
+        connection.execute(_ADD, (*key, *sums))
 
 
 def add_refusals(connection: sqlite3.Connection, refusals: Mapping[tuple[str, int, str], int]) -> None:
     """Add refused rows by tenant, day and code, in the caller's transaction."""
-    connection.executemany(_ADD_REFUSAL, [(*key, number) for key, number in refusals.items()])
+    for key, number in refusals.items():
+        connection.execute(_ADD_REFUSAL, (*key, number))
 
 
 def fill(connection: sqlite3.Connection) -> None:

@@ -10,7 +10,7 @@ from llm_policy.api_key import create_key, digest_of
 from llm_policy.ledger.budget_window import NS_PER_DAY, date_of
 from llm_policy.ledger.database import FILE_NAME, open_database
 from llm_policy.ledger.tenant import TenantLimits, find_by_key, read_limits
-from llm_policy.ledger.tenant_account import TenantAccounts
+from llm_policy.ledger.tenant_account import Need, TenantAccount
 from llmstack.tenants.tenant_admin import (
     FIELDS,
     MAX_USD,
@@ -149,9 +149,11 @@ def test_a_changed_limit_holds_for_the_next_request_of_another_process(connectio
 def test_the_highest_limits_fit_into_the_ledger(connection):
     highest: dict[str, Any] = {name: parse_usd(str(MAX_USD)) for name in FIELDS.values() if "_nano_usd_" in name}
     create(connection, limits=TenantLimits()._replace(**highest))
-    accounts = TenantAccounts(connection)
-    accounts.reserve(NEW_ROW._replace(ledger_id=1, projected_nano_usd=10**18), NOW_NS)
-    accounts.close(1, 1, 10**18, NOW_NS)  # its event holds the limit
+    account = TenantAccount(connection, "acme", NOW_NS)
+    account.reserve(Need(1, 1, 10**18))
+    account.save()
+    account.close(NOW_NS, (1, 10**18), (1, 10**18))
+    account.save()  # its event holds the limit
     (status,) = read_statuses(connection, NOW_NS)
     assert status.money.spent_today == 10**18
 

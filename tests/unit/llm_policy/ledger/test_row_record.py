@@ -59,6 +59,7 @@ OPEN_ROW = {
     "code": "",
     "admitted_ns": ADMITTED_NS,
     "closed_ns": None,
+    "reserved_tokens": None,
 }
 SETTLED_ROW = OPEN_ROW | {
     "schema_id": "sha256:0123456789abcdef",

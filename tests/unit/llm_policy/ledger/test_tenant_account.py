@@ -212,3 +212,25 @@ def test_seconds_that_no_rate_counts_are_deleted(ledger):
     assert send(ledger)[0] == "rate_limited"
     delete_old_seconds(ledger.connection, NOON_NS + 121 * NS)
     assert ledger.connection.execute("SELECT count(*) FROM tenant_second").fetchone() == (0,)
+
+
+def test_reservations_of_an_earlier_version_move_into_their_rows(tmp_path):
+    ledger = open_ledger(tmp_path)
+    limit(ledger, max_nano_usd_per_day=300_000)
+    settled, open_row = (admit(ledger, row, NOON_NS) for row in (NEW_ROW, ROW))
+    ledger.settle([settlement(settled)], NOON_NS)
+    execute = ledger.connection.execute
+    before = execute("SELECT * FROM reservation").fetchall()
+    execute("CREATE TABLE earlier (ledger_id INTEGER PRIMARY KEY, tenant, admitted_ns, num_tokens, nano_usd)")
+    execute("INSERT INTO earlier SELECT * FROM reservation")
+    execute("DROP VIEW reservation")
+    execute("ALTER TABLE earlier RENAME TO reservation")
+    execute("ALTER TABLE request DROP COLUMN reserved_tokens")
+    execute("PRAGMA user_version = 4")
+    ledger.connection.close()
+    ledger = open_ledger(tmp_path)
+    assert ledger.connection.execute("SELECT * FROM reservation").fetchall() == before
+    assert before == [(open_row, "acme", NOON_NS, 1_000, 200_000)]
+    assert send(ledger)[0] == "tenant_budget_overrun"
+    ledger.settle([settlement(open_row, ROW)], NOON_NS)
+    assert send(ledger)[0] == ""

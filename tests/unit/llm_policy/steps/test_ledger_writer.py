@@ -151,7 +151,7 @@ def test_pending_rejections_are_flushed_without_a_further_request(writer, tmp_pa
 
 
 def test_a_lock_that_is_not_free_in_time_rejects_and_keeps_the_connection(writer, tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_policy.ledger.database.transaction.__wrapped__.__defaults__", (0.05,))
+    monkeypatch.setattr("llm_policy.ledger.database.transaction.__defaults__", (0.05,))
     other = open_database(tmp_path / "ledger.db")
     other.execute("BEGIN IMMEDIATE")
     before = connection(writer)
