@@ -41,6 +41,11 @@ class BudgetUse(NamedTuple):
         return self.limit - self.spent - self.reserved
 
     @property
+    def unreported(self) -> int:
+        """What may be spent in addition, reservations included, without an event being due; negative: one is due."""
+        return -(-WARNING_PERCENT * self.limit // 100) - 1 - self.spent - self.reserved
+
+    @property
     def spent_percent(self) -> int:
         """The share that is spent, rounded down."""
         return 100 * self.spent // self.limit if self.limit else FULL_PERCENT

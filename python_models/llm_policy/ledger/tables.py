@@ -36,15 +36,16 @@ CREATE INDEX IF NOT EXISTS request_canary ON request (admitted_ns) WHERE canary 
 CREATE INDEX IF NOT EXISTS request_refused ON request (admitted_ns) WHERE state = 'refused' AND canary = 0;
 """
 
-# Up to this version, reservations had a table of their own.
-LAST_VERSION_WITH_RESERVATIONS = 4
+LAST_VERSION_WITH_RESERVATIONS = 4  # had a table of them
+_ADDED_COLUMNS = {"request": "reserved_tokens", "tenant_day": "safe_nano_usd"}
 
 
 def move_reservations(connection: sqlite3.Connection) -> None:
     """Move the reservations of an earlier version into their rows, in the caller's transaction."""
-    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(request)")}
-    if "reserved_tokens" not in columns:
-        connection.execute("ALTER TABLE request ADD COLUMN reserved_tokens INTEGER")
+    for table, added in _ADDED_COLUMNS.items():
+        columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+        if columns and added not in columns:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {added} INTEGER")
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'reservation'").fetchone()
     if found is not None:
         connection.execute(

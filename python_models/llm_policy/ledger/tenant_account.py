@@ -6,6 +6,11 @@ budget, whatever the order in which processes write, stop or die.
 
 The row belongs to the day on which it was admitted. Rates count the rows admitted in the last 60 seconds, kept by
 second: the oldest second counts whole, so no 60 seconds see more than the limit.
+
+To sum up a month for each row is most of the work, and rarely needed: `tenant_day.safe_nano_usd` is what the day may
+have spent and reserved without any budget being exceeded and any event being due. It holds as long as no other day of
+the month gets more and the limits stay. So it is set together with a reservation, for one day of a month at a time;
+whatever else adds to a day, or changes the limits, makes it NULL, and then the sums decide.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from llm_policy.errors import Code
 from llm_policy.ledger.budget_alert import BudgetUse, report_use
 from llm_policy.ledger.budget_window import BudgetWindow, day_of, windows_of
 from llm_policy.ledger.row_record import RowRecord
-from llm_policy.ledger.tenant import TenantLimits, read_limits
+from llm_policy.ledger.tenant import TenantLimits, parse_limits, read_limits
 from llm_policy.pricing import usd
 
 TABLES = """
@@ -28,8 +33,13 @@ CREATE TABLE IF NOT EXISTS tenant_day (
     day INTEGER NOT NULL,           -- days since 1970
     spent_nano_usd INTEGER NOT NULL,
     reserved_nano_usd INTEGER NOT NULL,
+    safe_nano_usd INTEGER,
     PRIMARY KEY (tenant, day)
 ) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS tenant_added AFTER INSERT ON tenant
+    BEGIN UPDATE tenant_day SET safe_nano_usd = NULL WHERE tenant = NEW.name; END;
+CREATE TRIGGER IF NOT EXISTS tenant_limits_changed AFTER UPDATE OF limits ON tenant
+    BEGIN UPDATE tenant_day SET safe_nano_usd = NULL WHERE tenant = NEW.name; END;
 CREATE TABLE IF NOT EXISTS tenant_second (
     tenant TEXT NOT NULL,
     second INTEGER NOT NULL,        -- Unix time
@@ -46,10 +56,27 @@ CREATE VIEW IF NOT EXISTS reservation AS    -- of the open rows
 WINDOW_S = 60
 _NS_PER_S = 1_000_000_000
 
-_ADD_TO_DAY = (
+_MAX_SAFE_NANO_USD = 2**63 - 1
+_READ = (
+    "SELECT limits, spent_nano_usd + reserved_nano_usd, safe_nano_usd FROM tenant "
+    "LEFT JOIN tenant_day ON tenant = name AND day = ? WHERE name = ?"
+)
+_RESERVE = (
+    "INSERT INTO tenant_day (tenant, day, spent_nano_usd, reserved_nano_usd, safe_nano_usd) VALUES (?, ?, 0, ?, ?) "
+    "ON CONFLICT (tenant, day) DO UPDATE SET reserved_nano_usd = reserved_nano_usd + excluded.reserved_nano_usd, "
+    "safe_nano_usd = excluded.safe_nano_usd"
+)
+_ADD_SAFELY = (
+    "UPDATE tenant_day SET spent_nano_usd = spent_nano_usd + ?, reserved_nano_usd = reserved_nano_usd + ? "
+    "WHERE tenant = ? AND day = ? AND spent_nano_usd + reserved_nano_usd + ? <= safe_nano_usd"
+)
+_ADD = (
     "INSERT INTO tenant_day (tenant, day, spent_nano_usd, reserved_nano_usd) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (tenant, day) DO UPDATE SET spent_nano_usd = spent_nano_usd + excluded.spent_nano_usd, "
     "reserved_nano_usd = reserved_nano_usd + excluded.reserved_nano_usd"
+)
+_FORGET_SAFE = (
+    "UPDATE tenant_day SET safe_nano_usd = NULL WHERE tenant = ? AND day >= ? AND day < ? AND safe_nano_usd IS NOT NULL"
 )
 _ADD_TO_SECOND = (
     "INSERT INTO tenant_second (tenant, second, num_requests, num_tokens, num_guides) VALUES (?, ?, ?, ?, ?) "
@@ -126,23 +153,21 @@ class TenantAccount:
         self._connection = connection
         self._tenant = tenant
         self._now_ns = now_ns
+        # Read once, by `_read`: the limits, what today has spent and reserved, and its `safe_nano_usd`.
         self._limits: TenantLimits | None = None
-        self._uses: list[BudgetUse] | None = None  # of today's budgets, as `save` left them
-        self._minute: list[int] | None = None  # requests, tokens and guides of the last minute, with those not saved
-        # Not saved yet: what the days spent and reserved, what the seconds sent.
-        self._days: dict[int, list[int]] = {}
-        self._seconds: dict[int, list[int]] = {}
-
-    @property
-    def limits(self) -> TenantLimits:
-        """The limits as they are now."""
-        if self._limits is None:
-            self._limits = read_limits(self._connection, self._tenant)
-        return self._limits
+        self._today_nano_usd = 0
+        self._safe_nano_usd: int | None = None
+        self._uses: list[BudgetUse] | None = None  # of today's budgets
+        self._minute: list[int] | None = None  # requests, tokens and guides of the last minute
+        # Not saved yet: what this transaction reserves now, and what it closes of each day and second.
+        self._reserved = [0, 0, 0, 0]  # requests, tokens, guides, nano-dollars
+        self._closed_days: dict[int, list[int]] = {}
+        self._closed_seconds: dict[int, int] = {}
 
     def refusal(self, need: Need, num_running: int) -> Refusal | None:
         """Why a request of this need is refused while `num_running` others of the tenant run; None if it may run."""
-        max_running = self.limits.max_concurrent_requests
+        limits = self._limits or self._read()
+        max_running = limits.max_concurrent_requests
         if max_running is not None and num_running >= max_running:
             return Refusal(
                 Code.RATE_LIMITED,
@@ -150,7 +175,7 @@ class TenantAccount:
                 f"{max_running} (max_concurrent_requests); try again in 1 s",
                 depends_on_queue=True,
             )
-        return self._rate_refusal(need) or self._budget_refusal(need)
+        return self._rate_refusal(limits, need) or self._budget_refusal(limits, need)
 
     def report(self, refusal: Refusal) -> None:
         """Append the event of a budget that a request did not fit into."""
@@ -159,60 +184,99 @@ class TenantAccount:
 
     def reserve(self, need: Need) -> None:
         """Reserve what an admitted request may use."""
-        self._add_to_day(day_of(self._now_ns), 0, need.nano_usd)
-        sent = (1, need.num_tokens, need.num_guides)
-        second = self._seconds.setdefault(self._now_ns // _NS_PER_S, [0, 0, 0])
-        for column, number in enumerate(sent):
-            second[column] += number
-            if self._minute is not None:
-                self._minute[column] += number
+        reserved = self._reserved
+        reserved[0] += 1
+        reserved[1] += need.num_tokens
+        reserved[2] += need.num_guides
+        reserved[3] += need.nano_usd
 
     def close(self, admitted_ns: int, reserved: tuple[int, int], used: tuple[int, int]) -> None:
         """Replace what a row reserved with what it used: tokens and nano-dollars."""
         self._add_to_day(day_of(admitted_ns), used[1], -reserved[1])
-        self._seconds.setdefault(admitted_ns // _NS_PER_S, [0, 0, 0])[1] += used[0] - reserved[0]
+        second = admitted_ns // _NS_PER_S
+        self._closed_seconds[second] = self._closed_seconds.get(second, 0) + used[0] - reserved[0]
 
     def spend_late(self, admitted_ns: int, nano_usd: int) -> bool:
         """Spend more for a row whose reservation has ended; False, and nothing happens, if a budget has no room."""
         self.save()
         day = day_of(admitted_ns)
-        if any(use.left < nano_usd for use in _read_uses(self._connection, self._tenant, self.limits, day)):
+        limits = read_limits(self._connection, self._tenant)
+        if any(use.left < nano_usd for use in _read_uses(self._connection, self._tenant, limits, day)):
             return False
         self._add_to_day(day, nano_usd, 0)
         return True
 
     def save(self) -> None:
         """Write what was reserved and closed, and append the events of budgets that are due."""
-        execute, tenant = self._connection.execute, self._tenant
-        for second, (num_requests, num_tokens, num_guides) in self._seconds.items():
-            if num_requests:
-                execute(_ADD_TO_SECOND, (tenant, second, num_requests, num_tokens, num_guides))
-            elif num_tokens:
-                execute(_CORRECT_SECOND, (num_tokens, tenant, second))
-        for day, (spent, reserved) in self._days.items():
-            execute(_ADD_TO_DAY, (tenant, day, spent, reserved))
-            if spent:
-                for use in _read_uses(self._connection, tenant, self.limits, day):
-                    report_use(self._connection, tenant, use, self._now_ns)
-        self._seconds, self._days, self._uses = {}, {}, None
+        if self._reserved[0]:
+            self._save_reserved()
+        for second, num_tokens in self._closed_seconds.items():
+            if num_tokens:
+                self._connection.execute(_CORRECT_SECOND, (num_tokens, self._tenant, second))
+        for day, (spent, reserved) in self._closed_days.items():
+            values = (spent, reserved, self._tenant, day, spent + reserved)
+            if not self._connection.execute(_ADD_SAFELY, values).rowcount:
+                self._add_beyond_safe(day, spent, reserved)
+        self._closed_seconds, self._closed_days = {}, {}
+
+    def _read(self) -> TenantLimits:
+        found = self._connection.execute(_READ, (day_of(self._now_ns), self._tenant)).fetchone()
+        if found is None:
+            self._limits = TenantLimits()
+        else:
+            text, today_nano_usd, self._safe_nano_usd = found
+            self._limits = parse_limits(text)
+            self._today_nano_usd = today_nano_usd or 0
+        return self._limits
+
+    def _save_reserved(self) -> None:
+        limits = self._limits or self._read()
+        day = day_of(self._now_ns)
+        *sent, nano_usd = self._reserved
+        if not self._is_safe(nano_usd):
+            # Uses are those before this transaction, as is what today spent and reserved then.
+            unreported = min((use.unreported for use in self._read_uses(limits)), default=_MAX_SAFE_NANO_USD)
+            if self._safe_nano_usd is None:
+                self._forget_safe(day)
+            self._safe_nano_usd = min(self._today_nano_usd + unreported, _MAX_SAFE_NANO_USD)
+        self._connection.execute(_RESERVE, (self._tenant, day, nano_usd, self._safe_nano_usd))
+        self._connection.execute(_ADD_TO_SECOND, (self._tenant, self._now_ns // _NS_PER_S, *sent))
+        self._reserved = [0, 0, 0, 0]
+        self._limits = self._uses = self._minute = None
+
+    def _is_safe(self, nano_usd: int) -> bool:
+        return self._safe_nano_usd is not None and self._today_nano_usd + nano_usd <= self._safe_nano_usd
+
+    def _add_beyond_safe(self, day: int, spent: int, reserved: int) -> None:
+        self._connection.execute(_ADD, (self._tenant, day, spent, reserved))
+        if spent + reserved > 0:
+            self._forget_safe(day)
+        if spent:
+            limits = read_limits(self._connection, self._tenant)
+            for use in _read_uses(self._connection, self._tenant, limits, day):
+                report_use(self._connection, self._tenant, use, self._now_ns)
+
+    def _forget_safe(self, day: int) -> None:
+        month = windows_of(day)[1]
+        self._connection.execute(_FORGET_SAFE, (self._tenant, month.first, month.end))
 
     def _add_to_day(self, day: int, spent_nano_usd: int, reserved_nano_usd: int) -> None:
-        sums = self._days.setdefault(day, [0, 0])
+        sums = self._closed_days.setdefault(day, [0, 0])
         sums[0] += spent_nano_usd
         sums[1] += reserved_nano_usd
 
-    def _rate_refusal(self, need: Need) -> Refusal | None:
-        limits = self.limits
+    def _rate_refusal(self, limits: TenantLimits, need: Need) -> Refusal | None:
         rates = (limits.max_requests_per_minute, limits.max_tokens_per_minute, limits.max_adhoc_guides_per_minute)
         if rates == (None, None, None):
             return None
         if self._minute is None:
             all_used = self._connection.execute(_SUM_OF_SECONDS, self._window()).fetchone()
             self._minute = [used or 0 for used in all_used]
-        numbers = (1, need.num_tokens, need.num_guides)
-        for column, (limit, used, number) in enumerate(zip(rates, self._minute, numbers, strict=True)):
-            if limit is not None and number and used + number > limit:
-                return self._refusal_of_rate(column, limit, used, number)
+        for column, (limit, number) in enumerate(zip(rates, (1, need.num_tokens, need.num_guides), strict=True)):
+            if limit is not None and number:
+                used = self._minute[column] + self._reserved[column]
+                if used + number > limit:
+                    return self._refusal_of_rate(column, limit, used, number)
         return None
 
     def _refusal_of_rate(self, column: int, limit: int, used: int, number: int) -> Refusal:
@@ -222,10 +286,11 @@ class TenantAccount:
                 Code.TENANT_FORBIDDEN,
                 f"the request may need {number} {what}, limit {limit} ({name} of tenant {self._tenant})",
             )
+        now_s = self._now_ns // _NS_PER_S
         sent = self._connection.execute(_SECONDS, self._window())
         seconds = Counter({second: numbers[column] for second, *numbers in sent})
-        seconds.update({second: numbers[column] for second, numbers in self._seconds.items()})
-        wait_s = _wait_s(sorted(seconds.items()), used + number - limit, self._now_ns // _NS_PER_S)
+        seconds[now_s] += self._reserved[column]
+        wait_s = _wait_s(sorted(seconds.items()), used + number - limit, now_s)
         return Refusal(
             Code.RATE_LIMITED,
             f"tenant {self._tenant} used {used} {what} within a minute and the request needs {number}, limit {limit} "
@@ -236,15 +301,19 @@ class TenantAccount:
         now_s = self._now_ns // _NS_PER_S
         return self._tenant, now_s - WINDOW_S, now_s + WINDOW_S
 
-    def _budget_refusal(self, need: Need) -> Refusal | None:
-        day = day_of(self._now_ns)
-        if self._uses is None:
-            self._uses = _read_uses(self._connection, self._tenant, self.limits, day)
-        _, unsaved = self._days.get(day, (0, 0))
-        for use in self._uses:
+    def _budget_refusal(self, limits: TenantLimits, need: Need) -> Refusal | None:
+        unsaved = self._reserved[3]
+        if self._is_safe(unsaved + need.nano_usd):
+            return None
+        for use in self._read_uses(limits):
             if use.left - unsaved < need.nano_usd:
                 return self._refusal_of_budget(use._replace(reserved=use.reserved + unsaved), need)
         return None
+
+    def _read_uses(self, limits: TenantLimits) -> list[BudgetUse]:
+        if self._uses is None:
+            self._uses = _read_uses(self._connection, self._tenant, limits, day_of(self._now_ns))
+        return self._uses
 
     def _refusal_of_budget(self, use: BudgetUse, need: Need) -> Refusal:
         return Refusal(

@@ -226,7 +226,8 @@ def test_list_without_tenants_says_so(tmp_path, connection):
 def test_tables_show_every_digit_and_the_whole_name(tmp_path, connection, columns):
     add_tenant(connection, LONG_NAME, TenantLimits(HUGE_NANO_USD, HUGE_NANO_USD, 10**12, 10**12, 10**12, 10**12))
     day = time.time_ns() // (86_400 * 10**9)
-    connection.execute("INSERT INTO tenant_day VALUES (?, ?, ?, ?)", (LONG_NAME, day, HUGE_NANO_USD, HUGE_NANO_USD))
+    values = (LONG_NAME, day, HUGE_NANO_USD, HUGE_NANO_USD)
+    connection.execute("INSERT INTO tenant_day VALUES (?, ?, ?, ?, NULL)", values)
     listed, shown = (run(tmp_path, *command, columns=columns).stdout for command in (("list",), ("show", LONG_NAME)))
     assert "…" not in listed + shown
     assert listed.count("987654321.123456789") == 4

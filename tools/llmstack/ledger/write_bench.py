@@ -62,6 +62,9 @@ _LIMITS = TenantLimits(
 )
 
 
+_ADD_DAY = "INSERT OR IGNORE INTO tenant_day (tenant, day, spent_nano_usd, reserved_nano_usd) VALUES (?, ?, ?, ?)"
+
+
 class WriteCost(NamedTuple):
     """The duration of one transaction of one row, in microseconds."""
 
@@ -158,5 +161,5 @@ def _add_tenant(connection: sqlite3.Connection) -> bytes:
         connection.execute("INSERT OR IGNORE INTO tenant (name, created_ns, limits) VALUES (?, ?, ?)", tenant)
         key = (digest, name, now_ns)
         connection.execute("INSERT INTO tenant_key (digest, tenant, created_ns) VALUES (?, ?, ?)", key)
-        connection.executemany("INSERT OR IGNORE INTO tenant_day VALUES (?, ?, ?, ?)", days)
+        connection.executemany(_ADD_DAY, days)
     return digest

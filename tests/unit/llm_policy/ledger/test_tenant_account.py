@@ -14,6 +14,7 @@ from tests.tenants import add_tenant
 NS = 1_000_000_000
 NOON_NS = int(datetime(2026, 11, 30, 12, tzinfo=timezone.utc).timestamp()) * NS
 ROW = NEW_ROW._replace(is_authenticated=True, max_completion_tokens=500)  # $0.0002, 1,000 tokens
+DAYS = "SELECT tenant, day, spent_nano_usd, reserved_nano_usd FROM tenant_day"
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_rows_of_dead_servers_release_what_they_did_not_use(tmp_path):
     second = open_ledger(tmp_path, "boot-2")
     assert send(second)[0] == "tenant_budget_overrun"
     second.close_unanswered(NOON_NS)
-    assert second.connection.execute("SELECT * FROM tenant_day").fetchall() == [("acme", 20_787, 50_000, 0)]
+    assert second.connection.execute(DAYS).fetchall() == [("acme", 20_787, 50_000, 0)]
     assert send(second)[0] == ""
 
 
@@ -95,7 +96,7 @@ def test_an_answer_that_comes_late_is_settled_only_if_the_budget_has_room(tmp_pa
     assert ledger.settle([settlement(late_id, ROW)], NOON_NS) == [False]
     ledger.settle([settlement(other_id, ROW)], NOON_NS)
     assert ledger.settle([settlement(late_id, ROW)], NOON_NS) == [True]
-    assert ledger.connection.execute("SELECT * FROM tenant_day").fetchall() == [("acme", 20_787, 124_000, 0)]
+    assert ledger.connection.execute(DAYS).fetchall() == [("acme", 20_787, 124_000, 0)]
 
 
 def test_too_many_requests_within_a_minute_are_told_when_to_try_again(ledger):
@@ -226,6 +227,9 @@ def test_reservations_of_an_earlier_version_move_into_their_rows(tmp_path):
     execute("DROP VIEW reservation")
     execute("ALTER TABLE earlier RENAME TO reservation")
     execute("ALTER TABLE request DROP COLUMN reserved_tokens")
+    for trigger in ("tenant_added", "tenant_limits_changed"):
+        execute(f"DROP TRIGGER {trigger}")
+    execute("ALTER TABLE tenant_day DROP COLUMN safe_nano_usd")
     execute("PRAGMA user_version = 4")
     ledger.connection.close()
     ledger = open_ledger(tmp_path)
