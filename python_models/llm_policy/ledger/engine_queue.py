@@ -44,9 +44,9 @@ _OPEN = (
 class Waiting:
     """The waiting requests and their completion tokens still to be decoded, at the most, by tenant."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, price: int) -> None:
         self._engine = manifest.engine
-        self._price = manifest.prices.per_token.output_nano_usd
+        self._price = price  # of a completion token in nano-dollars
         self._max_tokens = manifest.thresholds.max_tokens
         self._num_requests: dict[str, int] = {}
         self._num_tokens: dict[str, int] = {}
@@ -110,6 +110,7 @@ class EngineQueue:
         self._connection = connection
         self._boot_id = boot_id
         self._manifest = manifest
+        self._price = manifest.prices.per_token.output_nano_usd
         self._age_limit_ns = 0
         self._age_limit_computed_ns = 0
 
@@ -139,7 +140,7 @@ class EngineQueue:
         return self._max_deaths("1", ())
 
     def _read(self, since_ns: int) -> Waiting:
-        waiting = Waiting(self._manifest)
+        waiting = Waiting(self._manifest, self._price)
         for tenant_sums in self._connection.execute(_OPEN, (self._boot_id, since_ns)):
             waiting.add(*tenant_sums)
         return waiting

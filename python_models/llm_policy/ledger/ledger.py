@@ -81,9 +81,12 @@ _INSERT = (
     f"VALUES ({'?, ' * len(_INSERTED_FIELDS)}?, ?, ?, ?, ?, ?, ?)"
 )
 _SET_SETTLED = f"{', '.join(f'{column} = ?' for column in _SETTLED_FIELDS)}, flags = ?, closed_ns = ?"
-_IF_ADMITTED = "WHERE id = ? AND state = 'admitted' RETURNING tenant, admitted_ns, reserved_tokens, projected_nano_usd"
-_SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} {_IF_ADMITTED}"  # noqa: S608
-_CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} {_IF_ADMITTED}"  # noqa: S608
+# A row is read before it is closed: RETURNING takes 3 µs longer.
+_FIND_OPEN = (
+    "SELECT tenant, admitted_ns, reserved_tokens, projected_nano_usd FROM request WHERE id = ? AND state = 'admitted'"
+)
+_SETTLE = f"UPDATE request SET state = 'settled', {_SET_SETTLED} WHERE id = ?"  # noqa: S608
+_CUT = f"UPDATE request SET state = 'cancelled', code = ?, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
 _SETTLE_LATE = f"UPDATE request SET state = 'settled', swept_as = state, {_SET_SETTLED} WHERE id = ?"  # noqa: S608
 # An answer is settled within milliseconds of its end in the engine; later only on a machine that is overloaded.
 ENDED_GRACE_S = 15
@@ -102,15 +105,12 @@ _OLD_CANARIES = (
     "SELECT id FROM request INDEXED BY request_canary WHERE canary = 1 AND admitted_ns < ? AND state <> 'admitted' "
     "AND id < (SELECT max(id) FROM request) LIMIT ?"
 )
-_REJECT = f"UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? {_IF_ADMITTED}"  # noqa: S608
-_CLOSE = (
-    "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? "  # noqa: S608
-    f"{_IF_ADMITTED}"
-)
+_REJECT = "UPDATE request SET state = 'refused', code = ?, actual_nano_usd = 0, closed_ns = ? WHERE id = ?"
+_CLOSE = "UPDATE request SET state = ?, closed_ns = ?, num_completion_tokens = ?, actual_nano_usd = ? WHERE id = ?"
 
 
-class _Closed(NamedTuple):
-    """What a row that was admitted and is closed now had reserved; no tokens: it has no account."""
+class _OpenRow(NamedTuple):
+    """What a row that is closed now had reserved; no tokens: it has no account."""
 
     tenant: str
     admitted_ns: int
@@ -156,7 +156,7 @@ class _Changes:
             account = self._accounts[tenant] = TenantAccount(self._connection, tenant, self.now_ns)
         return account
 
-    def end_reservation(self, ended: _Closed, num_tokens: int, nano_usd: int) -> None:
+    def end_reservation(self, ended: _OpenRow, num_tokens: int, nano_usd: int) -> None:
         """Let a row that is closed use this instead of what it reserved; nothing happens for one without an account."""
         if ended.reserved_tokens is not None:
             reserved = (ended.reserved_tokens, ended.reserved_nano_usd)
@@ -284,7 +284,7 @@ class Ledger:
             surplus = list(self._surplus)
             counts = self._rejection_counts(now_ns)
             for row in rows:
-                if closed := self._close(_REJECT, (row.code, now_ns, row.ledger_id)):
+                if closed := self._close(_REJECT, row.code, now_ns, row.ledger_id):
                     changes.end_reservation(closed, 0, 0)
                     changes.add_refusal(row)
                     if row.code not in _KEPT_CODES and not counts.stores(row):
@@ -387,14 +387,17 @@ class Ledger:
             counts.count(row)
         return True
 
-    def _close(self, statement: str, values: tuple[object, ...]) -> _Closed | None:
-        """Execute a statement that ends with `_IF_ADMITTED`; None if it found no row."""
-        found = self.connection.execute(statement, values).fetchone()
-        return _Closed(*found) if found else None
+    def _close(self, statement: str, *values: object) -> _OpenRow | None:
+        """Execute a statement on the row whose id is the last value; None, and nothing happens, unless it is open."""
+        found = self.connection.execute(_FIND_OPEN, values[-1:]).fetchone()
+        if found is None:
+            return None
+        self.connection.execute(statement, values)
+        return _OpenRow(*found)
 
     def _settle_on_time(self, row: RowRecord, changes: _Changes) -> bool:
         values = (*_settled_values(row), ",".join(row.flags), changes.now_ns, row.ledger_id)
-        closed = self._close(_CUT, (row.code, *values)) if row.code else self._close(_SETTLE, values)
+        closed = self._close(_CUT, row.code, *values) if row.code else self._close(_SETTLE, *values)
         if closed is None:
             return False
         changes.end_reservation(closed, row.num_prompt_tokens + row.num_completion_tokens, row.actual_nano_usd)
@@ -471,7 +474,7 @@ class Ledger:
             for row in rows:
                 num_tokens, nano_usd = self._usage_of(row, notes.by_id.get(row.ledger_id, EngineNote()).num_tokens)
                 state = CANCELLED if row.boot_id == self._boot_id else LOST
-                closed = self._close(_CLOSE, (state, now_ns, num_tokens, nano_usd, row.ledger_id))
+                closed = self._close(_CLOSE, state, now_ns, num_tokens, nano_usd, row.ledger_id)
                 if closed is None:
                     continue
                 num_closed += 1
