@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from llm_policy.ledger.budget_window import day_of, windows_of
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.ledger.tenant_account import WINDOW_S, delete_old_seconds
+from llmstack.ledger.account_checks import check_accounts
 from llmstack.ledger.verification import verify
 from tests.hypothesis_profiles import num_examples
 from tests.ledgers import open_ledger, rejection, settlement
@@ -73,6 +75,8 @@ class AccountMachine(RuleBasedStateMachine):
         self.num_boots = 1
         self.rows = []
         self.limits = dict.fromkeys(TENANTS, TenantLimits())
+        self.spent = Counter()  # by tenant and day, as the transactions so far saved it
+        self.alerts = set()
         self.open()
         for tenant in TENANTS:
             add_tenant(self.ledgers[0].connection, tenant)
@@ -102,7 +106,7 @@ class AccountMachine(RuleBasedStateMachine):
         recent = [
             row
             for row in self.rows
-            if row.record.tenant == tenant and row.admitted_ns // NS >= self.now_ns // NS - WINDOW_S
+            if row.record.tenant == tenant and abs(row.admitted_ns // NS - self.now_ns // NS) <= WINDOW_S
         ]
         rates = (
             (of_tenant.max_requests_per_minute, sum(row.record.row_number == 0 for row in recent), 1),
@@ -126,6 +130,7 @@ class AccountMachine(RuleBasedStateMachine):
         budgets = (of_tenant.max_nano_usd_per_day, of_tenant.max_nano_usd_per_month)
         for window, limit in zip(windows_of(day_of(self.now_ns)), budgets, strict=True):
             if limit is not None and self.committed(tenant, window) + needed > limit:
+                self.alerts.add((tenant, window.name, window.first, 100, limit))
                 return Code.TENANT_BUDGET_OVERRUN
         return None
 
@@ -141,53 +146,77 @@ class AccountMachine(RuleBasedStateMachine):
                     tokens = row.num_prompt_tokens + row.max_completion_tokens
                     self.rows.append(ModelRow(row, self.now_ns, row.projected_nano_usd, tokens))
 
-    def choose(self, data, condition):
-        candidates = [row for row in self.rows if condition(row)]
-        return data.draw(st.sampled_from(candidates)) if candidates else None
+    def choose(self, data, condition, max_size=1):
+        candidates = [number for number, row in enumerate(self.rows) if condition(row)]
+        if not candidates:
+            return []
+        chosen = data.draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=max_size, unique=True))
+        return [self.rows[number] for number in chosen]
 
     @rule(data=st.data(), process=st.integers(0, 1), is_cut=st.booleans())
     def settle(self, data, process, is_cut):
-        row = self.choose(data, lambda row: row.is_open)
-        if row is None:
-            return
-        num_tokens = data.draw(st.integers(0, row.record.max_completion_tokens))
-        cost = row.record.prompt_nano_usd + num_tokens * TOKEN_NANO_USD
-        code = Code.CANCELLED.value if is_cut else ""
-        done = settlement(
-            row.record.ledger_id, row.record, num_completion_tokens=num_tokens, actual_nano_usd=cost, code=code
-        )
-        assert self.ledgers[process].settle([done], self.now_ns) == [True]
-        self.used(row, num_tokens, cost)
-        row.is_final = True
+        """One transaction closes rows on time and late, in any order."""
+        chosen = self.choose(data, lambda row: not row.is_final, max_size=4)
+        answers, found, closings = [], [], []
+        for row in chosen:
+            num_tokens = data.draw(st.integers(0, row.record.max_completion_tokens))
+            cost = row.record.prompt_nano_usd + num_tokens * TOKEN_NANO_USD
+            changes = {"num_completion_tokens": num_tokens, "actual_nano_usd": cost}
+            code = Code.CANCELLED.value if is_cut and row.is_open else ""
+            answers.append(settlement(row.record.ledger_id, row.record, code=code, **changes))
+            if row.is_open:
+                found.append(True)
+                closings.append((row, cost, False))
+                self.used(row, num_tokens, cost)
+                row.is_final = True
+            else:
+                found.append(self.has_room(row, cost - row.nano_usd))
+                closings.append((row, cost - row.nano_usd if found[-1] else 0, True))
+                if found[-1]:
+                    row.nano_usd, row.is_final = cost, True
+        assert self.ledgers[process].settle(answers, self.now_ns) == found
+        self.save(closings)
 
-    @rule(data=st.data(), process=st.integers(0, 1))
-    def settle_late(self, data, process):
-        row = self.choose(data, lambda row: not row.is_open and not row.is_final)
-        if row is None:
-            return
-        num_tokens = data.draw(st.integers(0, row.record.max_completion_tokens))
-        cost = row.record.prompt_nano_usd + num_tokens * TOKEN_NANO_USD
-        done = settlement(row.record.ledger_id, row.record, num_completion_tokens=num_tokens, actual_nano_usd=cost)
+    def has_room(self, row, nano_usd):
         tenant = row.record.tenant
         budgets = (self.limits[tenant].max_nano_usd_per_day, self.limits[tenant].max_nano_usd_per_month)
-        has_room = all(
-            limit is None or self.committed(tenant, window) + cost - row.nano_usd <= limit
+        return all(
+            limit is None or self.committed(tenant, window) + nano_usd <= limit
             for window, limit in zip(windows_of(day_of(row.admitted_ns)), budgets, strict=True)
         )
-        assert self.ledgers[process].settle([done], self.now_ns) == [has_room]
-        if has_room:
-            row.nano_usd, row.is_final = cost, True
+
+    def save(self, closings):
+        """Rows are saved by tenant and day at the end of a transaction, and before a late one of their tenant."""
+        unsaved = {tenant: {} for tenant in TENANTS}
+        for row, nano_usd, is_late in closings:
+            tenant, day = row.record.tenant, day_of(row.admitted_ns)
+            if is_late:
+                self.save_days(tenant, unsaved[tenant])
+                unsaved[tenant] = {}
+            unsaved[tenant][day] = unsaved[tenant].get(day, 0) + nano_usd
+        for tenant, days in unsaved.items():
+            self.save_days(tenant, days)
+
+    def save_days(self, tenant, days):
+        budgets = (self.limits[tenant].max_nano_usd_per_day, self.limits[tenant].max_nano_usd_per_month)
+        for day, nano_usd in days.items():
+            self.spent[tenant, day] += nano_usd
+            for window, limit in zip(windows_of(day), budgets, strict=True):
+                spent = sum(self.spent[tenant, each] for each in range(window.first, window.end))
+                if nano_usd and limit is not None and 100 * spent >= 80 * limit:
+                    percent = 100 if spent >= limit else 80
+                    self.alerts.add((tenant, window.name, window.first, percent, limit))
 
     @rule(data=st.data(), process=st.integers(0, 1))
     def reject(self, data, process):
-        row = self.choose(data, lambda row: row.is_open)
-        if row is not None:
+        for row in self.choose(data, lambda row: row.is_open):
             self.ledgers[process].reject([rejection(row.record.ledger_id, "schema_invalid", row.record)], self.now_ns)
             self.used(row, -row.record.num_prompt_tokens, 0)
             row.is_final = True
 
-    @rule(seconds=st.sampled_from([0.3, 1, 20, 59, 60, 61, 90_000, 40 * 86_400]))
+    @rule(seconds=st.sampled_from([0.3, 1, 20, 59, 60, 61, 90_000, -86_400, 40 * 86_400]))
     def wait(self, seconds):
+        """The clock may be set back."""
         self.now_ns += int(seconds * NS)
 
     @rule()
@@ -213,9 +242,10 @@ class AccountMachine(RuleBasedStateMachine):
         self.ledgers[0].connection.execute("UPDATE tenant SET limits = ? WHERE name = ?", (new.as_text(), tenant))
 
     def swept(self, condition):
-        for row in self.rows:
-            if row.is_open and condition(row):
-                self.used(row, 0, row.record.prompt_nano_usd)
+        swept = [row for row in self.rows if row.is_open and condition(row)]
+        for row in swept:
+            self.used(row, 0, row.record.prompt_nano_usd)
+        self.save([(row, row.nano_usd, False) for row in swept])
 
     @staticmethod
     def used(row, num_completion_tokens, nano_usd):
@@ -240,6 +270,9 @@ class AccountMachine(RuleBasedStateMachine):
                 "SELECT coalesce(sum(nano_usd), 0) FROM usage_day WHERE tenant = ?", (tenant,)
             ).fetchone()
             assert in_usage == spent
+        sent = execute("SELECT tenant, budget, first_day, percent, limit_nano_usd FROM budget_alert").fetchall()
+        assert set(sent) == self.alerts
+        assert list(check_accounts(self.ledgers[0].connection)) == []
 
     @precondition(lambda self: self.rows)
     @rule()

@@ -201,7 +201,7 @@ class TenantAccount:
         self.save()
         day = day_of(admitted_ns)
         limits = read_limits(self._connection, self._tenant)
-        if any(use.left < nano_usd for use in _read_uses(self._connection, self._tenant, limits, day)):
+        if any(use.left < nano_usd for use in read_uses(self._connection, self._tenant, limits, day)):
             return False
         self._add_to_day(day, nano_usd, 0)
         return True
@@ -235,7 +235,7 @@ class TenantAccount:
         *sent, nano_usd = self._reserved
         if not self._is_safe(nano_usd):
             # Uses are those before this transaction, as is what today spent and reserved then.
-            unreported = min((use.unreported for use in self._read_uses(limits)), default=_MAX_SAFE_NANO_USD)
+            unreported = min((use.unreported for use in self._uses_today(limits)), default=_MAX_SAFE_NANO_USD)
             if self._safe_nano_usd is None:
                 self._forget_safe(day)
             self._safe_nano_usd = min(self._today_nano_usd + unreported, _MAX_SAFE_NANO_USD)
@@ -253,7 +253,7 @@ class TenantAccount:
             self._forget_safe(day)
         if spent:
             limits = read_limits(self._connection, self._tenant)
-            for use in _read_uses(self._connection, self._tenant, limits, day):
+            for use in read_uses(self._connection, self._tenant, limits, day):
                 report_use(self._connection, self._tenant, use, self._now_ns)
 
     def _forget_safe(self, day: int) -> None:
@@ -305,14 +305,14 @@ class TenantAccount:
         unsaved = self._reserved[3]
         if self._is_safe(unsaved + need.nano_usd):
             return None
-        for use in self._read_uses(limits):
+        for use in self._uses_today(limits):
             if use.left - unsaved < need.nano_usd:
                 return self._refusal_of_budget(use._replace(reserved=use.reserved + unsaved), need)
         return None
 
-    def _read_uses(self, limits: TenantLimits) -> list[BudgetUse]:
+    def _uses_today(self, limits: TenantLimits) -> list[BudgetUse]:
         if self._uses is None:
-            self._uses = _read_uses(self._connection, self._tenant, limits, day_of(self._now_ns))
+            self._uses = read_uses(self._connection, self._tenant, limits, day_of(self._now_ns))
         return self._uses
 
     def _refusal_of_budget(self, use: BudgetUse, need: Need) -> Refusal:
@@ -331,7 +331,7 @@ def read_spending(connection: sqlite3.Connection, tenant: str, window: BudgetWin
     return int(spent), int(reserved)
 
 
-def _read_uses(connection: sqlite3.Connection, tenant: str, limits: TenantLimits, day: int) -> list[BudgetUse]:
+def read_uses(connection: sqlite3.Connection, tenant: str, limits: TenantLimits, day: int) -> list[BudgetUse]:
     """The use of each budget that has a limit: of the day, of its month."""
     per_day, per_month = limits.max_nano_usd_per_day, limits.max_nano_usd_per_month
     if per_day is None and per_month is None:

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from llm_policy.ledger.tenant import TenantLimits
 from llmstack.events.retention import prune_step
 from tests.ledgers import NEW_ROW, admit, open_ledger, settlement
 from tests.tenants import add_tenant
@@ -126,6 +127,7 @@ TAMPERED_ACCOUNTS = {
     "a negative reservation": "UPDATE request SET reserved_tokens = -1 WHERE state = 'admitted'",
     "a reserved sum": "UPDATE tenant_day SET reserved_nano_usd = reserved_nano_usd + 1",
     "a spent sum": "UPDATE tenant_day SET spent_nano_usd = spent_nano_usd + 1",
+    "a safe sum": "UPDATE tenant_day SET safe_nano_usd = 10000001",
     "a missing day": "DELETE FROM tenant_day",
     "a negative value": "UPDATE tenant_second SET num_tokens = -1",
     "a negative count": "INSERT INTO refusal_day VALUES ('initech', 1, 'rate_limited', -1)",
@@ -135,7 +137,7 @@ TAMPERED_ACCOUNTS = {
 @pytest.fixture
 def with_accounts(ledger):
     """Also rows of a registered tenant, on the day after it was registered: one is settled, one open."""
-    add_tenant(ledger.connection, "initech")
+    add_tenant(ledger.connection, "initech", TenantLimits(max_nano_usd_per_month=10_000_000))
     tomorrow_ns = time.time_ns() + DAY_NS
     ledger.settle([settlement(admit(ledger, AUTHENTICATED, tomorrow_ns), AUTHENTICATED)], tomorrow_ns + 1)
     admit(ledger, AUTHENTICATED, tomorrow_ns)

@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Iterator
 
 from llm_policy.ledger.budget_window import NS_PER_DAY, date_of
+from llm_policy.ledger.tenant import parse_limits
+from llm_policy.ledger.tenant_account import read_uses
 from llmstack.ledger.discrepancy import Discrepancy
 
 # A request that came without a key may be admitted shortly after its tenant was registered.
@@ -17,6 +19,10 @@ _REGISTRATION_NS = 10_000_000_000
 _WITHOUT_RESERVATION = (
     "SELECT count(*) FROM request JOIN tenant ON name = tenant WHERE state = 'admitted' AND canary = 0 "  # noqa: S608
     f"AND admitted_ns > created_ns + {_REGISTRATION_NS} AND id NOT IN (SELECT ledger_id FROM reservation)"
+)
+_SAFE = (
+    "SELECT tenant, day, safe_nano_usd, spent_nano_usd + reserved_nano_usd, limits FROM tenant_day "
+    "JOIN tenant ON name = tenant WHERE safe_nano_usd IS NOT NULL ORDER BY tenant, day"
 )
 _DIFFERENCE = "GROUP BY tenant, day HAVING sum(in_rows) <> sum(in_totals) ORDER BY tenant, day"
 _SUMS = {
@@ -58,6 +64,19 @@ def check_accounts(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
     for check, query in _SUMS.items():
         for tenant, day, in_rows, in_totals in connection.execute(query):
             yield Discrepancy(f"{check} by tenant {tenant} on {date_of(day)}", in_rows, in_totals)
+    yield from _find_unsafe_days(connection)
+
+
+def _find_unsafe_days(connection: sqlite3.Connection) -> Iterator[Discrepancy]:
+    """Days whose `safe_nano_usd` is more than the budgets allow."""
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(tenant_day)")}
+    if "safe_nano_usd" not in columns:  # an earlier version wrote the ledger
+        return
+    for tenant, day, safe, committed, limits in connection.execute(_SAFE):
+        uses = read_uses(connection, tenant, parse_limits(limits), day)
+        allowed = min((committed + use.unreported for use in uses), default=safe)
+        if safe > allowed:
+            yield Discrepancy(f"nano-dollars that are safe for tenant {tenant} on {date_of(day)}", allowed, safe)
 
 
 def find_negative_values(connection: sqlite3.Connection) -> Iterator[Discrepancy]:

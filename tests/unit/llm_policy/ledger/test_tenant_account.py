@@ -8,6 +8,7 @@ from llm_policy.errors import Code
 from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.ledger.tenant_account import delete_old_seconds
+from llmstack.ledger.verification import verify
 from tests.ledgers import NEW_ROW, admit, events, open_ledger, rejection, rows, settlement
 from tests.tenants import add_tenant
 
@@ -218,8 +219,9 @@ def test_seconds_that_no_rate_counts_are_deleted(ledger):
 def test_reservations_of_an_earlier_version_move_into_their_rows(tmp_path):
     ledger = open_ledger(tmp_path)
     limit(ledger, max_nano_usd_per_day=300_000)
-    settled, open_row = (admit(ledger, row, NOON_NS) for row in (NEW_ROW, ROW))
-    ledger.settle([settlement(settled)], NOON_NS)
+    label = NEW_ROW._replace(tenant="globex")
+    settled, open_row = (admit(ledger, row, NOON_NS) for row in (label, ROW))
+    ledger.settle([settlement(settled, label)], NOON_NS)
     execute = ledger.connection.execute
     before = execute("SELECT * FROM reservation").fetchall()
     execute("CREATE TABLE earlier (ledger_id INTEGER PRIMARY KEY, tenant, admitted_ns, num_tokens, nano_usd)")
@@ -231,6 +233,7 @@ def test_reservations_of_an_earlier_version_move_into_their_rows(tmp_path):
         execute(f"DROP TRIGGER {trigger}")
     execute("ALTER TABLE tenant_day DROP COLUMN safe_nano_usd")
     execute("PRAGMA user_version = 4")
+    assert verify(ledger.connection, NOON_NS, 600).discrepancies == []
     ledger.connection.close()
     ledger = open_ledger(tmp_path)
     assert ledger.connection.execute("SELECT * FROM reservation").fetchall() == before
