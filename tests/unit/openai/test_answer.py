@@ -31,6 +31,7 @@ PIECES = [
         True,
     ),
 ]
+REPORT = policy_report(PIECES[1])
 HEAD = new_head(ChatForm(), "m", "sha256:" + "ab" * 32)
 
 
@@ -42,7 +43,7 @@ def as_json(answer, name):
 
 
 def test_a_whole_chat_joins_its_pieces():
-    answer = as_json(ChatForm().whole(HEAD, PIECES), "ChatCompletion")
+    answer = as_json(ChatForm().whole(HEAD, PIECES, REPORT), "ChatCompletion")
     choice = answer["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": "Héy", "refusal": None}
     assert (choice["finish_reason"], choice["index"]) == ("length", 0)
@@ -51,10 +52,10 @@ def test_a_whole_chat_joins_its_pieces():
 
 
 def test_the_first_of_several_tokens_in_a_piece_has_their_text():
-    tokens = as_json(ChatForm().whole(HEAD, PIECES), "ChatCompletion")["choices"][0]["logprobs"]["content"]
+    tokens = as_json(ChatForm().whole(HEAD, PIECES, REPORT), "ChatCompletion")["choices"][0]["logprobs"]["content"]
     assert [(each["token"], each["logprob"]) for each in tokens] == [("Hé", -1.0), ("", -0.5), ("y", -0.25)]
     assert tokens[0]["bytes"] == list("Hé".encode())
-    text = as_json(TextForm().whole(HEAD, PIECES), "TextCompletion")["choices"][0]["logprobs"]
+    text = as_json(TextForm().whole(HEAD, PIECES, REPORT), "TextCompletion")["choices"][0]["logprobs"]
     assert (text["tokens"], text["text_offset"]) == (["Hé", "", "y"], [0, 2, 2])
 
 
@@ -73,7 +74,7 @@ def test_with_usage_every_chunk_has_the_member_and_the_last_its_value(form, name
 
 
 def test_the_report_is_in_the_headers_too():
-    assert report_headers(PIECES[1]) == {
+    assert report_headers(REPORT) == {
         "x-llmstack-schema-valid": "false",
         "x-llmstack-resolved-schema-id": "order",
         "x-llmstack-cost-usd": "0.001",

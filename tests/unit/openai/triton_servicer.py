@@ -20,8 +20,13 @@ def text_response(text, is_last):
     return response
 
 
+def wants_stream(request):
+    raw = dict(zip((each.name for each in request.inputs), request.raw_input_contents, strict=True))
+    return raw["stream"] == b"\x01"
+
+
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers a stream with `pieces`, or with an error; remembers what it received."""
+    """Answers with `pieces`, as one if no stream is wanted, or with an error; remembers what it received."""
 
     def __init__(self, pieces=(), error="", has_stream_model=True):
         self.pieces, self.error, self.has_stream_model = pieces, error, has_stream_model
@@ -35,7 +40,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 message = "Request for unknown model: 'ensemble_stream' is not found"
                 yield service_pb2.ModelStreamInferResponse(error_message=message)
                 return
-            for text, is_last in self.pieces:
+            for text, is_last in self.pieces if wants_stream(request) else self.joined():
                 yield service_pb2.ModelStreamInferResponse(infer_response=text_response(text, is_last))
             if self.error:
                 yield service_pb2.ModelStreamInferResponse(error_message=self.error)
@@ -44,6 +49,9 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 await asyncio.Event().wait()
             finally:
                 self.cancelled.set()
+
+    def joined(self):
+        return [("".join(text for text, _ in self.pieces), True)] if any(is_last for _, is_last in self.pieces) else []
 
     async def ModelInfer(self, request, context):
         self.requests.append(request)

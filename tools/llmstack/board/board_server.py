@@ -22,6 +22,7 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=BoundedProtocol,
+        loop="asyncio",
         ws="none",
         lifespan="off",
         log_level="warning",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Annotated
 
 import typer
@@ -12,7 +11,9 @@ from llmstack.cli.command_group import LazyCommand, lazy_group
 
 def _print_version(is_requested: bool) -> None:
     if is_requested:
-        typer.echo(f"llmstack {importlib.metadata.version('llm-serving-stack')}")
+        from llmstack.version import project_version
+
+        typer.echo(f"llmstack {project_version()}")
         raise typer.Exit
 
 

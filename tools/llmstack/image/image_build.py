@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 import tarfile
 import tempfile
@@ -14,6 +13,7 @@ from typing import IO, Any, NamedTuple
 from docker.errors import DockerException
 
 from llmstack.image.docker_client import ImageError, connect
+from llmstack.version import project_version
 
 DOCKERFILE = "docker/Dockerfile"
 _BUILD_TIMEOUT_S = 3_600
@@ -78,7 +78,7 @@ def version_arguments(root: Path) -> dict[str, str]:
         revision = done.stdout.strip() or "unknown"
     except OSError:
         revision = "unknown"
-    return {"VERSION": importlib.metadata.version("llm-serving-stack"), "REVISION": revision}
+    return {"VERSION": project_version(), "REVISION": revision}
 
 
 def write_context(root: Path, file: IO[bytes]) -> None:

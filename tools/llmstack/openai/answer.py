@@ -5,12 +5,11 @@ The forms are msgspec structs: one definition encodes answers and makes the sche
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from llmstack.openai.triton_client import Piece
@@ -213,6 +212,9 @@ class ErrorDocument(Struct):
     error: ErrorDetail
 
 
+_REPORT_HEADERS = {name: f"x-llmstack-{name.replace('_', '-')}" for name in PolicyReport.__struct_fields__}
+
+
 class AnswerHead(NamedTuple):
     """What all chunks of an answer have in common."""
 
@@ -227,7 +229,7 @@ class AnswerForm(Protocol):
 
     id_prefix: str
 
-    def whole(self, head: AnswerHead, pieces: Sequence[Piece]) -> Struct:
+    def whole(self, head: AnswerHead, pieces: Sequence[Piece], report: PolicyReport) -> Struct:
         """The whole answer."""
 
     def first(self, head: AnswerHead, usage: UnsetType | None) -> Struct | None:
@@ -245,12 +247,12 @@ class ChatForm:
 
     id_prefix = "chatcmpl"
 
-    def whole(self, head: AnswerHead, pieces: Sequence[Piece]) -> Struct:
+    def whole(self, head: AnswerHead, pieces: Sequence[Piece], report: PolicyReport) -> Struct:
         """The whole answer."""
         last = pieces[-1]
         message = ChatAnswerMessage("".join(piece.text for piece in pieces))
         choice = ChatChoice(message, finish_reason(last), _chat_log_probs(pieces))
-        return ChatCompletion(*head, [choice], read_usage(last), policy_report(last))
+        return ChatCompletion(*head, [choice], read_usage(last), report)
 
     def first(self, head: AnswerHead, usage: UnsetType | None) -> Struct | None:
         """The chunk with the role."""
@@ -272,12 +274,12 @@ class TextForm:
 
     id_prefix = "cmpl"
 
-    def whole(self, head: AnswerHead, pieces: Sequence[Piece]) -> Struct:
+    def whole(self, head: AnswerHead, pieces: Sequence[Piece], report: PolicyReport) -> Struct:
         """The whole answer."""
         last = pieces[-1]
         text = "".join(piece.text for piece in pieces)
         choice = TextChoice(text, finish_reason(last), _text_log_probs(pieces, 0))
-        return TextCompletion(*head, [choice], read_usage(last), policy_report(last))
+        return TextCompletion(*head, [choice], read_usage(last), report)
 
     def first(self, head: AnswerHead, usage: UnsetType | None) -> Struct | None:
         """A text has no chunk before its first piece."""
@@ -296,7 +298,7 @@ class TextForm:
 def new_head(form: AnswerForm, model: str, engine_hash: str) -> AnswerHead:
     """The head of a new answer; the policy has compared `engine_hash` with the engine's."""
     short = engine_hash.rpartition(":")[2][:_FINGERPRINT_CHARS]
-    return AnswerHead(f"{form.id_prefix}-{uuid.uuid4().hex}", int(time.time()), model, f"fp_{short}")
+    return AnswerHead(f"{form.id_prefix}-{secrets.token_hex(16)}", int(time.time()), model, f"fp_{short}")
 
 
 def read_usage(last: Piece) -> Usage:
@@ -317,11 +319,10 @@ def policy_report(last: Piece) -> PolicyReport:
     )
 
 
-def report_headers(last: Piece) -> dict[str, str]:
-    """The same report as response headers."""
-    report: Mapping[str, Any] = msgspec.to_builtins(policy_report(last))
-    shown = {name: value for name, value in report.items() if value is not None and value != []}
-    return {f"x-llmstack-{name.replace('_', '-')}": _header_text(value) for name, value in shown.items()}
+def report_headers(report: PolicyReport) -> dict[str, str]:
+    """The report as response headers."""
+    values = ((header, getattr(report, name)) for name, header in _REPORT_HEADERS.items())
+    return {header: _header_text(value) for header, value in values if value is not None and value != []}
 
 
 def finish_reason(last: Piece) -> FinishReason:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from llmstack.openai.answer import (
 from llmstack.openai.chat_request import ChatRequest
 from llmstack.openai.completion_request import CompletionRequest
 from llmstack.tenants.usage_report import GROUPS
+from llmstack.version import project_version
 
 _REF = "#/components/schemas/{name}"
 _ERROR_STATUSES = (400, 401, 403, 404, 413, 429, 500, 503)
@@ -47,7 +47,7 @@ def make_document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "OpenAI API of the LLM serving stack",
-            "version": importlib.metadata.version("llm-serving-stack"),
+            "version": project_version(),
         },
         "paths": {
             "/v1/chat/completions": {"post": _generation("chat", ChatRequest, ChatCompletion, ChatCompletionChunk)},

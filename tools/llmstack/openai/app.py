@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -13,10 +13,10 @@ import orjson
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmstack.openai import sse
 from llmstack.openai.answer import (
@@ -27,6 +27,7 @@ from llmstack.openai.answer import (
     ModelList,
     TextForm,
     new_head,
+    policy_report,
     read_usage,
     report_headers,
 )
@@ -42,7 +43,9 @@ from llmstack.openai.triton_client import Piece, TritonError, TritonServers, Unr
 from llmstack.openai.usage_client import UsageClient
 
 MAX_BODY_BYTES = 4 << 20
+_CHAT, _COMPLETION = "/v1/chat/completions", "/v1/completions"
 _JSON = "application/json"
+_FAULTS = (TritonError, Unreachable, UnicodeEncodeError)
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -63,7 +66,7 @@ class OpenAIApi:
         self._servers: TritonServers
 
     @contextlib.asynccontextmanager
-    async def connected(self, app: Starlette) -> AsyncIterator[None]:
+    async def connected(self, app: object) -> AsyncIterator[None]:
         """Open the connections to Triton on the server's event loop, and close them at its end."""
         self._servers = TritonServers(self._addresses)
         try:
@@ -109,18 +112,17 @@ class OpenAIApi:
     async def _generate(
         self, request: Request, request_type: type[ChatRequest | CompletionRequest], form: AnswerForm
     ) -> Response:
-        headers = read_headers(request.headers.raw)
-        answer_headers = {"x-request-id": headers.request_id} if headers.request_id else {}
+        headers = RequestHeaders((), "")
         try:
-            body = await self._read_body(request)
-            response = await run_while_connected(
-                request.receive, self._answer(_parse(request_type, body), form, headers)
-            )
+            headers = read_headers(request.scope["headers"])
+            body = _parse(request_type, await self._read_body(request.receive))
+            response = await run_while_connected(request.receive, self._answer(body, form, headers))
         except ApiError as error:
             response = error_response(error)
         except ClientGone:
             response = error_response(ApiError("cancelled", "the client closed the connection"))
-        response.headers.update(answer_headers)
+        if headers.request_id:
+            response.raw_headers.append((b"x-request-id", headers.request_id.encode()))
         return response
 
     async def _answer(
@@ -128,35 +130,41 @@ class OpenAIApi:
     ) -> Response:
         """The response of one request; a stream begins with its first piece, so that a rejection has its status."""
         inputs, parameters = body.translate(self._names.task_of(body.model))
-        # Only single tokens have a text of their own, so log-probabilities are collected from a stream.
-        inputs["stream"] = bool(body.stream) or body.wants_log_probs
-        pieces = _checked(self._servers.generate(inputs, headers.metadata), parameters)
-        head = new_head(form, body.model, headers.engine_hash)
-        answer_headers = {**ignored_header(body.ignored), "x-llmstack-engine-hash": headers.engine_hash}
-        if body.stream:
-            first = await anext(pieces)
-            stream = _Stream(form, head, first, pieces, body.include_usage)
-            return EventStream(stream.events(), {**sse.HEADERS, **answer_headers})
-        collected = [piece async for piece in pieces]
-        answer = _encode(form.whole(head, collected))
-        return Response(answer, headers={**answer_headers, **report_headers(collected[-1])}, media_type=_JSON)
-
-    async def _read_body(self, request: Request) -> bytes:
-        body = bytearray()
+        engine_hash = headers.engine_hash
+        head = new_head(form, body.model, engine_hash)
+        answer_headers = {**ignored_header(body.ignored), "x-llmstack-engine-hash": engine_hash}
         try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > self._max_body_bytes:
-                    raise ApiError("body_too_large", f"the body exceeds {self._max_body_bytes} bytes")
-        except ClientDisconnect:
-            raise ClientGone from None
-        return bytes(body)
+            if not body.stream and not body.wants_log_probs:
+                pieces = [await self._servers.answer(inputs, headers.metadata)]
+                return _whole(form, head, pieces, answer_headers)
+            source = self._servers.stream(inputs, headers.metadata)
+            # Only single tokens have a text of their own, so log-probabilities are collected from a stream.
+            if not body.stream:
+                return _whole(form, head, [piece async for piece in source], answer_headers)
+            first = await anext(source)
+        except _FAULTS as fault:
+            raise _api_error(fault, parameters) from None
+        stream = _Stream(form, head, first, source, parameters, body.include_usage)
+        return EventStream(stream.events(), {**sse.HEADERS, **answer_headers})
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        parts, num_bytes, is_complete = [], 0, False
+        while not is_complete:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            num_bytes += len(parts[-1])
+            if num_bytes > self._max_body_bytes:
+                raise ApiError("body_too_large", f"the body exceeds {self._max_body_bytes} bytes")
+            is_complete = not message.get("more_body", False)
+        return b"".join(parts)
 
 
 class EventStream(Response):
     """A response whose events are sent as they come. A client that goes away ends the source."""
 
-    def __init__(self, events: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
         super().__init__(headers=headers, media_type=sse.MEDIA_TYPE)
         del self.headers["content-length"]
         self._events = events
@@ -168,8 +176,9 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        async with contextlib.aclosing(self._events) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -179,15 +188,17 @@ class _Stream(NamedTuple):
     form: AnswerForm
     head: AnswerHead
     first: Piece
-    rest: AsyncIterator[Piece]
+    rest: AsyncGenerator[Piece, None]
+    parameters: dict[str, str]
     include_usage: bool
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The events; closing them ends the request."""
         usage = None if self.include_usage else msgspec.UNSET
-        if opening := self.form.first(self.head, usage):
-            yield sse.event(opening)
         piece, text_offset = self.first, 0
         try:
+            if opening := self.form.first(self.head, usage):
+                yield sse.event(opening)
             while True:
                 if piece.text or piece.log_probs or piece.is_last:
                     yield sse.event(self.form.chunk(self.head, piece, text_offset, usage))
@@ -195,20 +206,22 @@ class _Stream(NamedTuple):
                     break
                 text_offset += len(piece.text)
                 piece = await anext(self.rest)
-        except ApiError as error:
-            yield sse.error_event(error)
+        except _FAULTS as fault:
+            yield sse.error_event(_api_error(fault, self.parameters))
             return
+        finally:
+            await self.rest.aclose()
         if self.include_usage:
             yield sse.event(self.form.usage_chunk(self.head, read_usage(piece)))
         yield sse.DONE
 
 
-def make_app(api: OpenAIApi) -> Starlette:
-    """The ASGI application."""
-    return Starlette(
+def make_app(api: OpenAIApi) -> ASGIApp:
+    """The ASGI application. The paths that generate don't take the way through Starlette, which has the others."""
+    starlette = Starlette(
         routes=[
-            Route("/v1/chat/completions", api.chat, methods=["POST"]),
-            Route("/v1/completions", api.completion, methods=["POST"]),
+            Route(_CHAT, api.chat, methods=["POST"]),
+            Route(_COMPLETION, api.completion, methods=["POST"]),
             Route("/v1/models", api.models),
             Route("/v1/models/{name:path}", api.model),
             Route("/v1/usage", api.usage),
@@ -218,6 +231,22 @@ def make_app(api: OpenAIApi) -> Starlette:
         exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_fault},
         lifespan=api.connected,
     )
+    direct = {("POST", _CHAT): api.chat, ("POST", _COMPLETION): api.completion}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = direct.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None:
+            await starlette(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await endpoint(request)
+        except Exception as error:
+            await (await _on_fault(request, error))(scope, receive, send)
+            raise  # the server logs it
+        await response(scope, receive, send)
+
+    return app
 
 
 def error_response(error: ApiError) -> Response:
@@ -232,18 +261,19 @@ def _parse(request_type: type[ChatRequest | CompletionRequest], body: bytes) -> 
         raise validation_error(error) from None
 
 
-async def _checked(pieces: AsyncIterator[Piece], parameters: dict[str, str]) -> AsyncIterator[Piece]:
-    """The same pieces; what Triton answers becomes an `ApiError`."""
-    try:
-        async with contextlib.aclosing(pieces) as source:  # type: ignore[type-var]
-            async for piece in source:
-                yield piece
-    except TritonError as error:
-        raise policy_error(str(error), parameters) from None
-    except Unreachable:  # its text has addresses, which clients need not know
-        raise ApiError("server_unavailable", "Triton does not answer, or the connection to it broke") from None
-    except UnicodeEncodeError:
-        raise invalid(None, "a text has an unpaired surrogate") from None
+def _whole(form: AnswerForm, head: AnswerHead, pieces: Sequence[Piece], headers: dict[str, str]) -> Response:
+    report = policy_report(pieces[-1])
+    answer = _encode(form.whole(head, pieces, report))
+    return Response(answer, headers={**headers, **report_headers(report)}, media_type=_JSON)
+
+
+def _api_error(fault: Exception, parameters: dict[str, str]) -> ApiError:
+    """The error with which a request is answered; `fault` is one of `_FAULTS`."""
+    if isinstance(fault, TritonError):
+        return policy_error(str(fault), parameters)
+    if isinstance(fault, Unreachable):  # its text has addresses, which clients need not know
+        return ApiError("server_unavailable", "Triton does not answer, or the connection to it broke")
+    return invalid(None, "a text has an unpaired surrogate")
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:

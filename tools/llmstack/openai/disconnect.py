@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import sys
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.types import Receive
 
@@ -15,24 +16,30 @@ class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def run_while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the client goes away. The request's body must have been read.
 
     Raises:
         ClientGone: the client went away.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_wait_until_gone(receive))
+    task, is_gone = asyncio.current_task(), False
+    assert task is not None  # noqa: S101 - applications run in tasks
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not is_gone:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
+        raise ClientGone from None
     finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _wait_until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

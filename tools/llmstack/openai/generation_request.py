@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_policy.rules.sampling import RANGES
 from llmstack.openai.error import ApiError, invalid, unsupported
-from llmstack.openai.structured_output import OutputOptions, read_guide
+from llmstack.openai.structured_output import GUIDES, OutputOptions, read_guide
 
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]  # a larger one would arrive as another number
 
@@ -109,6 +109,8 @@ def check_supported(request: GenerationRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options is only allowed with stream: true")
     given = request.model_extra or {}
+    if _REFUSED.keys().isdisjoint(given):
+        return
     for name, (neutral, reason) in _REFUSED.items():
         value = given.get(name)
         if value is not None and value not in neutral:
@@ -122,7 +124,8 @@ def translate_options(request: GenerationRequest, task: str) -> Translation:
         ApiError: two members contradict each other, or one can't be honoured.
     """
     check_supported(request)
-    inputs = {name: value for name in _AS_THEY_ARE if (value := getattr(request, name)) is not None}
+    given = request.model_fields_set
+    inputs = {name: value for name in _AS_THEY_ARE if name in given and (value := getattr(request, name)) is not None}
     parameters = {name: name for name in inputs}
     if task:
         if request.task not in (None, task):
@@ -134,7 +137,7 @@ def translate_options(request: GenerationRequest, task: str) -> Translation:
         inputs["stop_words"] = [request.stop] if isinstance(request.stop, str) else request.stop
     if not inputs.get("bad_words", True):
         del inputs["bad_words"]
-    if guide := read_guide(request):
+    if not given.isdisjoint(GUIDES) and (guide := read_guide(request)):
         inputs["guided_decoding_guide_type"], inputs["guided_decoding_guide"] = guide.kind, guide.text
         parameters |= dict.fromkeys(("guided_decoding_guide_type", "guided_decoding_guide"), guide.param)
     parameters |= {"seed": "seed", "stop_words": "stop"}

@@ -1,24 +1,37 @@
-"""HTTP connections whose clients must send a request's head and body in time."""
+"""HTTP connections whose clients must send a request's head and body in time, and no endless head."""
 
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_TIMEOUT_S, BODY_TIMEOUT_S = 10.0, 60.0
+MAX_HEAD_BYTES = 64 << 10  # also of what follows a body, and between its chunks
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class TimedProtocol(H11Protocol):
+class _Received(Enum):
+    """How much of the newest request the client has sent."""
+
+    NOTHING = 0
+    PART_OF_HEAD = 1
+    HEAD = 2
+    ALL = 3
+
+
+class TimedProtocol(HttpToolsProtocol):
     """One connection of uvicorn's HTTP/1.1 server. An answer may take as long as it needs."""
 
     limits_s: tuple[float, float] = (HEAD_TIMEOUT_S, BODY_TIMEOUT_S)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._received = _Received.NOTHING
+        self._num_pending_bytes = 0  # received since the last head or the last part of a body
         self._waits_for: object = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -29,31 +42,105 @@ class TimedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Process bytes of the client."""
-        super().data_received(data)
+        self._num_pending_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as stop:
+            self._ignore_upgrade(data[stop.args[0] :])
+        if self._num_pending_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the client sent and close the connection."""
+        if self.pipeline or self._is_answering():  # the text would become a part of an answer
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._received = _Received.PART_OF_HEAD
+
+    def on_headers_complete(self) -> None:
+        """Start the application. Trailers come later, and must not become headers."""
+        if self.parser.should_upgrade():
+            return
+        super().on_headers_complete()
+        self.headers = []
+        self._received = _Received.HEAD
+        self._num_pending_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        super().on_body(body)
+        self._num_pending_bytes = 0
+
+    def on_message_complete(self) -> None:
+        """End the request's body."""
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        self._received = _Received.NOTHING if self.cycle.response_complete else _Received.ALL
+        self._num_pending_bytes = 0
 
     def on_response_complete(self) -> None:
         """End the request; uvicorn limits how long a connection may be idle until the next one begins."""
         self._waits_for = None
         self._stop_timer()
         super().on_response_complete()
+        if self._received is _Received.ALL and self.cycle.response_complete:
+            self._received = _Received.NOTHING
+        if self._received is not _Received.NOTHING:  # the next request came early
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""
         self._stop_timer()
         super().connection_lost(exc)
 
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Continue after a head that asks for another protocol, as Java's client does by default.
+
+        The parser takes what follows such a head for that protocol. It gets the head again, without the question.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT is not supported.")
+            return
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(token for token in value.split(b",") if token.strip().lower() != b"upgrade")
+            if name != b"upgrade":
+                head.append(b"%s: %s" % (name, value))
+        self.data_received(b"\r\n".join([*head, b"", rest]))
+
     def _watch(self) -> None:
         """Start the time limit of what the client has to send now, unless it runs already."""
-        state = self.conn.their_state
-        waits_for = (state, self.cycle) if state in (h11.IDLE, h11.SEND_BODY) else None
+        limit_s = self._limit_s()
+        waits_for = None if limit_s is None else (self._received is _Received.HEAD, self.cycle)
         if waits_for == self._waits_for:
             return
         self._waits_for = waits_for
         self._stop_timer()
-        if waits_for is not None:
-            head_s, body_s = self.limits_s
-            self._timer = self.loop.call_later(head_s if state is h11.IDLE else body_s, self._end)
+        if limit_s is not None:
+            self._timer = self.loop.call_later(limit_s, self._end)
+
+    def _limit_s(self) -> float | None:
+        """Seconds for what the client has to send now; None while it waits for an answer."""
+        head_s, body_s = self.limits_s
+        if self._received is _Received.HEAD:
+            return None if self.pipeline else body_s
+        is_waiting = self.cycle is not None and not self.cycle.response_complete
+        return None if is_waiting else head_s
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -62,6 +149,6 @@ class TimedProtocol(H11Protocol):
 
     def _end(self) -> None:
         if not self.transport.is_closing():
-            if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            if self._received is not _Received.HEAD or not self.cycle.response_started:
                 self.transport.write(_TOO_SLOW)
             self.transport.close()

@@ -39,9 +39,11 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=TimedProtocol,
+        loop="uvloop",
         ws="none",
         lifespan="on",
         log_level="error",
+        access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=30,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
     metadata = [(name.decode(), _text(name, value)) for name, value in headers if name in _FORWARDED]
     request_id = next((value for name, value in metadata if name == _REQUEST_ID), "")
     if not request_id and all(name != _REQUEST_ID for name, _ in metadata):
-        request_id = f"req_{uuid.uuid4().hex}"
+        request_id = f"req_{secrets.token_hex(16)}"
         metadata.append((_REQUEST_ID, request_id))
     return RequestHeaders(tuple(metadata), loggable(request_id))
 

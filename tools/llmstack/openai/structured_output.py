@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmstack.openai.error import invalid, unsupported
 
+GUIDES = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+"""The members of `OutputOptions` that may be a guide."""
 JSON_OBJECT = '{"type":"object"}'
 
 

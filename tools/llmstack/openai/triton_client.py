@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from llm_policy.triton.tensors import ENSEMBLE_INPUTS
 
 ENSEMBLE, ENSEMBLE_STREAM = "ensemble", "ensemble_stream"
+_INFER, _STREAM_INFER, _READY = (
+    f"/inference.GRPCInferenceService/{method}" for method in ("ModelInfer", "ModelStreamInfer", "ServerReady")
+)
 READY_TIMEOUT_S = 5.0
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # a proxy from the environment is meant for external hosts
@@ -42,12 +46,18 @@ class _Server(NamedTuple):
     """The calls of one server."""
 
     channel: Any
-    stub: Any
-    stream: Any
+    whole: Any
+    pieces: Any
+    infer: Any
+    ready: Any
 
 
 class TritonError(Exception):
     """A model or Triton itself answered with this text."""
+
+
+class _NoStreamModel(TritonError):
+    """The server has no `ensemble_stream`."""
 
 
 class Unreachable(Exception):
@@ -96,27 +106,52 @@ class TritonServers:
         """Whether one of the servers is ready."""
         for server in self._servers:
             with contextlib.suppress(grpc.RpcError):
-                answer = await server.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=READY_TIMEOUT_S)
+                answer = await server.ready(service_pb2.ServerReadyRequest(), timeout=READY_TIMEOUT_S)
                 if answer.ready:
                     return True
         return False
 
-    async def generate(self, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncIterator[Piece]:
+    async def answer(self, inputs: Mapping[str, Any], metadata: Metadata) -> Piece:
+        """The whole answer of one request; cancelling the task cancels the request.
+
+        Raises:
+            TritonError: the request was rejected or failed.
+            Unreachable: the connection failed.
+        """
+        server = self._choose()
+        try:
+            response = await server.whole(_request(ENSEMBLE_STREAM, {**inputs, "stream": False}), metadata=metadata)
+            return Piece(_outputs(_checked(response)), True)
+        except _NoStreamModel:
+            return await _infer(server, inputs, metadata)
+        except grpc.RpcError as error:
+            raise _call_error(error) from None
+
+    async def stream(self, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncGenerator[Piece, None]:
         """The pieces of one answer; closing the iterator cancels the request.
 
         Raises:
             TritonError: the request was rejected or failed.
             Unreachable: the connection failed.
         """
-        server, num_pieces = self._choose(), 0
+        server = self._choose()
+        call = server.pieces(_request(ENSEMBLE_STREAM, {**inputs, "stream": True}), metadata=metadata)
+        is_begun = is_last = False
         try:
-            async for piece in _stream(server, inputs, metadata):
-                num_pieces += 1
-                yield piece
-        except TritonError as error:
-            if num_pieces or not str(error).startswith(_UNKNOWN_MODEL):
+            while not is_last:
+                outputs = _outputs(_checked(await call.read()))
+                is_begun, is_last = True, bool(outputs.get("is_last", (False,))[0])
+                if is_last:  # the call ends now; if it is cancelled instead, Triton 2.51 waits for it when it stops
+                    await call.code()
+                yield Piece(outputs, is_last)
+        except _NoStreamModel:
+            if is_begun:
                 raise
             yield await _infer(server, inputs, metadata)
+        except grpc.RpcError as error:
+            raise _call_error(error) from None
+        finally:
+            call.cancel()
 
     def _choose(self) -> _Server:
         """The next server; one whose connection fails is passed over while there is another."""
@@ -129,42 +164,35 @@ class TritonServers:
 
 def _connect(address: str) -> _Server:
     channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-    # The protocol allows many requests in one call. With one, request and end travel together.
-    stream = channel.unary_stream(
-        "/inference.GRPCInferenceService/ModelStreamInfer",
-        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-        response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+    # The protocol allows many requests and responses in one call. With one request, it and its end travel together.
+    # With one response too, the whole call is a single operation of gRPC's core instead of one for each message.
+    whole, pieces = (
+        make(_STREAM_INFER, response_deserializer=service_pb2.ModelStreamInferResponse.FromString)
+        for make in (channel.unary_unary, channel.unary_stream)
     )
-    return _Server(channel, service_pb2_grpc.GRPCInferenceServiceStub(channel), stream)
-
-
-async def _stream(server: _Server, inputs: Mapping[str, Any], metadata: Metadata) -> AsyncIterator[Piece]:
-    call = server.stream(_request(ENSEMBLE_STREAM, inputs, (*_OUTPUTS, "is_last")), metadata=metadata)
-    is_ended = False
-    try:
-        async for response in call:
-            if response.error_message:
-                raise TritonError(response.error_message)
-            outputs = _outputs(response.infer_response)
-            is_ended = bool(outputs.get("is_last", (False,))[0])
-            if is_ended:  # the end of the call follows; if it is cancelled now, Triton 2.51 waits for it when it stops
-                async for _ in call:
-                    pass
-            yield Piece(outputs, is_ended)
-    except grpc.RpcError as error:
-        raise _call_error(error) from None
-    finally:
-        call.cancel()
-    if not is_ended:
-        raise Unreachable("the stream ended before its last response")
+    infer = channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+    ready = channel.unary_unary(
+        _READY,
+        request_serializer=service_pb2.ServerReadyRequest.SerializeToString,
+        response_deserializer=service_pb2.ServerReadyResponse.FromString,
+    )
+    return _Server(channel, whole, pieces, infer, ready)
 
 
 async def _infer(server: _Server, inputs: Mapping[str, Any], metadata: Metadata) -> Piece:
-    request = _request(ENSEMBLE, {name: value for name, value in inputs.items() if name != "stream"}, _OUTPUTS)
     try:
-        return Piece(_outputs(await server.stub.ModelInfer(request, metadata=metadata)), True)
+        return Piece(_outputs(await server.infer(_request(ENSEMBLE, inputs), metadata=metadata)), True)
     except grpc.RpcError as error:
         raise _call_error(error) from None
+
+
+def _checked(response: Any) -> Any:
+    """What the model answered, of a response of the stream."""
+    if response is None or response is grpc.aio.EOF:
+        raise Unreachable("the stream ended before its last response")
+    if message := response.error_message:
+        raise _NoStreamModel(message) if message.startswith(_UNKNOWN_MODEL) else TritonError(message)
+    return response.infer_response
 
 
 def _call_error(error: Any) -> Exception:
@@ -175,15 +203,30 @@ def _call_error(error: Any) -> Exception:
     return TritonError(text)
 
 
-def _request(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> Any:
-    request = service_pb2.ModelInferRequest(model_name=model)
+def _request(model: str, inputs: Mapping[str, Any]) -> bytes:
+    """A serialized request. Serialized messages that follow one another are one message, so most of it is ready."""
+    parts, contents = [_request_head(model)], []
     for name, value in inputs.items():
         values = value if isinstance(value, list) else [value]
-        request.inputs.add(name=name, datatype=_TYPES[name], shape=[1, len(values)])
-        request.raw_input_contents.append(_encode(_TYPES[name], values))
-    for name in outputs:
+        parts.append(_input_head(name, len(values)))
+        contents.append(_encode(_TYPES[name], values))
+    parts.append(service_pb2.ModelInferRequest(raw_input_contents=contents).SerializeToString())
+    return b"".join(parts)
+
+
+@lru_cache
+def _request_head(model: str) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name in (*_OUTPUTS, "is_last") if model == ENSEMBLE_STREAM else _OUTPUTS:
         request.outputs.add(name=name)
-    return request
+    return bytes(request.SerializeToString())
+
+
+@lru_cache
+def _input_head(name: str, num_values: int) -> bytes:
+    request = service_pb2.ModelInferRequest()
+    request.inputs.add(name=name, datatype=_TYPES[name], shape=[1, num_values])
+    return bytes(request.SerializeToString())
 
 
 def _encode(data_type: str, values: Sequence[Any]) -> bytes:
