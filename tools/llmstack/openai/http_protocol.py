@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from llmstack.openai.joined_writes import JoinedWrites
 
 HEAD_TIMEOUT_S, BODY_TIMEOUT_S = 10.0, 60.0
 MAX_HEAD_BYTES = 64 << 10  # also of what follows a body, and between its chunks
@@ -37,7 +39,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
