@@ -74,6 +74,11 @@ class ResponseSender:
     def __init__(self, request: InferenceRequest) -> None:
         self._request = request
 
+    @property
+    def request_id(self) -> str:
+        """For tests; the real one has none."""
+        return self._request.request_id()
+
     def is_cancelled(self) -> bool:
         return self._request.is_cancelled
 

@@ -47,7 +47,7 @@ def test_the_stream_takes_what_the_ensemble_takes_and_adds_one_output():
     stream = config("ensemble_stream")
     assert declared(stream.input) == declared(config("ensemble").input)
     assert declared(stream.output) == [tuple(spec) for spec in tensors.STREAM_OUTPUTS]
-    assert (stream.max_batch_size, stream.model_transaction_policy.decoupled) == (1, True)
+    assert (stream.max_batch_size, stream.model_transaction_policy.decoupled) == (8, True)
 
 
 @pytest.mark.parametrize("model", ["ensemble", "ensemble_stream", "preprocess"])

@@ -136,7 +136,7 @@ def test_a_batch_of_two_rows_is_refused(server, headers):
             ((_, error),) = [response async for response in client.stream_infer(requests(), headers=metadata)]
             return error.message()
 
-    assert "batch-size must be <= 1" in asyncio.run(send())
+    assert asyncio.run(send()) == "invalid_input: the batch has 2 rows, a stream has 1"
 
 
 @pytest.fixture

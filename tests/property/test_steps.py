@@ -92,6 +92,11 @@ def headers():
     return json.dumps({"X-Engine-Hash": engine.hash, "X-Quantisation": engine.quantisation})
 
 
+def prepare(inputs, parameters):
+    step = preprocess()
+    return step.run(inputs, step.check(parameters), MemoryDirectory())
+
+
 @st.composite
 def requests(draw, num_rows=None):
     """Arrays of the right types for some of the ensemble's inputs, with any values or with usual ones."""
@@ -117,7 +122,7 @@ def requests(draw, num_rows=None):
 
 def outcome(inputs, parameters=None):
     """The prepared request; the error's text if it is rejected."""
-    prepared = preprocess().run(inputs, parameters or headers(), MemoryDirectory())
+    prepared = prepare(inputs, parameters or headers())
     if (error := prepared.error) is None:
         assert len(prepared.engine_rows) == len(prepared.records)
         return prepared
@@ -185,7 +190,7 @@ def test_a_batch_of_n_rows_gives_the_same_decisions_as_n_single_rows(singles):
 @settings(max_examples=num_examples(150))
 @given(st.lists(st.integers(0, 5_000), max_size=30))
 def test_any_tokens_from_the_engine_become_an_answer(ids):
-    prepared = preprocess().run({"text_input": np.array([[b"x"]], np.object_)}, headers(), MemoryDirectory())
+    prepared = prepare({"text_input": np.array([[b"x"]], np.object_)}, headers())
     tensors = tensors_of(prepared)
     clock = np.array([[7]], np.int64)
     inputs = {
@@ -195,7 +200,8 @@ def test_any_tokens_from_the_engine_become_an_answer(ids):
         "policy_decision": tensors["policy_decision"],
         **{f"{name}_time_ns": clock for name in ("arrival", "first_scheduled", "first_token", "last_token")},
     }
-    (answer,) = postprocess().run(inputs)
+    step = postprocess()
+    (answer,) = step.run(inputs, step.records(inputs))
     assert answer.record.actual_nano_usd >= 0
     assert unpack_records(tensors["policy_decision"]) == prepared.records
     assert answer.record[: len(FIELDS)] == prepared.records[0][: len(FIELDS)]

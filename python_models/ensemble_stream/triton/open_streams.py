@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import triton_python_backend_utils as pb_utils
 
@@ -26,10 +26,12 @@ from llm_policy.metrics.policy_metrics import PER_TOKEN_US
 from llm_policy.steps.ledger_writer import LedgerWriter
 from llm_policy.steps.postprocess import Postprocess
 from llm_policy.triton.error_responses import as_policy_error, internal_fault
+from llm_policy.triton.tenant_queues import TenantQueues
 
 CANCEL_POLL_S = 0.1
 _CONNECT_POLL_S = 0.02
 _ERROR_PAUSE_S = 0.1
+_MAX_CLOSED_AT_ONCE = 16
 
 
 class OpenStream:
@@ -49,8 +51,8 @@ class OpenStreams:
     ) -> None:
         self._client, self._postprocess, self._closer, self._ledger = client, postprocess, closer, ledger
         self._open: set[OpenStream] = set()
-        self._to_send: deque[OpenStream] = deque()
-        self._to_close: list[OpenStream] = []
+        self._to_send: TenantQueues[Callable[[], None]] = TenantQueues()
+        self._to_close: TenantQueues[OpenStream] = TenantQueues()
         self._num_closing = 0
         self._inter_token_us = PendingObservations(PER_TOKEN_US)
         self._wake_sender, self._wake_closer = asyncio.Event(), asyncio.Event()
@@ -61,13 +63,13 @@ class OpenStreams:
 
     async def run(self) -> None:
         """Serve until `stop` is called; then end what is open."""
-        works = (self._client.run, self._connect, self._send_chunks, self._close, self._poll_cancellation)
+        works = (self._client.run, self._connect, self._send_in_turn, self._close, self._poll_cancellation)
         tasks = [asyncio.create_task(_keep_running(work)) for work in works]
         await self._stopping.wait()
         for open_stream in list(self._open):
             self._client.abort(open_stream.stream.request.id)
             self.on_end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
-        while self._to_close or self._num_closing:
+        while self._to_close or self._num_closing or self._to_send:
             await asyncio.sleep(_CONNECT_POLL_S)
         for task in tasks:
             task.cancel()
@@ -86,9 +88,9 @@ class OpenStreams:
             return
         self._client.generate(open_stream.stream.request, _Listener(self, open_stream))
 
-    def fail(self, response: StreamResponse, error: PolicyError) -> None:
+    def fail(self, tenant: str, response: StreamResponse, error: PolicyError) -> None:
         """Answer a request that never became a stream."""
-        self._try(lambda: response.send_error(error))
+        self._send(tenant, lambda: response.send_error(error))
 
     def on_tokens(self, open_stream: OpenStream, tokens: Tokens) -> None:
         """Take new tokens; the stream waits for its turn if there is something to send."""
@@ -97,14 +99,13 @@ class OpenStreams:
             self._inter_token_us.add(per_token_us)
         if open_stream.sends_chunks and not open_stream.is_queued and open_stream.stream.has_text:
             open_stream.is_queued = True
-            self._to_send.append(open_stream)
-            self._wake_sender.set()
+            self._send(open_stream.stream.record.tenant, lambda: self._send_chunk(open_stream))
 
     def on_end(self, open_stream: OpenStream, end: End) -> None:
         """Close the row, once; the last response follows."""
         if open_stream.stream.end is None:
             open_stream.stream.end = end
-            self._to_close.append(open_stream)
+            self._to_close.add(open_stream.stream.record.tenant, open_stream)
             self._wake_closer.set()
 
     async def _connect(self) -> None:
@@ -112,46 +113,53 @@ class OpenStreams:
             await asyncio.sleep(_CONNECT_POLL_S)
         self.connected.set()
 
-    async def _send_chunks(self) -> None:
+    def _send(self, tenant: str, send: Callable[[], None]) -> None:
+        self._to_send.add(tenant, send)
+        self._wake_sender.set()
+
+    async def _send_in_turn(self) -> None:
         while True:
             await self._wake_sender.wait()
             self._wake_sender.clear()
             while self._to_send:
-                open_stream = self._to_send.popleft()
-                open_stream.is_queued = False
-                stream = open_stream.stream
-                if stream.end is None and not open_stream.is_cancelled:
-                    self._try(lambda: open_stream.response.send_chunk(stream.take_chunk()))  # noqa: B023 - runs at once
+                (send,) = self._to_send.take(1)
+                self._try(send)
                 await asyncio.sleep(0)  # the engine's messages that came meanwhile
 
+    def _send_chunk(self, open_stream: OpenStream) -> None:
+        open_stream.is_queued = False
+        if open_stream.stream.end is None and not open_stream.is_cancelled:
+            open_stream.response.send_chunk(open_stream.stream.take_chunk())
+
     async def _close(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake_closer.wait()
             self._wake_closer.clear()
-            batch, self._to_close = self._to_close, []
-            self._num_closing = len(batch)
-            streams = [open_stream.stream for open_stream in batch]
-            try:
-                conclusions = await loop.run_in_executor(self._executor, self._closer.close, streams)
-            except Exception as exception:
-                error = as_policy_error(exception)
-                conclusions = [Conclusion(stream.record, None, error) for stream in streams]
-            self._write_observations()  # the metrics have all of a stream once its client has its end
-            for open_stream, conclusion in zip(batch, conclusions, strict=True):
-                self._send_last(open_stream, conclusion)
-                self._open.discard(open_stream)
-                await asyncio.sleep(0)
-            self._num_closing = 0
+            while batch := self._to_close.take(_MAX_CLOSED_AT_ONCE):
+                self._num_closing = len(batch)
+                await self._close_batch(batch)
+                self._num_closing = 0
+
+    async def _close_batch(self, batch: list[OpenStream]) -> None:
+        streams = [open_stream.stream for open_stream in batch]
+        try:
+            conclusions = await asyncio.get_running_loop().run_in_executor(self._executor, self._closer.close, streams)
+        except Exception as exception:
+            error = as_policy_error(exception)
+            conclusions = [Conclusion(stream.record, None, error) for stream in streams]
+        self._write_observations()  # the metrics have all of a stream once its client has its end
+        for open_stream, conclusion in zip(batch, conclusions, strict=True):
+            self._send(conclusion.record.tenant, partial(self._send_last, open_stream, conclusion))
 
     def _send_last(self, open_stream: OpenStream, conclusion: Conclusion) -> None:
         stream, response = open_stream.stream, open_stream.response
+        self._open.discard(open_stream)
         if conclusion.error is not None:
-            error = conclusion.error
-            self._try(lambda: response.send_error(error))
+            response.send_error(conclusion.error)
         elif conclusion.answer is not None and stream.end is not None:
-            answer, end, rest = conclusion.answer, stream.end, stream.take_rest(conclusion.answer.text)
-            self._try(lambda: response.send_last(self._postprocess, answer, rest, end))
+            response.send_last(
+                self._postprocess, conclusion.answer, stream.take_rest(conclusion.answer.text), stream.end
+            )
 
     async def _poll_cancellation(self) -> None:
         while True:

@@ -12,6 +12,7 @@ import gc
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -32,7 +33,9 @@ from llm_policy.text.incremental_detokenizer import IncrementalDetokenizer
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import open_release, state_directory
 from llm_policy.triton.admission import Admission, PendingRequest
+from llm_policy.triton.arrival import Arrival
 from llm_policy.triton.error_responses import as_policy_error
+from llm_policy.triton.fair_worker import FairWorker
 from llm_policy.triton.tensor_cache import TensorCache
 
 _CONNECT_TIMEOUT_S = 10
@@ -61,6 +64,7 @@ class StreamModel:
         closer = StreamCloser(postprocess, self._ledger, self._admission.log)
         self._streams = OpenStreams(self._client, postprocess, closer, self._ledger)
         self._ledger.open()
+        self._worker = FairWorker(self._admit, "stream-admission", Arrival.displaced)
         gc.freeze()  # everything loaded so far stays, so garbage collections can skip it
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -70,22 +74,24 @@ class StreamModel:
         self._streams.connected.wait(_CONNECT_TIMEOUT_S)
 
     def execute(self, requests: list[Any]) -> None:
-        """Admit each request; all responses come later."""
+        """Admit each request in its tenant's turn; all responses come later."""
+        arrivals = [self._admission.read(request) for request in requests]
+        self._worker.handle([self._admission.tenant_of(arrival) for arrival in arrivals], arrivals)
+
+    def _admit(self, arrivals: Sequence[Arrival]) -> list[None]:
         began_ns = time.perf_counter_ns()
-        batch = self._admission.admit(requests)
+        batch = self._admission.admit(arrivals)
         for pending in batch:
-            response = StreamResponse(
-                pending.request.get_response_sender(),
-                set(pending.request.requested_output_names()),
-                self._tensors,
-                self._chunk_tensors,
-            )
-            self._begin(pending, response, int(pending.request.timeout()))
+            arrival = pending.arrival
+            response = StreamResponse(arrival.sender, arrival.outputs, self._tensors, self._chunk_tensors)
+            self._begin(pending, response, arrival.timeout_us)
         self._admission.log.flush()
         self._admission.observe_overhead("ensemble_stream", batch, began_ns)
+        return [None] * len(batch)
 
     def finalize(self) -> None:
         """End what is open, and stop the guide compiler and its sandbox."""
+        self._worker.close()
         self._loop.call_soon_threadsafe(self._streams.stop)
         self._thread.join(timeout=10)
         self._admission.close()
@@ -93,7 +99,7 @@ class StreamModel:
     def _begin(self, pending: PendingRequest, response: StreamResponse, timeout_us: int) -> None:
         if pending.error is not None:
             self._admission.add_to_log(pending)
-            self._fail(response, pending.error)
+            self._fail(pending, response, pending.error)
             return
         try:
             if not pending.missing_guides:
@@ -142,7 +148,7 @@ class StreamModel:
         return request
 
     def _reject(self, pending: PendingRequest, response: StreamResponse, error: BaseException) -> None:
-        self._fail(response, self._admission.reject(pending, as_policy_error(error)))
+        self._fail(pending, response, self._admission.reject(pending, as_policy_error(error)))
 
-    def _fail(self, response: StreamResponse, error: PolicyError) -> None:
-        self._loop.call_soon_threadsafe(self._streams.fail, response, error)
+    def _fail(self, pending: PendingRequest, response: StreamResponse, error: PolicyError) -> None:
+        self._loop.call_soon_threadsafe(self._streams.fail, pending.records[0].tenant, response, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ _CLOCKS = {
 class StreamResponse:
     """The responses of one request: any number of chunks, then exactly one last response or error."""
 
-    def __init__(self, sender: Any, requested: set[str], tensors: TensorCache, chunk_tensors: ChunkTensors) -> None:
+    def __init__(
+        self, sender: Any, requested: Collection[str], tensors: TensorCache, chunk_tensors: ChunkTensors
+    ) -> None:
         self._sender, self._requested = sender, requested
         self._tensors, self._chunk_tensors = tensors, chunk_tensors
         self.is_last_sent = False

@@ -77,6 +77,11 @@ class HeaderCheck(NamedTuple):
     faults: tuple[HeaderFault, ...] = ()
     keys: tuple[GivenKey, ...] = ()
 
+    @property
+    def digest(self) -> bytes | None:
+        """The digest of the first API key."""
+        return next((key.digest for key in self.keys if key.digest is not None), None)
+
     def error(self) -> InvalidRequest | None:
         """A new error that lists every fault, with the code of the first; None if the headers are valid."""
         if not self.faults:

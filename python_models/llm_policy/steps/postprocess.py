@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -45,9 +45,8 @@ class Postprocess:
         self._max_answer_us = int(manifest.engine.max_answer_s * 1e6)
         self._engine_hash = manifest.engine.hash.encode()
 
-    def run(self, inputs: Mapping[str, Array]) -> list[Answer]:
-        """One answer per row of the engine's response."""
-        records = self.records(inputs)
+    def run(self, inputs: Mapping[str, Array], records: Sequence[RowRecord]) -> list[Answer]:
+        """One answer per row of the engine's response; `records` are those that `records` finds in it."""
         clocks = list(zip(*(inputs[name].reshape(-1).tolist() for name in CLOCKS), strict=True))
         counts = inputs["num_output_tokens"].reshape(-1).tolist()
         lengths = inputs["sequence_length"].reshape(len(records), -1)[:, 0].tolist()
@@ -111,7 +110,7 @@ class Postprocess:
             flags.append("schema_violation")
         return tuple(flags)
 
-    def pack(self, answers: list[Answer], requested: set[str]) -> dict[str, Array | Column]:
+    def pack(self, answers: list[Answer], requested: Collection[str]) -> dict[str, Array | Column]:
         """The requested outputs as tensors, by name."""
         tensors: dict[str, Array | Column] = {
             name: Column(tuple(map(value_of, answers)), data_type)

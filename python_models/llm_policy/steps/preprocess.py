@@ -96,10 +96,14 @@ class Preprocess:
         self._guides = guides
         self._budget = Budget(manifest)
 
+    def check(self, parameters_json: str) -> HeaderCheck:
+        """What the headers among the request's parameters say."""
+        return self._gate.check(parameters_json)
+
     def run(
         self,
         inputs: Mapping[str, Array],
-        parameters_json: str,
+        check: HeaderCheck,
         tenants: TenantDirectory,
         request_id: str = "",
         admission_error: PolicyError | None = None,
@@ -114,7 +118,6 @@ class Preprocess:
         `admission_error` is the error of requests while none is admitted, `refusal` returns that of a sender whose
         limits are reached; the canary has none. The sender is found first, so that the records name the client.
         """
-        check = self._gate.check(parameters_json)
         try:
             identity = self._identify(check, tenants)
         except BaseException as raised:
@@ -140,6 +143,8 @@ class Preprocess:
         self, row_inputs: list[RowInput], records: list[RowRecord], identity: Identity
     ) -> list[EngineRow]:
         """The engine rows of one request. Replaces each of `records` with one that has what was decided."""
+        if len(row_inputs) > 1 and self._streams:
+            raise invalid_input(f"the batch has {len(row_inputs)} rows, a stream has 1")
         if len(row_inputs) == 1:
             return [self._prepare(row_inputs[0], records, 0, identity)]
         return [

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from cachetools import LRUCache
 
 from llm_policy import PLANNER_VERSION
 from llm_policy.errors import Code, PolicyError, create_error
@@ -30,12 +32,16 @@ from llm_policy.steps.ledger_writer import LedgerWriter
 from llm_policy.steps.preprocess import EngineRow, PreparedRequest, Preprocess, with_schema_ids
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import read_inputs, read_parameters
+from llm_policy.triton.arrival import Arrival
 from llm_policy.triton.error_responses import as_policy_error, internal_fault
 from llm_policy.triton.request_log import RequestLog, write_lines
 
 CANARY_TOKEN = "LLMSTACK_CANARY_TOKEN"  # noqa: S105 - a variable's name
 
 REQUIRE_API_KEYS = "LLMSTACK_REQUIRE_API_KEYS"
+MAX_KNOWN_KEYS = 4_096
+UNKNOWN_TENANT = "?"
+"""Stands for the clients whose keys are not known; no tenant has this name."""
 
 Refusal = Callable[[RowRecord], PolicyError | None]
 """Why every request of this sender is refused now; None if it is not."""
@@ -48,7 +54,7 @@ class PendingRequest:
     `engine_guides` has one entry per row: the compiled guide, or None for an unguided row or a guide not compiled yet.
     """
 
-    request: Any
+    arrival: Arrival
     records: list[RowRecord]
     engine_rows: list[EngineRow] = field(default_factory=list)
     engine_guides: list[EngineGuide | None] = field(default_factory=list)
@@ -108,6 +114,7 @@ class Admission:
             requires_key=os.environ.get(REQUIRE_API_KEYS) == "1",
         )
         self._ledger = ledger
+        self._tenants: LRUCache[bytes, str] = LRUCache(MAX_KNOWN_KEYS)
         self.log = RequestLog()
         backends = usable_backends(manifest.guidance.backend, os.environ)
         cache = GuideCache(state_dir / "guides.db", _guide_cache_context(manifest, backends))
@@ -125,10 +132,29 @@ class Admission:
         """Stop the guide compiler and its sandbox."""
         self._guide_compiler.close()
 
-    def admit(self, requests: list[Any]) -> list[PendingRequest]:
+    def read(self, request: Any) -> Arrival:
+        """Everything that `request` holds. Triton's thread calls this."""
+        outputs = frozenset(request.requested_output_names())
+        arrival = Arrival(request.get_response_sender(), outputs, int(request.timeout()), read_s=time.monotonic())
+        try:
+            arrival = arrival._replace(request_id=loggable(request.request_id()))
+            arrival = arrival._replace(check=self._step.check(read_parameters(request)))
+            return arrival._replace(inputs=read_inputs(request))
+        except BaseException as error:
+            return arrival._replace(fault=error)
+
+    def tenant_of(self, arrival: Arrival) -> str:
+        """The tenant whose turn the request waits for: that of its key, or else the one that the client claims.
+
+        All clients whose key was not valid before share a turn.
+        """
+        digest = arrival.check.digest
+        return arrival.check.sender.tenant if digest is None else self._tenants.get(digest, UNKNOWN_TENANT)
+
+    def admit(self, arrivals: Sequence[Arrival]) -> list[PendingRequest]:
         """Apply the rules to each request and write all of them into the ledger, in one transaction."""
         admission_error, refusal = self._admission_error(), self._refusals_of_batch()
-        batch = [self._prepare(request, admission_error, refusal) for request in requests]
+        batch = [self._prepare(arrival, admission_error, refusal) for arrival in arrivals]
         self._record(batch)
         return batch
 
@@ -196,9 +222,10 @@ class Admission:
 
         return refusal
 
-    def _prepare(self, request: Any, admission_error: PolicyError | None, refusal: Refusal) -> PendingRequest:
-        prepared = self._run(request, admission_error, refusal)
-        pending = PendingRequest(request, prepared.records, prepared.engine_rows)
+    def _prepare(self, arrival: Arrival, admission_error: PolicyError | None, refusal: Refusal) -> PendingRequest:
+        prepared = self._run(arrival, admission_error, refusal)
+        self._note_tenant(arrival, prepared.records[0])
+        pending = PendingRequest(arrival, prepared.records, prepared.engine_rows)
         try:
             if prepared.error is not None:
                 raise prepared.error
@@ -209,15 +236,26 @@ class Admission:
             pending.reject(as_policy_error(error))
         return pending
 
-    def _run(self, request: Any, admission_error: PolicyError | None, refusal: Refusal) -> PreparedRequest:
+    def _run(self, arrival: Arrival, admission_error: PolicyError | None, refusal: Refusal) -> PreparedRequest:
         """The prepared request. One that can't be read has one record, with nothing but its id."""
-        request_id = ""
+        request_id = arrival.request_id
         try:
-            request_id = loggable(request.request_id())
-            inputs, parameters = read_inputs(request), read_parameters(request)
-            return self._step.run(inputs, parameters, self._ledger, request_id, admission_error, refusal)
+            if arrival.fault is not None:
+                raise arrival.fault
+            return self._step.run(
+                arrival.inputs,
+                arrival.check,
+                self._ledger,
+                request_id,
+                arrival.refusal or admission_error,
+                refusal,
+            )
         except BaseException as error:
             return PreparedRequest([RowRecord(request_id=request_id)], [], error)
+
+    def _note_tenant(self, arrival: Arrival, sender: RowRecord) -> None:
+        if sender.is_authenticated and arrival.check.digest is not None:
+            self._tenants[arrival.check.digest] = sender.tenant
 
     def _record(self, batch: list[PendingRequest]) -> None:
         """Write the batch into the ledger; requests that can't be written are rejected."""

@@ -34,6 +34,12 @@ def error_response(error: PolicyError) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(without_keys(str(error)), status))
 
 
+def cancelled_response() -> Any:
+    """The response to a request that its client cancelled; nobody reads its text."""
+    error = pb_utils.TritonError("the client cancelled the request", pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(error=error)
+
+
 def internal_fault(error: BaseException) -> InternalFault:
     """Log the type and location of an unexpected exception, without its text, which may quote a prompt."""
     reference = uuid.uuid4().hex[:12]

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from llm_policy.errors import PolicyError
-from llm_policy.ledger.row_record import rejected
+from llm_policy.ledger.row_record import RowRecord, rejected
+from llm_policy.rules.row_input import Array
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
 from llm_policy.steps.postprocess import Answer, Postprocess, withheld
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import build_response, open_release, read_inputs, state_directory
 from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
+from llm_policy.triton.fair_worker import FairWorker
 from llm_policy.triton.request_log import RequestLog
 from llm_policy.triton.tensor_cache import TensorCache
+
+
+class _Finished(NamedTuple):
+    """An engine's response, read at once; `fault` says why it can't be read."""
+
+    sender: Any
+    outputs: frozenset[str]
+    timeout_us: int
+    inputs: Mapping[str, Array] = MappingProxyType({})
+    records: Sequence[RowRecord] = ()
+    fault: BaseException | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Whose answer it is."""
+        return self.records[0].tenant if self.records else ""
 
 
 class PostprocessModel:
@@ -28,10 +48,29 @@ class PostprocessModel:
         self._ledger = LedgerWriter(state_directory(), release.manifest, boot_id())
         self._ledger.open()
         self._log = RequestLog()
+        self._worker = FairWorker(self._work, "postprocess")
         gc.freeze()  # everything loaded so far stays, so garbage collections can skip it
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request."""
+    def execute(self, requests: list[Any]) -> Sequence[Any]:
+        """One response per request; None for a request that is answered later."""
+        finished = [self._read(request) for request in requests]
+        return self._worker.handle([each.tenant for each in finished], finished)
+
+    def finalize(self) -> None:
+        """Answer what waits."""
+        self._worker.close()
+
+    def _read(self, request: Any) -> _Finished:
+        finished = _Finished(
+            request.get_response_sender(), frozenset(request.requested_output_names()), int(request.timeout())
+        )
+        try:
+            finished = finished._replace(inputs=read_inputs(request))
+            return finished._replace(records=self._step.records(finished.inputs))
+        except BaseException as error:
+            return finished._replace(fault=error)
+
+    def _work(self, requests: Sequence[_Finished]) -> list[Any]:
         began_ns = time.perf_counter_ns()
         batch: list[list[Answer]] = []
         responses: list[Any] = []
@@ -47,26 +86,28 @@ class PostprocessModel:
         self._observe(answers, began_ns)
         return responses
 
-    def _answer(self, request: Any) -> tuple[list[Answer], Any]:
+    def _answer(self, request: _Finished) -> tuple[list[Answer], Any]:
         """The answers of one request and its response; no answers if the request failed.
 
         The rows of a request that took too long get an error and are charged like answered ones.
         """
         try:
-            answers = self._step.run(read_inputs(request))
-            if deadline_error := self._step.deadline_error(answers, request.timeout()):
+            if request.fault is not None:
+                raise request.fault
+            answers = self._step.run(request.inputs, request.records)
+            if deadline_error := self._step.deadline_error(answers, request.timeout_us):
                 return withheld(answers, deadline_error.code), error_response(deadline_error)
-            columns = self._step.pack(answers, set(request.requested_output_names()))
+            columns = self._step.pack(answers, request.outputs)
             return answers, build_response(self._tensors, columns)
         except BaseException as error:
             policy_error = as_policy_error(error)
             self._reject_rows(request, policy_error)
             return [], error_response(policy_error)
 
-    def _reject_rows(self, request: Any, policy_error: PolicyError) -> None:
+    def _reject_rows(self, request: _Finished, policy_error: PolicyError) -> None:
         """Close the ledger rows of a request that failed here, if its records can be read."""
         try:
-            records = rejected(self._step.records(read_inputs(request)), policy_error.code)
+            records = rejected(request.records, policy_error.code)
             for record in records:
                 self._log.add(record, policy_error)
             self._ledger.reject(records)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
 from typing import Any
-
-import triton_python_backend_utils as pb_utils
 
 from llm_policy.errors import PolicyError
 from llm_policy.steps.ledger_writer import LedgerWriter, boot_id
 from llm_policy.text.tokenizer import Tokenizer
 from llm_policy.triton.adapter import build_response, open_release, state_directory
 from llm_policy.triton.admission import Admission, PendingRequest
-from llm_policy.triton.error_responses import as_policy_error, error_response
+from llm_policy.triton.arrival import Arrival
+from llm_policy.triton.error_responses import as_policy_error, cancelled_response, error_response
+from llm_policy.triton.fair_worker import FairWorker, send
 from llm_policy.triton.tensor_cache import TensorCache
 
 
 class PreprocessModel:
     """The `preprocess` model.
 
-    Requests whose guides are compiled are answered from `execute`. The others are answered from the guide compiler's
-    thread, so that compiling a new guide delays no other request.
+    Tenants take turns (`FairWorker`). A request whose guide is not compiled yet waits for the guide compiler, and is
+    answered from the worker's thread, so that compiling a new guide delays no other request.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -32,37 +33,46 @@ class PreprocessModel:
         self._admission = Admission(release, state_dir, self._ledger, tokenizer, streams=False)
         self._tensors = TensorCache()
         self._ledger.open()
+        self._worker = FairWorker(self._work, "preprocess", Arrival.displaced)
         gc.freeze()  # everything loaded so far stays, so garbage collections can skip it
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request; None for a request that waits for the guide compiler."""
-        began_ns = time.perf_counter_ns()
-        batch = self._admission.admit(requests)
-        responses = [self._respond(pending) for pending in batch]
-        self._admission.log.flush()
-        self._admission.observe_overhead("preprocess", batch, began_ns)
-        return responses
+    def execute(self, requests: list[Any]) -> Sequence[Any]:
+        """One response per request; None for a request that is answered later."""
+        arrivals = [self._admission.read(request) for request in requests]
+        return self._worker.handle([self._admission.tenant_of(arrival) for arrival in arrivals], arrivals)
 
     def finalize(self) -> None:
-        """Stop the guide compiler and its sandbox."""
+        """Answer what waits; stop the guide compiler and its sandbox."""
+        self._worker.close()
         self._admission.close()
 
+    def _work(self, arrivals: Sequence[Arrival]) -> list[Any]:
+        began_ns = time.perf_counter_ns()
+        abandoned = {id(arrival) for arrival in arrivals if arrival.is_abandoned()}
+        batch = self._admission.admit([arrival for arrival in arrivals if id(arrival) not in abandoned])
+        responses = map(self._respond, batch)
+        answers = [cancelled_response() if id(arrival) in abandoned else next(responses) for arrival in arrivals]
+        self._admission.log.flush()
+        self._admission.observe_overhead("preprocess", batch, began_ns)
+        return answers
+
     def _respond(self, pending: PendingRequest) -> Any:
-        """The response; None if the guide compiler answers the request later."""
+        """The response; None if the request waits for the guide compiler."""
         if pending.error is not None:
             self._admission.add_to_log(pending)
             return error_response(pending.error)
         try:
             if not pending.missing_guides:
                 return self._pack(pending)
-            sender = pending.request.get_response_sender()
-            self._admission.compile_guides(pending, lambda error: self._respond_later(sender, pending, error))
+            self._admission.compile_guides(
+                pending, lambda error: self._worker.call(lambda: self._respond_later(pending, error))
+            )
         except BaseException as error:
             return self._reject(pending, error)
         return None
 
-    def _respond_later(self, sender: Any, pending: PendingRequest, error: PolicyError | None) -> None:
-        """Runs on the guide compiler's thread, once all guides of the request are compiled or one is rejected."""
+    def _respond_later(self, pending: PendingRequest, error: PolicyError | None) -> None:
+        """Answer a request whose guides are compiled, or one of whose guides is rejected."""
         try:
             if error is not None:
                 raise error
@@ -70,7 +80,7 @@ class PreprocessModel:
         except BaseException as exception:
             response = self._reject(pending, exception)
             self._admission.log.flush()
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        send(pending.arrival.sender, response)
 
     def _reject(self, pending: PendingRequest, error: BaseException) -> Any:
         return error_response(self._admission.reject(pending, as_policy_error(error)))

@@ -196,6 +196,11 @@ def test_a_rejected_request_has_one_response(live):
     assert state(live, "rejected") == ("refused", "unknown_task", 0)
 
 
+def test_a_request_of_several_rows_is_refused(live):
+    (answer,) = stream(live, "two-rows", {"text_input": ["one", "two"]})
+    assert answer.error == "invalid_input: the batch has 2 rows, a stream has 1"
+
+
 def test_a_guide_is_compiled_before_the_stream_begins(live):
     inputs = {"guided_decoding_guide_type": "regex", "guided_decoding_guide": "[a-z]{1,7}"}
     assert text(stream(live, "guided", inputs)) == TEXT

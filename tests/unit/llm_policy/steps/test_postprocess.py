@@ -47,8 +47,12 @@ def engine_output(text, *, end=True, record=ADMITTED, queue_delay_ns=0, num_inpu
     }
 
 
+def answers(step, inputs):
+    return step.run(inputs, step.records(inputs))
+
+
 def answer(text, **changes):
-    (only,) = STEP.run(engine_output(text, **changes))
+    (only,) = answers(STEP, engine_output(text, **changes))
     return only
 
 
@@ -102,7 +106,7 @@ def test_a_queue_delay_over_the_threshold_is_flagged():
 
 def test_a_cost_over_the_threshold_is_flagged():
     costly = Postprocess(manifest(thresholds={"max_cost_usd": 0.000001}), Letters())
-    (flagged,) = costly.run(engine_output("hi"))
+    (flagged,) = answers(costly, engine_output("hi"))
     assert flagged.record.flags == ("cost_breach",)
 
 
@@ -126,7 +130,7 @@ def test_a_prompt_is_returned_before_the_answer_if_requested():
 
 def test_only_requested_outputs_are_built():
     inputs = engine_output("hi")
-    tensors: dict[str, Any] = STEP.pack(STEP.run(inputs), {"text_output", "engine_hash", "flags"})
+    tensors: dict[str, Any] = STEP.pack(answers(STEP, inputs), {"text_output", "engine_hash", "flags"})
     assert set(tensors) == {"text_output", "engine_hash", "flags"}
     assert tensors["engine_hash"].array().tolist() == [[ENGINE_HASH.encode()]]
     assert tensors["flags"].shape == (1, 0)
@@ -143,7 +147,7 @@ def test_only_requested_outputs_are_built():
 def test_a_request_that_took_longer_than_its_limit_is_an_error(timeout_us, text):
     engine = {"hash": ENGINE_HASH, "quantisation": "w4a8", "model": "m", "max_answer_s": 0.008}
     step = Postprocess(manifest(engine=engine), Letters())
-    assert str(step.deadline_error(step.run(engine_output("hi")), timeout_us)) == text
+    assert str(step.deadline_error(answers(step, engine_output("hi")), timeout_us)) == text
 
 
 def test_a_request_within_its_limits_is_no_error():

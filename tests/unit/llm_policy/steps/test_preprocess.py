@@ -46,7 +46,8 @@ def run(inputs, headers=HEADERS, of=None, **arguments):
         if array.dtype.kind in "US":
             arrays[name] = np.char.encode(array.astype(str)).astype(np.object_)
     directory = arguments.pop("tenants", MemoryDirectory())
-    return (of or step()).run(arrays, json.dumps(headers), directory, **arguments)
+    preprocess = of or step()
+    return preprocess.run(arrays, preprocess.check(json.dumps(headers)), directory, **arguments)
 
 
 def test_a_task_of_the_release_itself_has_its_own_sampling_and_is_listed():

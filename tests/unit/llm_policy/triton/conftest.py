@@ -57,6 +57,7 @@ def start_policy(triton: SimpleNamespace, guide_cache: Path) -> Callable[..., An
                 copy_database(state_dir / guide_cache.name, guide_cache)
             yield SimpleNamespace(preprocess=preprocess, postprocess=postprocess, state_dir=state_dir)
             preprocess.finalize()
+            postprocess.finalize()
         gc.unfreeze()  # the models froze everything that was loaded
 
     return start

@@ -5,6 +5,7 @@ import re
 import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import psutil
@@ -13,6 +14,7 @@ import pytest
 from llm_policy.errors import Code, Unavailable
 from llm_policy.guidance.compile.compile_queue import GuideCompiler
 from llm_policy.guidance.compile.worker_pool import MAX_STARTING
+from llm_policy.ledger.database import open_database
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.ledger.rejection_count import SAMPLE_ROWS
 from llm_policy.steps.ledger_writer import LedgerWriter
@@ -21,6 +23,7 @@ from llmstack.paths import SOURCE_ROOT
 from tests import pb_utils
 from tests.ledgers import full_disk
 from tests.pb_utils import InferenceRequest, execute, infer
+from tests.tenants import add_tenant
 from tests.unit.llm_policy.triton.policy_models import (
     CANARY_HEADERS,
     PREPROCESS_NAMES,
@@ -137,26 +140,52 @@ def test_a_request_whose_tensors_cannot_be_read_is_refused_under_its_id(policy, 
     assert states(policy.state_dir, "unreadable") == [("refused", "internal")]
 
 
-def test_a_new_guide_is_answered_later_exactly_once(policy, monkeypatch):
-    sent = []
+def test_a_new_guide_is_answered_later_from_the_workers_thread(policy, monkeypatch):
+    senders = {}
     send = pb_utils.ResponseSender.send
 
     def record(sender, response, flags):
-        sent.append((threading.current_thread().name, states(policy.state_dir, "new-guide")))
+        senders[sender.request_id] = threading.current_thread().name
         send(sender, response, flags)
 
     monkeypatch.setattr(pb_utils.ResponseSender, "send", record)
     waiting, unguided = guided("new-guide", "(yes|no)!"), request("unguided")
     execute(policy.preprocess, waiting, unguided)
-    assert unguided.is_answered
+    assert unguided.answer().error is None
     answer = waiting.answer()
     assert answer.outputs["guided_decoding_guide"][0, 0]
-    assert sent == [("guide-compiler", [("admitted", "")])]
-    again = guided("same-guide", "(yes|no)!")
-    execute(policy.preprocess, again)
-    assert again.is_answered
-    assert again.answer().outputs["guided_decoding_guide"] == answer.outputs["guided_decoding_guide"]
-    assert len(sent) == 1
+    assert states(policy.state_dir, "new-guide") == [("admitted", "")]
+    assert senders["new-guide"] == "preprocess"
+    (again,) = infer(policy.preprocess, guided("same-guide", "(yes|no)!"))
+    assert again.outputs["guided_decoding_guide"] == answer.outputs["guided_decoding_guide"]
+
+
+def test_a_request_waits_for_the_turn_of_its_keys_tenant_once_the_key_is_known(policy):
+    with closing(open_database(policy.state_dir / "ledger.db")) as connection:
+        key = add_tenant(connection, "keyed")
+    admission = policy.preprocess._admission
+    arrival = admission.read(request("keyed", **{"X-Tenant": "claims-much", "X-Api-Key": key}))
+    assert admission.tenant_of(arrival) == "?"
+    infer(policy.preprocess, request("keyed-1", **{"X-Tenant": "keyed", "X-Api-Key": key}))
+    assert admission.tenant_of(arrival) == "keyed"
+    assert admission.tenant_of(admission.read(request("label", **{"X-Tenant": "a-label"}))) == "a-label"
+
+
+def test_a_request_that_was_cancelled_while_it_waited_has_no_row(policy, monkeypatch):
+    monkeypatch.setattr("llm_policy.triton.arrival._SOON_S", -1.0)
+    abandoned, other = request("abandoned"), request("not-abandoned")
+    abandoned.cancel()
+    gone, answer = infer(policy.preprocess, abandoned, other)
+    assert (gone.status, answer.error) == ("CANCELLED", None)
+    assert states(policy.state_dir, "abandoned") == []
+
+
+def test_a_displaced_request_is_overloaded_under_the_name_of_its_sender(policy, monkeypatch):
+    monkeypatch.setattr("llm_policy.triton.fair_worker.MAX_WAITING", 0)
+    items = [request(f"displaced-{number}") for number in range(5)]  # more than one turn
+    answers = infer(policy.preprocess, *items)
+    assert {(answer.status, answer.error.split(":")[0]) for answer in answers} == {("UNAVAILABLE", "overloaded")}
+    assert {row["tenant"] for row in ledger_rows(policy.state_dir, "displaced-0")} == {"acme"}
 
 
 def test_requests_with_the_same_new_guide_are_all_answered(policy):

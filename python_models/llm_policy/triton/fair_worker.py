@@ -1,0 +1,156 @@
+"""The order of a model's work: while requests of several tenants wait, the tenants take turns.
+
+Triton hands a model its requests first in, first out, so a flood of one tenant would delay all others. Where several
+tenants send, `execute` only takes their requests over, and a thread works on them and sends their responses. That costs
+a tenth of the throughput, so Triton's thread does the work itself while there is one tenant, or no load.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import triton_python_backend_utils as pb_utils
+
+from llm_policy.rules.headers import CANARY_TENANT
+from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
+from llm_policy.triton.tenant_queues import MAX_WAITING, TenantQueues
+
+MAX_ITEMS = 4
+"""The most items of a turn: how long a tenant waits for the others."""
+MAX_DISPLACED_ITEMS = 16
+SHARED_S = 600.0
+"""For so long after requests of several tenants came, more are expected."""
+QUIET_S = 0.002
+"""After such a pause nothing waits in Triton's queue: a request takes about as long itself."""
+
+
+class Answerable(Protocol):
+    """A request that was read."""
+
+    @property
+    def sender(self) -> Any:
+        """Triton's response sender."""
+
+
+Item = TypeVar("Item", bound=Answerable)
+Work = Callable[[Sequence[Item]], Sequence[Any]]
+
+
+class FairWorker(Generic[Item]):
+    """Calls `work` with items in the tenants' turns, never twice at once, and sends the responses that it returns.
+
+    A response of None is sent later by other means. `displace` turns an item that lost its place into one that `work`
+    refuses; without it no item loses its place.
+    """
+
+    def __init__(self, work: Work[Item], name: str, displace: Callable[[Item], Item] | None = None) -> None:
+        self._work, self._displace = work, displace
+        self._queues: TenantQueues[Item] = TenantQueues()
+        self._displaced: deque[Item] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._is_working = self._is_closing = False
+        self._last_tenant: str | None = None
+        self._last_s, self._shared_until_s = 0.0, 0.0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def handle(self, tenants: Sequence[str], items: Sequence[Item]) -> Sequence[Any]:
+        """What `execute` returns for `items` of `tenants`: the responses, or None for each if the thread sends them."""
+        if not self._may_begin(tenants):
+            self._add(tenants, items)
+            return [None] * len(items)
+        try:
+            return self._work(items)
+        finally:
+            with self._changed:
+                self._is_working, self._last_s = False, time.monotonic()
+                self._changed.notify()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` on the thread, before anything that waits."""
+        with self._changed:
+            self._calls.append(function)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread once nothing waits."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def _is_waiting(self) -> bool:
+        return bool(self._queues or self._displaced or self._calls)
+
+    def _may_begin(self, tenants: Sequence[str]) -> bool:
+        """Whether Triton's thread works now."""
+        now = time.monotonic()
+        self._note(tenants, now)
+        with self._changed:
+            is_quiet = now > self._shared_until_s or now - self._last_s > QUIET_S
+            if is_quiet and len(tenants) <= MAX_ITEMS and not (self._is_working or self._is_waiting):
+                self._is_working = True
+                return True
+        return False
+
+    def _note(self, tenants: Sequence[str], now: float) -> None:
+        for tenant in tenants:
+            if tenant not in (self._last_tenant, CANARY_TENANT):
+                if self._last_tenant is not None:
+                    self._shared_until_s = now + SHARED_S
+                self._last_tenant = tenant
+
+    def _add(self, tenants: Sequence[str], items: Sequence[Item]) -> None:
+        with self._changed:
+            for tenant, item in zip(tenants, items, strict=True):
+                self._queues.add(tenant, item)
+                if self._displace is not None and len(self._queues) > MAX_WAITING:
+                    self._displaced.append(self._displace(self._queues.displace()))
+            self._last_s = time.monotonic()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while work := self._next():
+            try:
+                work()
+            except BaseException as error:
+                internal_fault(error)  # a bug must not end the thread
+            with self._changed:
+                self._is_working = False
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next work, once there is some. None at the end."""
+        with self._changed:
+            while self._is_working or not (self._is_waiting or self._is_closing):
+                self._changed.wait()
+            if not self._is_waiting:
+                return None
+            self._is_working = True
+            if self._calls:
+                return self._calls.popleft()
+            items = self._queues.take(MAX_ITEMS)
+            items += [self._displaced.popleft() for _ in range(min(MAX_DISPLACED_ITEMS, len(self._displaced)))]
+        return lambda: self._work_and_send(items)
+
+    def _work_and_send(self, items: Sequence[Item]) -> None:
+        try:
+            responses = self._work(items)
+        except BaseException as error:
+            responses = [error_response(as_policy_error(error))] * len(items)
+        for item, response in zip(items, responses, strict=True):
+            if response is not None:
+                send(item.sender, response)
+
+
+def send(sender: Any, response: Any) -> None:
+    """Send a request's only response; one that can't be sent must not keep the others from theirs."""
+    try:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:
+        internal_fault(error)

@@ -1,0 +1,47 @@
+"""Requests that wait: a queue for each tenant, and the tenants take turns."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+MAX_WAITING = 1_024
+"""The most items that wait for admission; then the tenant that has most loses its newest one."""
+Item = TypeVar("Item")
+
+
+class TenantQueues(Generic[Item]):
+    """What waits, first in, first out within its tenant. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[str, deque[Item]] = OrderedDict()  # the next turn first; no queue is empty
+        self._num_items = 0
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def add(self, tenant: str, item: Item) -> None:
+        """Let `item` wait; the first of a tenant waits for the turns of all others."""
+        self._queues.setdefault(tenant, deque()).append(item)
+        self._num_items += 1
+
+    def take(self, limit: int) -> list[Item]:
+        """Remove up to `limit` items: the oldest of each tenant in turn."""
+        taken: list[Item] = []
+        while self._queues and len(taken) < limit:
+            tenant, queue = self._queues.popitem(last=False)
+            taken.append(queue.popleft())
+            if queue:
+                self._queues[tenant] = queue
+        self._num_items -= len(taken)
+        return taken
+
+    def displace(self) -> Item:
+        """Remove the newest item of the tenant that has most. Something must wait."""
+        tenant = max(self._queues, key=lambda name: len(self._queues[name]))
+        queue = self._queues[tenant]
+        item = queue.pop()
+        if not queue:
+            del self._queues[tenant]
+        self._num_items -= 1
+        return item
