@@ -20,9 +20,10 @@ FLOOD_NAMES = (
 
 
 class OpenAIPlan(NamedTuple):
-    """What is measured: `rounds` of `num_requests` requests each way, and `num_streams` streams at once."""
+    """What is measured: `rounds` of `num_requests` requests each way, `num_clients` and `num_streams` at once."""
 
     num_requests: int = 200
     rounds: int = 5
     completion_tokens: int = 16
     num_streams: int = 1_000
+    num_clients: int = 16

@@ -117,10 +117,16 @@ def _address(front_end: OpenAIProcess) -> tuple[str, int]:
 
 def _print(console: Console, overhead: OpenAIOverhead, many: ManyStreams) -> None:
     table = Table(title="One request after the other (no-op engine)", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("gRPC ms p50", "OpenAI API ms p50", "added ms p50", "front end's CPU, ms"):
+    table.add_column("clients")
+    for heading in ("gRPC ms p50", "OpenAI API ms p50", "added ms p50"):
         table.add_column(heading, justify="right")
-    table.add_row(*(f"{value:.2f}" for value in overhead))
+    for name, figures in (("tritonclient, httpx", overhead[:3]), ("bare", overhead[3:6])):
+        table.add_row(name, *(f"{value:.2f}" for value in figures))
     console.print(table)
+    console.print(
+        f"Processor time of the front end for each request: {overhead.front_end_cpu_ms:.2f} ms, with "
+        f"{overhead.num_clients} clients at once {overhead.busy_front_end_cpu_ms:.2f} ms"
+    )
     table = Table(title="Streams through one process", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("streams", "whole", "first ms p50", "first ms max", "seconds", "KiB/stream", "CPU s"):
         table.add_column(heading, justify="right")
