@@ -207,6 +207,57 @@ def test_refusals_are_counted_by_tenant_and_code_and_only_sampled_as_rows(ledger
     assert sum(row["state"] == "refused" for row in rows(ledger)) == SAMPLE_ROWS
 
 
+def test_requests_of_one_batch_share_the_room_of_a_budget_and_of_a_rate(ledger):
+    def send_batch():
+        return [rows[0].code for rows in ledger.record([[ROW]] * 3, NOON_NS)]
+
+    limit(ledger, max_nano_usd_per_day=500_000)
+    assert send_batch() == ["", "", "tenant_budget_overrun"]
+    limit(ledger, max_requests_per_minute=4)
+    assert send_batch() == ["", "", "rate_limited"]
+
+
+def test_answers_of_one_batch_are_spent_together(ledger):
+    limit(ledger, max_nano_usd_per_day=1_000_000)
+    row_ids = [admit(ledger, ROW, NOON_NS) for _ in range(4)]
+    ledger.settle([settlement(row_id, ROW, actual_nano_usd=200_000) for row_id in row_ids], NOON_NS)
+    assert ledger.connection.execute(DAYS).fetchall() == [("acme", 20_787, 800_000, 0)]
+    assert [each["percent"] for each in events(ledger, "finance")] == [80]
+
+
+def test_days_of_a_month_share_its_budget_in_whatever_order_they_come(ledger):
+    limit(ledger, max_nano_usd_per_month=1_000_000)
+    days = [NOON_NS - number * 86_400 * NS for number in (1, 0, 1, 0, 0)]
+    row_ids = [admit(ledger, ROW, day_ns) for day_ns in days]
+    assert [send(ledger, now_ns=day_ns)[0] for day_ns in days[:2]] == ["tenant_budget_overrun"] * 2
+    spent = [ledger.settle([settlement(row_id, ROW, actual_nano_usd=160_000)], NOON_NS) for row_id in row_ids]
+    assert spent == [[True]] * 5
+    sent = [(each["percent"], each["spent_usd"]) for each in events(ledger, "finance")]
+    assert sent == [(100, 0.0), (80, 0.0008)]
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE tenant SET limits = ?", "INSERT OR REPLACE INTO tenant VALUES ('acme', 0, ?)"]
+)
+def test_a_limit_that_is_lowered_holds_from_then_on(ledger, change):
+    limit(ledger, max_nano_usd_per_day=10_000_000)
+    row_id = admit(ledger, ROW, NOON_NS)
+    ledger.connection.execute(change, (TenantLimits(max_nano_usd_per_day=250_000).as_text(),))
+    assert ledger.settle([settlement(row_id, ROW, actual_nano_usd=200_000)], NOON_NS) == [True]
+    assert [each["percent"] for each in events(ledger, "finance")] == [80]
+    assert send(ledger)[0] == "tenant_budget_overrun"
+
+
+def test_what_is_spent_late_counts_in_budgets_of_other_days(ledger):
+    limit(ledger, max_nano_usd_per_month=400_000)
+    late_id = admit(ledger, ROW, NOON_NS - 86_400 * NS)
+    ledger.close_unanswered(NOON_NS)  # it costs 50,000
+    cheap = ROW._replace(projected_nano_usd=100_000)
+    admit(ledger, cheap, NOON_NS)
+    assert ledger.settle([settlement(late_id, ROW, actual_nano_usd=260_000)], NOON_NS) == [True]
+    assert send(ledger, cheap)[0] == "tenant_budget_overrun"
+
+
 def test_seconds_that_no_rate_counts_are_deleted(ledger):
     limit(ledger, max_requests_per_minute=1)
     admit(ledger, ROW, NOON_NS)
