@@ -20,7 +20,7 @@ class BareHttpConnection(asyncio.Protocol):
         self._request = request
         self._received = b""
         self._transport: asyncio.Transport
-        self._answered: asyncio.Future[None]
+        self._answered: asyncio.Future[None] | None = None
 
     async def send(self) -> None:
         """Send the request and wait until its answer is complete.
@@ -29,9 +29,9 @@ class BareHttpConnection(asyncio.Protocol):
             LoadError: the answer has another status than 200, or the connection broke.
         """
         self._received = b""
-        self._answered = asyncio.get_running_loop().create_future()
+        answered = self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(self._request)
-        await self._answered
+        await answered
 
     def close(self) -> None:
         """Close the connection."""
@@ -45,7 +45,7 @@ class BareHttpConnection(asyncio.Protocol):
         """Collect the answer."""
         self._received += data
         head, _, body = self._received.partition(_END_OF_HEAD)
-        if len(body) < _length(head) or self._answered.done():
+        if self._answered is None or self._answered.done() or len(body) < _length(head):
             return
         if head.startswith(b"HTTP/1.1 200 "):
             self._answered.set_result(None)
@@ -54,7 +54,7 @@ class BareHttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the wait for an answer."""
-        if not self._answered.done():
+        if self._answered is not None and not self._answered.done():
             self._answered.set_exception(LoadError("the connection broke"))
 
 
@@ -66,9 +66,8 @@ async def open_bare(url: str, headers: Mapping[str, str], body: bytes) -> AsyncI
     lines = [f"POST {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
     request = "\r\n".join(lines).encode() + body
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(
-        lambda: BareHttpConnection(request), str(parts.hostname), int(parts.port or 80)
-    )
+    host, port = str(parts.hostname), parts.port or 80
+    _, connection = await loop.create_connection(lambda: BareHttpConnection(request), host, port)
     try:
         yield connection
     finally:
