@@ -248,6 +248,15 @@ def test_a_limit_that_is_lowered_holds_from_then_on(ledger, change):
     assert send(ledger)[0] == "tenant_budget_overrun"
 
 
+def test_late_answers_of_one_batch_share_the_room_of_a_budget(ledger):
+    limit(ledger, max_nano_usd_per_day=400_000)
+    row_ids = [admit(ledger, ROW, NOON_NS) for _ in range(2)]
+    ledger.close_unanswered(NOON_NS + 700 * NS)  # they cost 50,000 each
+    late = [settlement(row_id, ROW, actual_nano_usd=210_000) for row_id in row_ids]
+    assert ledger.settle(late, NOON_NS) == [True, False]
+    assert ledger.connection.execute(DAYS).fetchall() == [("acme", 20_787, 260_000, 0)]
+
+
 def test_what_is_spent_late_counts_in_budgets_of_other_days(ledger):
     limit(ledger, max_nano_usd_per_month=400_000)
     late_id = admit(ledger, ROW, NOON_NS - 86_400 * NS)
