@@ -1,6 +1,7 @@
 """Measures ledger writes of one and of two concurrent processes, as the preprocess and postprocess stubs write.
 
-A row of a tenant with a key, budgets and rates is measured beside one of a tenant that is only a label.
+A row of a tenant with a key, budgets and rates is measured beside one of a tenant that is only a label, and one of a
+tenant that has spent most of a budget: its sums are computed for each row.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ SELECT printf('request-%010d', number), :tenant, :task, :schema_id, :hash, 'earl
 FROM counted WHERE :num > 0
 """
 _FIND, _ENTER_LIMITED, _SETTLE_LIMITED = "find the tenant of a key", "enter with limits", "settle with limits"
-CALLS = ("enter", *_FLAGS, _FIND, _ENTER_LIMITED, _SETTLE_LIMITED)
+_ENTER_NEAR, _SETTLE_NEAR = "enter near a budget", "settle near a budget"
+CALLS = ("enter", *_FLAGS, _FIND, _ENTER_LIMITED, _SETTLE_LIMITED, _ENTER_NEAR, _SETTLE_NEAR)
+_LIMITED, _NEAR = "limited", "near"
+_MOST_NANO_USD = 9 * 10**17  # of a month's budget of 10**18
 _LIMITS = TenantLimits(
     max_nano_usd_per_day=10**18,
     max_nano_usd_per_month=10**18,
@@ -107,7 +111,8 @@ def measure_writes(directory: Path, num_writes: int, num_writers: int) -> list[W
         EOFError: a writer failed; its error is on standard error.
     """
     with closing(open_database(directory / FILE_NAME)) as connection:  # stays open: the last close would checkpoint
-        key_digest = _add_tenant(connection)
+        key_digest = _add_tenant(connection, _LIMITED, 0)
+        _add_tenant(connection, _NEAR, _MOST_NANO_USD)
         context = multiprocessing.get_context("spawn")
         receivers = []
         for _ in range(num_writers):
@@ -136,6 +141,7 @@ def _write(directory: Path, key_digest: bytes, num_writes: int, sender: Connecti
         if tenant is not None:
             limited = _ROW._replace(tenant=tenant.name, is_authenticated=True, max_completion_tokens=256)
             _write_row(ledger, limited, times[_ENTER_LIMITED], times[_SETTLE_LIMITED])
+            _write_row(ledger, limited._replace(tenant=_NEAR), times[_ENTER_NEAR], times[_SETTLE_NEAR])
     sender.send(times)
 
 
@@ -151,11 +157,14 @@ def _write_row(
     settle_ns.append(time.perf_counter_ns() - began_ns)
 
 
-def _add_tenant(connection: sqlite3.Connection) -> bytes:
-    """Register a tenant that no limit stops, with an account of each day of the month; returns its key's digest."""
-    digest, name, now_ns = digest_of(create_key()), "limited", time.time_ns()
+def _add_tenant(connection: sqlite3.Connection, name: str, spent_nano_usd: int) -> bytes:
+    """Register a tenant that no limit stops, with an account of each day of the month; returns its key's digest.
+
+    It has spent this on the first day of the month.
+    """
+    digest, now_ns = digest_of(create_key()), time.time_ns()
     month = windows_of(day_of(now_ns))[1]
-    days = [(name, day, 0, 0) for day in range(month.first, month.end)]
+    days = [(name, day, 0 if day > month.first else spent_nano_usd, 0) for day in range(month.first, month.end)]
     with transaction(connection):
         tenant = (name, now_ns, _LIMITS.as_text())
         connection.execute("INSERT OR IGNORE INTO tenant (name, created_ns, limits) VALUES (?, ?, ?)", tenant)
