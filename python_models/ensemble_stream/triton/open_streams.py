@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,6 +32,7 @@ from llm_policy.triton.tenant_queues import TenantQueues
 CANCEL_POLL_S = 0.1
 _CONNECT_POLL_S = 0.02
 _ERROR_PAUSE_S = 0.1
+_SEND_S = 0.001  # then the engine's messages are read: a turn of the loop costs a tenth of a response
 _MAX_CLOSED_AT_ONCE = 16
 
 
@@ -121,10 +123,13 @@ class OpenStreams:
         while True:
             await self._wake_sender.wait()
             self._wake_sender.clear()
+            yielded_s = time.monotonic()
             while self._to_send:
                 (send,) = self._to_send.take(1)
                 self._try(send)
-                await asyncio.sleep(0)  # the engine's messages that came meanwhile
+                if time.monotonic() - yielded_s > _SEND_S:
+                    await asyncio.sleep(0)  # the engine's messages that came meanwhile
+                    yielded_s = time.monotonic()
 
     def _send_chunk(self, open_stream: OpenStream) -> None:
         open_stream.is_queued = False
