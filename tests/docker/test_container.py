@@ -16,7 +16,7 @@ import pytest
 
 from llm_policy.release.digest import engine_hash
 from llm_policy.release.release import Release
-from llm_policy.rules.headers import ENGINE_HASH
+from llm_policy.rules.headers import API_KEY, ENGINE_HASH
 from llmstack.client.ensemble_client import PROTOCOLS, ServerUrls
 from llmstack.demo.cases import demo_cases
 from llmstack.gateway.backend import Backend
@@ -37,10 +37,11 @@ from tests.docker.containers import (
 )
 from tests.docker.running_gateway import RunningGateway, free_ports
 
-HARDENED = (
+HARDENED_WITH_KEYS = (
     *("--read-only", "--tmpfs", "/tmp", "--init", "--cap-drop", "ALL", "--shm-size", "1g"),
-    *("--security-opt", "no-new-privileges", "--env", "LLMSTACK_REQUIRE_API_KEYS=0"),
+    *("--security-opt", "no-new-privileges"),
 )
+HARDENED = (*HARDENED_WITH_KEYS, "--env", "LLMSTACK_REQUIRE_API_KEYS=0")
 PORTS = tuple(option for port in (8000, 8001, 8002, 8003, 8005) for option in ("--publish", f"127.0.0.1::{port}"))
 
 
@@ -84,6 +85,20 @@ def test_the_demos_requests_are_answered_through_the_gateway(gateway: RunningGat
     for case in demo_cases(Release.open(DEFAULT_RELEASE_DIR)):
         reply = PROTOCOLS[protocol](server, case.inputs, case.headers)
         assert not case.find_fault(reply), (case.name, reply)
+
+
+def test_it_requires_keys_unless_it_is_told_otherwise(image: str) -> None:
+    with container(*HARDENED_WITH_KEYS, *PORTS, image, "--engine", "echo") as live:
+        wait_healthy(live)
+        created = json.loads(docker("exec", live, "llmstack", "tenant", "create", "shop", "--json"))
+        server = ServerUrls(f"http://127.0.0.1:{published_port(live, 8000)}", f"127.0.0.1:{published_port(live, 8001)}")
+        case, *_ = demo_cases(Release.open(DEFAULT_RELEASE_DIR))
+        for send in PROTOCOLS.values():
+            assert send(server, case.inputs, case.headers).code == "missing_api_key"
+            keyed = {**case.headers, API_KEY: created["new_key"]["key"]}
+            assert not send(server, case.inputs, keyed).error
+        usage = json.loads(docker("exec", live, "llmstack", "usage", "--tenant", "shop", "--json"))
+        assert usage
 
 
 def test_it_drains_and_exits_with_0_when_it_is_stopped(image: str) -> None:

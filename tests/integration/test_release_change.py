@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from llm_policy.ledger.database import open_database
 from llm_policy.ledger.outbox import READINESS
 from llmstack.events.endpoint import secret_variable, url_variable
 from tests.integration.live_service import wait_until
 from tests.integration.release_service import FIRST, SECOND, ReleaseService
 from tests.integration.release_traffic import ReleaseTraffic
+from tests.tenants import add_tenant
 from tests.webhook_receiver import WebhookReceiver, new_secret, write_secrets
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -74,6 +77,19 @@ def test_a_release_is_promoted_and_rolled_back_under_traffic(
         ("promotion", "completed"),
     ]
     wait_until(lambda: received(receiver, "it answers nonsense") != [])
+
+
+def test_a_promotion_needs_no_key_where_its_clients_need_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    environment = {"LLMSTACK_REQUIRE_API_KEYS": "1"}
+    with ReleaseService(tmp_path_factory.mktemp("keys") / "service", "echo", environment) as live:
+        with closing(open_database(live.state_dir / "ledger.db", must_exist=True)) as connection:
+            key = add_tenant(connection, "acme")
+        promoted = live.llmstack("release", "promote", SECOND, *OVERRIDE, "--json")
+        assert promoted.returncode == 0, promoted.stderr
+        assert live.served() == SECOND
+        headers = live.headers_of(SECOND)
+        assert live.send_request(headers={**headers, "X-Api-Key": key}).status == 200
+        assert live.send_request(headers=headers).code == "missing_api_key"
 
 
 @pytest.mark.slow
