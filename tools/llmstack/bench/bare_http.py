@@ -63,7 +63,7 @@ async def open_bare(url: str, headers: Mapping[str, str], body: bytes) -> AsyncI
     """A connection that posts `body` to `url`."""
     parts = urlsplit(url)
     head = {"Host": parts.netloc, **headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
-    lines = [f"POST {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+    lines = [f"POST {parts.path or '/'} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
     request = "\r\n".join(lines).encode() + body
     loop = asyncio.get_running_loop()
     host, port = str(parts.hostname), parts.port or 80

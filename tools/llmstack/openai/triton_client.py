@@ -119,8 +119,9 @@ class TritonServers:
             Unreachable: the connection failed.
         """
         server = self._choose()
+        request = serialize_request(ENSEMBLE_STREAM, {**inputs, "stream": False})
         try:
-            response = await server.whole(_request(ENSEMBLE_STREAM, {**inputs, "stream": False}), metadata=metadata)
+            response = await server.whole(request, metadata=metadata)
             return Piece(_outputs(_checked(response)), True)
         except _NoStreamModel:
             return await _infer(server, inputs, metadata)
@@ -135,7 +136,7 @@ class TritonServers:
             Unreachable: the connection failed.
         """
         server = self._choose()
-        call = server.pieces(_request(ENSEMBLE_STREAM, {**inputs, "stream": True}), metadata=metadata)
+        call = server.pieces(serialize_request(ENSEMBLE_STREAM, {**inputs, "stream": True}), metadata=metadata)
         is_begun = is_last = False
         try:
             while not is_last:
@@ -181,7 +182,7 @@ def _connect(address: str) -> _Server:
 
 async def _infer(server: _Server, inputs: Mapping[str, Any], metadata: Metadata) -> Piece:
     try:
-        return Piece(_outputs(await server.infer(_request(ENSEMBLE, inputs), metadata=metadata)), True)
+        return Piece(_outputs(await server.infer(serialize_request(ENSEMBLE, inputs), metadata=metadata)), True)
     except grpc.RpcError as error:
         raise _call_error(error) from None
 
@@ -203,7 +204,7 @@ def _call_error(error: Any) -> Exception:
     return TritonError(text)
 
 
-def _request(model: str, inputs: Mapping[str, Any]) -> bytes:
+def serialize_request(model: str, inputs: Mapping[str, Any]) -> bytes:
     """A serialized request. Serialized messages that follow one another are one message, so most of it is ready."""
     parts, contents = [_request_head(model)], []
     for name, value in inputs.items():

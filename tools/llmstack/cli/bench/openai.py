@@ -20,7 +20,7 @@ from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 
 if TYPE_CHECKING:
-    from llmstack.bench.openai_overhead import ManyStreams, OpenAIOverhead
+    from llmstack.bench.openai_overhead import FrontEnd, ManyStreams, OpenAIOverhead
     from llmstack.server.openai_process import OpenAIProcess
     from llmstack.server.process import TritonServer
 
@@ -67,14 +67,15 @@ def openai(
 
 def _measure_overhead(release: Path, state_dir: Path, plan: OpenAIPlan) -> OpenAIOverhead:
     from llm_policy.release.release import Release
-    from llmstack.bench.openai_overhead import measure_overhead
+    from llmstack.bench.bare_front_end import bare_front_end
+    from llmstack.bench.openai_overhead import FrontEnd, measure_overhead
     from llmstack.server.process import TritonServer
 
-    with TritonServer(release, engine="echo", state_dir=state_dir) as server:
+    with TritonServer(release, engine="echo", state_dir=state_dir) as server, bare_front_end(server.grpc_url) as bare:
         front_end = _start_front_end(server)
         try:
-            url, pid = _address(front_end)
-            return asyncio.run(measure_overhead(server, url, pid, Release.open(release), plan))
+            ours, floor = _front_end(front_end), FrontEnd(*bare)
+            return asyncio.run(measure_overhead(server, ours, floor, Release.open(release), plan))
         finally:
             front_end.stop()
 
@@ -89,9 +90,9 @@ def _measure_streams(release: Path, state_dir: Path, plan: OpenAIPlan, token_int
     with TritonServer(release, engine="echo", engine_options=options, state_dir=state_dir) as server:
         front_end = _start_front_end(server)
         try:
-            url, pid = _address(front_end)
-            asyncio.run(measure_many_streams(url, pid, Release.open(release), plan._replace(num_streams=4)))  # warm-up
-            return asyncio.run(measure_many_streams(url, pid, Release.open(release), plan))
+            ours, opened = _front_end(front_end), Release.open(release)
+            asyncio.run(measure_many_streams(ours, opened, plan._replace(num_streams=4)))  # warm-up
+            return asyncio.run(measure_many_streams(ours, opened, plan))
         finally:
             front_end.stop()
 
@@ -106,13 +107,13 @@ def _start_front_end(server: TritonServer) -> OpenAIProcess:
     return front_end
 
 
-def _address(front_end: OpenAIProcess) -> tuple[str, int]:
-    """The API's URL and the process's id."""
+def _front_end(process: OpenAIProcess) -> FrontEnd:
     from llmstack.bench.load import LoadError
+    from llmstack.bench.openai_overhead import FrontEnd
 
-    if front_end.pid is None:
+    if process.pid is None:
         raise LoadError("the OpenAI front end ended")
-    return f"http://{_HOST}:{front_end.port}/v1", front_end.pid
+    return FrontEnd(f"http://{_HOST}:{process.port}/v1/chat/completions", process.pid)
 
 
 def _print(console: Console, overhead: OpenAIOverhead, many: ManyStreams) -> None:
@@ -123,10 +124,13 @@ def _print(console: Console, overhead: OpenAIOverhead, many: ManyStreams) -> Non
     for name, figures in (("tritonclient, httpx", overhead[:3]), ("bare", overhead[3:6])):
         table.add_row(name, *(f"{value:.2f}" for value in figures))
     console.print(table)
-    console.print(
-        f"Processor time of the front end for each request: {overhead.front_end_cpu_ms:.2f} ms, with "
-        f"{overhead.num_clients} clients at once {overhead.busy_front_end_cpu_ms:.2f} ms"
-    )
+    table = Table(title="Processor time of the front end for each request", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("clients at once", "ms", "of a front end that reads nothing"):
+        table.add_column(heading, justify="right")
+    table.add_row("1", f"{overhead.front_end_cpu_ms:.2f}", f"{overhead.floor_cpu_ms:.2f}")
+    busy = overhead.busy_front_end_cpu_ms, overhead.busy_floor_cpu_ms
+    table.add_row(str(overhead.num_clients), *(f"{value:.2f}" for value in busy))
+    console.print(table)
     table = Table(title="Streams through one process", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("streams", "whole", "first ms p50", "first ms max", "seconds", "KiB/stream", "CPU s"):
         table.add_column(heading, justify="right")
