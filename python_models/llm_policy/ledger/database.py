@@ -202,7 +202,7 @@ def _create_tables(connection: sqlite3.Connection, version: int) -> None:
     with transaction(connection, BUSY_TIMEOUT_MS / 1_000):
         version = _version(connection)  # another process may have been faster
         if 0 < version <= ledger_tables.LAST_VERSION_WITH_RESERVATIONS:
-            ledger_tables.move_reservations(connection)
+            ledger_tables.upgrade(connection)
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)
         if 0 < version < usage.SINCE_VERSION:

@@ -40,8 +40,11 @@ LAST_VERSION_WITH_RESERVATIONS = 4  # had a table of them
 _ADDED_COLUMNS = {"request": "reserved_tokens", "tenant_day": "safe_nano_usd"}
 
 
-def move_reservations(connection: sqlite3.Connection) -> None:
-    """Move the reservations of an earlier version into their rows, in the caller's transaction."""
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Add columns to the tables of an earlier version, and move its reservations into their rows.
+
+    In the caller's transaction.
+    """
     for table, added in _ADDED_COLUMNS.items():
         columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
         if columns and added not in columns:
