@@ -9,7 +9,7 @@ from llm_policy.errors import Code, InvalidRequest
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import Tenant, TenantLimits
 from llm_policy.rules.headers import HeaderGate
-from llm_policy.rules.tenants import Identity, TenantGate
+from llm_policy.rules.tenants import KEY_FORM, Identity, TenantGate
 from tests.manifests import ENGINE_HASH
 from tests.tenants import MemoryDirectory
 
@@ -34,6 +34,7 @@ def identify(headers, requires_key=True):
         {"X-Api-Key": KEY},
         {"x-api-key": KEY, "X-Tenant": "acme"},
         {"X-Api-Key": KEY, "Authorization": "Basic dXNlcjpwYXNz"},
+        {"Authorization": "Basic dXNlcjpwYXNz", "X-Api-Key": KEY},
         {"X-Api-Key": KEY, "Authorization": "Bearer of-another-system"},
     ],
 )
@@ -69,6 +70,24 @@ def test_where_keys_are_required_nothing_else_names_a_tenant(headers, code):
     assert "lsk_" not in str(identity.error).replace("lsk_...", "")
 
 
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({}, f"an API key is required ({KEY_FORM}), none was given"),
+        ({"X-Api-Key": "sk-none"}, f"X-Api-Key holds no API key ({KEY_FORM})"),
+        (
+            {"Authorization": f"Bearer {UNKNOWN_KEY}"},
+            "Authorization holds no valid key: unknown, rotated out or revoked",
+        ),
+        ({"X-Api-Key": KEY, "Authorization": f"Bearer {KEY}"}, f"2 API keys were given, limit 1 ({KEY_FORM})"),
+    ],
+)
+def test_the_error_says_what_is_wrong_with_the_key(headers, text):
+    identity = identify(headers)
+    assert identity.error.detail == text
+    assert identity.limits == TenantLimits()
+
+
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk-none"}, {"X-Api-Key": "another system's"}])
 def test_without_required_keys_other_credentials_are_ignored_and_the_tenant_is_a_label(headers):
     identity = identify({**headers, "X-Tenant": "somebody"}, requires_key=False)
@@ -78,6 +97,7 @@ def test_without_required_keys_other_credentials_are_ignored_and_the_tenant_is_a
 def test_the_name_of_a_registered_tenant_needs_its_key_in_any_case():
     identity = identify({"X-Tenant": "acme"}, requires_key=False)
     assert (identity.error.code, identity.sender.tenant) == (Code.MISSING_API_KEY, "")
+    assert identity.error.detail == f"tenant acme needs its API key ({KEY_FORM}), none was given"
 
 
 def test_an_unknown_key_is_refused_where_none_is_required():
@@ -87,7 +107,7 @@ def test_an_unknown_key_is_refused_where_none_is_required():
 def test_a_header_can_not_claim_another_tenant():
     identity = identify({"X-Api-Key": KEY, "X-Tenant": "globex"})
     assert str(identity.error) == "tenant_forbidden: X-Tenant is globex, but the API key is one of acme"
-    assert identity.sender.tenant == "acme"
+    assert (identity.sender.tenant, identity.limits) == ("acme", LIMITS)
 
 
 @pytest.mark.parametrize("name", ["X-Tenant", "X-Request-Id", "X-Engine-Hash", "X-Quantisation", "X-Canary-Token"])
@@ -116,6 +136,20 @@ def test_a_tenant_may_send_the_tasks_that_it_is_allowed(limits, task, is_allowed
     else:
         with pytest.raises(InvalidRequest, match=r"tenant_forbidden: tenant acme may not send .*allowed tasks:"):
             identity.check_task(task)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "task", "text"),
+    [
+        (("judge", "extract"), "write", "tenant acme may not send task write (allowed tasks: judge, extract)"),
+        (("judge",), None, "tenant acme may not send a request without a task (allowed tasks: judge)"),
+        ((), "judge", "tenant acme may not send task judge (allowed tasks: none)"),
+    ],
+)
+def test_a_refused_task_is_told_with_the_allowed_ones(tasks, task, text):
+    with pytest.raises(InvalidRequest) as raised:
+        Identity(RowRecord(tenant="acme"), TenantLimits(tasks=tasks)).check_task(task)
+    assert raised.value.detail == text
 
 
 def test_a_tenant_may_use_the_registered_schemas_that_it_is_allowed():
