@@ -35,7 +35,7 @@ class Application:
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        self.headers.append([name for name, _ in scope["headers"]])
+        self.headers.append(dict(scope["headers"]))
         num_bytes, is_complete = 0, False
         while not is_complete:
             message = await receive()
@@ -145,6 +145,18 @@ def test_a_body_may_be_longer_than_a_head():
     run(check())
 
 
+def test_blanks_around_a_header_are_no_part_of_it():
+    application = Application()
+
+    async def check():
+        async with connected(application) as (reader, writer):
+            writer.write(POST + b"X-Tenant: \t acme co \t \r\nX-Empty: \t\r\nContent-Length: 1\r\n\r\na")
+            await asyncio.wait_for(reader.readuntil(b"1 bytes"), 20)
+
+    run(check())
+    assert (application.headers[0][b"x-tenant"], application.headers[0][b"x-empty"]) == (b"acme co", b"")
+
+
 def test_trailers_are_no_headers():
     application = Application()
     chunks = CHUNKED + b"1\r\na\r\n0\r\nX-Tenant: evil\r\n\r\n"
@@ -155,7 +167,7 @@ def test_trailers_are_no_headers():
             await asyncio.wait_for(reader.readuntil(b"1 bytes"), 20)
 
     run(check())
-    assert application.headers == [[b"host", b"transfer-encoding"]]
+    assert list(application.headers[0]) == [b"host", b"transfer-encoding"]
 
 
 def test_requests_may_follow_one_another_without_a_pause():
@@ -183,5 +195,5 @@ def test_a_request_for_another_protocol_is_answered_in_this_one(body, split):
                 await asyncio.wait_for(reader.readuntil(b"1 bytes"), 20)
 
     run(check())
-    assert b"x-tenant" in application.headers[0]
+    assert application.headers[0][b"x-tenant"] == b"acme"
     assert b"upgrade" not in application.headers[0]

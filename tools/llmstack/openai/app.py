@@ -147,18 +147,17 @@ class OpenAIApi:
         stream = _Stream(form, head, first, source, parameters, body.include_usage)
         return EventStream(stream.events(), {**sse.HEADERS, **answer_headers})
 
-    async def _read_body(self, receive: Receive) -> bytes:
-        parts, num_bytes, is_complete = [], 0, False
+    async def _read_body(self, receive: Receive) -> bytearray:
+        body, is_complete = bytearray(), False
         while not is_complete:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts.append(message.get("body", b""))
-            num_bytes += len(parts[-1])
-            if num_bytes > self._max_body_bytes:
+            body += message.get("body", b"")
+            if len(body) > self._max_body_bytes:
                 raise ApiError("body_too_large", f"the body exceeds {self._max_body_bytes} bytes")
             is_complete = not message.get("more_body", False)
-        return b"".join(parts)
+        return body
 
 
 class EventStream(Response):
@@ -254,7 +253,9 @@ def error_response(error: ApiError) -> Response:
     return Response(orjson.dumps(error.document()), error.status, error.headers(), _JSON)
 
 
-def _parse(request_type: type[ChatRequest | CompletionRequest], body: bytes) -> ChatRequest | CompletionRequest:
+def _parse(
+    request_type: type[ChatRequest | CompletionRequest], body: bytes | bytearray
+) -> ChatRequest | CompletionRequest:
     try:
         return request_type.model_validate_json(body)
     except ValidationError as error:

@@ -68,6 +68,10 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._received = _Received.PART_OF_HEAD
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. Blanks around a value are no part of it (RFC 9110, 5.5); the parser leaves those behind it."""
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         """Start the application. Trailers come later, and must not become headers."""
         if self.parser.should_upgrade():
