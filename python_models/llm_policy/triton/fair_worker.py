@@ -19,8 +19,10 @@ from llm_policy.rules.headers import CANARY_TENANT
 from llm_policy.triton.error_responses import as_policy_error, error_response, internal_fault
 from llm_policy.triton.tenant_queues import MAX_WAITING, TenantQueues
 
-MAX_ITEMS = 4
-"""The most items of a turn: how long a tenant waits for the others."""
+MAX_BATCH = 4
+"""The most items of one piece of work, which are one transaction of the ledger."""
+MAX_SHARED_BATCH = 2
+"""The same while several tenants send, who wait for the end of each piece: smaller ones cost throughput."""
 MAX_DISPLACED_ITEMS = 16
 SHARED_S = 600.0
 """For so long after requests of several tenants came, more are expected."""
@@ -93,11 +95,14 @@ class FairWorker(Generic[Item]):
         now = time.monotonic()
         self._note(tenants, now)
         with self._changed:
-            is_quiet = now > self._shared_until_s or now - self._last_s > QUIET_S
-            if is_quiet and len(tenants) <= MAX_ITEMS and not (self._is_working or self._is_waiting):
+            is_quiet = not self._is_shared(now) or now - self._last_s > QUIET_S
+            if is_quiet and len(tenants) <= MAX_BATCH and not (self._is_working or self._is_waiting):
                 self._is_working = True
                 return True
         return False
+
+    def _is_shared(self, now: float) -> bool:
+        return now < self._shared_until_s
 
     def _note(self, tenants: Sequence[str], now: float) -> None:
         for tenant in tenants:
@@ -134,7 +139,7 @@ class FairWorker(Generic[Item]):
             self._is_working = True
             if self._calls:
                 return self._calls.popleft()
-            items = self._queues.take(MAX_ITEMS)
+            items = self._queues.take(MAX_SHARED_BATCH if self._is_shared(time.monotonic()) else MAX_BATCH)
             items += [self._displaced.popleft() for _ in range(min(MAX_DISPLACED_ITEMS, len(self._displaced)))]
         return lambda: self._work_and_send(items)
 

@@ -95,7 +95,7 @@ def test_while_the_thread_works_requests_wait_and_tenants_take_turns(module):
         live.work.may_end.set()
         for each in (*greedy, polite):
             assert each.request.answer(TIMEOUT_S).error is None
-    assert live.work.batches == [["greedy-0", "polite", "greedy-1", "greedy-2"], ["greedy-3", "greedy-4"]]
+    assert live.work.batches == [["greedy-0", "polite"], ["greedy-1", "greedy-2"], ["greedy-3", "greedy-4"]]
 
 
 def test_requests_of_several_tenants_that_follow_at_once_are_left_to_the_thread(module, monkeypatch):
