@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from engine_process.client import EngineClient, release_hello, unavailable
 from engine_process.triton.error_response import error_response
-from engine_process.triton.pending_response import PendingResponse
+from engine_process.triton.pending_response import PendingResponse, send_only
 from engine_process.triton.tensors import RequestError, read_requests, read_tenant
 
 RELEASE_DIR, STATE_DIR, BOOT_ID = "LLMSTACK_RELEASE_DIR", "LLMSTACK_STATE_DIR", "LLMSTACK_BOOT_ID"
@@ -42,8 +42,14 @@ class EngineModel:
         self._connected.wait(_CONNECT_TIMEOUT_S)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Send each request to the engine. Returns None where the response comes later, else an error response."""
-        return [self._enqueue(request) for request in requests]
+        """Send each request to the engine. All responses come later, from the client's thread, errors too.
+
+        A response that is returned while another thread sends one crashes tritonserver.
+        """
+        for request in requests:
+            if (error := self._enqueue(request)) is not None:
+                self._loop.call_soon_threadsafe(send_only, request.get_response_sender(), error)
+        return [None] * len(requests)
 
     def finalize(self) -> None:
         """Fail what is pending and close the connection."""
@@ -51,6 +57,7 @@ class EngineModel:
         self._thread.join(timeout=10)
 
     def _enqueue(self, request: Any) -> Any:
+        """The error response to a request that can't be sent to the engine, else None."""
         welcome = self._client.welcome
         if welcome is None:
             end = unavailable(0)

@@ -81,10 +81,15 @@ class PendingResponse:
 
     def _send(self, response: Any) -> None:
         self.is_answered = True
-        try:
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as error:
-            pb_utils.Logger.log_error(f"a response can't be sent: {type(error).__name__}")
+        send_only(self._sender, response)
+
+
+def send_only(sender: Any, response: Any) -> None:
+    """Send the only response to a request; one that can't be sent must not keep the others from theirs."""
+    try:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:
+        pb_utils.Logger.log_error(f"a response can't be sent: {type(error).__name__}")
 
 
 class _RowListener:

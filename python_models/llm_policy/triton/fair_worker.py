@@ -3,10 +3,14 @@
 Triton hands a model its requests first in, first out, so a flood of one tenant would delay all others. Where several
 tenants send, `execute` only takes their requests over, and a thread works on them and sends their responses. That costs
 a tenth of the throughput, so Triton's thread does the work itself while there is one tenant, or no load.
+
+A response that `execute` returns while another thread sends one crashes tritonserver (seen in each of three floods). So
+`execute` returns responses only while the thread has nothing to send, neither now nor soon.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +27,10 @@ MAX_BATCH = 4
 """The most items of one piece of work, which are one transaction of the ledger."""
 MAX_SHARED_BATCH = 2
 """The same while several tenants send, who wait for the end of each piece: smaller ones cost throughput."""
-MAX_DISPLACED_ITEMS = 16
+MAX_DISPLACED, MAX_DISPLACED_ALONE = 2, 16
+"""The most displaced items of one piece of work, and of one without other items."""
+SWITCH_S = 0.0005
+"""A thread keeps Python's lock for so long while another wants it: Python's own 5 ms would delay each response."""
 SHARED_S = 600.0
 """For so long after requests of several tenants came, more are expected."""
 QUIET_S = 0.002
@@ -45,8 +52,8 @@ Work = Callable[[Sequence[Item]], Sequence[Any]]
 class FairWorker(Generic[Item]):
     """Calls `work` with items in the tenants' turns, never twice at once, and sends the responses that it returns.
 
-    A response of None is sent later by other means. `displace` turns an item that lost its place into one that `work`
-    refuses; without it no item loses its place.
+    A response of None is sent later: by `answer_later`, which `defer` announces, or without this worker. `displace`
+    turns an item that lost its place into one that `work` refuses; without it no item loses its place.
     """
 
     def __init__(self, work: Work[Item], name: str, displace: Callable[[Item], Item] | None = None) -> None:
@@ -56,8 +63,10 @@ class FairWorker(Generic[Item]):
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._is_working = self._is_closing = False
+        self._num_deferred = 0
         self._last_tenant: str | None = None
         self._last_s, self._shared_until_s = 0.0, 0.0
+        sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -67,16 +76,25 @@ class FairWorker(Generic[Item]):
             self._add(tenants, items)
             return [None] * len(items)
         try:
-            return self._work(items)
+            responses = self._work(items)
+            if self._num_deferred == 0:
+                return responses
+            self._send(items, responses)
+            return [None] * len(items)
         finally:
             with self._changed:
                 self._is_working, self._last_s = False, time.monotonic()
                 self._changed.notify()
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Run `function` on the thread, before anything that waits."""
+    def defer(self) -> None:
+        """Announce an `answer_later`; `work` calls this before it returns."""
         with self._changed:
-            self._calls.append(function)
+            self._num_deferred += 1
+
+    def answer_later(self, answer: Callable[[], None]) -> None:
+        """Run `answer`, which sends a response, on the thread, before anything that waits."""
+        with self._changed:
+            self._calls.append(answer)
             self._changed.notify()
 
     def close(self) -> None:
@@ -96,7 +114,11 @@ class FairWorker(Generic[Item]):
         self._note(tenants, now)
         with self._changed:
             is_quiet = not self._is_shared(now) or now - self._last_s > QUIET_S
-            if is_quiet and len(tenants) <= MAX_BATCH and not (self._is_working or self._is_waiting):
+            if (
+                is_quiet
+                and len(tenants) <= MAX_BATCH
+                and not (self._is_working or self._is_waiting or self._num_deferred)
+            ):
                 self._is_working = True
                 return True
         return False
@@ -138,9 +160,11 @@ class FairWorker(Generic[Item]):
                 return None
             self._is_working = True
             if self._calls:
+                self._num_deferred -= 1
                 return self._calls.popleft()
             items = self._queues.take(MAX_SHARED_BATCH if self._is_shared(time.monotonic()) else MAX_BATCH)
-            items += [self._displaced.popleft() for _ in range(min(MAX_DISPLACED_ITEMS, len(self._displaced)))]
+            num_displaced = min(MAX_DISPLACED if items else MAX_DISPLACED_ALONE, len(self._displaced))
+            items += [self._displaced.popleft() for _ in range(num_displaced)]
         return lambda: self._work_and_send(items)
 
     def _work_and_send(self, items: Sequence[Item]) -> None:
@@ -148,6 +172,10 @@ class FairWorker(Generic[Item]):
             responses = self._work(items)
         except BaseException as error:
             responses = [error_response(as_policy_error(error))] * len(items)
+        self._send(items, responses)
+
+    @staticmethod
+    def _send(items: Sequence[Item], responses: Sequence[Any]) -> None:
         for item, response in zip(items, responses, strict=True):
             if response is not None:
                 send(item.sender, response)

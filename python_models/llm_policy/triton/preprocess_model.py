@@ -65,8 +65,9 @@ class PreprocessModel:
             if not pending.missing_guides:
                 return self._pack(pending)
             self._admission.compile_guides(
-                pending, lambda error: self._worker.call(lambda: self._respond_later(pending, error))
+                pending, lambda error: self._worker.answer_later(lambda: self._respond_later(pending, error))
             )
+            self._worker.defer()
         except BaseException as error:
             return self._reject(pending, error)
         return None

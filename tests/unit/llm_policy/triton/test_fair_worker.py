@@ -63,7 +63,7 @@ class Work:
 def running(module: Any, displace: Any = None) -> Iterator[SimpleNamespace]:
     work = Work()
     worker = module.FairWorker(work, "worker", displace)
-    yield SimpleNamespace(handle=worker.handle, call=worker.call, close=worker.close, work=work)
+    yield SimpleNamespace(worker=worker, work=work, handle=worker.handle, answer_later=worker.answer_later)
     work.may_end.set()
     worker.close()
 
@@ -72,7 +72,7 @@ def running(module: Any, displace: Any = None) -> Iterator[SimpleNamespace]:
 def busy(module: Any, displace: Any = None) -> Iterator[SimpleNamespace]:
     """A worker whose thread is at work."""
     with running(module, displace) as live:
-        live.call(lambda: live.work([item("block")]))
+        live.answer_later(lambda: live.work([item("block")]))
         assert live.work.began.wait(TIMEOUT_S)
         live.work.batches.clear()
         yield live
@@ -141,11 +141,11 @@ def test_a_response_of_none_is_not_sent(module):
     assert not later.request.is_answered
 
 
-def test_a_call_comes_before_what_waits(module):
+def test_a_late_answer_comes_before_what_waits(module):
     order = []
     with busy(module) as live:
         live.handle(["acme"], [item("x")])
-        live.call(lambda: order.append(len(live.work.batches)))
+        live.answer_later(lambda: order.append(len(live.work.batches)))
         live.work.may_end.set()
     assert order == [0]
     assert live.work.batches == [["x"]]
@@ -181,9 +181,30 @@ def test_a_fault_in_the_work_answers_its_requests_with_an_error(module, capfd):
     assert "ZeroDivisionError" in capfd.readouterr().out
 
 
+def test_nothing_is_returned_while_an_answer_is_to_come(module):
+    with running(module) as live:
+        live.worker.defer()
+        first = item("first")
+        assert live.handle(["acme"], [first]) == [None]
+        assert first.request.answer(TIMEOUT_S).error is None
+        live.answer_later(live.work.began.set)
+        assert live.work.began.wait(TIMEOUT_S)
+    assert live.work.threads == ["worker"]
+
+
+def test_a_batch_with_a_late_answer_is_sent_not_returned(module):
+    with running(module) as live:
+        work = live.work.__call__
+        live.worker._work = lambda items: (live.worker.defer(), work(items))[1]
+        now = item("now")
+        assert live.handle(["acme", "acme"], [item("later"), now]) == [None, None]
+        assert now.request.answer(TIMEOUT_S).error is None
+        live.answer_later(lambda: None)
+
+
 def test_closing_works_off_what_waits(module):
     with busy(module) as live:
         live.handle(["acme"], [waiting := item("x")])
         live.work.may_end.set()
-        live.close()
+        live.worker.close()
         assert waiting.request.is_answered
