@@ -27,7 +27,7 @@ MAX_BATCH = 4
 """The most items of one piece of work, which are one transaction of the ledger."""
 MAX_SHARED_BATCH = 2
 """The same while several tenants send, who wait for the end of each piece: smaller ones cost throughput."""
-MAX_DISPLACED, MAX_DISPLACED_ALONE = 2, 16
+MAX_DISPLACED, MAX_DISPLACED_ALONE = 1, 16
 """The most displaced items of one piece of work, and of one without other items."""
 SWITCH_S = 0.0005
 """A thread keeps Python's lock for so long while another wants it: Python's own 5 ms would delay each response."""
