@@ -1,8 +1,8 @@
 """The order of a model's work: while requests of several tenants wait, the tenants take turns.
 
 Triton hands a model its requests first in, first out, so a flood of one tenant would delay all others. Where several
-tenants send, `execute` only takes their requests over, and a thread works on them and sends their responses. That costs
-a tenth of the throughput, so Triton's thread does the work itself while there is one tenant, or no load.
+tenants send, `execute` only takes their requests over, and a thread works on them and sends their responses. That takes
+more processor time, so Triton's thread does the work itself while there is one tenant, or no load.
 
 A response that `execute` returns while another thread sends one crashes tritonserver (seen in each of three floods). So
 `execute` returns responses only while the thread has nothing to send, neither now nor soon.
