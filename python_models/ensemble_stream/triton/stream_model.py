@@ -1,8 +1,9 @@
 """The `ensemble_stream` model: one request in, its answer out in pieces; every row is in the ledger first.
 
-Three threads: Triton's calls `execute`, which admits requests. One runs the client of the engine process and sends all
-responses, because Triton's senders may be used by one thread only. One closes the rows of streams that ended in the
-ledger, many in a transaction, so that the disk holds up no other stream.
+Triton's thread calls `execute`. Requests are admitted there, or by a `FairWorker` while several tenants send.
+One thread runs the client of the engine process and sends all responses, because Triton's senders may be used by one
+thread only. Another one closes the rows of streams that ended, many in a transaction, so that the disk holds up no
+other stream.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What both models share: the stub's configuration, reading requests, building responses.
+"""What the models share: the stub's configuration, reading requests, building responses.
 
-An exception that leaves `execute` would fail every request of its batch and show file paths to clients, so both models
-catch every exception at its own request. All requests of one `execute` share one ledger transaction, committed before
-the first of them is answered.
+An exception that leaves `execute` would fail every request of its batch and show file paths to clients, so the models
+catch every exception at its own request. Requests that are worked on together share one ledger transaction, committed
+before the first of them is answered.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class FairWorker(Generic[Item]):
         self._work, self._displace = work, displace
         self._queues: TenantQueues[Item] = TenantQueues()
         self._displaced: deque[Item] = deque()
-        self._calls: deque[Callable[[], None]] = deque()
+        self._late_answers: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._is_working = self._is_closing = False
         self._num_deferred = 0
@@ -94,7 +94,7 @@ class FairWorker(Generic[Item]):
     def answer_later(self, answer: Callable[[], None]) -> None:
         """Run `answer`, which sends a response, on the thread, before anything that waits."""
         with self._changed:
-            self._calls.append(answer)
+            self._late_answers.append(answer)
             self._changed.notify()
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class FairWorker(Generic[Item]):
 
     @property
     def _is_waiting(self) -> bool:
-        return bool(self._queues or self._displaced or self._calls)
+        return bool(self._queues or self._displaced or self._late_answers)
 
     def _may_begin(self, tenants: Sequence[str]) -> bool:
         """Whether Triton's thread works now."""
@@ -159,9 +159,9 @@ class FairWorker(Generic[Item]):
             if not self._is_waiting:
                 return None
             self._is_working = True
-            if self._calls:
+            if self._late_answers:
                 self._num_deferred -= 1
-                return self._calls.popleft()
+                return self._late_answers.popleft()
             items = self._queues.take(MAX_SHARED_BATCH if self._is_shared(time.monotonic()) else MAX_BATCH)
             num_displaced = min(MAX_DISPLACED if items else MAX_DISPLACED_ALONE, len(self._displaced))
             items += [self._displaced.popleft() for _ in range(num_displaced)]

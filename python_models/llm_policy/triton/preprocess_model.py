@@ -48,10 +48,12 @@ class PreprocessModel:
 
     def _work(self, arrivals: Sequence[Arrival]) -> list[Any]:
         began_ns = time.perf_counter_ns()
-        abandoned = {id(arrival) for arrival in arrivals if arrival.is_abandoned()}
-        batch = self._admission.admit([arrival for arrival in arrivals if id(arrival) not in abandoned])
+        are_abandoned = [arrival.is_abandoned() for arrival in arrivals]
+        batch = self._admission.admit(
+            [arrival for arrival, is_abandoned in zip(arrivals, are_abandoned, strict=True) if not is_abandoned]
+        )
         responses = map(self._respond, batch)
-        answers = [cancelled_response() if id(arrival) in abandoned else next(responses) for arrival in arrivals]
+        answers = [cancelled_response() if is_abandoned else next(responses) for is_abandoned in are_abandoned]
         self._admission.log.flush()
         self._admission.observe_overhead("preprocess", batch, began_ns)
         return answers
