@@ -12,18 +12,22 @@ import sqlite3
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from llm_policy.api_key import create_key, digest_of
 from llm_policy.ledger.budget_window import day_of, windows_of
-from llm_policy.ledger.database import FILE_NAME, checkpoint, open_database, transaction
+from llm_policy.ledger.database import FILE_NAME, checkpoint, is_locked, open_database, transaction
 from llm_policy.ledger.ledger import Ledger
 from llm_policy.ledger.row_record import RowRecord
 from llm_policy.ledger.tenant import TenantLimits
 from llm_policy.release.manifest import TASKS, parse_manifest
+
+_Rows = TypeVar("_Rows")
+_Result = TypeVar("_Result")
 
 _ROW = RowRecord(
     request_id="request-0123456789",
@@ -149,12 +153,22 @@ def _write_row(
     ledger: Ledger, row: RowRecord, enter_ns: list[int], settle_ns: list[int], flags: tuple[str, ...] = ()
 ) -> None:
     began_ns = time.perf_counter_ns()
-    ((row,),) = ledger.record([[row]])
+    ((row,),) = write_patiently(ledger.record, [[row]])
     enter_ns.append(time.perf_counter_ns() - began_ns)
     row = row._replace(num_completion_tokens=64, actual_nano_usd=70_400, queue_delay_us=900, flags=flags)
     began_ns = time.perf_counter_ns()
-    ledger.settle([row])
+    write_patiently(ledger.settle, [row])
     settle_ns.append(time.perf_counter_ns() - began_ns)
+
+
+def write_patiently(write: Callable[[_Rows], _Result], rows: _Rows) -> _Result:
+    """A request gives up after two seconds; a writer here waits for one that the machine lets run only later."""
+    while True:
+        try:
+            return write(rows)
+        except sqlite3.OperationalError as error:  # noqa: PERF203
+            if not is_locked(error):
+                raise
 
 
 def _add_tenant(connection: sqlite3.Connection, name: str, spent_nano_usd: int) -> bytes:

@@ -16,10 +16,12 @@ from tests.ledgers import admit, events, open_ledger, rows, settlement, states
 WRITE_FOREVER = """
 import sys
 from pathlib import Path
+from llmstack.ledger.write_bench import write_patiently
 from tests.ledgers import admit, open_ledger, settlement
 ledger = open_ledger(Path(sys.argv[1]), max_queue_size=1000000)
 while True:
-    ledger.settle([settlement(admit(ledger), flags=["cost_breach", "schema_violation"])])
+    row = write_patiently(admit, ledger)
+    write_patiently(ledger.settle, [settlement(row, flags=["cost_breach", "schema_violation"])])
     print("settled", flush=True)
 """
 
