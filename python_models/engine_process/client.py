@@ -1,13 +1,12 @@
-"""A client of the engine process: one connection, which it makes again whenever it breaks.
-
-Everything runs on one asyncio loop.
-"""
+"""A client of the engine process: one connection, which it makes again whenever it breaks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -29,12 +28,13 @@ from engine_process.messages import (
     read_engine_message,
 )
 from engine_process.socket_path import connect
+from engine_process.socket_writer import SocketWriter
 
 RECONNECT_S = 0.1
 
 
 class Listener(Protocol):
-    """Receives what becomes of one request."""
+    """Receives what becomes of one request, on the client's loop."""
 
     def on_tokens(self, tokens: Tokens) -> None:
         """New tokens."""
@@ -44,19 +44,25 @@ class Listener(Protocol):
 
 
 class EngineClient:
-    """Sends requests to the engine whose socket is in `state_dir`. `hello` names the engine that is expected."""
+    """Sends requests to the engine whose socket is in `state_dir`. `hello` names the engine that is expected.
+
+    `run` and the listeners run on one asyncio loop; requests may be sent and aborted on any thread.
+    """
 
     def __init__(self, state_dir: Path, hello: Hello, log: Callable[[str], None]) -> None:
         self._state_dir, self._hello, self._log = state_dir, hello, log
         self._listeners: dict[int, Listener] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._last_id = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writer: SocketWriter | None = None
+        self._lock = threading.Lock()  # a request is with the listeners before anybody can abort or lose it
+        self._ids = itertools.count(1)
         self._last_problem = ""
         self.welcome: Welcome | None = None
         """The engine's first message; None while there is no connection."""
 
     async def run(self) -> None:
         """Keep a connection until the task is cancelled."""
+        self._loop = asyncio.get_running_loop()
         while True:
             try:
                 await self._serve_connection()
@@ -67,7 +73,8 @@ class EngineClient:
             await asyncio.sleep(RECONNECT_S)
 
     async def _serve_connection(self) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=connect(self._state_dir), limit=MAX_MESSAGE_BYTES)
+        sock = connect(self._state_dir)
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=MAX_MESSAGE_BYTES)
         try:
             writer.write(encode(self._hello))
             first = await read_engine_message(reader)
@@ -75,7 +82,7 @@ class EngineClient:
                 raise ProtocolError(f"the engine refuses this client: {first.reason}")
             if not isinstance(first, Welcome):
                 raise ProtocolError(f"the engine's first message is {type(first).__name__}")
-            self._writer, self.welcome, self._last_problem = writer, first, ""
+            self._writer, self.welcome, self._last_problem = SocketWriter(sock, writer.transport), first, ""
             while True:
                 self._dispatch(await read_engine_message(reader))
         finally:
@@ -83,26 +90,27 @@ class EngineClient:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def generate(self, request: Generate, listener: Listener) -> int:
-        """Send a request; the id that it got. Without a connection its end is told at once."""
-        self._last_id += 1
-        request.id = self._last_id
-        if self._writer is None:
-            listener.on_end(unavailable(request.id))
-            return request.id
-        self._listeners[request.id] = listener
-        self._writer.write(encode(request))
-        return request.id
+    def generate(self, request: Generate, listener: Listener) -> None:
+        """Send a request, which gets an id. Without a connection its listener receives an end."""
+        with self._lock:
+            request.id = next(self._ids)
+            if self._writer is not None:
+                self._listeners[request.id] = listener
+                self._writer.write(encode(request))
+            elif self._loop is not None:
+                self._loop.call_soon_threadsafe(listener.on_end, unavailable(request.id))
 
     def abort(self, request_id: int) -> None:
         """Say that nobody waits for this request any more; its listener is not called again."""
-        if self._listeners.pop(request_id, None) is not None and self._writer is not None:
-            self._writer.write(encode(Abort(request_id)))
+        with self._lock:
+            if self._listeners.pop(request_id, None) is not None and self._writer is not None:
+                self._writer.write(encode(Abort(request_id)))
 
     def cancel(self, request_id: int) -> None:
         """Say that nobody waits for this request any more; its listener still receives its end."""
-        if request_id in self._listeners and self._writer is not None:
-            self._writer.write(encode(Abort(request_id)))
+        with self._lock:
+            if request_id in self._listeners and self._writer is not None:
+                self._writer.write(encode(Abort(request_id)))
 
     def _dispatch(self, message: object) -> None:
         if isinstance(message, Tokens):
@@ -121,8 +129,9 @@ class EngineClient:
             listener.on_end(End(tokens.id, "error", "internal", "the tokens could not be taken"))
 
     def _lose_connection(self) -> None:
-        self._writer = self.welcome = None
-        listeners, self._listeners = self._listeners, {}
+        with self._lock:
+            self._writer = self.welcome = None
+            listeners, self._listeners = self._listeners, {}
         for request_id, listener in listeners.items():
             listener.on_end(unavailable(request_id))
 

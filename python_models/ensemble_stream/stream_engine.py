@@ -18,7 +18,7 @@ TENSORRT_LLM_ADDRESS = "LLMSTACK_TENSORRTLLM_ADDRESS"
 
 
 class StreamEngine(Protocol):
-    """Generates tokens for streams. Everything but `welcome` is used on one asyncio loop."""
+    """Generates tokens for streams. `run` and the listeners run on one asyncio loop; `generate` on any thread."""
 
     @property
     def welcome(self) -> Welcome | None:
@@ -27,8 +27,8 @@ class StreamEngine(Protocol):
     async def run(self) -> None:
         """Serve until the task is cancelled."""
 
-    def generate(self, request: Generate, listener: Listener) -> int:
-        """Begin a request; the id that it got."""
+    def generate(self, request: Generate, listener: Listener) -> None:
+        """Begin a request. It gets an id, which is 0 before, and can be aborted from then on."""
 
     def abort(self, request_id: int) -> None:
         """End a request; its listener is not called again."""

@@ -1,7 +1,7 @@
 """The `tensorrt_llm` model in front of an engine process.
 
-Triton's thread calls `execute`, which reads the inputs and takes a response sender per request. One other thread runs
-the client of the engine process, polls for cancellation and sends the responses.
+Triton's thread calls `execute`, which reads the inputs and sends them to the engine process. One other thread receives
+from it, polls for cancellation and sends the responses.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class EngineModel:
         tenant, timeout_us = read_tenant(arrays), int(request.timeout())
         for row in rows:
             row.tenant, row.timeout_us = tenant, timeout_us
-        self._loop.call_soon_threadsafe(self._start, PendingResponse(request, arrays, rows))
+        response = PendingResponse(request, arrays, rows)
+        response.start(self._client)
+        self._loop.call_soon_threadsafe(self._add, response)
         return None
 
     # The methods below run on the client's thread.
@@ -94,12 +96,13 @@ class EngineModel:
             await asyncio.sleep(0.02)
         self._connected.set()
 
-    def _start(self, response: PendingResponse) -> None:
-        if self._stopping.is_set():
+    def _add(self, response: PendingResponse) -> None:
+        if response.is_answered:
+            response.abort_rows()  # those that were sent after another one had failed
+        elif self._stopping.is_set():
             response.fail("draining", "the engine is stopping")
-            return
-        self._pending.add(response)
-        response.start(self._client)
+        else:
+            self._pending.add(response)
 
     async def _poll_cancellation(self) -> None:
         while True:

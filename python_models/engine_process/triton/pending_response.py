@@ -15,8 +15,8 @@ from engine_process.triton.tensors import Array, CompletedRow, write_response
 class PendingResponse:
     """Collects the rows of one request and sends its response.
 
-    It is created on Triton's thread; everything else happens on the client's thread, because using Triton's response
-    senders on more than one thread crashes the server.
+    It is created and started on Triton's thread; everything else happens on the client's thread, because using Triton's
+    response senders on more than one thread crashes the server.
     """
 
     def __init__(self, request: Any, arrays: dict[str, Array], rows: list[Generate]) -> None:
@@ -34,8 +34,6 @@ class PendingResponse:
         """Send the rows to the engine."""
         self._client = client
         for request, row in zip(self._requests, self._rows, strict=True):
-            if self.is_answered:  # an earlier row failed at once
-                return
             client.generate(request, _RowListener(self, row))
 
     def is_cancelled(self) -> bool:
@@ -44,13 +42,13 @@ class PendingResponse:
 
     def cancel(self) -> None:
         """Abort the rows and confirm the cancellation."""
-        self._abort()
+        self.abort_rows()
         error = pb_utils.TritonError("the client cancelled the request", pb_utils.TritonError.CANCELLED)
         self._send(pb_utils.InferenceResponse(error=error))
 
     def fail(self, code: str, detail: str) -> None:
         """Abort the rows and send an error."""
-        self._abort()
+        self.abort_rows()
         self._send(error_response(code, detail))
 
     def on_row_end(self, end: End) -> None:
@@ -73,7 +71,8 @@ class PendingResponse:
         tensors = [pb_utils.Tensor(name, array) for name, array in arrays.items() if name in self._requested]
         return pb_utils.InferenceResponse(tensors)
 
-    def _abort(self) -> None:
+    def abort_rows(self) -> None:
+        """Abort the rows that have not ended."""
         if self._client is not None:
             for request, row in zip(self._requests, self._rows, strict=True):
                 if row.end is None:

@@ -74,11 +74,13 @@ class BackendClient:
         self._address, self._max_answer_s, self._boot_id = address, max_answer_s, boot_id
         self._journal, self._log = journal, log
         self._client: InferenceServerClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: dict[int, _Call] = {}
         self._last_id = 0
 
     async def run(self) -> None:
         """Keep the connection and write the journal until the task is cancelled."""
+        self._loop = asyncio.get_running_loop()
         self._client = InferenceServerClient(self._address, channel_args=_CHANNEL)
         try:
             while True:
@@ -93,8 +95,12 @@ class BackendClient:
             self._journal.flush()
             self._journal.close()
 
-    def generate(self, request: Generate, listener: Listener) -> int:
-        """Send a request; the id that it got."""
+    def generate(self, request: Generate, listener: Listener) -> None:
+        """Send a request, which gets an id. Any thread may call this."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin, request, listener)
+
+    def _begin(self, request: Generate, listener: Listener) -> None:
         self._last_id += 1
         request.id = self._last_id
         call = _Call(request, BackendStream(request), listener)
@@ -111,7 +117,6 @@ class BackendClient:
                 call.listener.on_end(end)
 
         call.task.add_done_callback(finish)
-        return request.id
 
     def abort(self, request_id: int) -> None:
         """Say that nobody waits for this request any more; its listener is not called again."""

@@ -1,7 +1,7 @@
 """The streams that the engine works on: takes their tokens, and sends their responses in turn.
 
-Everything runs on one asyncio loop. A response is sent for one stream after the other, and tokens that come meanwhile
-join the chunk that their stream waits to send: under load chunks grow, and no queue does.
+Everything but `start` and `fail` runs on one asyncio loop. A response is sent for one stream after the other, and
+tokens that come meanwhile join the chunk that their stream waits to send: under load chunks grow, and no queue does.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class OpenStreams:
         self._to_close: TenantQueues[OpenStream] = TenantQueues()
         self._num_closing = 0
         self._inter_token_us = PendingObservations(PER_TOKEN_US)
-        self._wake_sender, self._wake_closer = asyncio.Event(), asyncio.Event()
+        self._is_sending = False
+        self._wake_closer = asyncio.Event()
         self._stopping = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="stream-closer")
         self.connected = threading.Event()
@@ -65,12 +66,13 @@ class OpenStreams:
 
     async def run(self) -> None:
         """Serve until `stop` is called; then end what is open."""
-        works = (self._client.run, self._connect, self._send_in_turn, self._close, self._poll_cancellation)
+        self._loop = asyncio.get_running_loop()
+        works = (self._client.run, self._connect, self._close, self._poll_cancellation)
         tasks = [asyncio.create_task(_keep_running(work)) for work in works]
         await self._stopping.wait()
         for open_stream in list(self._open):
             self._client.abort(open_stream.stream.request.id)
-            self.on_end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
+            self.on_end(open_stream, _draining())
         while self._to_close or self._num_closing or self._to_send:
             await asyncio.sleep(_CONNECT_POLL_S)
         for task in tasks:
@@ -83,16 +85,16 @@ class OpenStreams:
         self._stopping.set()
 
     def start(self, open_stream: OpenStream) -> None:
-        """Send the request to the engine."""
+        """Send the request to the engine. Any thread may call this."""
         self._open.add(open_stream)
         if self._stopping.is_set():
-            self.on_end(open_stream, End(0, "error", Code.DRAINING.value, "this server is shutting down"))
-            return
-        self._client.generate(open_stream.stream.request, _Listener(self, open_stream))
+            self._loop.call_soon_threadsafe(self.on_end, open_stream, _draining())
+        else:
+            self._client.generate(open_stream.stream.request, _Listener(self, open_stream))
 
     def fail(self, tenant: str, response: StreamResponse, error: PolicyError) -> None:
-        """Answer a request that never became a stream."""
-        self._send(tenant, lambda: response.send_error(error))
+        """Answer a request that never became a stream. Any thread may call this."""
+        self._loop.call_soon_threadsafe(self._send, tenant, lambda: response.send_error(error))
 
     def on_tokens(self, open_stream: OpenStream, tokens: Tokens) -> None:
         """Take new tokens; the stream waits for its turn if there is something to send."""
@@ -117,19 +119,20 @@ class OpenStreams:
 
     def _send(self, tenant: str, send: Callable[[], None]) -> None:
         self._to_send.add(tenant, send)
-        self._wake_sender.set()
+        if not self._is_sending:
+            self._is_sending = True
+            self._loop.call_soon(self._send_in_turn)
 
-    async def _send_in_turn(self) -> None:
-        while True:
-            await self._wake_sender.wait()
-            self._wake_sender.clear()
-            yielded_s = time.monotonic()
-            while self._to_send:
+    def _send_in_turn(self) -> None:
+        began_s = time.monotonic()
+        try:
+            while self._to_send and time.monotonic() - began_s < _SEND_S:
                 (send,) = self._to_send.take(1)
                 self._try(send)
-                if time.monotonic() - yielded_s > _SEND_S:
-                    await asyncio.sleep(0)  # the engine's messages that came meanwhile
-                    yielded_s = time.monotonic()
+        finally:  # whatever happens: a bug must not leave every later stream without an answer
+            self._is_sending = bool(self._to_send)
+            if self._is_sending:
+                self._loop.call_soon(self._send_in_turn)  # behind the engine's messages that came meanwhile
 
     def _send_chunk(self, open_stream: OpenStream) -> None:
         open_stream.is_queued = False
@@ -171,7 +174,8 @@ class OpenStreams:
             await asyncio.sleep(CANCEL_POLL_S)
             self._write_observations()
             for open_stream in list(self._open):
-                if open_stream.stream.end is None and not open_stream.is_cancelled:
+                is_running = open_stream.stream.request.id and open_stream.stream.end is None
+                if is_running and not open_stream.is_cancelled:
                     if open_stream.response.is_cancelled():
                         open_stream.is_cancelled = True
                         self._client.cancel(open_stream.stream.request.id)
@@ -197,6 +201,10 @@ async def _keep_running(work: Callable[[], Awaitable[None]]) -> None:
         except Exception as error:  # noqa: PERF203 - it is rare
             internal_fault(error)
             await asyncio.sleep(_ERROR_PAUSE_S)
+
+
+def _draining() -> End:
+    return End(0, "error", Code.DRAINING.value, "this server is shutting down")
 
 
 class _Listener:

@@ -1,9 +1,9 @@
 """The `ensemble_stream` model: one request in, its answer out in pieces; every row is in the ledger first.
 
-Triton's thread calls `execute`. Requests are admitted there, or by a `FairWorker` while several tenants send.
-One thread runs the client of the engine process and sends all responses, because Triton's senders may be used by one
-thread only. Another one closes the rows of streams that ended, many in a transaction, so that the disk holds up no
-other stream.
+Triton's thread calls `execute`. Requests are admitted there, or by a `FairWorker` while several tenants send; whoever
+admits one sends it to the engine process. One thread receives from the engine process and sends all responses, because
+Triton's senders may be used by one thread only. Another one closes the rows of streams that ended, many in a
+transaction, so that the disk holds up no other stream.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class StreamModel:
         detokenizer = IncrementalDetokenizer(self._tokenizer.token_bytes, record.stop_words)
         prompt_text = self._tokenizer.decode(request.prompt_token_ids) if record.includes_prompt else ""
         stream = Stream(record, request, detokenizer, prompt_text)
-        self._loop.call_soon_threadsafe(self._streams.start, OpenStream(stream, response, row.streams))
+        self._streams.start(OpenStream(stream, response, row.streams))
 
     def _engine_request(self, pending: PendingRequest) -> Generate:
         welcome = self._client.welcome
@@ -152,4 +152,4 @@ class StreamModel:
         self._fail(pending, response, self._admission.reject(pending, as_policy_error(error)))
 
     def _fail(self, pending: PendingRequest, response: StreamResponse, error: PolicyError) -> None:
-        self._loop.call_soon_threadsafe(self._streams.fail, pending.records[0].tenant, response, error)
+        self._streams.fail(pending.records[0].tenant, response, error)

@@ -267,6 +267,7 @@ def test_a_client_answers_at_once_without_an_engine_and_connects_when_there_is_o
         client = EngineClient(tmp_path, HELLO, lambda line: None)
         running = asyncio.create_task(client.run())
         absent = Recorder()
+        await asyncio.sleep(0)  # the client runs
         client.generate(generate(), absent)
         assert (await absent.end).code == "engine_unavailable"
         with serving(tmp_path):

@@ -1,4 +1,4 @@
-"""The tensors of responses in mid-stream: right whatever was sent before, and the same object where a count repeats."""
+"""The tensors of responses in mid-stream: right whatever was sent before; what repeats is the same object."""
 
 import numpy as np
 import pytest
@@ -50,3 +50,22 @@ def test_no_more_counts_are_kept_than_the_limit(module, tensors):
     for number in range(module.MAX_COUNTS):
         tensors.create(Chunk("", number + 1, b""), count)
     assert tensors.create(Chunk("", 0, b""), count)[0] is not kept
+
+
+def test_equal_short_texts_share_their_tensor(tensors):
+    (first, *_), (second, *_) = (tensors.create(Chunk(" the", number, b""), NAMES) for number in (1, 2))
+    assert first is second
+
+
+def test_long_texts_are_not_kept(module, tensors):
+    text = "x" * (module.MAX_KEPT_CHARACTERS + 1)
+    (first, *_), (second, *_) = (tensors.create(Chunk(text, number, b""), NAMES) for number in (1, 2))
+    assert first is not second
+
+
+def test_no_more_texts_are_kept_than_the_limit(module, tensors):
+    names = {"text_output"}
+    (kept,) = tensors.create(Chunk("first", 0, b""), names)
+    for number in range(module.MAX_TEXTS):
+        tensors.create(Chunk(str(number), 1, b""), names)
+    assert tensors.create(Chunk("first", 0, b""), names)[0] is not kept
