@@ -17,6 +17,7 @@ from llm_policy.ledger.tenant import TenantLimits, read_limits
 from llmstack.bench.flood_clients import ANSWERED, GUIDES, REQUESTS, FloodPlan, FloodProcess
 from llmstack.bench.polite_clients import GUIDED, STREAM, UNGUIDED, PoliteClients
 from llmstack.bench.tenant_flood import register_tenants
+from llmstack.client.ensemble_client import ServerUrls
 
 HOST, KEY = "127.0.0.1", "the-key"
 
@@ -71,7 +72,7 @@ def test_flooders_count_their_answers_by_kind_and_code_and_show_no_key(port: int
 
 
 def test_polite_clients_note_why_a_request_failed(port: int):
-    with PoliteClients(f"http://{HOST}:{port}", {"X-Api-Key": KEY}, "order", pause_s=0.0) as clients:
+    with PoliteClients(ServerUrls(f"http://{HOST}:{port}"), {"X-Api-Key": KEY}, "order", pause_s=0.0) as clients:
         deadline_s = time.monotonic() + 30
         while {timed.kind for timed in list(clients.timed)} < {UNGUIDED, GUIDED, STREAM}:
             assert time.monotonic() < deadline_s
