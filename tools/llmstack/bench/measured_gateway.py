@@ -72,6 +72,11 @@ class MeasuredGateway:
         """HAProxy's process."""
         return self._process.pid
 
+    @property
+    def log_path(self) -> Path:
+        """HAProxy's output, which has one line for each request."""
+        return self._directory / "haproxy.log"
+
     def restart(self) -> None:
         """Begin all its counts anew: what one flood did counts against no later one.
 
@@ -82,16 +87,15 @@ class MeasuredGateway:
         self._start()
 
     def _start(self) -> None:
-        log_path = self._directory / "haproxy.log"
         command = ["haproxy", "-db", "-f", str(self._directory / _CONFIGURATION)]
-        with log_path.open("ab") as log:
+        with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 self._stop()
-                last_lines = log_path.read_text("utf-8", "replace").splitlines()[-5:]
-                raise ServerStartError("\n".join(last_lines) or "the gateway is not ready", f"read {log_path}")
+                last_lines = self.log_path.read_text("utf-8", "replace").splitlines()[-5:]
+                raise ServerStartError("\n".join(last_lines) or "the gateway is not ready", f"read {self.log_path}")
             time.sleep(_POLL_S)
 
     def _make_certificate(self) -> None:
