@@ -11,6 +11,7 @@ from llmstack.bench.flood_clients import ANSWERED, BROKEN, REQUESTS, SENT, STREA
 from llmstack.bench.measured_gateway import MeasuredGateway
 from llmstack.bench.tenant_flood import GREEDY, Flood, FloodedServer, TenantFloods
 from llmstack.client.ensemble_client import ServerUrls
+from llmstack.gateway.configuration import Limits
 from tests.docker.conftest import require_programs
 from tests.integration.live_service import LiveService
 
@@ -31,7 +32,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 @pytest.fixture(scope="module")
 def gateway(live: LiveService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeasuredGateway]:
     urls = ServerUrls(live.http_url, live.grpc_url)
-    with MeasuredGateway(tmp_path_factory.mktemp("gateway"), urls, live.ready_port) as running:
+    with MeasuredGateway(tmp_path_factory.mktemp("gateway"), urls, live.ready_port, Limits()) as running:
         yield running
 
 
@@ -39,9 +40,7 @@ def gateway(live: LiveService, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def floods(live: LiveService, gateway: MeasuredGateway) -> TenantFloods:
     assert live.process is not None
     server = FloodedServer(ServerUrls(live.http_url, live.grpc_url), live.process.pid, live.state_dir, gateway)
-    return TenantFloods(
-        server, live.headers, "order", seconds=SECONDS, num_connections=NUM_CONNECTIONS, pause_s=0.01, niceness=19
-    )
+    return TenantFloods(server, live.headers, "order", seconds=SECONDS, num_connections=NUM_CONNECTIONS, pause_s=0.01)
 
 
 @pytest.mark.parametrize("kind", [REQUESTS, STREAMS, VANISHED])

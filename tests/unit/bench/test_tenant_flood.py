@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -25,9 +26,11 @@ HOST, KEY = "127.0.0.1", "the-key"
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     numbers = itertools.count()
+    bodies: ClassVar[list[int]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.bodies.append(len(body))
         is_refused = next(self.numbers) % 2
         if self.path.endswith("/generate_stream"):
             assert body["X-Api-Key"] == KEY
@@ -69,6 +72,17 @@ def test_flooders_count_their_answers_by_kind_and_code_and_show_no_key(port: int
     for counts in flooder.counts.values():
         assert set(counts) <= {ANSWERED, "rate_limited"}
         assert sum(counts.values()) > 0
+
+
+def test_a_flood_sends_no_more_than_its_rate(port: int):
+    rate, before, began_s = 50.0, len(_Handler.bodies), time.monotonic()
+    plan = FloodPlan(HOST, port, f"{HOST}:1", {"X-Api-Key": KEY}, [REQUESTS, GUIDES], 4, requests_per_s=rate)
+    with FloodProcess(plan) as flooder:
+        while len(_Handler.bodies) < before + 30:
+            assert time.monotonic() < began_s + 30
+            time.sleep(0.01)
+    num_answers = sum(sum(counts.values()) for counts in flooder.counts.values())
+    assert 0 < num_answers <= 1 + rate * (time.monotonic() - began_s)
 
 
 def test_polite_clients_note_why_a_request_failed(port: int):

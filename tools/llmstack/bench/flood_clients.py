@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import re
 import socket
 import ssl
@@ -52,7 +51,7 @@ class FloodPlan(NamedTuple):
     """Where to, as whom, and what: the kinds of requests, `num_connections` of each. `headers` hold the key.
 
     Requests go over TLS if `root_certificates` names a PEM file of certificates to trust. At most `requests_per_s` are
-    sent, all kinds together. The process gives way to others by its `niceness`.
+    sent, all kinds together.
     """
 
     host: str
@@ -63,7 +62,6 @@ class FloodPlan(NamedTuple):
     num_connections: int
     root_certificates: str | None = None
     requests_per_s: float | None = None
-    niceness: int = 0
 
 
 class FloodProcess:
@@ -324,9 +322,7 @@ def _code_of(body: bytes) -> str:
 
 
 async def _main() -> None:
-    plan = FloodPlan(**orjson.loads(sys.stdin.buffer.readline()))
-    os.nice(plan.niceness)  # before it has threads
-    clients = _Clients(plan)
+    clients = _Clients(FloodPlan(**orjson.loads(sys.stdin.buffer.readline())))
     sys.stdout.write("\n")
     sys.stdout.flush()
     counts = await clients.run(asyncio.to_thread(sys.stdin.buffer.readline))

@@ -11,7 +11,13 @@ import httpx
 
 from llmstack.client.ensemble_client import ServerUrls
 from llmstack.gateway.backend import Backend
-from llmstack.gateway.configuration import GUARD_FILE, GatewayConfiguration, haproxy_errors, write_configuration
+from llmstack.gateway.configuration import (
+    GUARD_FILE,
+    GatewayConfiguration,
+    Limits,
+    haproxy_errors,
+    write_configuration,
+)
 from llmstack.server.error import ServerStartError
 from llmstack.server.ports import Ports
 
@@ -26,12 +32,12 @@ _IS_READY = 'haproxy_backend_active_servers{proxy="triton_http"} 1'
 
 
 class MeasuredGateway:
-    """HAProxy on free ports, with the limits that `llmstack gateway render` has by default; keys are required.
+    """HAProxy on free ports, with these limits; keys are required.
 
     `with` starts it and waits until it has found the server ready. Its files are in `directory`.
     """
 
-    def __init__(self, directory: Path, server: ServerUrls, ready_port: int) -> None:
+    def __init__(self, directory: Path, server: ServerUrls, ready_port: int, limits: Limits) -> None:
         http_port, grpc_port, self._metrics_port = Ports().choose(FLOOD_ADDRESS)
         self._directory = directory
         self._certificate = directory / "gateway.pem"
@@ -43,6 +49,7 @@ class MeasuredGateway:
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_address=f"{FLOOD_ADDRESS}:{self._metrics_port}",
+            limits=limits,
             exposes_openai=False,
             requires_api_keys=True,
         )

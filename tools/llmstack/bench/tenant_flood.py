@@ -123,15 +123,14 @@ class TenantFloods:
         num_connections: int,
         pause_s: float,
         flood_rate: float | None = None,
-        niceness: int = 0,
     ) -> None:
         """`headers` name the engine; `seconds` is how long each measurement takes.
 
-        The flood sends at most `flood_rate` requests a second, and its process has this niceness.
+        The flood sends at most `flood_rate` requests a second.
         """
         self._server, self._schema_id = server, schema_id
         self._urls = server.gateway.urls if server.gateway else server.urls
-        self._flood_rate, self._niceness = flood_rate, niceness
+        self._flood_rate = flood_rate
         self._seconds, self._num_connections, self._pause_s = seconds, num_connections, pause_s
         self._path = server.state_dir / FILE_NAME
         limits = {LIMITED: TenantLimits(max_requests_per_minute=_LIMITED_PER_MINUTE)}
@@ -176,7 +175,6 @@ class TenantFloods:
             self._num_connections,
             self._urls.root_certificates,
             self._flood_rate,
-            self._niceness,
         )
 
     def _measure(self, name: str, flooder_cpu: Callable[[], float]) -> FloodResult:

@@ -20,6 +20,7 @@ from llmstack.bench.plans import FLOOD_NAMES
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
+from llmstack.gateway.configuration import Limits
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 
@@ -45,18 +46,13 @@ def tenants(
             "client address, each polite client another.",
         ),
     ] = False,
+    max_client_in_flight: Annotated[
+        int, typer.Option(min=1, help="With --gateway: requests of one client address in flight.")
+    ] = Limits().max_client_in_flight,
     flood_rate: Annotated[
         float | None,
-        typer.Option(min=1, help="Requests of a flood a second, at most.", show_default="as many as it can send"),
+        typer.Option(min=1, help="Requests of a flood per second, at most.", show_default="as many as it can send"),
     ] = None,
-    flood_niceness: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=19,
-            help="Niceness of the flood's process. With 19 it takes what the server leaves, as if it ran elsewhere.",
-        ),
-    ] = 0,
     output: Annotated[Path | None, typer.Option(help="JSON file for the rows and the machine.")] = None,
     as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -85,7 +81,7 @@ def tenants(
         with (
             tempfile.TemporaryDirectory(prefix="tenants-") as directory,
             ServedStack(release_dir, "echo", Path(directory, "state"), options, DEFAULT_START_TIMEOUT_S) as stack,
-            _served(stack, Path(directory, "gateway") if gateway else None) as server,
+            _served(stack, Path(directory, "gateway") if gateway else None, max_client_in_flight) as server,
         ):
             release = Release.open(release_dir)
             bench = TenantFloods(
@@ -96,7 +92,6 @@ def tenants(
                 num_connections=connections,
                 pause_s=pause_ms / 1_000,
                 flood_rate=flood_rate,
-                niceness=flood_niceness,
             )
             found = _measure(console, stack, bench, floods)
     except ServerStartError as error:
@@ -113,7 +108,7 @@ def tenants(
 
 
 @contextmanager
-def _served(stack: ServedStack, gateway_dir: Path | None) -> Iterator[FloodedServer]:
+def _served(stack: ServedStack, gateway_dir: Path | None, max_in_flight: int) -> Iterator[FloodedServer]:
     """What is measured: the server, behind a gateway if there is a directory for its files."""
     from llmstack.bench.measured_gateway import MeasuredGateway
     from llmstack.bench.tenant_flood import FloodedServer
@@ -121,7 +116,8 @@ def _served(stack: ServedStack, gateway_dir: Path | None) -> Iterator[FloodedSer
     with ExitStack() as held:
         gateway = None
         if gateway_dir is not None:
-            gateway = held.enter_context(MeasuredGateway(gateway_dir, stack.urls, stack.ready_port))
+            limits = Limits(max_client_in_flight=max_in_flight)
+            gateway = held.enter_context(MeasuredGateway(gateway_dir, stack.urls, stack.ready_port, limits))
         yield FloodedServer(stack.urls, stack.pid, stack.state_dir, gateway)
 
 
