@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -83,6 +84,13 @@ def test_a_flood_sends_no_more_than_its_rate(port: int):
             time.sleep(0.01)
     num_answers = sum(sum(counts.values()) for counts in flooder.counts.values())
     assert 0 < num_answers <= 1 + rate * (time.monotonic() - began_s)
+
+
+def test_a_flood_that_gives_way_has_the_lowest_priority(port: int):
+    plan = FloodPlan(HOST, port, f"{HOST}:1", {"X-Api-Key": KEY}, [REQUESTS], 1, gives_way=True)
+    with FloodProcess(plan) as flooder:
+        process = psutil.Process(flooder.pid)
+        assert (process.nice(), os.getsid(process.pid)) == (19, process.pid)
 
 
 def test_polite_clients_note_why_a_request_failed(port: int):

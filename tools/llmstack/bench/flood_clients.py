@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import re
 import socket
 import ssl
@@ -44,6 +45,7 @@ _VANISH_S = 0.05  # after its request was sent
 _PAUSE_S = 0.1  # after a connection failed
 _STOP_S = 30.0
 _TOO_MANY_CALLS = "gateway: too many requests"  # over gRPC
+_NICENESS, _SESSION_NICENESS = 19, Path("/proc/self/autogroup")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ class FloodPlan(NamedTuple):
     """Where to, as whom, and what: the kinds of requests, `num_connections` of each. `headers` hold the key.
 
     Requests go over TLS if `root_certificates` names a PEM file of certificates to trust. At most `requests_per_s` are
-    sent, all kinds together.
+    sent, all kinds together. If it `gives_way`, the process takes only the processor time that others leave.
     """
 
     host: str
@@ -62,6 +64,7 @@ class FloodPlan(NamedTuple):
     num_connections: int
     root_certificates: str | None = None
     requests_per_s: float | None = None
+    gives_way: bool = False
 
 
 class FloodProcess:
@@ -78,7 +81,9 @@ class FloodProcess:
 
     def __enter__(self) -> FloodProcess:
         command = [sys.executable, "-m", "llmstack.bench.flood_clients"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=self._plan.gives_way
+        )
         self._input, self._output = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         self._input.write(orjson.dumps(self._plan._asdict()) + b"\n")
         self._input.flush()
@@ -92,9 +97,14 @@ class FloodProcess:
         finally:
             self._process.kill()
 
+    @property
+    def pid(self) -> int:
+        """The flooding process."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Its processor time so far."""
-        times = psutil.Process(self._process.pid).cpu_times()
+        times = psutil.Process(self.pid).cpu_times()
         return float(times.user + times.system)
 
 
@@ -321,8 +331,19 @@ def _code_of(body: bytes) -> str:
     return code.value if code else TOO_MANY if text.startswith(f"{TOO_MANY}: ") else f"undeclared: {text:.200}"
 
 
+def _give_way() -> None:
+    """Take the lowest priority, before there are threads."""
+    os.nice(_NICENESS)
+    # Linux may divide the processor among sessions first; then a niceness counts within its session only.
+    with contextlib.suppress(OSError):
+        _SESSION_NICENESS.write_text(str(_NICENESS))
+
+
 async def _main() -> None:
-    clients = _Clients(FloodPlan(**orjson.loads(sys.stdin.buffer.readline())))
+    plan = FloodPlan(**orjson.loads(sys.stdin.buffer.readline()))
+    if plan.gives_way:
+        _give_way()
+    clients = _Clients(plan)
     sys.stdout.write("\n")
     sys.stdout.flush()
     counts = await clients.run(asyncio.to_thread(sys.stdin.buffer.readline))

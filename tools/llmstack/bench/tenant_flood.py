@@ -123,14 +123,15 @@ class TenantFloods:
         num_connections: int,
         pause_s: float,
         flood_rate: float | None = None,
+        flood_gives_way: bool = False,
     ) -> None:
         """`headers` name the engine; `seconds` is how long each measurement takes.
 
-        The flood sends at most `flood_rate` requests a second.
+        The flood sends at most `flood_rate` requests a second; see `FloodPlan` for `flood_gives_way`.
         """
         self._server, self._schema_id = server, schema_id
         self._urls = server.gateway.urls if server.gateway else server.urls
-        self._flood_rate = flood_rate
+        self._flood_rate, self._flood_gives_way = flood_rate, flood_gives_way
         self._seconds, self._num_connections, self._pause_s = seconds, num_connections, pause_s
         self._path = server.state_dir / FILE_NAME
         limits = {LIMITED: TenantLimits(max_requests_per_minute=_LIMITED_PER_MINUTE)}
@@ -175,6 +176,7 @@ class TenantFloods:
             self._num_connections,
             self._urls.root_certificates,
             self._flood_rate,
+            self._flood_gives_way,
         )
 
     def _measure(self, name: str, flooder_cpu: Callable[[], float]) -> FloodResult:

@@ -53,6 +53,14 @@ def tenants(
         float | None,
         typer.Option(min=1, help="Requests of a flood per second, at most.", show_default="as many as it can send"),
     ] = None,
+    flood_gives_way: Annotated[
+        bool,
+        typer.Option(
+            "--flood-gives-way",
+            help="The flood's process takes only the processor time that others leave, as if it ran elsewhere. It may "
+            "send less then.",
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for the rows and the machine.")] = None,
     as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -92,6 +100,7 @@ def tenants(
                 num_connections=connections,
                 pause_s=pause_ms / 1_000,
                 flood_rate=flood_rate,
+                flood_gives_way=flood_gives_way,
             )
             found = _measure(console, stack, bench, floods)
     except ServerStartError as error:
