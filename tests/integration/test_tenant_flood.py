@@ -7,6 +7,7 @@ import pytest
 from llm_policy.errors import Code
 from llmstack.bench.flood_clients import ANSWERED, BROKEN, SENT, VANISHED
 from llmstack.bench.tenant_flood import FLOODS, Flood, FloodedServer, TenantFloods
+from llmstack.client.ensemble_client import ServerUrls
 from tests.integration.live_service import LiveService
 
 SECONDS = 4
@@ -27,7 +28,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 @pytest.fixture(scope="module")
 def floods(live: LiveService) -> TenantFloods:
     assert live.process is not None
-    server = FloodedServer(live, live.process.pid, live.state_dir)
+    server = FloodedServer(ServerUrls(live.http_url, live.grpc_url), live.process.pid, live.state_dir)
     return TenantFloods(server, live.headers, "order", seconds=SECONDS, num_connections=NUM_CONNECTIONS, pause_s=0.01)
 
 

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from llm_policy.ledger.tenant import TenantLimits, read_limits
 from llmstack.bench.flood_clients import ANSWERED, GUIDES, REQUESTS, FloodPlan, FloodProcess
 from llmstack.bench.polite_clients import GUIDED, STREAM, UNGUIDED, PoliteClients
 from llmstack.bench.tenant_flood import register_tenants
+from llmstack.client.ensemble_client import ServerUrls
 
 HOST, KEY = "127.0.0.1", "the-key"
 
@@ -24,9 +27,11 @@ HOST, KEY = "127.0.0.1", "the-key"
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     numbers = itertools.count()
+    bodies: ClassVar[list[int]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.bodies.append(len(body))
         is_refused = next(self.numbers) % 2
         if self.path.endswith("/generate_stream"):
             assert body["X-Api-Key"] == KEY
@@ -70,8 +75,26 @@ def test_flooders_count_their_answers_by_kind_and_code_and_show_no_key(port: int
         assert sum(counts.values()) > 0
 
 
+def test_a_flood_sends_no_more_than_its_rate(port: int):
+    rate, before, began_s = 50.0, len(_Handler.bodies), time.monotonic()
+    plan = FloodPlan(HOST, port, f"{HOST}:1", {"X-Api-Key": KEY}, [REQUESTS, GUIDES], 4, requests_per_s=rate)
+    with FloodProcess(plan) as flooder:
+        while len(_Handler.bodies) < before + 30:
+            assert time.monotonic() < began_s + 30
+            time.sleep(0.01)
+    num_answers = sum(sum(counts.values()) for counts in flooder.counts.values())
+    assert 0 < num_answers <= 1 + rate * (time.monotonic() - began_s)
+
+
+def test_a_flood_that_gives_way_has_the_lowest_priority(port: int):
+    plan = FloodPlan(HOST, port, f"{HOST}:1", {"X-Api-Key": KEY}, [REQUESTS], 1, gives_way=True)
+    with FloodProcess(plan) as flooder:
+        process = psutil.Process(flooder.pid)
+        assert (process.nice(), os.getsid(process.pid)) == (19, process.pid)
+
+
 def test_polite_clients_note_why_a_request_failed(port: int):
-    with PoliteClients(f"http://{HOST}:{port}", {"X-Api-Key": KEY}, "order", pause_s=0.0) as clients:
+    with PoliteClients(ServerUrls(f"http://{HOST}:{port}"), {"X-Api-Key": KEY}, "order", pause_s=0.0) as clients:
         deadline_s = time.monotonic() + 30
         while {timed.kind for timed in list(clients.timed)} < {UNGUIDED, GUIDED, STREAM}:
             assert time.monotonic() < deadline_s

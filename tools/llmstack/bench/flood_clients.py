@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import grpc.aio
@@ -28,6 +31,8 @@ from llmstack.client.ensemble_client import Inputs
 from llmstack.client.stream_client import STREAM_MODEL
 
 ANSWERED, BROKEN, SENT = "answered", "no answer", "sent"
+TOO_MANY = "too_many_requests"
+"""What the gateway says to a client beyond its limits."""
 UNARY_MODEL = "ensemble"
 REQUESTS, STREAMS, GUIDES, VANISHED, PROCESSOR = "requests", "streams", "guides", "vanished", "processor"
 
@@ -39,11 +44,17 @@ _HELD_S = 2.0  # a connection of a slow stream
 _VANISH_S = 0.05  # after its request was sent
 _PAUSE_S = 0.1  # after a connection failed
 _STOP_S = 30.0
+_TOO_MANY_CALLS = "gateway: too many requests"  # over gRPC
+_NICENESS, _SESSION_NICENESS = 19, Path("/proc/self/autogroup")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class FloodPlan(NamedTuple):
-    """Where to, as whom, and what: the kinds of requests, `num_connections` of each. `headers` hold the key."""
+    """Where to, as whom, and what: the kinds of requests, `num_connections` of each. `headers` hold the key.
+
+    Requests go over TLS if `root_certificates` names a PEM file of certificates to trust. At most `requests_per_s` are
+    sent, all kinds together. If it `gives_way`, the process takes only the processor time that others leave.
+    """
 
     host: str
     http_port: int
@@ -51,12 +62,17 @@ class FloodPlan(NamedTuple):
     headers: Mapping[str, str]
     kinds: list[str]
     num_connections: int
+    root_certificates: str | None = None
+    requests_per_s: float | None = None
+    gives_way: bool = False
 
 
 class FloodProcess:
     """The flooding process, while the block runs. `counts` has its requests by kind and answer afterwards.
 
-    An answer is `answered`, an error's code, `no answer` if the connection ended, or `sent` if the client did not wait.
+    An answer is `answered`, an error's code, `too_many_requests` if the gateway refused it, `no answer` if the
+    connection ended, or `sent`: a client that does not wait counts each request so, and over gRPC its answer as well if
+    that came first.
     """
 
     def __init__(self, plan: FloodPlan) -> None:
@@ -65,7 +81,9 @@ class FloodProcess:
 
     def __enter__(self) -> FloodProcess:
         command = [sys.executable, "-m", "llmstack.bench.flood_clients"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=self._plan.gives_way
+        )
         self._input, self._output = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         self._input.write(orjson.dumps(self._plan._asdict()) + b"\n")
         self._input.flush()
@@ -79,9 +97,14 @@ class FloodProcess:
         finally:
             self._process.kill()
 
+    @property
+    def pid(self) -> int:
+        """The flooding process."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Its processor time so far."""
-        times = psutil.Process(self._process.pid).cpu_times()
+        times = psutil.Process(self.pid).cpu_times()
         return float(times.user + times.system)
 
 
@@ -94,6 +117,10 @@ class _Clients:
         self._metadata = [(name.lower(), value) for name, value in plan.headers.items()]
         self._guide_numbers = itertools.count()
         self._guide_prefix = f"field_{uuid.uuid4().hex[:8]}"
+        trusted = plan.root_certificates
+        self._next_s = 0.0
+        self._tls = ssl.create_default_context(cafile=trusted) if trusted else None
+        self._grpc_tls = grpc.ssl_channel_credentials(Path(trusted).read_bytes()) if trusted else None
 
     async def run(self, until: Awaitable[object]) -> dict[str, dict[str, int]]:
         """Flood until `until` is done; the requests by kind and answer."""
@@ -122,11 +149,21 @@ class _Clients:
                 self._counts[kind][BROKEN] += 1
                 await asyncio.sleep(_PAUSE_S)
 
+    async def _pace(self) -> None:
+        """Wait until the next request may be sent."""
+        if self._plan.requests_per_s is None:
+            return
+        now_s = asyncio.get_running_loop().time()
+        begin_s = max(now_s, self._next_s)
+        self._next_s = begin_s + 1 / self._plan.requests_per_s
+        await asyncio.sleep(begin_s - now_s)
+
     async def _send_and_read(self, kind: str, inputs: Inputs) -> None:
         """Requests on one connection, each after the answer to the one before."""
-        reader, writer = await asyncio.open_connection(self._plan.host, self._plan.http_port)
+        reader, writer = await asyncio.open_connection(self._plan.host, self._plan.http_port, ssl=self._tls)
         with contextlib.closing(writer):
             while True:
+                await self._pace()
                 writer.write(self._infer({**inputs, **self._new_guide()} if kind == GUIDES else inputs))
                 status, body = await _read_response(reader)
                 self._counts[kind][ANSWERED if status == 200 else _code_of(body)] += 1
@@ -137,15 +174,17 @@ class _Clients:
         message = self._post(f"/v2/models/{STREAM_MODEL}/generate_stream", inputs, {})
         async with self._unread_socket() as connection:
             for _ in range(_UNREAD_REQUESTS):
-                await asyncio.get_running_loop().sock_sendall(connection, message)
+                await self._pace()
+                connection.sendall(message)
                 self._counts[STREAMS][SENT] += 1
             await asyncio.sleep(_HELD_S)
 
     async def _stream_grpc(self) -> None:
         """The same over gRPC: many requests on one stream."""
-        async with grpc.aio.insecure_channel(self._plan.grpc_url, options=_CHANNEL) as channel:
+        async with self._channel() as channel:
             call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(metadata=self._metadata)
             for _ in range(_UNREAD_REQUESTS):
+                await self._pace()
                 await call.write(_grpc_request(STREAM_MODEL, _STREAM_TOKENS))
                 self._counts[STREAMS][SENT] += 1
             await asyncio.sleep(_HELD_S)
@@ -155,18 +194,22 @@ class _Clients:
         """One request whose client closes the connection instead of reading."""
         async with self._unread_socket() as connection:
             message = self._infer({"text_input": _TEXT, "max_tokens": _TOKENS})
-            await asyncio.get_running_loop().sock_sendall(connection, message)
+            await self._pace()
+            connection.sendall(message)
             self._counts[VANISHED][SENT] += 1
             await asyncio.sleep(_VANISH_S)
 
     async def _vanish_grpc(self) -> None:
         """Calls that their client cancels."""
-        async with grpc.aio.insecure_channel(self._plan.grpc_url, options=_CHANNEL) as channel:
+        async with self._channel() as channel:
             infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
             while True:
+                await self._pace()
                 call = infer(_grpc_request(UNARY_MODEL, _TOKENS), metadata=self._metadata)
                 self._counts[VANISHED][SENT] += 1
                 await asyncio.sleep(_VANISH_S)
+                if call.done():
+                    self._counts[VANISHED][_grpc_answer(await call.code(), await call.details())] += 1
                 call.cancel()
 
     async def _compute(self) -> None:
@@ -175,12 +218,26 @@ class _Clients:
         await asyncio.sleep(0)
 
     @contextlib.asynccontextmanager
-    async def _unread_socket(self) -> Any:
-        with socket.socket() as connection:
+    async def _unread_socket(self) -> AsyncIterator[socket.socket]:
+        """A connection that does not block: its few requests fit into the socket's buffer."""
+        connection = socket.socket()
+        with contextlib.closing(connection):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
             connection.setblocking(False)
             await asyncio.get_running_loop().sock_connect(connection, (self._plan.host, self._plan.http_port))
-            yield connection
+            if self._tls is None:
+                yield connection
+                return
+            with self._tls.wrap_socket(
+                connection, server_hostname=self._plan.host, do_handshake_on_connect=False
+            ) as secure:
+                await _shake_hands(secure)
+                yield secure
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._grpc_tls is None:
+            return grpc.aio.insecure_channel(self._plan.grpc_url, options=_CHANNEL)
+        return grpc.aio.secure_channel(self._plan.grpc_url, self._grpc_tls, options=_CHANNEL)
 
     def _new_guide(self) -> Inputs:
         name = f"{self._guide_prefix}_{next(self._guide_numbers)}"
@@ -227,6 +284,34 @@ def _grpc_request(model: str, num_tokens: int) -> Any:
     return request
 
 
+def _grpc_answer(status: grpc.StatusCode, details: str | None) -> str:
+    """What the client of a call saw that ended before it was cancelled."""
+    if status == grpc.StatusCode.OK:
+        return ANSWERED
+    code = find_code(details or "")
+    return code.value if code else TOO_MANY if _TOO_MANY_CALLS in (details or "") else BROKEN
+
+
+async def _shake_hands(connection: ssl.SSLSocket) -> None:
+    """The TLS handshake of a connection that does not block."""
+    loop = asyncio.get_running_loop()
+    while not _is_handshake_done(connection):
+        is_readable = asyncio.Event()
+        loop.add_reader(connection, is_readable.set)
+        try:
+            await is_readable.wait()
+        finally:
+            loop.remove_reader(connection)
+
+
+def _is_handshake_done(connection: ssl.SSLSocket) -> bool:
+    try:
+        connection.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
 async def _read_response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -243,11 +328,22 @@ def _code_of(body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         text = body.decode(errors="replace")
     code = find_code(text)
-    return code.value if code else f"undeclared: {text:.200}"
+    return code.value if code else TOO_MANY if text.startswith(f"{TOO_MANY}: ") else f"undeclared: {text:.200}"
+
+
+def _give_way() -> None:
+    """Take the lowest priority, before there are threads."""
+    os.nice(_NICENESS)
+    # Linux may divide the processor among sessions first; then a niceness counts within its session only.
+    with contextlib.suppress(OSError):
+        _SESSION_NICENESS.write_text(str(_NICENESS))
 
 
 async def _main() -> None:
-    clients = _Clients(FloodPlan(**orjson.loads(sys.stdin.buffer.readline())))
+    plan = FloodPlan(**orjson.loads(sys.stdin.buffer.readline()))
+    if plan.gives_way:
+        _give_way()
+    clients = _Clients(plan)
     sys.stdout.write("\n")
     sys.stdout.flush()
     counts = await clients.run(asyncio.to_thread(sys.stdin.buffer.readline))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import itertools
+import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ import orjson
 
 from llm_policy.errors import find_code
 from llmstack.bench.flood_clients import UNARY_MODEL
+from llmstack.client.ensemble_client import ServerUrls
 from llmstack.client.stream_client import STREAM_MODEL
 
 UNGUIDED, GUIDED, STREAM = "unguided", "guided", "stream"
@@ -36,15 +39,26 @@ class PoliteClients:
     """Four clients that send in turn while the block runs; `timed` has their requests.
 
     `headers` have the tenant's key; `schema_id` is a registered schema. Each client pauses for `pause_s` after each
-    answer.
+    answer, and connects from its own of the `addresses` if they are given.
     """
 
-    def __init__(self, http_url: str, headers: Mapping[str, str], schema_id: str, pause_s: float) -> None:
-        parts = urlsplit(http_url)
+    def __init__(
+        self,
+        server: ServerUrls,
+        headers: Mapping[str, str],
+        schema_id: str,
+        pause_s: float,
+        addresses: Sequence[str] = (),
+    ) -> None:
+        parts = urlsplit(server.http_url)
         self._address = (parts.hostname or "", parts.port)
+        self._tls = ssl.create_default_context(cafile=server.root_certificates) if parts.scheme == "https" else None
         self._headers, self._schema_id, self._pause_s = headers, schema_id, pause_s
         self._ends = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(kind,), daemon=True) for kind in _KINDS_OF_CLIENT]
+        self._threads = [
+            threading.Thread(target=self._run, args=pair, daemon=True)
+            for pair in itertools.zip_longest(_KINDS_OF_CLIENT, addresses[: len(_KINDS_OF_CLIENT)])
+        ]
         self.timed: list[Timed] = []
 
     def __enter__(self) -> PoliteClients:
@@ -57,8 +71,8 @@ class PoliteClients:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, kind: str) -> None:
-        connection = http.client.HTTPConnection(*self._address, timeout=_TIMEOUT_S)
+    def _run(self, kind: str, address: str | None) -> None:
+        connection = self._connection((address, 0) if address else None)
         with closing(connection):
             while not self._ends.wait(self._pause_s):
                 began = time.perf_counter()
@@ -68,6 +82,11 @@ class PoliteClients:
                     failure = f"no answer: {type(error).__name__}"
                     connection.close()  # the next request opens it again
                 self.timed.append(Timed(kind, time.perf_counter() - began, failure))
+
+    def _connection(self, source: tuple[str, int] | None) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(*self._address, timeout=_TIMEOUT_S, source_address=source)
+        return http.client.HTTPSConnection(*self._address, timeout=_TIMEOUT_S, source_address=source, context=self._tls)
 
     def _infer(self, connection: http.client.HTTPConnection, kind: str) -> str:
         inputs = {"text_input": "Order 4711", "max_tokens": _TOKENS}

@@ -39,7 +39,8 @@ class ServedStack:
         ports = [*Ports().choose(_HOST), Ports().choose(_HOST).http]
         self.urls = ServerUrls(f"http://{_HOST}:{ports[0]}", f"{_HOST}:{ports[1]}")
         self.start_s = 0.0
-        self._ready_url = f"http://{_HOST}:{ports[3]}/readyz"
+        self.ready_port = ports[3]
+        self._ready_url = f"http://{_HOST}:{self.ready_port}/readyz"
         self._timeout_s = start_timeout_s
         names = ("--http-port", "--grpc-port", "--metrics-port", "--ready-port")
         self._command = [

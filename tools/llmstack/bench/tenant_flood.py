@@ -29,9 +29,10 @@ from llmstack.bench.flood_clients import (
     FloodPlan,
     FloodProcess,
 )
+from llmstack.bench.measured_gateway import POLITE_ADDRESSES, MeasuredGateway
 from llmstack.bench.polite_clients import PoliteClients, Timed
 from llmstack.bench.process_usage import cpu_seconds
-from llmstack.client.ensemble_client import Server
+from llmstack.client.ensemble_client import ServerUrls
 from llmstack.tenants.tenant_admin import create_tenant
 
 ALONE = "alone"
@@ -63,11 +64,15 @@ FLOODS = (
 
 
 class FloodedServer(NamedTuple):
-    """What is measured: its addresses, the parent process of everything that serves, and its state directory."""
+    """What is measured: its addresses, the parent process of everything that serves, and its state directory.
 
-    urls: Server
+    If there is a gateway, everything goes through it instead.
+    """
+
+    urls: ServerUrls
     pid: int
     state_dir: Path
+    gateway: MeasuredGateway | None = None
 
 
 class Latency(NamedTuple):
@@ -84,7 +89,7 @@ class Latency(NamedTuple):
 
 
 class FloodResult(NamedTuple):
-    """One flood. `cores` has the processor seconds per second of server, flooders and polite clients."""
+    """One flood. `cores` has the processor seconds per second of server, flooders, polite clients, and the gateway."""
 
     flood: str
     seconds: float
@@ -117,9 +122,16 @@ class TenantFloods:
         seconds: float,
         num_connections: int,
         pause_s: float,
+        flood_rate: float | None = None,
+        flood_gives_way: bool = False,
     ) -> None:
-        """`headers` name the engine; `seconds` is how long each measurement takes."""
+        """`headers` name the engine; `seconds` is how long each measurement takes.
+
+        The flood sends at most `flood_rate` requests a second; see `FloodPlan` for `flood_gives_way`.
+        """
         self._server, self._schema_id = server, schema_id
+        self._urls = server.gateway.urls if server.gateway else server.urls
+        self._flood_rate, self._flood_gives_way = flood_rate, flood_gives_way
         self._seconds, self._num_connections, self._pause_s = seconds, num_connections, pause_s
         self._path = server.state_dir / FILE_NAME
         limits = {LIMITED: TenantLimits(max_requests_per_minute=_LIMITED_PER_MINUTE)}
@@ -143,6 +155,8 @@ class TenantFloods:
             TimeoutError: rows of the flooder stay open.
         """
         before = self._rows(flood.tenant)
+        if self._server.gateway is not None:
+            self._server.gateway.restart()
         with FloodProcess(self.plan(flood)) as flooder:
             time.sleep(_RAMP_S)
             result = self._measure(flood.name, flooder.cpu_seconds)
@@ -152,22 +166,27 @@ class TenantFloods:
 
     def plan(self, flood: Flood) -> FloodPlan:
         """What the flooding process gets."""
-        parts = urlsplit(self._server.urls.http_url)
+        parts = urlsplit(self._urls.http_url)
         return FloodPlan(
             parts.hostname or "",
             parts.port or 0,
-            self._server.urls.grpc_url,
+            self._urls.grpc_url,
             self._headers[flood.tenant],
             list(flood.kinds),
             self._num_connections,
+            self._urls.root_certificates,
+            self._flood_rate,
+            self._flood_gives_way,
         )
 
     def _measure(self, name: str, flooder_cpu: Callable[[], float]) -> FloodResult:
         clocks = {"server": lambda: cpu_seconds(self._server.pid), "flooders": flooder_cpu, "polite": time.process_time}
+        gateway = self._server.gateway
+        if gateway is not None:
+            clocks["gateway"] = lambda: cpu_seconds(gateway.pid)
         began, before = time.perf_counter(), {who: clock() for who, clock in clocks.items()}
-        with PoliteClients(
-            self._server.urls.http_url, self._headers[POLITE], self._schema_id, self._pause_s
-        ) as clients:
+        addresses = POLITE_ADDRESSES if gateway is not None else ()
+        with PoliteClients(self._urls, self._headers[POLITE], self._schema_id, self._pause_s, addresses) as clients:
             time.sleep(self._seconds)
         elapsed_s = time.perf_counter() - began
         cores = {who: round((clock() - before[who]) / elapsed_s, 2) for who, clock in clocks.items()}

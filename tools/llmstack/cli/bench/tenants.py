@@ -6,7 +6,8 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,13 +20,13 @@ from llmstack.bench.plans import FLOOD_NAMES
 from llmstack.cli.bench.options import MeasuredRelease
 from llmstack.cli.server_start import exit_with_error
 from llmstack.cli.terminal import EXIT_FAILED, fail, print_json
+from llmstack.gateway.configuration import Limits
 from llmstack.paths import DEFAULT_RELEASE_DIR
 from llmstack.server.error import ServerStartError
 
 if TYPE_CHECKING:
-    from llm_policy.release.release import Release
     from llmstack.bench.served_stack import ServedStack
-    from llmstack.bench.tenant_flood import FloodResult
+    from llmstack.bench.tenant_flood import FloodedServer, FloodResult, TenantFloods
 
 
 def tenants(
@@ -37,10 +38,35 @@ def tenants(
     floods: Annotated[
         list[str] | None, typer.Option("--flood", help=f"Measure only this one; repeatable: {', '.join(FLOOD_NAMES)}.")
     ] = None,
+    gateway: Annotated[
+        bool,
+        typer.Option(
+            "--gateway",
+            help="Send everything through the gateway, a real HAProxy with the default limits. The flood has one "
+            "client address, each polite client another.",
+        ),
+    ] = False,
+    max_client_in_flight: Annotated[
+        int, typer.Option(min=1, help="With --gateway: requests of one client address in flight.")
+    ] = Limits().max_client_in_flight,
+    flood_rate: Annotated[
+        float | None,
+        typer.Option(min=1, help="Requests of a flood per second, at most.", show_default="as many as it can send"),
+    ] = None,
+    flood_gives_way: Annotated[
+        bool,
+        typer.Option(
+            "--flood-gives-way",
+            help="The flood's process takes only the processor time that others leave, as if it ran elsewhere. It may "
+            "send less then.",
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for the rows and the machine.")] = None,
     as_json_text: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a polite tenant's requests alone and beside floods of another tenant, on the no-op engine.
+
+    Everything runs on this machine, so the flood's clients and the gateway take processor time from the server.
 
     Exits with 1 if one of its requests failed, if a stub was restarted, or if the ledger is not consistent.
 
@@ -50,6 +76,9 @@ def tenants(
 
     from llm_policy.release.release import Release
     from llmstack.bench.served_stack import ServedStack
+    from llmstack.bench.tenant_flood import TenantFloods
+    from llmstack.client.ensemble_client import release_headers
+    from llmstack.gateway.configuration import GatewayError
     from llmstack.server.process import DEFAULT_START_TIMEOUT_S
 
     if unknown := [name for name in floods or [] if name not in FLOOD_NAMES]:
@@ -59,11 +88,25 @@ def tenants(
     try:
         with (
             tempfile.TemporaryDirectory(prefix="tenants-") as directory,
-            ServedStack(release_dir, "echo", Path(directory), options, DEFAULT_START_TIMEOUT_S) as stack,
+            ServedStack(release_dir, "echo", Path(directory, "state"), options, DEFAULT_START_TIMEOUT_S) as stack,
+            _served(stack, Path(directory, "gateway") if gateway else None, max_client_in_flight) as server,
         ):
-            found = _measure(console, stack, Release.open(release_dir), seconds, connections, pause_ms, floods)
+            release = Release.open(release_dir)
+            bench = TenantFloods(
+                server,
+                release_headers(release),
+                min(release.manifest.schemas),
+                seconds=seconds,
+                num_connections=connections,
+                pause_s=pause_ms / 1_000,
+                flood_rate=flood_rate,
+                flood_gives_way=flood_gives_way,
+            )
+            found = _measure(console, stack, bench, floods)
     except ServerStartError as error:
         exit_with_error(error)
+    except GatewayError as error:
+        fail(error, "compare HAProxy's version with the one that docs/gateway.md names")
     except (TimeoutError, sqlite3.Error) as error:
         fail(error, "run it again on a machine with less to do")
     if output is not None:
@@ -73,31 +116,28 @@ def tenants(
     raise typer.Exit(0 if found["passed"] else EXIT_FAILED)
 
 
-def _measure(
-    console: Console,
-    stack: ServedStack,
-    release: Release,
-    seconds: float,
-    connections: int,
-    pause_ms: float,
-    names: list[str] | None,
-) -> dict[str, Any]:
+@contextmanager
+def _served(stack: ServedStack, gateway_dir: Path | None, max_in_flight: int) -> Iterator[FloodedServer]:
+    """What is measured: the server, behind a gateway if there is a directory for its files."""
+    from llmstack.bench.measured_gateway import MeasuredGateway
+    from llmstack.bench.tenant_flood import FloodedServer
+
+    with ExitStack() as held:
+        gateway = None
+        if gateway_dir is not None:
+            limits = Limits(max_client_in_flight=max_in_flight)
+            gateway = held.enter_context(MeasuredGateway(gateway_dir, stack.urls, stack.ready_port, limits))
+        yield FloodedServer(stack.urls, stack.pid, stack.state_dir, gateway)
+
+
+def _measure(console: Console, stack: ServedStack, bench: TenantFloods, names: list[str] | None) -> dict[str, Any]:
     """All results for JSON; prints the tables."""
     from llm_policy.ledger.database import FILE_NAME, open_read_only
     from llm_policy.ledger.engine_queue import MAX_OPEN_S
     from llmstack.bench.machine import describe_machine
-    from llmstack.bench.tenant_flood import FLOODS, FloodedServer, TenantFloods, as_json
-    from llmstack.client.ensemble_client import release_headers
+    from llmstack.bench.tenant_flood import FLOODS, as_json
     from llmstack.ledger.verification import verify
 
-    bench = TenantFloods(
-        FloodedServer(stack.urls, stack.pid, stack.state_dir),
-        release_headers(release),
-        min(release.manifest.schemas),
-        seconds=seconds,
-        num_connections=connections,
-        pause_s=pause_ms / 1_000,
-    )
     bench.measure_alone()  # warms up
     results = [bench.measure_alone()]
     for flood in FLOODS:
@@ -139,10 +179,11 @@ def _latency_table(results: list[FloodResult]) -> Table:
 def _core_table(results: list[FloodResult]) -> Table:
     table = Table(title="Success of the polite tenant, and the processor cores that each side used", box=SIMPLE_HEAD)
     table.add_column("beside", no_wrap=True)
-    for heading in ("success", "server", "flooders", "polite"):
+    sides = list(results[0].cores)
+    for heading in ("success", *sides):
         table.add_column(heading, justify="right")
     for result in results:
-        cores = (f"{result.cores[who]:.2f}" for who in ("server", "flooders", "polite"))
+        cores = (f"{result.cores[who]:.2f}" for who in sides)
         table.add_row(result.flood, f"{result.success:.2%}", *cores)
     return table
 
