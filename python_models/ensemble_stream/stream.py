@@ -32,13 +32,14 @@ class Stream:
         self.end: End | None = None
         self._detokenizer = detokenizer
         self._num_prompt_characters = len(prompt_text)
-        self._text, self._log_probs = prompt_text, b""
+        self._prompt_text, self._log_probs = prompt_text, b""  # what is not taken yet; so are the next ones
+        self._new_ids: list[int] = []
         self._last_tokens_ns = 0
 
     @property
-    def has_text(self) -> bool:
-        """Whether there is something to send: text, or log-probabilities, which come with each token."""
-        return bool(self._text or self._log_probs) and bool(self.completion_ids)
+    def has_new_tokens(self) -> bool:
+        """Whether tokens came since the last chunk. They may make no text certain."""
+        return bool(self._new_ids)
 
     def add(self, tokens: Tokens) -> float:
         """Take new tokens; returns the microseconds for each since the tokens before, 0 for the first ones."""
@@ -46,18 +47,21 @@ class Stream:
         if not ids:
             return 0.0
         self.completion_ids += ids
-        self._text += self._detokenizer.add(ids)
+        self._new_ids += ids  # they become text when their stream has its turn, or never if it ended by then
         self._log_probs += tokens.log_probs
         since_ns, self._last_tokens_ns = now_ns - (self._last_tokens_ns or now_ns), now_ns
         return since_ns / len(ids) / 1_000
 
     def take_chunk(self) -> Chunk:
-        """What was not sent yet."""
-        chunk = Chunk(self._text, len(self.completion_ids), self._log_probs)
-        self._text, self._log_probs = "", b""
+        """What was not taken yet."""
+        text = self._prompt_text + self._detokenizer.add(self._new_ids)
+        chunk = Chunk(text, len(self.completion_ids), self._log_probs)
+        self._prompt_text, self._log_probs, self._new_ids = "", b"", []
         return chunk
 
     def take_rest(self, answer: str) -> Chunk:
-        """The last chunk: what `answer`, the whole text, has beyond what was sent."""
-        num_sent = self._num_prompt_characters + self._detokenizer.num_characters - len(self._text)
-        return self.take_chunk()._replace(text=answer[num_sent:])
+        """The last chunk: what `answer`, the whole text, has beyond what was taken."""
+        num_taken = self._num_prompt_characters - len(self._prompt_text) + self._detokenizer.num_characters
+        chunk = Chunk(answer[num_taken:], len(self.completion_ids), self._log_probs)
+        self._log_probs = b""
+        return chunk

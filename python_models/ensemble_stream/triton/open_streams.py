@@ -33,7 +33,7 @@ CANCEL_POLL_S = 0.1
 _CONNECT_POLL_S = 0.02
 _ERROR_PAUSE_S = 0.1
 _SEND_S = 0.001  # then the engine's messages are read: a turn of the loop costs a tenth of a response
-_MAX_CLOSED_AT_ONCE = 16
+_MAX_CLOSED_AT_ONCE = 4  # another tenant's stream waits for them
 
 
 class OpenStream:
@@ -97,11 +97,11 @@ class OpenStreams:
         self._loop.call_soon_threadsafe(self._send, tenant, lambda: response.send_error(error))
 
     def on_tokens(self, open_stream: OpenStream, tokens: Tokens) -> None:
-        """Take new tokens; the stream waits for its turn if there is something to send."""
+        """Take new tokens; the stream waits for its turn to send their text."""
         per_token_us = open_stream.stream.add(tokens)
         if per_token_us and not open_stream.stream.record.is_canary:
             self._inter_token_us.add(per_token_us)
-        if open_stream.sends_chunks and not open_stream.is_queued and open_stream.stream.has_text:
+        if open_stream.sends_chunks and not open_stream.is_queued and open_stream.stream.has_new_tokens:
             open_stream.is_queued = True
             self._send(open_stream.stream.record.tenant, lambda: self._send_chunk(open_stream))
 
@@ -136,8 +136,17 @@ class OpenStreams:
 
     def _send_chunk(self, open_stream: OpenStream) -> None:
         open_stream.is_queued = False
-        if open_stream.stream.end is None and not open_stream.is_cancelled:
-            open_stream.response.send_chunk(open_stream.stream.take_chunk())
+        if open_stream.stream.end is not None or open_stream.is_cancelled:
+            return
+        try:
+            chunk = open_stream.stream.take_chunk()
+        except Exception as error:  # a token that is none
+            pb_utils.Logger.log_error(f"tokens can't be decoded: {type(error).__name__}")
+            self._client.abort(open_stream.stream.request.id)
+            self.on_end(open_stream, End(0, "error", Code.INTERNAL.value, "the tokens could not be decoded"))
+            return
+        if chunk.text or chunk.log_probs:
+            open_stream.response.send_chunk(chunk)
 
     async def _close(self) -> None:
         while True:

@@ -22,27 +22,26 @@ def test_tokens_that_wait_become_one_chunk():
     add(stream, 1)
     add(stream, 2, 1)
     assert stream.take_chunk() == Chunk("aba", 3, b"")
-    assert not stream.has_text
+    assert not stream.has_new_tokens
 
 
 def test_half_a_character_is_nothing_to_send():
     stream = new_stream()
     add(stream, 3)
-    assert not stream.has_text
+    assert stream.take_chunk() == Chunk("", 1, b"")
     add(stream, 4)
     assert stream.take_chunk().text == "é"
 
 
-def test_log_probabilities_are_something_to_send_also_without_text():
+def test_log_probabilities_do_not_wait_for_text():
     stream = new_stream()
     add(stream, 3, log_probs=write_log_probs([-1.0]))
-    assert stream.has_text
     assert stream.take_chunk() == Chunk("", 1, write_log_probs([-1.0]))
 
 
 def test_the_prompt_comes_with_the_first_text():
     stream = new_stream(prompt_text="Q: ")
-    assert not stream.has_text
+    assert not stream.has_new_tokens
     add(stream, 1)
     assert stream.take_chunk().text == "Q: a"
 
@@ -55,10 +54,16 @@ def test_the_rest_is_what_the_answer_has_beyond_what_was_sent():
     assert stream.take_rest("Q: baa\ufffd") == Chunk("aa\ufffd", 4, b"")
 
 
+def test_the_rest_of_a_stream_that_never_had_its_turn_is_the_whole_answer():
+    stream = new_stream(prompt_text="Q: ")
+    add(stream, 1, 2, log_probs=write_log_probs([-1.0, -2.0]))
+    assert stream.take_rest("Q: ab") == Chunk("Q: ab", 2, write_log_probs([-1.0, -2.0]))
+
+
 def test_an_empty_message_changes_nothing():
     stream = new_stream()
     assert add(stream) == 0.0
-    assert not stream.has_text
+    assert not stream.has_new_tokens
 
 
 def test_the_time_between_tokens_is_known_from_the_second_message_on():
