@@ -26,8 +26,12 @@ class Completion:
 
     def add(self, step: Step) -> tuple[list[int], list[float]]:
         """The step's tokens that the client gets, with their log-probabilities; sets `finish_reason` at the end."""
+        if not self._stops and self._end_id not in step.token_ids:  # nothing can end here: no loop over the tokens
+            log_probs = step.log_probs or [0.0] * len(step.token_ids)
+            self.cum_log_prob += sum(log_probs)
+            return self._count(step, step.token_ids, log_probs)
         token_ids: list[int] = []
-        log_probs: list[float] = []
+        log_probs = []
         for token_id, log_prob in self._pairs(step):
             self.cum_log_prob += log_prob
             if token_id == self._end_id:
@@ -38,6 +42,9 @@ class Completion:
             if self._ends_at(token_id):
                 self.finish_reason = "stop"
                 break
+        return self._count(step, token_ids, log_probs)
+
+    def _count(self, step: Step, token_ids: list[int], log_probs: list[float]) -> tuple[list[int], list[float]]:
         self.num_tokens += len(token_ids)
         self.finish_reason = self.finish_reason or step.finish_reason
         return token_ids, log_probs

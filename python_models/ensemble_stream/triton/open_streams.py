@@ -33,7 +33,7 @@ CANCEL_POLL_S = 0.1
 _CONNECT_POLL_S = 0.02
 _ERROR_PAUSE_S = 0.1
 _SEND_S = 0.001  # then the engine's messages are read: a turn of the loop costs a tenth of a response
-_MAX_CLOSED_AT_ONCE = 4  # another tenant's stream waits for them
+_MAX_CLOSED_AT_ONCE = 2  # another tenant's stream waits for them
 
 
 class OpenStream:
