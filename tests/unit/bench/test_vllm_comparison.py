@@ -57,10 +57,10 @@ def test_a_row_is_compared_with_vllms_own_of_the_same_kind_and_concurrency():
 
 
 def test_streams_are_compared_as_the_consumers_of_both_see_their_tokens():
-    alone = {**ALONE, "inter_token_ms_p50": 14.0}
+    alone = {**ALONE, "inter_token_ms_p50": 14.0, "first_token_outside_engine_ms_p50": 1.0}
     (row,) = compare_streams([STREAM, {**STREAM, "guided": True}], [alone])
     assert (row["first_token_later_ms"], row["inter_token_ratio"], row["latency_later_ms"]) == (3.5, 1.02, 10.0)
-    assert row["first_token_outside_engine_ms_p50"] == 1.5
+    assert (row["first_token_outside_engine_ms_p50"], row["outside_engine_later_ms"]) == (1.5, 0.5)
 
 
 def test_a_row_of_vllm_alone_without_times_between_tokens_is_compared_with_no_stream():

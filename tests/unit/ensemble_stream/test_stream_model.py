@@ -77,6 +77,11 @@ async def never_ends(request: Generate) -> AsyncGenerator[Step, None]:
     await asyncio.Event().wait()
 
 
+async def sends_no_token(request: Generate) -> AsyncGenerator[Step, None]:
+    yield Step([-1], None, clocks())
+    await asyncio.Event().wait()
+
+
 async def fails(request: Generate) -> AsyncGenerator[Step, None]:
     yield Step([IDS[0]], None, clocks())
     raise EngineFailure("overloaded", "no memory")
@@ -225,6 +230,15 @@ def test_a_fault_in_mid_stream_is_the_last_response(live):
     *_, last = stream(live, "fails")
     assert (last.error, last.status) == ("overloaded: no memory", "UNAVAILABLE")
     assert state(live, "fails") == ("cancelled", "overloaded", 1)
+
+
+def test_an_id_that_is_no_token_ends_the_stream_and_the_engines_work(live):
+    live.engine.script = sends_no_token
+    before = live.engine.num_aborted
+    (answer,) = stream(live, "no-token")
+    assert (answer.error or "").startswith("internal: ")
+    assert state(live, "no-token") == ("cancelled", "internal", 1)
+    wait_until(lambda: live.engine.num_aborted == before + 1)
 
 
 def test_a_response_that_can_not_be_sent_leaves_the_books_right(live, capfd):

@@ -60,11 +60,14 @@ async def _run(engine: Any, plan: dict[str, Any], row: dict[str, Any]) -> dict[s
     pending = list(enumerate(row["prompts"]))
     parameters = _sampling_parameters(plan, is_guided=row["guided"])
     answers: list[TokenTimes] = []
+    outside_s: list[float] = []
 
     async def work() -> None:
         while pending:
             number, prompt = pending.pop(0)
-            answers.append(await _complete(engine, f"{row['name']}-{number}", prompt, parameters.clone()))
+            times, first_outside_s = await _complete(engine, f"{row['name']}-{number}", prompt, parameters.clone())
+            answers.append(times)
+            outside_s.append(first_outside_s)
 
     began = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(row["concurrency"])))
@@ -79,6 +82,7 @@ async def _run(engine: Any, plan: dict[str, Any], row: dict[str, Any]) -> dict[s
         "tokens_per_s": round(num_tokens / elapsed_s, 1),
         "ttft_ms_p50": round(first_token_ms_p50(answers), 2),
         "ttft_ms_max": round(1e3 * max(answer.first_s or 0.0 for answer in answers), 1),
+        "first_token_outside_engine_ms_p50": round(1e3 * statistics.median(outside_s), 2),
         "inter_token_ms_p50": round(inter_token_p50, 3),
         "inter_token_ms_p99": round(inter_token_p99, 3),
         "latency_ms_p50": round(1e3 * statistics.median(answer.duration_s for answer in answers), 1),
@@ -86,11 +90,14 @@ async def _run(engine: Any, plan: dict[str, Any], row: dict[str, Any]) -> dict[s
     }
 
 
-async def _complete(engine: Any, name: str, prompt: list[int], parameters: Any) -> TokenTimes:
-    times = TokenTimes()
+async def _complete(engine: Any, name: str, prompt: list[int], parameters: Any) -> tuple[TokenTimes, float]:
+    """One answer; also the seconds from vLLM's own time of its first token until it is here."""
+    times, first_outside_s = TokenTimes(), 0.0
     async for output in engine.generate({"prompt_token_ids": prompt}, parameters, name):
+        if not times.num_pieces:
+            first_outside_s = time.monotonic() - output.metrics.first_token_ts
         times.add(len(output.outputs[0].token_ids))
-    return times
+    return times, first_outside_s
 
 
 def _sampling_parameters(plan: dict[str, Any], *, is_guided: bool) -> Any:

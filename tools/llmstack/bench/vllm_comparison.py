@@ -183,7 +183,11 @@ def compare(stack_rows: list[dict[str, Any]], alone_rows: list[dict[str, Any]]) 
 
 
 def compare_streams(stream_rows: list[dict[str, Any]], alone_rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each kind and concurrency that both have, as the consumers of both see their tokens."""
+    """One row for each kind and concurrency that both have, as the consumers of both see their tokens.
+
+    `outside_engine_later_ms` is what the stack adds to the first token outside the times that vLLM counts itself, which
+    does not depend on when vLLM's steps happen to begin.
+    """
     alone = {_key(row): row for row in alone_rows}
     return [
         {
@@ -191,6 +195,9 @@ def compare_streams(stream_rows: list[dict[str, Any]], alone_rows: list[dict[str
             "concurrency": row["concurrency"],
             "first_token_later_ms": round(row["ttft_ms_p50"] - other["ttft_ms_p50"], 2),
             "first_token_outside_engine_ms_p50": row["first_token_outside_engine_ms_p50"],
+            "outside_engine_later_ms": round(
+                row["first_token_outside_engine_ms_p50"] - other.get("first_token_outside_engine_ms_p50", 0.0), 2
+            ),
             "inter_token_ratio": round(row["inter_token_ms_p50"] / other["inter_token_ms_p50"], 4),
             "latency_later_ms": round(row["latency_ms_p50"] - other["latency_ms_p50"], 1),
             "tokens_per_s_ratio": round(row["tokens_per_s"] / other["tokens_per_s"], 4),
