@@ -5,8 +5,8 @@ tenants send, `execute` only takes their requests over, and a thread works on th
 more processor time, so Triton's thread does the work itself while there is one tenant, or no load.
 
 Turns alone are not enough where one tenant always has more: all processes would be busy with it, and each step of
-another tenant's request would wait for a processor. So beside others a tenant that has more waiting rests after each
-turn, for as long as its turn took. Tenants that all have more waiting rest in each other's turns.
+another tenant's request would wait for a processor. So beside others a tenant that has more waiting rests after a turn
+of its own, for as long as that took. Tenants that all have more waiting share their turns, and do not rest.
 
 A response that `execute` returns while another thread sends one crashes tritonserver (seen in each of three floods). So
 `execute` returns responses only while the thread has nothing to send, neither now nor soon.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -190,14 +190,14 @@ class FairWorker(Generic[Item]):
             return None
         return max(0.0, min(self._rests_until_s.values()) - time.monotonic())
 
-    def _rest(self, tenants: Sequence[str], took_s: float) -> None:
-        """Let tenants that have more waiting rest for their part of `took_s`."""
+    def _rest(self, tenants: set[str], took_s: float) -> None:
+        """Let the tenant of a turn rest if it has more waiting. Several tenants of one turn let each other's pass."""
         now = time.monotonic()
-        if now - self._changed_tenant_s > BESIDE_S:
+        if len(tenants - {_DISPLACED}) > 1 or now - self._changed_tenant_s > BESIDE_S:
             return
-        for tenant, number in Counter(tenants).items():
+        for tenant in tenants:
             if tenant in self._queues or (tenant == _DISPLACED and self._displaced):
-                self._rests_until_s[tenant] = now + took_s * number / len(tenants)
+                self._rests_until_s[tenant] = now + took_s
 
     def _work_and_send(self, entries: Sequence[tuple[str, Item]]) -> None:
         began_s = time.monotonic()
@@ -208,7 +208,7 @@ class FairWorker(Generic[Item]):
             responses = [error_response(as_policy_error(error))] * len(items)
         self._send(items, responses)
         with self._changed:
-            self._rest(tenants, time.monotonic() - began_s)
+            self._rest({*tenants}, time.monotonic() - began_s)
 
     @staticmethod
     def _send(items: Sequence[Item], responses: Sequence[Any]) -> None:
