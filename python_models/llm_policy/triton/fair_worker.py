@@ -4,6 +4,10 @@ Triton hands a model its requests first in, first out, so a flood of one tenant 
 tenants send, `execute` only takes their requests over, and a thread works on them and sends their responses. That takes
 more processor time, so Triton's thread does the work itself while there is one tenant, or no load.
 
+Turns alone are not enough where one tenant always has more: all processes would be busy with it, and each step of
+another tenant's request would wait for a processor. So beside others a tenant that has more waiting rests after a turn
+of its own, for as long as that took. Tenants that all have more waiting share their turns, and do not rest.
+
 A response that `execute` returns while another thread sends one crashes tritonserver (seen in each of three floods). So
 `execute` returns responses only while the thread has nothing to send, neither now nor soon.
 """
@@ -33,6 +37,8 @@ SWITCH_S = 0.0005
 """A thread keeps Python's lock for so long while another wants it: Python's own 5 ms would delay each response."""
 SHARED_S = 600.0
 """For so long after requests of several tenants came, more are expected."""
+BESIDE_S = 1.0
+"""For so long after a tenant's request followed one of another tenant, tenants rest."""
 QUIET_S = 0.002
 """After such a pause nothing waits in Triton's queue: a request takes about as long itself."""
 
@@ -45,6 +51,8 @@ class Answerable(Protocol):
         """Triton's response sender."""
 
 
+_DISPLACED = "!"
+"""Stands for the displaced items, whosever they are; no tenant has this name."""
 Item = TypeVar("Item", bound=Answerable)
 Work = Callable[[Sequence[Item]], Sequence[Any]]
 
@@ -58,14 +66,15 @@ class FairWorker(Generic[Item]):
 
     def __init__(self, work: Work[Item], name: str, displace: Callable[[Item], Item] | None = None) -> None:
         self._work, self._displace = work, displace
-        self._queues: TenantQueues[Item] = TenantQueues()
-        self._displaced: deque[Item] = deque()
+        self._queues: TenantQueues[tuple[str, Item]] = TenantQueues()
+        self._rests_until_s: dict[str, float] = {}  # by tenant
+        self._displaced: deque[tuple[str, Item]] = deque()
         self._late_answers: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._is_working = self._is_closing = False
         self._num_deferred = 0
         self._last_tenant: str | None = None
-        self._last_s, self._shared_until_s = 0.0, 0.0
+        self._last_s, self._changed_tenant_s, self._shared_until_s = 0.0, 0.0, 0.0
         sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -130,15 +139,16 @@ class FairWorker(Generic[Item]):
         for tenant in tenants:
             if tenant not in (self._last_tenant, CANARY_TENANT):
                 if self._last_tenant is not None:
-                    self._shared_until_s = now + SHARED_S
+                    self._changed_tenant_s, self._shared_until_s = now, now + SHARED_S
                 self._last_tenant = tenant
 
     def _add(self, tenants: Sequence[str], items: Sequence[Item]) -> None:
         with self._changed:
             for tenant, item in zip(tenants, items, strict=True):
-                self._queues.add(tenant, item)
+                self._queues.add(tenant, (tenant, item))
                 if self._displace is not None and len(self._queues) > MAX_WAITING:
-                    self._displaced.append(self._displace(self._queues.displace()))
+                    _, displaced = self._queues.displace()
+                    self._displaced.append((_DISPLACED, self._displace(displaced)))
             self._last_s = time.monotonic()
             self._changed.notify()
 
@@ -154,25 +164,51 @@ class FairWorker(Generic[Item]):
     def _next(self) -> Callable[[], None] | None:
         """The next work, once there is some. None at the end."""
         with self._changed:
-            while self._is_working or not (self._is_waiting or self._is_closing):
-                self._changed.wait()
-            if not self._is_waiting:
-                return None
-            self._is_working = True
-            if self._late_answers:
-                self._num_deferred -= 1
-                return self._late_answers.popleft()
-            items = self._queues.take(MAX_SHARED_BATCH if self._is_shared(time.monotonic()) else MAX_BATCH)
+            while True:
+                if not self._is_working and (work := self._take()):
+                    self._is_working = True
+                    return work
+                if self._is_closing and not (self._is_working or self._is_waiting):
+                    return None
+                self._changed.wait(self._shortest_rest_s())
+
+    def _take(self) -> Callable[[], None] | None:
+        if self._late_answers:
+            self._num_deferred -= 1
+            return self._late_answers.popleft()
+        now = time.monotonic()
+        self._rests_until_s = {tenant: until_s for tenant, until_s in self._rests_until_s.items() if until_s > now}
+        items = self._queues.take(MAX_SHARED_BATCH if self._is_shared(now) else MAX_BATCH, self._rests_until_s)
+        if _DISPLACED not in self._rests_until_s:
             num_displaced = min(MAX_DISPLACED if items else MAX_DISPLACED_ALONE, len(self._displaced))
             items += [self._displaced.popleft() for _ in range(num_displaced)]
-        return lambda: self._work_and_send(items)
+        return (lambda: self._work_and_send(items)) if items else None
 
-    def _work_and_send(self, items: Sequence[Item]) -> None:
+    def _shortest_rest_s(self) -> float | None:
+        """How long to wait if all that waits is resting; None if nothing waits, or somebody works."""
+        if self._is_working or not self._rests_until_s:
+            return None
+        return max(0.0, min(self._rests_until_s.values()) - time.monotonic())
+
+    def _rest(self, tenants: set[str], took_s: float) -> None:
+        """Let the tenant of a turn rest if it has more waiting. Several tenants of one turn let each other's pass."""
+        now = time.monotonic()
+        if len(tenants - {_DISPLACED}) > 1 or now - self._changed_tenant_s > BESIDE_S:
+            return
+        for tenant in tenants:
+            if tenant in self._queues or (tenant == _DISPLACED and self._displaced):
+                self._rests_until_s[tenant] = now + took_s
+
+    def _work_and_send(self, entries: Sequence[tuple[str, Item]]) -> None:
+        began_s = time.monotonic()
+        tenants, items = zip(*entries, strict=True)
         try:
             responses = self._work(items)
         except BaseException as error:
             responses = [error_response(as_policy_error(error))] * len(items)
         self._send(items, responses)
+        with self._changed:
+            self._rest({*tenants}, time.monotonic() - began_s)
 
     @staticmethod
     def _send(items: Sequence[Item], responses: Sequence[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 MAX_WAITING = 1_024
@@ -25,11 +26,18 @@ class TenantQueues(Generic[Item]):
         self._queues.setdefault(tenant, deque()).append(item)
         self._num_items += 1
 
-    def take(self, limit: int) -> list[Item]:
-        """Remove up to `limit` items: the oldest of each tenant in turn."""
+    def __contains__(self, tenant: str) -> bool:
+        """Whether something of `tenant` waits."""
+        return tenant in self._queues
+
+    def take(self, limit: int, resting: Collection[str] = ()) -> list[Item]:
+        """Remove up to `limit` items: the oldest of each tenant in turn. Tenants that are resting keep theirs."""
         taken: list[Item] = []
-        while self._queues and len(taken) < limit:
-            tenant, queue = self._queues.popitem(last=False)
+        while len(taken) < limit:
+            tenant = next((tenant for tenant in self._queues if tenant not in resting), None)
+            if tenant is None:
+                break
+            queue = self._queues.pop(tenant)
             taken.append(queue.popleft())
             if queue:
                 self._queues[tenant] = queue

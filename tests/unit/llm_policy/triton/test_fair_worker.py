@@ -1,7 +1,7 @@
 """The order of a model's work, and which thread does it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -37,10 +37,24 @@ def item(name: str) -> Item:
     return Item(InferenceRequest({}, ()), name)
 
 
-class Work:
-    """What a worker does; it waits at the items named `block`."""
+class Clock:
+    """A clock that stands still until it is told that time passes."""
 
     def __init__(self) -> None:
+        self._now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def pass_s(self, seconds: float) -> None:
+        self._now_s += seconds
+
+
+class Work:
+    """What a worker does; it waits at the items named `block`. `takes` is called for each piece of work."""
+
+    def __init__(self) -> None:
+        self.takes: Callable[[], None] = lambda: None
         self.batches: list[list[str]] = []
         self.threads: list[str] = []
         self.displaced: list[str] = []
@@ -49,6 +63,7 @@ class Work:
 
     def __call__(self, items: list[Item]) -> list[Any]:
         self.batches.append([each.name for each in items])
+        self.takes()
         self.displaced += [each.name for each in items if each.is_displaced]
         self.threads.append(threading.current_thread().name)
         if any(each.name == "block" for each in items):
@@ -96,6 +111,38 @@ def test_while_the_thread_works_requests_wait_and_tenants_take_turns(module):
         for each in (*greedy, polite):
             assert each.request.answer(TIMEOUT_S).error is None
     assert live.work.batches == [["greedy-0", "polite"], ["greedy-1", "greedy-2"], ["greedy-3", "greedy-4"]]
+
+
+def test_a_tenant_that_has_more_waiting_rests_beside_another_for_as_long_as_its_turn_took(module, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "BESIDE_S", 1_000.0)
+    with busy(module) as live:
+        live.work.takes = lambda: clock.pass_s(10.0)
+        greedy, polite = [item(f"greedy-{number}") for number in range(4)], [item(f"polite-{n}") for n in range(3)]
+        live.handle(["polite"], polite[:1])
+        live.handle(["greedy"] * 4, greedy)
+        live.work.may_end.set()
+        assert greedy[2].request.answer(TIMEOUT_S).error is None
+        live.work.takes = lambda: None
+        live.handle(["polite"], polite[1:2])
+        assert polite[1].request.answer(TIMEOUT_S).error is None
+        assert live.work.batches == [["polite-0", "greedy-0"], ["greedy-1", "greedy-2"], ["polite-1"]]
+        clock.pass_s(10.0)
+        live.handle(["polite"], polite[2:])
+        assert greedy[3].request.answer(TIMEOUT_S).error is None
+
+
+def test_a_tenant_does_not_rest_when_no_other_has_sent_lately(module, monkeypatch):
+    monkeypatch.setattr(module, "BESIDE_S", -1.0)
+    with busy(module) as live:
+        polite, greedy = item("polite"), [item(f"greedy-{number}") for number in range(9)]
+        live.handle(["polite"], [polite])
+        live.handle(["greedy"] * 9, greedy)
+        live.work.may_end.set()
+        for each in greedy:
+            assert each.request.answer(TIMEOUT_S).error is None
+        assert live.worker._rests_until_s == {}
 
 
 def test_requests_of_several_tenants_that_follow_at_once_are_left_to_the_thread(module, monkeypatch):

@@ -65,3 +65,12 @@ def test_nobody_has_two_turns_more_than_another_who_waits(tenants):
         left[tenant] -= 1
         turns[tenant] += 1
         assert all(turns[tenant] - turns[other] <= 1 for other in "abc" if left[other])
+
+
+@given(ITEMS, st.sets(st.sampled_from("abc")))
+def test_tenants_that_are_resting_keep_their_items_and_their_turns(tenants, resting):
+    queues = queues_of(tenants)
+    taken = queues.take(len(tenants), resting)
+    assert [tenant for tenant, _ in taken if tenant in resting] == []
+    assert {tenant for tenant in "abc" if tenant in queues} == resting & {*tenants}
+    assert len(taken) + len(queues) == len(tenants)
