@@ -51,10 +51,11 @@ class Answerable(Protocol):
         """Triton's response sender."""
 
 
-_DISPLACED = "!"
-"""Stands for the displaced items, whosever they are; no tenant has this name."""
+_DISPLACED = None
+"""Stands in a tenant's place for the displaced items, whosever they are."""
 Item = TypeVar("Item", bound=Answerable)
 Work = Callable[[Sequence[Item]], Sequence[Any]]
+_Entry = tuple[str | None, Item]  # with its tenant
 
 
 class FairWorker(Generic[Item]):
@@ -66,9 +67,9 @@ class FairWorker(Generic[Item]):
 
     def __init__(self, work: Work[Item], name: str, displace: Callable[[Item], Item] | None = None) -> None:
         self._work, self._displace = work, displace
-        self._queues: TenantQueues[tuple[str, Item]] = TenantQueues()
-        self._rests_until_s: dict[str, float] = {}  # by tenant
-        self._displaced: deque[tuple[str, Item]] = deque()
+        self._queues: TenantQueues[_Entry[Item]] = TenantQueues()
+        self._rests_until_s: dict[str | None, float] = {}  # by tenant
+        self._displaced: deque[_Entry[Item]] = deque()
         self._late_answers: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._is_working = self._is_closing = False
@@ -190,16 +191,17 @@ class FairWorker(Generic[Item]):
             return None
         return max(0.0, min(self._rests_until_s.values()) - time.monotonic())
 
-    def _rest(self, tenants: set[str], took_s: float) -> None:
+    def _rest(self, tenants: set[str | None], took_s: float) -> None:
         """Let the tenant of a turn rest if it has more waiting. Several tenants of one turn let each other's pass."""
         now = time.monotonic()
         if len(tenants - {_DISPLACED}) > 1 or now - self._changed_tenant_s > BESIDE_S:
             return
         for tenant in tenants:
-            if tenant in self._queues or (tenant == _DISPLACED and self._displaced):
+            has_more = bool(self._displaced) if tenant is _DISPLACED else tenant in self._queues
+            if has_more:
                 self._rests_until_s[tenant] = now + took_s
 
-    def _work_and_send(self, entries: Sequence[tuple[str, Item]]) -> None:
+    def _work_and_send(self, entries: Sequence[_Entry[Item]]) -> None:
         began_s = time.monotonic()
         tenants, items = zip(*entries, strict=True)
         try:

@@ -26,11 +26,11 @@ class TenantQueues(Generic[Item]):
         self._queues.setdefault(tenant, deque()).append(item)
         self._num_items += 1
 
-    def __contains__(self, tenant: str) -> bool:
+    def __contains__(self, tenant: str | None) -> bool:
         """Whether something of `tenant` waits."""
         return tenant in self._queues
 
-    def take(self, limit: int, resting: Collection[str] = ()) -> list[Item]:
+    def take(self, limit: int, resting: Collection[str | None] = ()) -> list[Item]:
         """Remove up to `limit` items: the oldest of each tenant in turn. Tenants that are resting keep theirs."""
         taken: list[Item] = []
         while len(taken) < limit:
