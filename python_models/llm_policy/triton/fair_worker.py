@@ -32,7 +32,7 @@ MAX_BATCH = 4
 MAX_SHARED_BATCH = 2
 """The same while several tenants send, who wait for the end of each piece: smaller ones cost throughput."""
 MAX_DISPLACED, MAX_DISPLACED_ALONE = 1, 16
-"""The most displaced items of one piece of work, and of one without other items."""
+"""The most displaced items of one piece of work, and of one while nothing else waits."""
 SWITCH_S = 0.0005
 """A thread keeps Python's lock for so long while another wants it: Python's own 5 ms would delay each response."""
 SHARED_S = 600.0
@@ -181,7 +181,8 @@ class FairWorker(Generic[Item]):
         self._rests_until_s = {tenant: until_s for tenant, until_s in self._rests_until_s.items() if until_s > now}
         items = self._queues.take(MAX_SHARED_BATCH if self._is_shared(now) else MAX_BATCH, self._rests_until_s)
         if _DISPLACED not in self._rests_until_s:
-            num_displaced = min(MAX_DISPLACED if items else MAX_DISPLACED_ALONE, len(self._displaced))
+            is_alone = not items and not self._queues
+            num_displaced = min(MAX_DISPLACED_ALONE if is_alone else MAX_DISPLACED, len(self._displaced))
             items += [self._displaced.popleft() for _ in range(num_displaced)]
         return (lambda: self._work_and_send(items)) if items else None
 
