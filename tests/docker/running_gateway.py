@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from llmstack.bench.gateway_certificate import ROOT_FILE, make_certificate
 from llmstack.gateway.backend import Address, Backend
 from llmstack.gateway.configuration import GUARD_FILE, GatewayConfiguration, Limits, haproxy_errors, write_configuration
 from llmstack.server.process import TritonServer
@@ -25,17 +26,6 @@ from llmstack.server.process import TritonServer
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
-
-
-def make_certificate(directory: Path) -> Path:
-    """A self-signed certificate and its key in one file, for localhost and 127.0.0.1."""
-    key, certificate, both = (directory / name for name in ("key.pem", "certificate.pem", "gateway.pem"))
-    names = "subjectAltName=DNS:localhost,DNS:gateway,IP:127.0.0.1"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", names, "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    both.write_bytes(certificate.read_bytes() + key.read_bytes())
-    return both
 
 
 def backend_of(server: TritonServer) -> Backend:
@@ -96,7 +86,7 @@ class RunningGateway:
         return f"localhost:{self.grpc_port}"
 
     def tls(self, *protocols: str) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.directory / "certificate.pem"))
+        context = ssl.create_default_context(cafile=str(self.directory / ROOT_FILE))
         if protocols:
             context.set_alpn_protocols(list(protocols))
         return context

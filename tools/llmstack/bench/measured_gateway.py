@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
 
+from llmstack.bench.gateway_certificate import GATEWAY_FILE, ROOT_FILE, make_certificate
+from llmstack.bench.process_start import wait_until_ready
 from llmstack.client.ensemble_client import ServerUrls
 from llmstack.gateway.backend import Backend
 from llmstack.gateway.configuration import (
@@ -26,7 +27,7 @@ FLOOD_ADDRESS = "127.0.0.1"
 POLITE_ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5")
 """One for each polite client: to the gateway they are clients of their own."""
 _PROGRAMS = ("haproxy", "openssl")
-_START_TIMEOUT_S, _POLL_S = 30.0, 0.1
+_START_TIMEOUT_S = 30.0
 _CONFIGURATION = "haproxy.cfg"
 _IS_READY = 'haproxy_backend_active_servers{proxy="triton_http"} 1'
 
@@ -40,10 +41,9 @@ class MeasuredGateway:
     def __init__(self, directory: Path, server: ServerUrls, ready_port: int, limits: Limits) -> None:
         http_port, grpc_port, self._metrics_port = Ports().choose(FLOOD_ADDRESS)
         self._directory = directory
-        self._certificate = directory / "gateway.pem"
         self._configuration = GatewayConfiguration(
             backends=[Backend(FLOOD_ADDRESS, _port(server.http_url), _port(server.grpc_url), ready_port)],
-            certificate=str(self._certificate),
+            certificate=str(directory / GATEWAY_FILE),
             guard=str(directory / GUARD_FILE),
             host=FLOOD_ADDRESS,
             http_port=http_port,
@@ -54,7 +54,7 @@ class MeasuredGateway:
             requires_api_keys=True,
         )
         address = f"https://{FLOOD_ADDRESS}:{http_port}", f"{FLOOD_ADDRESS}:{grpc_port}"
-        self.urls = ServerUrls(*address, root_certificates=str(directory / "root.pem"))
+        self.urls = ServerUrls(*address, root_certificates=str(directory / ROOT_FILE))
 
     def __enter__(self) -> MeasuredGateway:
         """Start it.
@@ -66,7 +66,7 @@ class MeasuredGateway:
         if missing := [name for name in _PROGRAMS if shutil.which(name) is None]:
             raise ServerStartError(f"{' and '.join(missing)} can't be found", "install them, or omit --gateway")
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._make_certificate()
+        make_certificate(self._directory)
         write_configuration(self._configuration, self._directory / _CONFIGURATION, haproxy_errors)
         self._start()
         return self
@@ -97,20 +97,11 @@ class MeasuredGateway:
         command = ["haproxy", "-db", "-f", str(self._directory / _CONFIGURATION)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                self._stop()
-                last_lines = self.log_path.read_text("utf-8", "replace").splitlines()[-5:]
-                raise ServerStartError("\n".join(last_lines) or "the gateway is not ready", f"read {self.log_path}")
-            time.sleep(_POLL_S)
-
-    def _make_certificate(self) -> None:
-        root, key = Path(str(self.urls.root_certificates)), self._directory / "key.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        command += ["-addext", f"subjectAltName=DNS:localhost,IP:{FLOOD_ADDRESS}", "-keyout", str(key)]
-        subprocess.run([*command, "-out", str(root)], check=True, capture_output=True)
-        self._certificate.write_bytes(root.read_bytes() + key.read_bytes())
+        try:
+            wait_until_ready(self._process, self._is_ready, _START_TIMEOUT_S, "the gateway", self.log_path)
+        except BaseException:
+            self._stop()
+            raise
 
     def _is_ready(self) -> bool:
         try:

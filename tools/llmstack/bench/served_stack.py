@@ -15,13 +15,12 @@ from typing import Any
 import httpx
 import psutil
 
+from llmstack.bench.process_start import wait_until_ready
 from llmstack.client.ensemble_client import ServerUrls
-from llmstack.server.error import ServerStartError
 from llmstack.server.ports import Ports
 from llmstack.supervision.stub_watch import STUB
 
 _HOST = "127.0.0.1"
-_POLL_S = 0.1
 _STOP_S, _LEFT_S = 60.0, 5.0
 _CANARY_INTERVAL_S = 30  # the longest: a canary takes a place in the batch
 
@@ -58,7 +57,7 @@ class ServedStack:
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            self._wait_ready(began + self._timeout_s)
+            wait_until_ready(self._process, self._is_ready, self._timeout_s, "the stack", self.log_path)
         except BaseException:
             self._stop()
             raise
@@ -103,12 +102,8 @@ class ServedStack:
                 return
         raise LookupError(model)
 
-    def _wait_ready(self, deadline_s: float) -> None:
-        while not self.readiness().get("ready"):
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                last_lines = self.log_path.read_text("utf-8", "replace").splitlines()[-5:]
-                raise ServerStartError("\n".join(last_lines) or "the stack is not ready", f"read {self.log_path}")
-            time.sleep(_POLL_S)
+    def _is_ready(self) -> bool:
+        return bool(self.readiness().get("ready"))
 
     def _stop(self) -> None:
         """Stop the parent process, and kill whatever it leaves."""

@@ -193,11 +193,9 @@ def compare_streams(stream_rows: list[dict[str, Any]], alone_rows: list[dict[str
         {
             "guided": row["guided"],
             "concurrency": row["concurrency"],
-            "first_token_later_ms": round(row["ttft_ms_p50"] - other["ttft_ms_p50"], 2),
+            "first_token_later_ms": _later_ms(row, other, "ttft_ms_p50"),
             "first_token_outside_engine_ms_p50": row["first_token_outside_engine_ms_p50"],
-            "outside_engine_later_ms": round(
-                row["first_token_outside_engine_ms_p50"] - other.get("first_token_outside_engine_ms_p50", 0.0), 2
-            ),
+            "outside_engine_later_ms": _later_ms(row, other, "first_token_outside_engine_ms_p50"),
             "inter_token_ratio": round(row["inter_token_ms_p50"] / other["inter_token_ms_p50"], 4),
             "latency_later_ms": round(row["latency_ms_p50"] - other["latency_ms_p50"], 1),
             "tokens_per_s_ratio": round(row["tokens_per_s"] / other["tokens_per_s"], 4),
@@ -205,6 +203,11 @@ def compare_streams(stream_rows: list[dict[str, Any]], alone_rows: list[dict[str
         for row in stream_rows
         if (other := alone.get(_key(row))) and other.get("inter_token_ms_p50")
     ]
+
+
+def _later_ms(row: Mapping[str, Any], alone: Mapping[str, Any], name: str) -> float | None:
+    """How much later vLLM's consumer gets it from the stack; None if it was not measured of vLLM alone."""
+    return round(row[name] - alone[name], 2) if name in alone else None
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
