@@ -95,8 +95,9 @@ class EngineClient:
         with self._lock:
             request.id = next(self._ids)
             if self._writer is not None:
+                message = encode(request)
                 self._listeners[request.id] = listener
-                self._writer.write(encode(request))
+                self._writer.write(message)
             elif self._loop is not None:
                 self._loop.call_soon_threadsafe(listener.on_end, unavailable(request.id))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from engine_process.engine import Step
 from engine_process.messages import Generate, Reason
 
@@ -26,13 +24,15 @@ class Completion:
 
     def add(self, step: Step) -> tuple[list[int], list[float]]:
         """The step's tokens that the client gets, with their log-probabilities; sets `finish_reason` at the end."""
+        all_log_probs = step.log_probs or [0.0] * len(step.token_ids)
+        if len(all_log_probs) != len(step.token_ids):
+            raise ValueError(f"{len(step.token_ids)} tokens have {len(all_log_probs)} log-probabilities")
         if not self._stops and self._end_id not in step.token_ids:  # nothing can end here: no loop over the tokens
-            log_probs = step.log_probs or [0.0] * len(step.token_ids)
-            self.cum_log_prob += sum(log_probs)
-            return self._count(step, step.token_ids, log_probs)
+            self.cum_log_prob += sum(all_log_probs)
+            return self._count(step, step.token_ids, all_log_probs)
         token_ids: list[int] = []
-        log_probs = []
-        for token_id, log_prob in self._pairs(step):
+        log_probs: list[float] = []
+        for token_id, log_prob in zip(step.token_ids, all_log_probs, strict=True):
             self.cum_log_prob += log_prob
             if token_id == self._end_id:
                 self.finish_reason = "stop"
@@ -48,10 +48,6 @@ class Completion:
         self.num_tokens += len(token_ids)
         self.finish_reason = self.finish_reason or step.finish_reason
         return token_ids, log_probs
-
-    @staticmethod
-    def _pairs(step: Step) -> Iterable[tuple[int, float]]:
-        return zip(step.token_ids, step.log_probs or [0.0] * len(step.token_ids), strict=True)
 
     def _ends_at(self, token_id: int) -> bool:
         if not self._stops:

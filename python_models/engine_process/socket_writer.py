@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import threading
 
@@ -41,5 +40,4 @@ class SocketWriter:
     def _hand_over(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, b""
-            with contextlib.suppress(OSError):
-                self._transport.write(waiting)
+            self._transport.write(waiting)

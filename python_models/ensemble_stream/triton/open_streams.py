@@ -183,8 +183,8 @@ class OpenStreams:
             await asyncio.sleep(CANCEL_POLL_S)
             self._write_observations()
             for open_stream in list(self._open):
-                is_running = open_stream.stream.request.id and open_stream.stream.end is None
-                if is_running and not open_stream.is_cancelled:
+                is_sent = open_stream.stream.request.id != 0  # nothing can be cancelled before
+                if is_sent and open_stream.stream.end is None and not open_stream.is_cancelled:
                     if open_stream.response.is_cancelled():
                         open_stream.is_cancelled = True
                         self._client.cancel(open_stream.stream.request.id)

@@ -69,3 +69,9 @@ def test_the_cut_of_the_steps_changes_nothing(tokens, stops, cuts):
 @pytest.mark.parametrize("stops", [[[1]], [[2, 1], [1]]])
 def test_the_first_match_ends_the_completion(stops):
     assert feed(Completion(request(*stops), finds_stops=True), Step([2, 1, 1])) == [2, 1]
+
+
+@pytest.mark.parametrize("token_ids", [[1, 2], [1, END]])
+def test_each_token_has_its_log_probability(token_ids):
+    with pytest.raises(ValueError, match="2 tokens have 1 log-probabilities"):
+        Completion(request(), finds_stops=True).add(Step(token_ids, [-0.5]))
